@@ -1,0 +1,94 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from trunchier import conventions as c
+
+GOLDEN = json.loads((Path(__file__).parent / 'golden/hmr2_joints.json').read_text())
+
+ORDERS = ['OPENPOSE_25', 'JOINTS_44', 'SMPL_24', 'SMPLX_45', 'COCO_17', 'H36M_17']
+FLIPS = {'COCO_17_FLIP': 'COCO_17', 'SMPL_24_FLIP': 'SMPL_24', 'JOINTS_44_FLIP': 'JOINTS_44'}
+
+
+@pytest.mark.parametrize('name', ORDERS)
+def test_every_order_has_as_many_distinct_names_as_it_says(name):
+    order = getattr(c, name)
+    assert len(order) == len(set(order)) == int(name.rsplit('_', 1)[1])
+
+
+@pytest.mark.parametrize('name', FLIPS)
+def test_flipping_twice_changes_nothing(name):
+    flip = getattr(c, name)
+    assert [flip[i] for i in flip] == list(range(len(flip)))
+
+
+@pytest.mark.parametrize('name', FLIPS)
+def test_flip_exchanges_left_and_right_and_moves_nothing_else(name):
+    order = getattr(c, FLIPS[name])
+    for i, j in enumerate(getattr(c, name)):
+        sided = 'left' in order[i] or 'right' in order[i]
+        assert (i != j) == sided
+        assert order[i].replace('left', '?').replace('right', '?') == order[j].replace(
+            'left', '?'
+        ).replace('right', '?')
+
+
+def test_44_joints_are_the_official_ones():
+    def official(name):
+        side = {'R': 'right_', 'L': 'left_'}
+        name = name.removeprefix('extra ')
+        if name[0] in side and name[1].isupper():
+            name = side[name[0]] + name[1:]
+        return name.split(' (')[0].replace('_', '').lower()
+
+    def ours(name):
+        for suffix in ('_lsp', '_mpii', '_h36m'):
+            name = name.removesuffix(suffix)
+        return name.removeprefix('extra_').replace('_', '')
+
+    assert [ours(n) for n in c.JOINTS_44] == [official(n) for n in GOLDEN['joint_names_44']]
+
+
+@pytest.mark.parametrize(
+    ('ours', 'official'),
+    [
+        ('SMPLX_TO_OPENPOSE', 'joint_map_25'),
+        ('SMPLX_45', 'smplx_joint_names_45'),
+        ('JOINTS_44_FLIP', 'flip_permutation_44'),
+        ('BODY_POSE_23_FLIP', 'smpl_body_pose_flip_joint_permutation_23'),
+        ('EVAL_IGNORED_3D', 'eval_body_keypoints_3d_confidence_zeroed'),
+        ('PELVIS', 'pelvis_index'),
+    ],
+)
+def test_table_is_the_official_one(ours, official):
+    value = getattr(c, ours)
+    assert (list(value) if isinstance(value, tuple) else value) == GOLDEN[official]
+
+
+@pytest.mark.parametrize('name', ['H36M-VAL-P2', '3DPW-TEST'])
+def test_evaluation_joints_are_the_official_ones(name):
+    assert list(c.EVAL_14_IN_44) == GOLDEN['eval_keypoint_lists'][name]
+
+
+@pytest.mark.parametrize('order', ['COCO_17', 'H36M_17'])
+def test_maps_into_the_44_keep_the_anatomy(order):
+    for name, index in zip(getattr(c, order), getattr(c, f'{order}_IN_44'), strict=True):
+        assert name in c.JOINTS_44[index]
+
+
+def test_spin_files_end_with_nose_eyes_and_ears():
+    names = [c.JOINTS_44[i] for i in c.SPIN_24_IN_44]
+    assert names[:19] == list(c.EXTRA_19)
+    assert names[19:] == ['nose', 'left_eye', 'right_eye', 'left_ear', 'right_ear']
+
+
+def test_smpl_joints_meet_openpose_joints_of_the_same_name():
+    for smpl, openpose in c.SMPL_24_AND_44:
+        assert c.SMPL_24[smpl] == c.OPENPOSE_25[openpose].replace('mid_hip', 'pelvis')
+    assert len(c.SMPL_24_AND_44) == 14
+
+
+def test_every_joint_but_the_root_has_an_earlier_parent():
+    assert c.SMPL_PARENTS[0] == -1
+    assert all(0 <= parent < joint for joint, parent in enumerate(c.SMPL_PARENTS) if joint)

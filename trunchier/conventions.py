@@ -1,0 +1,221 @@
+"""Joint orders and names, flip permutations, index maps, evaluation lists, units. Data only.
+
+Sources: shubham-goel/4D-Humans (smpl_wrapper.py, datasets/utils.py, datasets_eval.yaml), smplx
+(joint_names.py), nkolot/SPIN (constants.py), COCO.
+
+The units of the whole project: metres in 3D, pixels in 2D (x before y), radians for axis-angle.
+Cameras look along +z with x to the right and y down; SMPL-layout bodies stand along +y and face
++z, so a predicted `global_orient` contains the half turn between the two.
+"""
+
+# ---------------------------------------------------------------------------------------------
+# The 44 joints of HMR2.0: OpenPose BODY_25, then the 19 of the extra regressor (SMPL_to_J19).
+# ---------------------------------------------------------------------------------------------
+OPENPOSE_25 = (
+    'nose',            #  0
+    'neck',
+    'right_shoulder',  #  2
+    'right_elbow',
+    'right_wrist',
+    'left_shoulder',   #  5
+    'left_elbow',
+    'left_wrist',
+    'mid_hip',         #  8
+    'right_hip',
+    'right_knee',      # 10
+    'right_ankle',
+    'left_hip',        # 12
+    'left_knee',
+    'left_ankle',
+    'right_eye',       # 15
+    'left_eye',
+    'right_ear',
+    'left_ear',
+    'left_big_toe',    # 19
+    'left_small_toe',
+    'left_heel',
+    'right_big_toe',   # 22
+    'right_small_toe',
+    'right_heel',
+)  # fmt: skip
+
+EXTRA_19 = (
+    'extra_right_ankle',     # 25, LSP's 14 joints begin
+    'extra_right_knee',
+    'extra_right_hip',
+    'extra_left_hip',
+    'extra_left_knee',
+    'extra_left_ankle',      # 30
+    'extra_right_wrist',
+    'extra_right_elbow',
+    'extra_right_shoulder',
+    'extra_left_shoulder',
+    'extra_left_elbow',      # 35
+    'extra_left_wrist',
+    'extra_neck_lsp',
+    'extra_head_top_lsp',    # 38, LSP ends
+    'extra_pelvis_mpii',     # 39
+    'extra_thorax_mpii',
+    'extra_spine_h36m',
+    'extra_jaw_h36m',
+    'extra_head_h36m',       # 43
+)  # fmt: skip
+
+JOINTS_44 = OPENPOSE_25 + EXTRA_19
+PELVIS = 39
+
+# ---------------------------------------------------------------------------------------------
+# SMPL's skeleton, and the 45 joints of `smplx.SMPL`: the skeleton, then 21 picked vertices.
+# ---------------------------------------------------------------------------------------------
+SMPL_24 = (
+    'pelvis',         #  0
+    'left_hip',
+    'right_hip',
+    'spine1',         #  3
+    'left_knee',
+    'right_knee',
+    'spine2',         #  6
+    'left_ankle',
+    'right_ankle',
+    'spine3',         #  9
+    'left_foot',
+    'right_foot',
+    'neck',           # 12
+    'left_collar',
+    'right_collar',
+    'head',           # 15
+    'left_shoulder',
+    'right_shoulder',
+    'left_elbow',     # 18
+    'right_elbow',
+    'left_wrist',     # 20
+    'right_wrist',
+    'left_hand',      # 22
+    'right_hand',
+)  # fmt: skip
+
+SMPL_PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
+
+SMPLX_45 = SMPL_24 + (
+    'nose',           # 24
+    'right_eye',
+    'left_eye',
+    'right_ear',
+    'left_ear',
+    'left_big_toe',   # 29
+    'left_small_toe',
+    'left_heel',
+    'right_big_toe',  # 32
+    'right_small_toe',
+    'right_heel',
+    'left_thumb_tip',   # 35
+    'left_index_tip',
+    'left_middle_tip',
+    'left_ring_tip',
+    'left_pinky_tip',
+    'right_thumb_tip',  # 40
+    'right_index_tip',
+    'right_middle_tip',
+    'right_ring_tip',
+    'right_pinky_tip',
+)  # fmt: skip
+
+NUM_VERTICES = 6890
+NUM_FACES = 13776
+NUM_BETAS = 10
+
+# ---------------------------------------------------------------------------------------------
+# Other orders that data comes in
+# ---------------------------------------------------------------------------------------------
+COCO_17 = (
+    'nose',            #  0
+    'left_eye',
+    'right_eye',
+    'left_ear',
+    'right_ear',
+    'left_shoulder',   #  5
+    'right_shoulder',
+    'left_elbow',
+    'right_elbow',
+    'left_wrist',
+    'right_wrist',     # 10
+    'left_hip',
+    'right_hip',
+    'left_knee',
+    'right_knee',
+    'left_ankle',      # 15
+    'right_ankle',
+)  # fmt: skip
+
+COCO_17_SKELETON = (
+    (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8),
+    (7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
+)  # fmt: skip
+
+# The 17 joints of Human3.6M in the order of VideoPose3D and mmpose.
+H36M_17 = (
+    'pelvis', 'right_hip', 'right_knee', 'right_ankle', 'left_hip', 'left_knee', 'left_ankle',
+    'spine', 'neck', 'jaw', 'head', 'left_shoulder', 'left_elbow', 'left_wrist',
+    'right_shoulder', 'right_elbow', 'right_wrist',
+)  # fmt: skip
+
+# ---------------------------------------------------------------------------------------------
+# Index maps: X_TO_Y[i] is where joint i of Y lies in X (Y = X[X_TO_Y]), and
+# X_IN_44[i] is where joint i of X lies among the 44 (joints_44[X_IN_44] = joints in X's order).
+# ---------------------------------------------------------------------------------------------
+_SMPLX_NAME = {'mid_hip': 'pelvis'}
+SMPLX_TO_OPENPOSE = tuple(SMPLX_45.index(_SMPLX_NAME.get(name, name)) for name in OPENPOSE_25)
+
+COCO_17_IN_44 = tuple(OPENPOSE_25.index(name) for name in COCO_17)
+
+# SMPL's skeleton joints that are among the OpenPose ones, by their indices in both orders.
+SMPL_24_AND_44 = tuple(
+    (smplx, openpose) for openpose, smplx in enumerate(SMPLX_TO_OPENPOSE) if smplx < 24
+)
+
+LSP_14_IN_44 = tuple(range(25, 39))
+H36M_17_IN_44 = (39, 27, 26, 25, 28, 29, 30, 41, 37, 42, 43, 34, 35, 36, 33, 32, 31)
+
+# The 24 joints of the SPIN / HMR npz files (`part`, `S`): the 19 extra, then the face.
+SPIN_24_IN_44 = tuple(range(25, 44)) + (0, 16, 15, 18, 17)
+
+
+# ---------------------------------------------------------------------------------------------
+# Mirrors: flipped[i] = original[permutation[i]], after mirroring x.
+# ---------------------------------------------------------------------------------------------
+def _mirror(names):
+    """Permutation that exchanges every left joint of `names` with its right one."""
+
+    def partner(name):
+        if 'left' in name:
+            return name.replace('left', 'right')
+        return name.replace('right', 'left')
+
+    return tuple(names.index(partner(name)) for name in names)
+
+
+COCO_17_FLIP = _mirror(COCO_17)
+SMPL_24_FLIP = _mirror(SMPL_24)
+JOINTS_44_FLIP = _mirror(JOINTS_44)
+# Body pose: permute the 23 joints, then negate y and z of the axis-angle. Global_orient: negate.
+BODY_POSE_23_FLIP = tuple(joint - 1 for joint in SMPL_24_FLIP[1:])
+AXIS_ANGLE_FLIP_SIGNS = (1, -1, -1)
+
+COCO_17_FLIP_PAIRS = tuple((a, b) for a, b in enumerate(COCO_17_FLIP) if a < b)
+JOINTS_44_FLIP_PAIRS = tuple((a, b) for a, b in enumerate(JOINTS_44_FLIP) if a < b)
+
+# ---------------------------------------------------------------------------------------------
+# Evaluation: 14 joints of 44 for MPJPE and PA-MPJPE, both sets centred on the pelvis.
+# ---------------------------------------------------------------------------------------------
+EVAL_14_IN_44 = tuple(range(25, 38)) + (43,)
+
+# 4D-Humans ignores these 3D joints of its evaluation files (the OpenPose limbs).
+EVAL_IGNORED_3D = tuple(range(1, 15))
+
+# ---------------------------------------------------------------------------------------------
+# Camera and image constants of HMR2.0
+# ---------------------------------------------------------------------------------------------
+FOCAL_LENGTH = 5000.0  # pixels of the 256-pixel crop
+IMAGE_SIZE = 256  # side of the square crop; the middle 192 columns reach the backbone
+IMAGE_MEAN = (0.485, 0.456, 0.406)  # RGB, of values in [0, 1]
+IMAGE_STD = (0.229, 0.224, 0.225)
