@@ -1,0 +1,224 @@
+"""Rotations, cameras, similarity alignment: pure tensor functions.
+
+They match shubham-goel/4D-Humans (hmr2/utils/geometry.py, renderer.py, pose_utils.py) where it is
+well defined, and differ where it is not: axis-angle is exact at and near zero (there: 1e-8 is
+added before the norm, and one input gives NaN), the cross product never picks a wrong axis, the
+alignment of identical points is finite. Rotations are computed in float32 or better, whatever
+autocast asks for, and by sums instead of matrix products, which autocast would round.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from .conventions import FOCAL_LENGTH, IMAGE_SIZE
+
+
+# ---------------------------------------------------------------------------------------------
+# Rotations
+# ---------------------------------------------------------------------------------------------
+def rotation_6d_to_matrix(x):
+    """Gram-Schmidt of two columns (Zhou et al., CVPR 2019).
+
+    Args:
+        x: (..., 6), the first column of the matrix, then the second (pytorch3d's are rows).
+
+    Returns:
+        (..., 3, 3). A column that has no direction (zero, or parallel to the first) is zero.
+    """
+    x = _at_least_float32(x)
+    first = F.normalize(x[..., :3], dim=-1)
+    second = x[..., 3:]
+    second = F.normalize(second - (first * second).sum(-1, keepdim=True) * first, dim=-1)
+    third = torch.linalg.cross(first, second, dim=-1)
+    return torch.stack((first, second, third), dim=-1)
+
+
+def matrix_to_rotation_6d(matrix):
+    """The first two columns, one after the other: (..., 3, 3) -> (..., 6)."""
+    return torch.cat((matrix[..., 0], matrix[..., 1]), dim=-1)
+
+
+def axis_angle_to_matrix(axis_angle):
+    """Rodrigues' formula, exact for every angle, with finite gradients at zero.
+
+    R = cos(t) I + sin(t)/t [v]x + (1 - cos(t))/t^2 v v^T,   t = |v|
+
+    Args:
+        axis_angle: (..., 3), radians.
+
+    Returns:
+        (..., 3, 3)
+    """
+    v = _at_least_float32(axis_angle)
+    square = v.square().sum(-1)
+    small = square < 1e-4
+    # The unused branch of `where` is differentiated too, hence a harmless angle in it.
+    angle = torch.where(small, 1.0, square).sqrt()
+    sine = torch.where(small, 1 - square / 6 + square**2 / 120, angle.sin() / angle)
+    half = (angle / 2).sin() / angle
+    versine = torch.where(small, 0.5 - square / 24 + square**2 / 720, 2 * half.square())
+    cosine = 1 - versine * square
+
+    x, y, z = v.unbind(-1)
+    wx, wy, wz = (sine * each for each in (x, y, z))
+    xx, yy, zz = (versine * each * each for each in (x, y, z))
+    xy, xz, yz = versine * x * y, versine * x * z, versine * y * z
+    entries = (
+        cosine + xx, xy - wz, xz + wy,
+        xy + wz, cosine + yy, yz - wx,
+        xz - wy, yz + wx, cosine + zz,
+    )  # fmt: skip
+    return torch.stack(entries, dim=-1).unflatten(-1, (3, 3))
+
+
+def matrix_to_axis_angle(matrix):
+    """Axis-angle of rotation matrices, stable at 0 and at pi; the angle lies in [0, pi].
+
+    By way of the quaternion: of the four ways to read it off the matrix, the one that divides by
+    its largest component (Shepperd, 1978).
+
+    Args:
+        matrix: (..., 3, 3)
+
+    Returns:
+        (..., 3), radians.
+    """
+    m = _at_least_float32(matrix)
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = (row.unbind(-1) for row in m.unbind(-2))
+    ways = torch.stack(
+        [
+            torch.stack(way, dim=-1)
+            for way in (
+                (1 + xx + yy + zz, zy - yz, xz - zx, yx - xy),
+                (zy - yz, 1 + xx - yy - zz, yx + xy, xz + zx),
+                (xz - zx, yx + xy, 1 - xx + yy - zz, zy + yz),
+                (yx - xy, xz + zx, zy + yz, 1 - xx - yy + zz),
+            )
+        ],
+        dim=-2,
+    )  # (..., way, wxyz), each 4 * q[way] * q
+    best = ways.diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None]
+    quaternion = F.normalize(ways.take_along_dim(best, dim=-2).squeeze(-2), dim=-1)
+    # q and -q are one rotation; the one with w >= 0 has the smaller angle.
+    quaternion = torch.where(quaternion[..., :1] < 0, -quaternion, quaternion)
+
+    w, axis = quaternion[..., 0], quaternion[..., 1:]
+    square = axis.square().sum(-1)
+    small = square < 1e-6
+    sine = torch.where(small, 1.0, square).sqrt()
+    cosine = torch.where(small, w, 1.0)
+    series = (1 - square / (3 * cosine**2) + square**2 / (5 * cosine**4)) / cosine
+    return 2 * torch.where(small, series, torch.atan2(sine, w) / sine)[..., None] * axis
+
+
+def _at_least_float32(x):
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+# ---------------------------------------------------------------------------------------------
+# Cameras
+# ---------------------------------------------------------------------------------------------
+def perspective_projection(points, translation, focal, centre=None, rotation=None):
+    """Pinhole projection, without a guard: depth 0 is not finite, behind the camera is mirrored.
+
+    Args:
+        points: (B, N, 3), metres.
+        translation: (B, 3), metres, added after the rotation; z points away from the camera.
+        focal: (B, 2), in the unit of the result.
+        centre: (B, 2), x before y; None for the origin.
+        rotation: (B, 3, 3); None for none.
+
+    Returns:
+        (B, N, 2), x before y, in pixels if focal is.
+    """
+    if rotation is not None:
+        points = (rotation[:, None] * points[:, :, None]).sum(-1)
+    points = points + translation[:, None]
+    projected = points[..., :2] / points[..., 2:] * focal[:, None]
+    return projected if centre is None else projected + centre[:, None]
+
+
+def camera_to_translation(camera, focal=FOCAL_LENGTH, image_size=IMAGE_SIZE):
+    """Where the body stands before the camera of its crop.
+
+    Args:
+        camera: (B, 3) as (s, tx, ty).
+        focal: pixels of the crop.
+        image_size: side of the square crop, pixels.
+
+    Returns:
+        (B, 3), metres: (tx, ty, 2 * focal / (image_size * s)).
+    """
+    scale, x, y = camera.unbind(-1)
+    return torch.stack((x, y, 2 * focal / (image_size * scale + 1e-9)), dim=-1)
+
+
+def full_image_focal(image_size, focal=FOCAL_LENGTH, crop_size=IMAGE_SIZE):
+    """Focal length that 4D-Humans gives a whole image: focal / crop_size * the longer side.
+
+    Args:
+        image_size: (B, 2) as (width, height), pixels.
+
+    Returns:
+        (B,), pixels.
+    """
+    return focal / crop_size * image_size.amax(-1)
+
+
+def camera_crop_to_full(camera, box_centre, box_size, image_size, focal):
+    """Translation in the camera of the whole image, whose centre is the principal point.
+
+    Args:
+        camera: (B, 3) as (s, tx, ty), of the crop.
+        box_centre: (B, 2), pixels, x before y.
+        box_size: (B,), side of the square box, pixels.
+        image_size: (B, 2) as (width, height), pixels.
+        focal: (B,) or a number, pixels, of the whole image (see `full_image_focal`).
+
+    Returns:
+        (B, 3), metres.
+    """
+    scale = box_size * camera[:, 0] + 1e-9
+    shift = 2 * (box_centre - image_size / 2) / scale[:, None]
+    return torch.cat((camera[:, 1:] + shift, (2 * focal / scale)[:, None]), dim=-1)
+
+
+# ---------------------------------------------------------------------------------------------
+# Alignment
+# ---------------------------------------------------------------------------------------------
+def similarity_transform(source, target):
+    """Scale, rotation and translation that bring `source` closest to `target` (least squares).
+
+    Umeyama, PAMI 1991; computed in float64. Reflections are excluded. Degenerate sets stay
+    finite: identical source points get scale 0 and land on the target's mean; for points on a
+    line, or where reflections tie, the rotation is one of several that are equally good.
+
+    Args:
+        source, target: (B, N, 3), one unit.
+
+    Returns:
+        scale (B,), rotation (B, 3, 3), translation (B, 3), float64:
+        target ~ scale * rotation @ source + translation.
+    """
+    source, target = source.double(), target.double()
+    source_mean, target_mean = source.mean(1), target.mean(1)
+    centred_source = source - source_mean[:, None]
+    centred_target = target - target_mean[:, None]
+
+    covariance = centred_target.transpose(1, 2) @ centred_source
+    u, singular, vh = torch.linalg.svd(covariance)
+    signs = torch.ones_like(singular)
+    signs[:, 2] = torch.linalg.det(u @ vh).sign()
+    rotation = (u * signs[:, None]) @ vh
+
+    variance = centred_source.square().sum((1, 2))
+    scale = (singular * signs).sum(1) / variance.clamp_min(torch.finfo(torch.float64).tiny)
+    translation = target_mean - scale[:, None] * (rotation @ source_mean[..., None])[..., 0]
+    return scale, rotation, translation
+
+
+def align_similarity(source, target):
+    """`source` after its `similarity_transform` to `target`: (B, N, 3), float64."""
+    scale, rotation, translation = similarity_transform(source, target)
+    turned = source.double() @ rotation.transpose(1, 2)
+    return scale[:, None, None] * turned + translation[:, None]
