@@ -1,10 +1,186 @@
 """Official checkpoints in, ours out.
 
-Each family has one function from its authors' state_dict to ours: a table of renames, then what
-a regular expression cannot say.
+`load_official(module, file)` fills a module from a file as its authors release it: Swin, VMamba and
+GroupMixFormer classifiers, ViTPose, HMR2.0, or a checkpoint of this package. Each family has one
+function from its authors' state_dict to ours: a table of renames, then what a regular expression
+cannot say. What truncation drops is dropped; anything else that is left over is an error.
 """
 
+import collections
+import contextlib
+import hashlib
+import os
 import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from mmengine.registry import WEIGHT_INITIALIZERS
+
+# Classes that training scripts leave beside the weights. Each is read as an inert dict.
+INERT_CLASSES = (
+    'argparse.Namespace',
+    'yacs.config.CfgNode',
+    'mmcv.utils.config.ConfigDict',
+    'mmengine.config.config.ConfigDict',
+    'pytorch_lightning.utilities.parsing.AttributeDict',
+    'lightning_fabric.utilities.data.AttributeDict',
+)
+WRAPPERS = ('state_dict', 'model', 'model_ema', 'module')
+RESUME_ATTEMPTS = 3
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be read, or does not fit the model."""
+
+
+@WEIGHT_INITIALIZERS.register_module()
+class OfficialPretrained:
+    """`init_cfg=dict(type='OfficialPretrained', checkpoint=PATH_OR_URL)` on a backbone or model.
+
+    Args:
+        checkpoint (str): file or http(s) address, as the authors release it, or one of ours.
+        parts (list[str]): load only these children of a whole model, such as ['backbone', 'neck']
+            to start a mesh model from a pose model; the others keep their own initialisation.
+    """
+
+    def __init__(self, checkpoint, parts=None):
+        self.checkpoint = checkpoint
+        self.parts = parts
+
+    def __call__(self, module):
+        load_official(module, self.checkpoint, self.parts)
+        # mmengine would now initialise the children, and mmpretrain's ViT its position embedding,
+        # over what was loaded, unless told that this was done.
+        loaded = module.children() if self.parts is None else self._children(module)
+        for child in loaded:
+            for descendant in child.modules():
+                descendant._is_init = True
+        if self.parts is None and isinstance(getattr(module, 'init_cfg', None), dict):
+            module.init_cfg = dict(module.init_cfg, type='Pretrained')
+
+    def _children(self, module):
+        return [getattr(module, part) for part in self.parts]
+
+
+def load_official(module, checkpoint, parts=None):
+    """Load `checkpoint` into `module`, every parameter and buffer of it or of its `parts`.
+
+    Args:
+        module: a backbone, or a whole model with children `backbone`, `neck`, `head`...
+        checkpoint: path or http(s) address.
+        parts: names of children to load, others are left alone; None means all.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointError: unreadable file, forbidden class, unknown layout, or keys that are missing,
+            unexpected or misshapen; `module` is then unchanged.
+    """
+    state = read_official(checkpoint)
+    wanted = {key: value for key, value in module.state_dict().items()}
+    if parts is not None:
+        wanted = _of_parts(module, wanted, parts)
+    state, fresh = _fit(module, state, wanted)
+    if parts is not None:
+        state = {key: value for key, value in state.items() if key.split('.')[0] in parts}
+    missing = [key for key in wanted if key not in state and not fresh(key)]
+    unexpected = [key for key in state if key not in wanted]
+    misshapen = [
+        f'{key}: file {tuple(state[key].shape)}, model {tuple(value.shape)}'
+        for key, value in wanted.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if missing or unexpected or misshapen:
+        raise CheckpointError(
+            f'{checkpoint} does not fit {type(module).__name__}; is it of another variant?'
+            + _listing('missing', missing)
+            + _listing('unexpected', unexpected)
+            + _listing('misshapen', misshapen)
+        )
+    module.load_state_dict(state, strict=False)
+
+
+def read_official(checkpoint):
+    """State_dict of an official file, or of one of ours, under this package's keys.
+
+    Raises:
+        FileNotFoundError, CheckpointError: see `load_official`.
+    """
+    state = unwrap(read_weights(local_file(checkpoint)), checkpoint)
+    for family in FAMILIES:
+        if any(re.match(family.signature, key) for key in state):
+            return family.convert(state)
+    raise CheckpointError(
+        f'{checkpoint} has none of the layouts known here ('
+        f'{", ".join(family.name for family in FAMILIES)}); its keys begin with '
+        f'{", ".join(list(state)[:3])}'
+    )
+
+
+def read_weights(path):
+    """The content of a .safetensors, .pth, .pt or .ckpt file, read without running its code.
+
+    Raises:
+        CheckpointError: not a checkpoint, cut off, or with a class that is not allowed.
+    """
+    if Path(path).suffix == '.safetensors':
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise CheckpointError(f'{path} is cut off or no safetensors file: {error}') from error
+    try:
+        with _inert_classes():
+            return torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f'{path} cannot be read as weights: {_first_line(error)}. It is cut off, is no '
+            'checkpoint, or holds objects that are not read for safety'
+        ) from error
+
+
+def _first_line(error):
+    """Of an error's text, the line which says most: torch puts the global's name further down."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if 'global' in line.lower()), (lines or [repr(error)])[0])
+
+
+class _Inert:
+    """Stands in for a class of INERT_CLASSES: makes an empty dict, whatever it is given."""
+
+    def __new__(cls, *args, **kwargs):
+        return collections.OrderedDict()
+
+
+def _inert_classes():
+    if not hasattr(torch.serialization, 'safe_globals'):  # torch < 2.5: such files are refused
+        return contextlib.nullcontext()
+    return torch.serialization.safe_globals([(_Inert, name) for name in INERT_CLASSES])
+
+
+def unwrap(content, checkpoint='checkpoint'):
+    """The state_dict inside `content`, under whichever key its authors put it."""
+    for key in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict):
+        raise CheckpointError(f'{checkpoint} holds a {type(content).__name__}, not a state_dict')
+    state = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)}
+    if not state:
+        raise CheckpointError(f'{checkpoint} holds no tensors; found keys {list(content)[:5]}')
+    return rename(state, [(r'^module\.', '')])
+
+
+def _listing(word, keys, most=12):
+    if not keys:
+        return ''
+    more = f'\n  ... and {len(keys) - most} more' if len(keys) > most else ''
+    return f'\n{len(keys)} {word}:\n  ' + '\n  '.join(keys[:most]) + more
 
 
 def rename(state, table):
@@ -12,3 +188,206 @@ def rename(state, table):
     for pattern, replacement in table:
         state = {re.sub(pattern, replacement, key): value for key, value in state.items()}
     return state
+
+
+def _of_parts(module, wanted, parts):
+    children = dict(module.named_children())
+    absent = [part for part in parts if part not in children]
+    if absent:
+        raise CheckpointError(
+            f'{type(module).__name__} has no part {absent}; its parts are {list(children)}'
+        )
+    return {key: value for key, value in wanted.items() if key.split('.')[0] in parts}
+
+
+def _fit(module, state, wanted):
+    """`state` with the keys of `module`, less what truncation drops, and what may stay fresh."""
+    whole = hasattr(module, 'backbone')
+    prefixed = any(key.startswith('backbone.') for key in state)
+    if prefixed and not whole:
+        start = len('backbone.')
+        state = {key[start:]: v for key, v in state.items() if key.startswith('backbone.')}
+    elif whole and not prefixed:
+        state = {f'backbone.{key}': value for key, value in state.items()}
+    if not hasattr(module, 'discriminator'):  # trained beside HMR2.0, of no use afterwards
+        state = {k: v for k, v in state.items() if not k.startswith('discriminator.')}
+    backbone = module.backbone if whole else module
+    if not hasattr(backbone, 'num_stages'):
+        return state, lambda key: False
+    state = {key: value for key, value in state.items() if _kept(key, backbone)}
+    return state, lambda key: FRESH.fullmatch(key)
+
+
+# Output norms of stages 1 to 3: classifiers have none, so a truncated model starts its own.
+FRESH = re.compile(r'(backbone\.)?norm[0-2]\..*')
+
+
+def _kept(key, backbone):
+    """Whether `key` belongs to a stage and an output norm that `backbone` has."""
+    stage = re.match(r'(?:backbone\.)?stages\.(\d+)\.', key)
+    norm = re.match(r'(?:backbone\.)?norm(\d)\.', key)
+    if stage:
+        return int(stage[1]) < backbone.num_stages
+    if norm:
+        return hasattr(backbone, f'norm{norm[1]}')
+    return True
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+def local_file(checkpoint):
+    """Path of `checkpoint` on this machine; an http(s) address is downloaded once.
+
+    Raises:
+        FileNotFoundError: no such file; says where it may be put.
+        CheckpointError: the download failed.
+    """
+    checkpoint = str(checkpoint)
+    if re.match(r'https?://', checkpoint):
+        return download(checkpoint)
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'no checkpoint {path} (from {Path.cwd()}); "Weights" in README.md says where the '
+            'official files are. To train without it: --cfg-options model.backbone.init_cfg=None'
+        )
+    return path
+
+
+def download(url, folder=None):
+    """Fetch `url` once, into `folder` (default: torch.hub's checkpoints), and return the path.
+
+    A copy in data/checkpoints is taken first. The download goes to a `.part` file that a second
+    call continues, and gets its name only when its size is what the server said and, where the
+    name carries a hash (`name-1a2b3c4d.pth`), its SHA-256 begins with it.
+
+    Raises:
+        CheckpointError: no connection, an answer that is no file, or another size or hash.
+    """
+    name = Path(urllib.parse.unquote(urllib.parse.urlparse(url).path)).name
+    by_hand = Path('data/checkpoints') / name
+    if by_hand.is_file():
+        return by_hand
+    folder = Path(folder or os.path.join(torch.hub.get_dir(), 'checkpoints'))
+    path = folder / name
+    if path.is_file():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'{name}.part')
+    size, error = None, None
+    for _ in range(RESUME_ATTEMPTS):
+        try:
+            size = _continue_download(url, part)
+        except (urllib.error.URLError, OSError) as failure:
+            error = failure
+            continue
+        if part.stat().st_size == size:
+            break
+        error = f'{part.stat().st_size} of {size} bytes came'
+    else:
+        raise CheckpointError(
+            f'{url} could not be downloaded: {error}. Fetch it by other means and put it at '
+            f'{by_hand}; a later call continues from {part}'
+        )
+    _check_hash(part, name)
+    os.replace(part, path)
+    return path
+
+
+def _continue_download(url, part):
+    """Append what `part` lacks of `url`; returns the size of the whole file in bytes."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={'Range': f'bytes={have}-'} if have else {})
+    try:
+        answer = urllib.request.urlopen(request, timeout=60)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:
+            raise
+        # The server has nothing beyond `have`: the part is whole, or of another file.
+        whole = re.search(r'\*/(\d+)', error.headers.get('Content-Range', ''))
+        if not whole or int(whole[1]) != have:
+            part.unlink()
+            raise
+        return have
+    with answer, open(part, 'ab' if answer.status == 206 else 'wb') as file:
+        if answer.headers.get_content_type() == 'text/html':
+            raise OSError('the answer is a web page, not a file')
+        start = file.tell()
+        length = answer.headers.get('Content-Length')
+        while block := answer.read(1 << 20):
+            file.write(block)
+        return start + int(length) if length else file.tell()
+
+
+def _check_hash(path, name):
+    wanted = re.search(r'-([0-9a-f]{8,64})\.\w+$', name)
+    if not wanted:
+        return
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if not found.startswith(wanted[1]):
+        path.unlink()
+        raise CheckpointError(
+            f'{name}: SHA-256 is {found[:16]}..., its name says {wanted[1]}; the download was '
+            'damaged and has been removed, try again'
+        )
+
+
+def save_weights(state, path):
+    """Write a state_dict as .safetensors or .pth, whole or not at all.
+
+    Raises:
+        ValueError: another suffix.
+    """
+    path = Path(path)
+    part = path.with_name(f'.{path.name}.part')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {key: value.contiguous().clone() for key, value in state.items()}
+    if path.suffix == '.safetensors':
+        from safetensors.torch import save_file
+
+        save_file(state, part)
+    elif path.suffix == '.pth':
+        torch.save(dict(state_dict=state), part)
+    else:
+        raise ValueError(f'{path}: weights are written as .safetensors or .pth')
+    os.replace(part, path)
+
+
+# --- families ----------------------------------------------------------------------------------
+
+
+def from_vitpose(state):
+    """ViTPose, or HMR2.0's backbone, to mmpose's TopdownPoseEstimator (ViTPose repository).
+
+    The position embedding's leading entry, added to every token, is added here once for all.
+    """
+    state = rename(state, VITPOSE)
+    if 'backbone.pos_embed' in state:
+        embed = state['backbone.pos_embed']
+        state['backbone.pos_embed'] = embed[:, 1:] + embed[:, :1]
+    return state
+
+
+VITPOSE = [
+    (r'^backbone\.blocks\.', r'backbone.layers.'),
+    (r'^(backbone\.layers\.\d+)\.norm', r'\1.ln'),
+    (r'^(backbone\.layers\.\d+)\.mlp\.fc1', r'\1.ffn.layers.0.0'),
+    (r'^(backbone\.layers\.\d+)\.mlp\.fc2', r'\1.ffn.layers.1'),
+    (r'^backbone\.patch_embed\.proj\.', r'backbone.patch_embed.projection.'),
+    (r'^backbone\.last_norm\.', r'backbone.ln1.'),
+    (r'^keypoint_head\.', r'head.'),
+]
+
+
+class Family(NamedTuple):
+    name: str
+    signature: str  # a key that only this family has
+    convert: callable
+
+
+# The first family that has a matching key converts. Add a row when you add a family.
+FAMILIES = [
+    Family('ViTPose', r'backbone\.last_norm\.', from_vitpose),
+    Family('this package', r'(backbone\.)?(stages\.\d|layers\.\d+\.ln1)', dict),
+]

@@ -1,0 +1,3 @@
+from .stage_adapter import StageAdapter
+
+__all__ = ['StageAdapter']

@@ -1,0 +1,5 @@
+_base_ = '../_base_/pose2d.py'
+from trunchier.zoo import model_cfg, optim_cfg
+
+model = model_cfg('swin-b-s2')
+optim_wrapper = optim_cfg('swin-b-s2')

@@ -1,0 +1,49 @@
+"""The adapter between a truncated backbone and a decoder: paper, section 4 and Figure 3."""
+
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import nn
+
+
+@MODELS.register_module()
+class StageAdapter(BaseModule):
+    """Brings the last kept stage to 1/16 of the input.
+
+    Stage 4 (1/32) goes through a 2x2 stride-2 deconvolution, stage 3 (1/16) is left alone, stage 2
+    (1/8) goes through a 2x2 stride-2 convolution; no norm, no activation. The kernel size is not in
+    the text: only 2 reproduces the parameter columns of Tables 3 and 4. A map of odd size is padded
+    with a row or column of zeros on the bottom or right before the convolution.
+
+    Args:
+        in_channels (int): channels of the last kept stage.
+        out_channels (int): channels for the decoder: those of stage 3 in the paper.
+        num_stages (int): kept stages, 2, 3 or 4.
+        init_cfg (dict): see mmengine; by default PyTorch's own (the paper leaves it open).
+
+    Raises:
+        ValueError: `num_stages` is not 2, 3 or 4, or stage 3 with different channels.
+    """
+
+    def __init__(self, in_channels, out_channels, num_stages, init_cfg=None):
+        super().__init__(init_cfg)
+        self.num_stages = num_stages
+        if num_stages == 4:
+            self.proj = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
+        elif num_stages == 3:
+            if in_channels != out_channels:
+                raise ValueError(
+                    f'stage 3 goes to the decoder as it is: out_channels must be {in_channels}, '
+                    f'got {out_channels}'
+                )
+            self.proj = nn.Identity()
+        elif num_stages == 2:
+            self.proj = nn.Conv2d(in_channels, out_channels, 2, stride=2)
+        else:
+            raise ValueError(f'num_stages must be 2, 3 or 4, got {num_stages}')
+
+    def forward(self, feats):
+        """Takes the backbone's tuple, returns a tuple of one (B, out_channels, H/16, W/16) map."""
+        x = feats[-1]
+        if self.num_stages == 2:
+            x = nn.functional.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+        return (self.proj(x),)
