@@ -69,7 +69,8 @@ ANNY_TO_SMPL_AXES = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]], dtype=np.float6
 
 # smplx name -> COCO keypoint of the regressor, for the landmarks on face and feet.
 FACE_AND_FEET = {
-    'nose': 'nose', 'reye': 'right_eye', 'leye': 'left_eye', 'rear': 'right_ear', 'lear': 'left_ear',
+    'nose': 'nose', 'reye': 'right_eye', 'leye': 'left_eye',
+    'rear': 'right_ear', 'lear': 'left_ear',
     'LBigToe': 'left_big_toe', 'LSmallToe': 'left_small_toe', 'LHeel': 'left_heel',
     'RBigToe': 'right_big_toe', 'RSmallToe': 'right_small_toe', 'RHeel': 'right_heel',
 }  # fmt: skip
@@ -114,10 +115,10 @@ def merge_weights(model):
     """
     joint_of_bone = {}
     for bone in model.bone_labels:
-        found = [row for row in BONES if bone.startswith(row[0])]
-        joint_of_bone[bone] = (
-            (found[0][1] if bone.endswith('.L') else found[0][2]) if found else HEAD
+        left, right = next(
+            ((l, r) for start, l, r in BONES if bone.startswith(start)), (HEAD, HEAD)
         )
+        joint_of_bone[bone] = left if bone.endswith('.L') else right
     joint_of = np.array([joint_of_bone[bone] for bone in model.bone_labels])
     bones = model.vertex_bone_indices.numpy()
     bone_weights = model.vertex_bone_weights.numpy()
