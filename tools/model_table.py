@@ -1,0 +1,176 @@
+"""Size and cost of every model beside the paper's Tables 3 and 4.
+
+python tools/model_table.py --task pose
+python tools/model_table.py --task all --format csv --out models.csv
+
+Parameters are counted on the built model; GFLOPs follow the paper's convention (multiply-
+accumulates of the official code at 1 x 3 x 256 x 192, see trunchier/costs.py). A row that does not
+come out to the paper's printed digit says why.
+"""
+
+import argparse
+import csv
+import io
+import json
+import logging
+import os
+import sys
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+
+import torch
+import yaml
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from trunchier import costs, zoo
+
+ROOT = Path(__file__).resolve().parents[1]
+COLUMNS = ('name', 'config', 'params_m', 'gflops', 'paper_params_m', 'paper_gflops', 'note')
+PARTS = ('backbone', 'adapter', 'decoder')
+MISPRINTS = {
+    'VMHMR2.0-T-S3': "the paper repeats SwinHMR2.0-T-S3's row",
+}
+RENAMED = {
+    'SwinHMR2.0-T-S3': 'printed as SwinHMR2.0-T-S4, second of three',
+    'SwinHMR2.0-T-S2': 'printed as SwinHMR2.0-T-S4, third of three',
+}
+
+
+def main():
+    args = parse_args()
+    logging.disable(logging.WARNING)
+    tasks = zoo.TASKS if args.task == 'all' else (args.task,)
+    rows = [row(name, task) for task in tasks for name in zoo.ENCODERS]
+    text = FORMATS[args.format](rows)
+    if args.out is None:
+        sys.stdout.write(text)
+        return
+    part = args.out.with_name(f'.{args.out.name}.part')
+    part.write_text(text)
+    os.replace(part, args.out)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--task', choices=[*zoo.TASKS, 'all'], default='all')
+    parser.add_argument('--format', choices=FORMATS, default='markdown')
+    parser.add_argument('--out', type=Path, help='file to write instead of printing')
+    return parser.parse_args()
+
+
+def row(name, task):
+    """One model's row: `COLUMNS`, then parameters (M) and GFLOPs of each of `PARTS`."""
+    paper = zoo.paper_name(name, task)
+    model = build(name, task)
+    parts = costs.model_costs(model)
+    params = sum(part[0] for part in parts.values()) / 1e6
+    gflops = sum(part[1] for part in parts.values()) / 1e9
+    printed = paper_figures(task)[paper]
+    result = dict(
+        name=paper,
+        config=zoo.config_path(name, task),
+        params_m=round(params, 2),
+        gflops=round(gflops, 2),
+        paper_params_m=printed[0],
+        paper_gflops=printed[1],
+        note='; '.join(notes(name, paper, params, gflops, printed)),
+    )
+    for part in PARTS:
+        result[f'{part}_params_m'] = round(parts[part][0] / 1e6, 2)
+        result[f'{part}_gflops'] = round(parts[part][1] / 1e9, 3)
+    return result
+
+
+def build(name, task, **backbone):
+    """The model of a config, without memory for its weights; `backbone` overrides its options."""
+    cfg = Config.fromfile(ROOT / zoo.config_path(name, task))
+    init_default_scope(cfg.default_scope)
+    cfg.model.backbone.update(backbone)
+    with torch.device('meta'):
+        return MODELS.build(cfg.model)
+
+
+def paper_figures(task):
+    """Dict from a paper's name to its printed (parameters in M, GFLOPs)."""
+    folder = dict(pose='pose2d', mesh='mesh')[task]
+    models = yaml.safe_load((ROOT / 'configs' / folder / 'metafile.yml').read_text())['Models']
+    keys = ('Paper Parameters (M)', 'Paper GFLOPs')
+    return {m['Alias']: tuple(m['Metadata'][key] for key in keys) for m in models}
+
+
+def notes(name, paper, params, gflops, printed):
+    """Why a row differs from the paper's printed digits; an unexplained difference says so."""
+    if paper in RENAMED:
+        yield RENAMED[paper]
+    if paper in MISPRINTS:
+        yield MISPRINTS[paper]
+        return
+    if rounded(params) != printed[0]:
+        yield params_note(name, params, printed[0])
+    if rounded(gflops) != printed[1]:
+        if rounded(rounded(gflops, 2)) == printed[1]:
+            yield f'{gflops:.3f} GFLOPs: the paper rounds twice'
+        else:
+            yield f'GFLOPs differ by {printed[1] - gflops:+.2f}, unexplained'
+
+
+def params_note(name, params, printed):
+    dead = dead_patch_embeddings(name)
+    if dead and abs(params + dead - printed) <= 0.1:
+        return (
+            f'paper {printed - params:+.2f} M: it keeps the {dead:.2f} M of patch embeddings of '
+            'stages that are never run'
+        )
+    return f'parameters differ by {printed - params:+.2f} M, unexplained'
+
+
+def dead_patch_embeddings(name):
+    """Parameters (M) of the patch embeddings of the stages that a truncated GMF drops."""
+    row = zoo.encoder(name)
+    if row.backbone.type != 'TruncatedGMF' or row.num_stages == 4:
+        return 0
+    with torch.device('meta'):
+        full = MODELS.build(dict(type='TruncatedGMF', arch=row.backbone.arch))
+    dropped = full.stages[row.num_stages :]
+    return sum(costs.parameters(stage.downsample) for stage in dropped) / 1e6
+
+
+def rounded(value, digits=1):
+    """Half up, as printed tables are."""
+    return float(Decimal(repr(value)).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
+
+
+def as_markdown(rows):
+    lines = [
+        '| model | params (M) | GFLOPs | paper params | paper GFLOPs | '
+        'backbone + adapter + decoder, params (M) | note |',
+        '|---|---|---|---|---|---|---|',
+    ]
+    for r in rows:
+        parts = ' + '.join(f'{r[f"{part}_params_m"]:.2f}' for part in PARTS)
+        lines.append(
+            f'| [{r["name"]}]({r["config"]}) | {r["params_m"]:.2f} | {r["gflops"]:.2f} '
+            f'| {r["paper_params_m"]} | {r["paper_gflops"]} | {parts} | {r["note"]} |'
+        )
+    return '\n'.join(lines) + '\n'
+
+
+def as_json(rows):
+    return json.dumps(rows, indent=1) + '\n'
+
+
+def as_csv(rows):
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+FORMATS = dict(markdown=as_markdown, json=as_json, csv=as_csv)
+
+if __name__ == '__main__':
+    main()

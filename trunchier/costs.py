@@ -1,0 +1,196 @@
+"""What a model costs: parameters and multiply-accumulates, by the convention of the paper's tables.
+
+Tables 3 and 4 count what fvcore counts of the *official* code: convolutions, linear layers and
+matrix products at one multiply-accumulate each, a layer norm at 5 and a batch norm at 2 an element,
+nothing for activations, softmax and sums; and for VMamba's selective scan the official
+9 B L D N + B L D. Our modules do less work for the same outputs (no QKV for padded tokens, no
+keys for a single token), so what they execute is not counted: the formulas here follow the
+official structure. They reproduce the printed tables; `tools/model_table.py` shows where not.
+"""
+
+import math
+
+LAYER_NORM = 5
+BATCH_NORM = 2
+
+
+def parameters(module):
+    """Number of parameters of `module`."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def model_costs(model, size=(256, 192)):
+    """Costs of the parts of a pose or mesh model at batch 1.
+
+    Args:
+        model: estimator with `backbone`, `head` and perhaps `neck`.
+        size: (H, W) of the image, pixels.
+
+    Returns:
+        dict from 'backbone', 'adapter' (0 without one), 'decoder' to (parameters, MACs).
+
+    Raises:
+        TypeError: a backbone or head that has no formula here.
+    """
+    backbone, neck = model.backbone, getattr(model, 'neck', None)
+    name = type(backbone).__name__
+    if name not in BACKBONES:
+        raise TypeError(f'no cost formula for the backbone {name}; there are {list(BACKBONES)}')
+    stride = 16 if name == 'VisionTransformer' else backbone.strides[-1]
+    adapter = (0, 0)
+    if neck is not None:
+        adapter = parameters(neck), adapter_macs(neck, size, stride)
+    head = type(model.head).__name__
+    if head not in HEADS:
+        raise TypeError(f'no cost formula for the head {head}; there are {list(HEADS)}')
+    cells = (size[0] // 16, size[1] // 16)
+    return dict(
+        backbone=(parameters(backbone), BACKBONES[name](backbone, size)),
+        adapter=adapter,
+        decoder=(parameters(model.head), HEADS[head](model.head, cells)),
+    )
+
+
+def _up(n, multiple):
+    return math.ceil(n / multiple) * multiple
+
+
+def _mlp(tokens, width, ratio):
+    return 2 * tokens * width * int(width * ratio)
+
+
+def swin_macs(backbone, size):
+    """Swin with zero-padded windows (detection code): padded tokens go through attention too."""
+    arch, norms = backbone.arch, 0
+    h, w = math.ceil(size[0] / 4), math.ceil(size[1] / 4)
+    window = arch.get('window_size', 7)
+    macs = 0
+    for stage in range(backbone.num_stages):
+        width = arch['channels'][stage]
+        if stage == 0:
+            macs += h * w * width * backbone.in_channels * 16
+            norms += h * w * width
+        else:
+            before = arch['channels'][stage - 1]
+            h, w = math.ceil(h / 2), math.ceil(w / 2)
+            macs += h * w * 4 * before * width
+            norms += h * w * 4 * before
+        tokens, padded = h * w, _up(h, window) * _up(w, window)
+        attention = padded * 4 * width**2 + 2 * padded * window**2 * width
+        block = attention + _mlp(tokens, width, arch.get('mlp_ratio', 4))
+        macs += arch['depths'][stage] * block
+        norms += arch['depths'][stage] * 2 * tokens * width
+    norms += h * w * arch['channels'][backbone.num_stages - 1] * backbone.out_norm
+    return macs + LAYER_NORM * norms
+
+
+def groupmixformer_macs(backbone, size):
+    """GroupMixFormer: stem, and per block position convolution, aggregators, attention, MLP."""
+    arch = backbone.arch
+    h, w = size[0] // 4, size[1] // 4
+    macs, layer_norms, batch_norms = 0, 0, 0
+    # stem: 3x3 stride 2 to half the width, 3x3 stride 2 to the width
+    width = arch['channels'][0]
+    half = width // 2
+    macs += (size[0] // 2) * (size[1] // 2) * half * backbone.in_channels * 9
+    macs += h * w * width * half * 9
+    batch_norms += (size[0] // 2) * (size[1] // 2) * half + h * w * width
+    before = width
+    for stage in range(backbone.num_stages):
+        width = arch['channels'][stage]
+        if stage:
+            h, w = h // 2, w // 2
+        n, segment = h * w, width // 5
+        macs += n * (before * 9 + before * width)  # patch embedding: depthwise 3x3, pointwise
+        batch_norms += n * width
+        head = 4 * segment // 8
+        block = n * width * 9  # cpe
+        block += n * width * 3 * width  # qkv
+        block += 3 * sum(n * (segment * k * k + segment**2) for k in (3, 5, 7))
+        block += n * (3 * segment * 9 + 3 * segment * segment)
+        block += 2 * n * 8 * head * head  # k^T v and q (k^T v)
+        block += n * head * (2 * 9 + 3 * 25 + 3 * 49)  # crpe
+        block += n * width**2  # proj
+        block += _mlp(n, width, arch['mlp_ratios'][stage])
+        macs += arch['depths'][stage] * block
+        layer_norms += arch['depths'][stage] * n * (2 * width + segment)
+        batch_norms += arch['depths'][stage] * 3 * 4 * n * segment
+        before = width
+    batch_norms += h * w * width * backbone.out_norm
+    return macs + LAYER_NORM * layer_norms + BATCH_NORM * batch_norms
+
+
+def vmamba_macs(backbone, size):
+    """VMamba v2 (v05_noz): the selective scan of four directions at 9 L D N + L D."""
+    arch = backbone.arch
+    macs, norms = 0, 0
+    h, w = math.ceil(size[0] / 4), math.ceil(size[1] / 4)
+    width = arch['channels'][0]
+    stem_cells = math.ceil(size[0] / 2) * math.ceil(size[1] / 2)
+    macs += stem_cells * (width // 2) * backbone.in_channels * 9 + h * w * width * (width // 2) * 9
+    norms += stem_cells * (width // 2) + h * w * width
+    for stage in range(backbone.num_stages):
+        width = arch['channels'][stage]
+        if stage:
+            h, w = math.ceil(h / 2), math.ceil(w / 2)
+            macs += h * w * width * arch['channels'][stage - 1] * 9
+            norms += h * w * width
+        n, states = h * w, arch.get('d_state', 1)
+        inner, rank = int(width * arch['ssm_ratio']), math.ceil(width / 16)
+        block = n * 2 * width * inner + n * inner * 9
+        block += 4 * n * inner * (rank + 2 * states) + 4 * n * inner * rank
+        block += n * 4 * inner * (9 * states + 1)
+        block += _mlp(n, width, arch.get('mlp_ratio', 4))
+        macs += arch['depths'][stage] * block
+        norms += arch['depths'][stage] * n * (2 * width + inner)
+    norms += h * w * width * backbone.out_norm
+    return macs + LAYER_NORM * norms
+
+
+def vit_macs(backbone, size):
+    """A plain ViT with 16x16 patches."""
+    n, width, depth = (size[0] // 16) * (size[1] // 16), backbone.embed_dims, backbone.num_layers
+    hidden = backbone.arch_settings['feedforward_channels']
+    block = n * 4 * width**2 + 2 * n**2 * width + 2 * n * width * hidden
+    norms = n * width * (2 * depth + 1)
+    return n * width * 3 * 256 + depth * block + LAYER_NORM * norms
+
+
+def adapter_macs(neck, size, stride):
+    """2x2 stride-2 (de)convolution: each input cell meets each weight once, or nothing at all."""
+    cells = (size[0] // stride) * (size[1] // stride)
+    weights = sum(p.numel() for p in neck.parameters() if p.dim() == 4)
+    return cells * weights if neck.num_stages == 4 else cells // 4 * weights
+
+
+def heatmap_head_macs(head, cells):
+    """Deconvolutions with batch norm, then the last convolution; `cells` is the map they get."""
+    h, w = cells
+    macs = 0
+    for layer in head.deconv_layers:
+        if hasattr(layer, 'kernel_size'):
+            macs += h * w * layer.weight.numel()
+            h, w = h * layer.stride[0], w * layer.stride[1]
+        elif hasattr(layer, 'running_mean'):
+            macs += BATCH_NORM * h * w * layer.num_features
+    return macs + h * w * head.final_layer.weight.numel()
+
+
+def mesh_head_macs(head, cells):
+    """HMR2.0's decoder: one query token of 1024 channels over `cells` context tokens."""
+    n, width = cells[0] * cells[1], 1024
+    inner, context = head.num_heads * head.head_dim, head.in_channels
+    attend_self = width * 3 * inner + 2 * inner + inner * width
+    attend_cross = width * inner + 2 * n * context * inner + 2 * n * inner + inner * width
+    layer = attend_self + attend_cross + 2 * width * head.mlp_dim + LAYER_NORM * 3 * width
+    outputs = width * (24 * 6 + 10 + 3)
+    return head.ief_iters * (width + head.depth * layer + outputs)
+
+
+BACKBONES = dict(
+    TruncatedSwin=swin_macs,
+    TruncatedGMF=groupmixformer_macs,
+    TruncatedVMamba=vmamba_macs,
+    VisionTransformer=vit_macs,
+)
+HEADS = dict(HeatmapHead=heatmap_head_macs, HMR2Head=mesh_head_macs)
