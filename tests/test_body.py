@@ -68,7 +68,7 @@ def bent(batch=2):
 def test_body_is_the_official_one(file):
     golden = load('hmr2_smpl_layer')
     posed = BodyModel(file)(*(tensor(golden[k]) for k in ('global_orient', 'body_pose', 'betas')))
-    assert (posed['joints'] - tensor(golden['outputs']['joints'])).abs().max() < 1e-6
+    assert (posed['joints'] - tensor(golden['outputs']['joints'])).abs().max() < 1e-5
     assert sample_error(posed['vertices'], golden['outputs']['vertices']) < 1e-5
 
 
