@@ -40,7 +40,7 @@ def version():
 setup(
     name='trunchier',
     version=version(),
-    description='Truncated hierarchical backbones for pose estimation and mesh recovery, for mmpose',
+    description='Truncated hierarchical backbones for pose and human mesh models, for mmpose',
     long_description=README.read_text(encoding='utf-8') if README.exists() else '',
     long_description_content_type='text/markdown',
     license='Apache-2.0',

@@ -5,6 +5,10 @@ Importing registers every module in mmengine's root registries; it needs torch a
 
 __version__ = '0.1.0'
 
-from . import checkpoints, models, training
+from . import compat
 
-__all__ = ['checkpoints', 'models', 'training']
+compat.apply()  # first: what is registered below may meet the parts of the stack that it mends
+
+from . import checkpoints, models, training  # noqa: E402
+
+__all__ = ['checkpoints', 'compat', 'models', 'training']

@@ -1,0 +1,154 @@
+"""What the stock OpenMMLab stack needs on current torch, mmcv-lite and numpy.
+
+One function a symptom. Each says what goes wrong without it, where that is known upstream and on
+what condition it applies; where the condition does not hold it changes nothing. `apply()` runs
+them all, once, when trunchier is imported; `python tools/doctor.py` prints what became of each.
+"""
+
+import importlib
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.utils import digit_version
+
+STAND_INS = Path(__file__).parent / 'stand_ins'
+
+
+class Outcome(NamedTuple):
+    """What became of a patch, and why."""
+
+    applied: bool
+    reason: str
+
+
+OUTCOMES = {}  # a patch's name -> its Outcome; filled by apply()
+
+
+def apply():
+    """Apply each patch whose condition holds; a second call changes nothing.
+
+    Returns:
+        dict[str, Outcome]: by the name of the patch, in the order of `PATCHES`.
+    """
+    for patch in PATCHES:
+        if patch.__name__ not in OUTCOMES:
+            OUTCOMES[patch.__name__] = patch()
+    return OUTCOMES
+
+
+def mmcv_without_compiled_ops():
+    """Importing mmpose.models fails with "No module named 'mmcv._ext'".
+
+    mmdet, which mmpose.models imports, imports mmcv.ops, and that loads mmcv's compiled extension
+    when it is imported, used or not. Here an op is looked up when it is called: calling one raises
+    an error that names it.
+
+    Upstream: https://github.com/open-mmlab/mmpose/issues/3250
+    Condition: mmcv is installed without its compiled extension, as mmcv-lite is.
+    """
+    spec = find_spec('mmcv')
+    if spec is None:
+        return Outcome(False, 'mmcv is not installed')
+    if any(Path(spec.origin).parent.glob('_ext*')):
+        return Outcome(False, 'mmcv has its compiled ops')
+    importlib.import_module('mmcv.utils.ext_loader').load_ext = _load_absent_ops
+    return Outcome(True, 'mmcv has no compiled ops (mmcv-lite)')
+
+
+def _load_absent_ops(name, funcs):
+    """Stands for mmcv's `load_ext`: the same attributes, each a function that raises."""
+    return SimpleNamespace(**{op: _absent_op(op) for op in funcs})
+
+
+def _absent_op(op):
+    def absent(*args, **kwargs):
+        raise RuntimeError(
+            f"mmcv's compiled op '{op}' was called, but this is mmcv-lite, which has none; models "
+            'that need it need the full mmcv: pip uninstall mmcv-lite, then install mmcv 2.1.0 '
+            'for your torch and CUDA'
+        )
+
+    return absent
+
+
+def checkpoints_under_weights_only():
+    """`--resume` and tools/test.py fail on mmengine's own checkpoints: "Weights only load failed".
+
+    Since torch 2.6, torch.load reads weights only, and refuses the log buffers and numpy values
+    that mmengine stores beside them. The globals that those need are allowed, no more: the check
+    stays on, and whatever else a file asks for is still refused.
+
+    Upstream: https://github.com/open-mmlab/mmengine/issues/1655
+    Condition: torch is 2.6 or newer.
+    """
+    if digit_version(torch.__version__) < digit_version('2.6'):
+        return Outcome(False, f'torch {torch.__version__} does not refuse them')
+    torch.serialization.add_safe_globals(checkpoint_globals())
+    return Outcome(True, f'torch {torch.__version__} loads weights only')
+
+
+def checkpoint_globals():
+    """The globals in mmengine's checkpoints, as `torch.serialization.add_safe_globals` takes them.
+
+    numpy has moved the functions that rebuild its values: a file written under numpy 1 asks for
+    those in numpy.core, one written under numpy 2 for numpy._core, and each is read under both.
+    """
+    rebuild_array, rebuild_scalar = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
+    return [
+        HistoryBuffer,
+        (_getattr_of_history_buffer, 'builtins.getattr'),
+        np.ndarray,
+        np.dtype,
+        *sorted({type(np.dtype(code)) for code in np.typecodes['All']}, key=str),
+        *(
+            (function, f'numpy.{core}.multiarray.{name}')
+            for core in ('core', '_core')
+            for name, function in (('_reconstruct', rebuild_array), ('scalar', rebuild_scalar))
+        ),
+    ]
+
+
+def _getattr_of_history_buffer(owner, name):
+    """Stands for `getattr`, by which HistoryBuffer pickles its own statistics; it has no other."""
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
+        raise TypeError(
+            f'a checkpoint asks for getattr({owner!r}, {name!r}); only the statistics of '
+            'HistoryBuffer are allowed. Do not load this file unless you trust who made it'
+        )
+    return getattr(HistoryBuffer, name)
+
+
+def xtcocotools_over_pycocotools():
+    """Importing mmpose.datasets fails: no xtcocotools, or "numpy.dtype size changed".
+
+    Its wheels are built for numpy 1 and Python 3.11 at most. pycocotools has wheels for all; the
+    package in `stand_ins` gives it the interface, and the results, that mmpose expects.
+
+    Upstream: https://github.com/jin-s13/xtcocoapi/issues/45
+    Condition: mmpose is installed and xtcocotools cannot be imported.
+    """
+    if find_spec('mmpose') is None:
+        return Outcome(False, 'mmpose is not installed')
+    try:
+        importlib.import_module('xtcocotools._mask')
+    except Exception as error:
+        reason = f'{type(error).__name__}: {error}'
+    else:
+        return Outcome(False, 'xtcocotools can be imported')
+    for name in [name for name in sys.modules if name.partition('.')[0] == 'xtcocotools']:
+        del sys.modules[name]
+    sys.path.insert(0, str(STAND_INS))  # before the package that fails, in spawned workers too
+    return Outcome(True, reason)
+
+
+PATCHES = (
+    mmcv_without_compiled_ops,
+    checkpoints_under_weights_only,
+    xtcocotools_over_pycocotools,
+)

@@ -1,0 +1,1 @@
+"""What mmpose uses of xtcocotools, over pycocotools: `coco`, `cocoeval` and `mask`."""

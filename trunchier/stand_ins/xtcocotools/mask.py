@@ -1,0 +1,3 @@
+"""Run-length masks: the functions are pycocotools' own."""
+
+from pycocotools.mask import *  # noqa: F403
