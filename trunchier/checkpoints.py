@@ -380,6 +380,28 @@ VITPOSE = [
 ]
 
 
+def from_swin(state):
+    """Swin, classifier (microsoft/Swin-Transformer) or detection backbone, to TruncatedSwin.
+
+    The classifier's head goes, and what every module works out by itself (index, mask).
+    """
+    computed = ('relative_position_index', 'attn_mask')
+    state = {k: v for k, v in state.items() if not k.endswith(computed)}
+    state = {k: v for k, v in state.items() if not k.startswith('head.')}
+    return rename(state, SWIN)
+
+
+# A downsampling layer belongs to the stage that it leads to.
+SWIN = [
+    (r'(^|\.)patch_embed\.', r'\1stem.'),
+    (r'(^|\.)layers\.(\d)\.blocks\.', r'\1stages.\2.blocks.'),
+    (r'(^|\.)layers\.0\.downsample\.', r'\1stages.1.downsample.'),
+    (r'(^|\.)layers\.1\.downsample\.', r'\1stages.2.downsample.'),
+    (r'(^|\.)layers\.2\.downsample\.', r'\1stages.3.downsample.'),
+    (r'^norm\.', r'norm3.'),
+]
+
+
 class Family(NamedTuple):
     name: str
     signature: str  # a key that only this family has
@@ -389,5 +411,6 @@ class Family(NamedTuple):
 # The first family that has a matching key converts. Add a row when you add a family.
 FAMILIES = [
     Family('ViTPose', r'backbone\.last_norm\.', from_vitpose),
+    Family('Swin', r'(backbone\.)?layers\.\d\.blocks\.\d+\.attn\.qkv', from_swin),
     Family('this package', r'(backbone\.)?(stages\.\d|layers\.\d+\.ln1)', dict),
 ]

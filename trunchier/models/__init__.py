@@ -1,3 +1,4 @@
 from .stage_adapter import StageAdapter
+from .swin import TruncatedSwin
 
-__all__ = ['StageAdapter']
+__all__ = ['StageAdapter', 'TruncatedSwin']

@@ -1,0 +1,287 @@
+"""Swin Transformer, its first stages: "Swin Transformer: Hierarchical Vision Transformer using
+Shifted Windows" (ICCV 2021), section 3.
+
+Behaves as the authors' detection code (SwinTransformer/Swin-Transformer-Object-Detection): any
+size works, maps are padded to whole windows and every second block is shifted, however small the
+map. (Their classification code shrinks the window on small maps instead.) Differences: a
+downsampling layer belongs to the stage that it leads to, and less work for the same result:
+padding, shift and partition are one gather, which runs after the qkv projection, as a padded
+token's q, k and v are the projection's bias.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import nn
+
+from ..ops.linear import linear
+from .backbone import TruncatedBackbone, drop_path
+
+# fmt: off
+ARCHS = {
+    'tiny':  dict(channels=( 96, 192, 384,  768), depths=(2, 2,  6, 2), num_heads=(3, 6, 12, 24),
+                  drop_path_rate=0.2),
+    'small': dict(channels=( 96, 192, 384,  768), depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24),
+                  drop_path_rate=0.3),
+    'base':  dict(channels=(128, 256, 512, 1024), depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32),
+                  drop_path_rate=0.5),
+}
+# fmt: on
+WINDOW = 7
+SHIFT = WINDOW // 2
+PLACES = WINDOW**2
+PATCH = 4
+MLP_RATIO = 4
+MASKED = -100.0
+
+
+@MODELS.register_module()
+class TruncatedSwin(TruncatedBackbone):
+    """The first stages of a Swin Transformer; arguments in `TruncatedBackbone`.
+
+    A dict `arch` has the keys of `ARCHS`: `channels`, `depths` and `num_heads` by stage. Any image
+    size works: it is padded with zeros on the right and bottom to multiples of what each stage
+    needs, so stage i gives ceil(H / stride) x ceil(W / stride).
+    """
+
+    ARCHS = ARCHS
+
+    def build_stem(self, in_channels):
+        return PatchEmbed(in_channels, self.arch['channels'][0])
+
+    def build_downsample(self, stage):
+        return PatchMerging(*self.arch['channels'][stage - 1 : stage + 1])
+
+    def build_block(self, stage, index, drop_path_rate):
+        channels, num_heads = self.arch['channels'][stage], self.arch['num_heads'][stage]
+        shift = SHIFT if index % 2 else 0
+        return SwinBlock(channels, num_heads, shift, drop_path_rate)
+
+    def build_norm(self, channels):
+        return nn.LayerNorm(channels)
+
+
+class PatchEmbed(nn.Module):
+    """Each 4x4 patch to one token."""
+
+    def __init__(self, in_channels, channels):
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, channels, PATCH, stride=PATCH)
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x):
+        x = F.pad(x, (0, -x.shape[3] % PATCH, 0, -x.shape[2] % PATCH))
+        x = self.proj(x.contiguous(memory_format=torch.channels_last))
+        return self.norm(x.permute(0, 2, 3, 1))  # (B, H/4, W/4, C)
+
+
+class PatchMerging(nn.Module):
+    """Each 2x2 tokens, column after column, to one."""
+
+    def __init__(self, in_channels, channels):
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * in_channels)
+        self.reduction = _linear(4 * in_channels, channels, bias=False)
+
+    def forward(self, x):
+        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        batch, height, width, channels = x.shape
+        x = x.view(batch, height // 2, 2, width // 2, 2, channels)
+        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # (B, H/2, W/2, column row channels)
+        return linear(self.norm(x), self.reduction)
+
+
+class SwinBlock(nn.Module):
+    """Attention within windows, then an MLP, each behind a norm and added to its input."""
+
+    def __init__(self, channels, num_heads, shift, drop_path_rate):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn = WindowAttention(channels, num_heads, shift)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = Mlp(channels, MLP_RATIO * channels)
+        self.drop_path_rate = drop_path_rate
+
+    def forward(self, x):
+        x = x + self._drop_path(self.attn(self.norm1(x)))
+        return x + self._drop_path(self.mlp(self.norm2(x)))
+
+    def _drop_path(self, x):
+        return drop_path(x, self.drop_path_rate, self.training)
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between."""
+
+    def __init__(self, channels, hidden):
+        super().__init__()
+        self.fc1 = _linear(channels, hidden)
+        self.fc2 = _linear(hidden, channels)
+
+    def forward(self, x):
+        return linear(linear(x, self.fc1, gelu=True), self.fc2)
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention among the 49 places of each window, with a learned bias by offset.
+
+    Windows tile the map from its top left corner, or, shifted, from `shift` further right and
+    down; then the map is a torus, and places that are neighbours only across its seam do not see
+    each other. Padded places are seen: their q, k and v are the bias of `qkv`.
+    """
+
+    def __init__(self, channels, num_heads, shift):
+        super().__init__()
+        self.num_heads = num_heads
+        self.shift = shift
+        self.relative_position_bias_table = nn.Parameter(
+            torch.empty((2 * WINDOW - 1) ** 2, num_heads)
+        )
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.qkv = _linear(channels, 3 * channels)
+        self.proj = _linear(channels, channels)
+
+    def forward(self, x):
+        batch, height, width, channels = x.shape
+        layout = window_layout(height, width, self.shift, x.device)
+        windows = layout.into.numel() // PLACES
+
+        qkv = linear(x, self.qkv).flatten(1, 2)
+        qkv = ToWindows.apply(qkv, self.qkv.bias.to(qkv.dtype), layout)
+        qkv = qkv.view(batch, windows, PLACES, 3, self.num_heads, -1)
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)  # (B, windows, heads, PLACES, d) each
+
+        bias = self.relative_position_bias_table.t().index_select(1, layout.offsets)
+        bias = bias.view(1, self.num_heads, PLACES, PLACES)
+        if self.shift:
+            bias = bias + layout.mask[:, None]
+        x = attend(q, k, v, bias.to(q.dtype))
+
+        x = ToTokens.apply(x.reshape(batch, windows * PLACES, channels), layout)
+        return linear(x.view(batch, height, width, channels), self.proj)
+
+
+def attend(q, k, v, bias):
+    """Scaled dot-product attention within windows.
+
+    Args:
+        q, k, v: (B, windows, heads, N, d).
+        bias: (windows or 1, heads, N, N), added to the scores.
+
+    Returns:
+        (B, windows, N, heads, d).
+    """
+    if q.device.type == 'cpu' and q.requires_grad:
+        # The fused kernel has no backward for a learned bias on CPU, and its fallback is slower.
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(3, 4) + bias
+        return (scores.softmax(-1) @ v).transpose(2, 3)
+    bias = bias.expand(*q.shape[:3], -1, -1).flatten(0, 1)
+    x = F.scaled_dot_product_attention(*(t.flatten(0, 1) for t in (q, k, v)), attn_mask=bias)
+    return x.transpose(1, 2).unflatten(0, q.shape[:2])
+
+
+class Layout(NamedTuple):
+    """Where the tokens of a map lie in windows."""
+
+    into: torch.Tensor  # (windows * PLACES,) the token of each place; any token at padded places
+    padded: torch.Tensor  # the places that no token fills
+    back: torch.Tensor  # (tokens,) the place of each token
+    mask: torch.Tensor  # (windows, PLACES, PLACES) 0, or MASKED across the seam
+    offsets: torch.Tensor  # (PLACES * PLACES,) row of the bias table, by query and key
+
+
+class ToWindows(torch.autograd.Function):
+    """(B, tokens, C) -> (B, places, C) with `padding` (C,) at padded places.
+
+    `index_select` would do; its own backward adds up gradients row by row, where each has but one.
+    """
+
+    @staticmethod
+    def forward(tokens, padding, layout):
+        return gather_places(tokens, padding, layout)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.layout = inputs[2]
+
+    @staticmethod
+    def backward(ctx, grad):
+        padding = grad.index_select(1, ctx.layout.padded).sum((0, 1))
+        return grad.index_select(1, ctx.layout.back), padding, None
+
+
+class ToTokens(torch.autograd.Function):
+    """(B, places, C) -> (B, tokens, C): the way back."""
+
+    @staticmethod
+    def forward(places, layout):
+        return places.index_select(1, layout.back)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.layout = inputs[1]
+
+    @staticmethod
+    def backward(ctx, grad):
+        return gather_places(grad, grad.new_zeros(grad.shape[2]), ctx.layout), None
+
+
+def gather_places(tokens, padding, layout):
+    places = tokens.index_select(1, layout.into)
+    count = len(layout.padded)
+    if count:
+        places.index_copy_(1, layout.padded, padding.expand(len(tokens), count, -1))
+    return places
+
+
+_layouts = {}
+
+
+def window_layout(height, width, shift, device):
+    key = (height, width, shift, device)
+    if key in _layouts:
+        return _layouts[key]
+    layout = Layout(*(torch.from_numpy(a).to(device) for a in plan_windows(height, width, shift)))
+    if not torch.compiler.is_compiling():
+        _layouts[key] = layout
+    return layout
+
+
+def plan_windows(height, width, shift):
+    rows, columns = (-(-n // WINDOW) * WINDOW for n in (height, width))
+    tokens = np.full((rows, columns), -1)
+    tokens[:height, :width] = np.arange(height * width).reshape(height, width)
+    tokens = _windows(np.roll(tokens, (-shift, -shift), (0, 1)))
+    into, padded = tokens.ravel().clip(0), np.flatnonzero(tokens.ravel() < 0)
+    back = np.empty(height * width, dtype=np.int64)
+    filled = tokens.ravel() >= 0
+    back[tokens.ravel()[filled]] = np.flatnonzero(filled)
+
+    # Across a seam lie the last `shift` rows, which came from the top.
+    row = np.digitize(np.arange(rows), [rows - WINDOW, rows - SHIFT])
+    column = np.digitize(np.arange(columns), [columns - WINDOW, columns - SHIFT])
+    region = _windows(3 * row[:, None] + column)
+    mask = np.where(region[:, :, None] == region[:, None], 0, MASKED).astype(np.float32)
+
+    y, x = np.divmod(np.arange(PLACES), WINDOW)
+    apart = [axis[:, None] - axis + WINDOW - 1 for axis in (y, x)]
+    offsets = (apart[0] * (2 * WINDOW - 1) + apart[1]).ravel()
+    return into, padded, back, mask, offsets
+
+
+def _windows(grid):
+    """(rows, columns) -> (windows, PLACES)."""
+    rows, columns = grid.shape
+    grid = grid.reshape(rows // WINDOW, WINDOW, columns // WINDOW, WINDOW)
+    return grid.swapaxes(1, 2).reshape(-1, PLACES)
+
+
+def _linear(in_features, out_features, bias=True):
+    layer = nn.Linear(in_features, out_features, bias)
+    nn.init.trunc_normal_(layer.weight, std=0.02)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
