@@ -87,6 +87,12 @@ def golden_state(shapes, prefix=''):
     return state
 
 
+def golden_tensor(record):
+    """The tensor of a record that holds all of its `data` ('NaN' and 'Infinity' are strings)."""
+    data = np.array([float(value) for value in record['data']]).astype(record['dtype'])
+    return torch.from_numpy(data.reshape(record['shape']))
+
+
 def golden_values(tensor, record):
     """(ours, golden) as float64 arrays at the places that the record stores."""
     if list(tensor.shape) != list(record['shape']):

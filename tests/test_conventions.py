@@ -1,11 +1,9 @@
-import json
-from pathlib import Path
-
 import pytest
+from golden_rule import load_golden
 
 from trunchier import conventions as c
 
-GOLDEN = json.loads((Path(__file__).parent / 'golden/hmr2_joints.json').read_text())
+GOLDEN = load_golden('hmr2_joints')
 
 ORDERS = ['OPENPOSE_25', 'JOINTS_44', 'SMPL_24', 'SMPLX_45', 'COCO_17', 'H36M_17']
 FLIPS = {'COCO_17_FLIP': 'COCO_17', 'SMPL_24_FLIP': 'SMPL_24', 'JOINTS_44_FLIP': 'JOINTS_44'}

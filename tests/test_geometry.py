@@ -2,7 +2,8 @@ import math
 
 import pytest
 import torch
-from hmr2_records import load, tensor
+from golden_rule import golden_tensor as tensor
+from golden_rule import load_golden
 
 from trunchier.geometry import (
     align_similarity,
@@ -17,7 +18,7 @@ from trunchier.geometry import (
     similarity_transform,
 )
 
-GOLDEN = load('hmr2_geometry')
+GOLDEN = load_golden('hmr2_geometry')
 
 
 def random_rotations(count, dtype=torch.float64):
