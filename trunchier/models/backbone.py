@@ -79,12 +79,15 @@ class TruncatedBackbone(BaseModule):
         self.strides = tuple(4 * 2**i for i in out_indices)
         self.in_channels = in_channels
 
-        rates = torch.linspace(0, drop_path_rate, sum(depths)).split(list(depths))
+        steps = max(sum(depths) - 1, 1)
         self.stem = self.build_stem(in_channels)
         self.stages = nn.ModuleList(
             Stage(
                 self.build_downsample(i) if i else None,
-                [self.build_block(i, j, rate) for j, rate in enumerate(rates[i].tolist())],
+                [
+                    self.build_block(i, j, drop_path_rate * (sum(depths[:i]) + j) / steps)
+                    for j in range(depths[i])
+                ],
                 with_cp,
             )
             for i in range(num_stages)
