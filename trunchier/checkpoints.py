@@ -402,6 +402,89 @@ SWIN = [
 ]
 
 
+def from_vmamba(state):
+    """VMamba, classifier or detection backbone (MzeroMiko/VMamba), to TruncatedVMamba.
+
+    The authors' two classes name and stack the projections of the four directions differently,
+    and store 1x1 layers as linear or as convolution weights; all are taken.
+    """
+    state = rename(state, VMAMBA)
+    for key, value in state.items():
+        if key.endswith('x_proj.weight') and value.dim() == 3:
+            state[key] = value.flatten(0, 1)  # (4, R + 2 N, d) -> (4 (R + 2 N), d)
+        elif key.endswith('dt_projs_weight') and value.dim() == 2:
+            state[key] = value.unflatten(0, (4, -1))  # (4 d, R) -> (4, d, R)
+        elif key.endswith('.weight') and value.shape[2:] == (1, 1):
+            state[key] = value.flatten(1)
+    return {k: v for k, v in state.items() if not k.startswith('classifier.head.')}
+
+
+VMAMBA = [
+    (r'(^|\.)patch_embed\.0\.', r'\1stem.conv1.'),
+    (r'(^|\.)patch_embed\.2\.', r'\1stem.norm1.'),
+    (r'(^|\.)patch_embed\.5\.', r'\1stem.conv2.'),
+    (r'(^|\.)patch_embed\.7\.', r'\1stem.norm2.'),
+    (r'(^|\.)layers\.0\.downsample\.', r'\1stages.1.downsample.'),
+    (r'(^|\.)layers\.1\.downsample\.', r'\1stages.2.downsample.'),
+    (r'(^|\.)layers\.2\.downsample\.', r'\1stages.3.downsample.'),
+    (r'\.downsample\.1\.', r'.downsample.conv.'),
+    (r'\.downsample\.3\.', r'.downsample.norm.'),
+    (r'(^|\.)layers\.(\d)\.blocks\.', r'\1stages.\2.blocks.'),
+    (r'(\.blocks\.\d+)\.(norm|ln_1)\.', r'\1.norm1.'),
+    (r'(\.blocks\.\d+)\.(op|self_attention)\.', r'\1.ss2d.'),
+    (r'\.x_proj_weight$', r'.x_proj.weight'),
+    (r'\.dt_projs\.(weight|bias)$', r'.dt_projs_\1'),
+    (r'(^|\.)outnorm(\d)\.', r'\1norm\2.'),
+    (r'^classifier\.norm\.', r'norm3.'),
+]
+
+
+def from_hmr2(state):
+    """HMR2.0's whole checkpoint (4D-Humans) to MeshEstimator: backbone, head and discriminator.
+
+    The body model goes, which is read from its own file, and the weight that met the head's zero
+    input; the two vectors that made up the query token are added.
+    """
+    state = {key: value for key, value in state.items() if not re.match(HMR2_UNUSED, key)}
+    state = rename(from_vitpose(state), HMR2)
+    embedding = 'head.to_token_embedding.bias', 'head.pos_embedding'
+    if all(key in state for key in embedding):
+        bias, position = (state.pop(key) for key in embedding)
+        state['head.token'] = bias + position[0]
+    critics = [f'discriminator.joint_out.{joint}' for joint in range(23)]
+    for kind in ('weight', 'bias'):
+        if all(f'{critic}.{kind}' in state for critic in critics):
+            rows = [state.pop(f'{critic}.{kind}') for critic in critics]
+            state[f'discriminator.joint_out.{kind}'] = torch.cat(rows)
+    for key in ('discriminator.joint_fc1.weight', 'discriminator.joint_fc2.weight'):
+        if key in state:
+            state[key] = state[key].flatten(1)  # was a 1x1 convolution
+    return state
+
+
+HMR2_UNUSED = r'smpl\.|initialized$|smpl_head\.transformer\.to_token_embedding\.weight$'
+HMR2 = [
+    (r'^smpl_head\.(transformer\.)*', r'head.'),
+    (r'^(head\.layers\.\d+)\.0\.norm\.', r'\1.norm_self.'),
+    (r'^(head\.layers\.\d+)\.0\.fn\.to_out\.0\.', r'\1.self_out.'),
+    (r'^(head\.layers\.\d+)\.1\.norm\.', r'\1.norm_cross.'),
+    (r'^(head\.layers\.\d+)\.1\.fn\.to_out\.0\.', r'\1.cross_out.'),
+    (r'^(head\.layers\.\d+)\.2\.norm\.', r'\1.norm_mlp.'),
+    (r'^(head\.layers\.\d+)\.2\.fn\.net\.0\.', r'\1.mlp_in.'),
+    (r'^(head\.layers\.\d+)\.2\.fn\.net\.3\.', r'\1.mlp_out.'),
+    (r'^(head\.layers\.\d+)\.[01]\.fn\.', r'\1.'),
+    (r'^head\.decpose\.', r'head.pose_out.'),
+    (r'^head\.decshape\.', r'head.betas_out.'),
+    (r'^head\.deccam\.', r'head.camera_out.'),
+    (r'^head\.init_body_pose$', r'head.mean_pose'),
+    (r'^head\.init_betas$', r'head.mean_betas'),
+    (r'^head\.init_cam$', r'head.mean_camera'),
+    (r'^discriminator\.pose_out\.', r'discriminator.joint_out.'),
+    (r'^discriminator\.D_conv', r'discriminator.joint_fc'),
+    (r'^discriminator\.D_alljoints_', r'discriminator.pose_'),
+]
+
+
 class Family(NamedTuple):
     name: str
     signature: str  # a key that only this family has
@@ -410,7 +493,9 @@ class Family(NamedTuple):
 
 # The first family that has a matching key converts. Add a row when you add a family.
 FAMILIES = [
+    Family('HMR2.0', r'smpl_head\.', from_hmr2),
     Family('ViTPose', r'backbone\.last_norm\.', from_vitpose),
     Family('Swin', r'(backbone\.)?layers\.\d\.blocks\.\d+\.attn\.qkv', from_swin),
+    Family('VMamba', r'(backbone\.)?layers\.\d\.blocks\.\d+\.(op|self_attention)\.', from_vmamba),
     Family('this package', r'(backbone\.)?(stages\.\d|layers\.\d+\.ln1)', dict),
 ]

@@ -1,4 +1,5 @@
 from .stage_adapter import StageAdapter
 from .swin import TruncatedSwin
+from .vmamba import TruncatedVMamba
 
-__all__ = ['StageAdapter', 'TruncatedSwin']
+__all__ = ['StageAdapter', 'TruncatedSwin', 'TruncatedVMamba']

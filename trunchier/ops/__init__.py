@@ -1,0 +1,151 @@
+"""The selective scan: what it computes, what it is given, and which backend does it.
+
+    delta_t = softplus(delta_t + delta_bias)
+    h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t,    h_{-1} = 0
+    y_t = C_t h_t + D u_t
+
+Mamba (Gu and Dao, 2023), in the form and with the arguments of `selective_scan_fn` in
+MzeroMiko/VMamba. `reference` is that equation, step by step; `torch` the same without a loop over
+time, for any device, for training and for export; `triton` the same on CUDA.
+"""
+
+import importlib.util
+
+from . import reference
+from . import torch as _torch  # binds ops.torch: do not `import torch` in this file
+
+__all__ = ['BACKENDS', 'available_backends', 'selective_scan', 'selective_scan_2d']
+
+BACKENDS = ('reference', 'torch', 'triton')
+
+
+def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=True, backend='auto'):
+    """Scan along the last axis.
+
+    K groups of d channels have their own B and C. Gradients flow to all seven tensors, once: the
+    backward pass is not differentiable itself.
+
+    Args:
+        u: (batch, K*d, L), any strides, L may be 0.
+        delta: (batch, K*d, L), before bias and softplus.
+        A: (K*d, N), negative.
+        B, C: (batch, K, N, L).
+        D: (K*d,) or None.
+        delta_bias: (K*d,) or None.
+        delta_softplus: False takes delta as it is.
+        backend: 'auto', 'reference', 'torch' or 'triton'.
+
+    Returns:
+        (batch, K*d, L) in u's dtype; the arithmetic is float32, or float64 where u is.
+
+    Raises:
+        ValueError: shapes or devices that do not belong together.
+        TypeError: u is not floating point.
+        RuntimeError: the backend named cannot take these tensors here.
+    """
+    if u.dim() != 3 or B.dim() != 4:
+        raise ValueError(
+            f'u has shape {tuple(u.shape)}, B {tuple(B.shape)}; '
+            'give u (batch, K*d, L) and B (batch, K, N, L)'
+        )
+    batch, channels, length = u.shape
+    groups, states = B.shape[1:3]
+    if groups == 0 or channels % groups:
+        raise ValueError(f'u has {channels} channels in {groups} groups; give a multiple')
+    _check(
+        u,
+        delta=(delta, (batch, channels, length)),
+        A=(A, (channels, states)),
+        B=(B, (batch, groups, states, length)),
+        C=(C, (batch, groups, states, length)),
+        D=(D, (channels,)),
+        delta_bias=(delta_bias, (channels,)),
+    )
+    scan = _backend(backend, u).selective_scan
+    return scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
+
+
+def selective_scan_2d(x, projection, A, D, delta_weight, delta_bias, backend='auto'):
+    """VMamba's SS2D: scan a map by rows, by columns and both from the end, and add up the four.
+
+    Direction 0 reads by rows, 1 by columns, 2 and 3 are 0 and 1 from the end. What a direction
+    sees of a pixel is a projection of that pixel alone, so nothing is copied four times. VMamba
+    (Liu et al., NeurIPS 2024), section 4.2; MzeroMiko/VMamba, `forward_corev2` with v05.
+
+    Args:
+        x: (batch, H, W, d), any strides.
+        projection: (batch, H, W, 4, R + 2 N): for each direction low-rank delta, B, C.
+        A: (4, d, N), negative.
+        D: (4, d).
+        delta_weight: (4, d, R), from low-rank delta to delta.
+        delta_bias: (4, d), added before the softplus.
+        backend: as in `selective_scan`.
+
+    Returns:
+        (batch, H, W, d) in x's dtype.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as `selective_scan`.
+    """
+    if x.dim() != 4 or A.dim() != 3 or delta_weight.dim() != 3:
+        raise ValueError(
+            f'x has shape {tuple(x.shape)}, A {tuple(A.shape)}, delta_weight '
+            f'{tuple(delta_weight.shape)}; give (batch, H, W, d), (4, d, N), (4, d, R)'
+        )
+    channels, states, rank = x.shape[3], A.shape[2], delta_weight.shape[2]
+    _check(
+        x,
+        projection=(projection, (*x.shape[:3], 4, rank + 2 * states)),
+        A=(A, (4, channels, states)),
+        D=(D, (4, channels)),
+        delta_weight=(delta_weight, (4, channels, rank)),
+        delta_bias=(delta_bias, (4, channels)),
+    )
+    scan = _backend(backend, x).selective_scan_2d
+    return scan(x, projection, A, D, delta_weight, delta_bias)
+
+
+def available_backends():
+    """{name: 'available', or why it is not and what to do}, for CUDA tensors in triton's case."""
+    return {name: _obstacle(name) or 'available' for name in BACKENDS}
+
+
+def _backend(name, x):
+    """The module of backend `name` for tensors like x."""
+    if name == 'auto':
+        name = 'triton' if x.is_cuda and not _obstacle('triton') else 'torch'
+    if name not in BACKENDS:
+        raise RuntimeError(f"no backend {name!r}; give 'auto' or one of {BACKENDS}")
+    if name == 'reference':
+        return reference
+    if name == 'torch':
+        return _torch
+    if reason := _obstacle('triton'):
+        raise RuntimeError(f"backend 'triton' is not available: {reason}; or use backend='torch'")
+    from . import triton
+
+    if not x.is_cuda and not triton.INTERPRETED:
+        raise RuntimeError(
+            f"backend 'triton' needs CUDA tensors, got {x.device.type}; use backend='torch'"
+        )
+    return triton
+
+
+def _obstacle(name):
+    """Why a backend cannot be used in this environment; '' when it can."""
+    if name == 'triton' and importlib.util.find_spec('triton') is None:
+        return 'the package triton is not installed; install it (Linux: it comes with torch)'
+    return ''
+
+
+def _check(u, **tensors):
+    """ValueError or TypeError unless each tensor has its shape and lies on u's device."""
+    if not u.is_floating_point():
+        raise TypeError(f'the scanned tensor is {u.dtype}; give a floating-point tensor')
+    for name, (tensor, shape) in tensors.items():
+        if tensor is None:
+            continue
+        if tuple(tensor.shape) != tuple(shape):
+            raise ValueError(f'{name} has shape {tuple(tensor.shape)}, wanted {tuple(shape)}')
+        if tensor.device != u.device:
+            raise ValueError(f'{name} is on {tensor.device}, the scanned tensor on {u.device}')

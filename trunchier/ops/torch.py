@@ -1,0 +1,440 @@
+"""The selective scan in plain torch, on any device: no loop over time, own backward pass.
+
+The sequence is cut into chunks that are scanned side by side: first what each chunk makes of a
+zero state, then the state that enters each chunk, then the states inside. On a map the rows (or
+columns) are the chunks, so that no direction needs its sequence copied; Python loops over the
+side of the map, not over its pixels. Only products of decays are formed, never quotients or
+cumulative sums in the exponent: nothing overflows however strong the decay.
+
+The backward pass keeps the inputs alone and computes the states again. Where a graph is traced
+(torch.compile, export, jit) and on CUDA the scan is a tree of depth log2(L) instead.
+"""
+
+import math
+
+import torch
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+# Elements of one temporary on CPU. A handful of temporaries live at a time, in the cache.
+CACHED = 2**18
+
+
+def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=True):
+    """See `trunchier.ops.selective_scan`."""
+    if is_traced():
+        return _traced(u, delta, A, B, C, D, delta_bias, delta_softplus)
+    return _SelectiveScan.apply(u, delta, A, B, C, D, delta_bias, delta_softplus)
+
+
+def selective_scan_2d(x, projection, A, D, delta_weight, delta_bias):
+    """See `trunchier.ops.selective_scan_2d`."""
+    if is_traced():
+        return _traced_2d(x, projection, A, D, delta_weight, delta_bias)
+    return _SelectiveScan2d.apply(x, projection, A, D, delta_weight, delta_bias)
+
+
+def is_traced():
+    """Whether operations are being recorded into a graph rather than run once."""
+    return torch.jit.is_tracing() or _is_compiling()
+
+
+_is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)  # torch >= 2.3
+
+
+# --- grids of sequences: (ways, batch, X, Y, channels), consecutive steps along X or Y -----------
+
+
+def _add_outputs(y, delta, x, B, C, A, time):
+    """Add C_t h_t to y.
+
+    Args:
+        y, delta, x: (ways, batch, X, Y, c).
+        B, C: (ways, batch, X, Y, N).
+        A: (ways, c, N).
+        time: 2 or 3, the axis of consecutive steps; the chunks follow each other along the other.
+    """
+    for n in range(A.shape[-1]):
+        h = _states(delta, x, B[..., n, None], A[:, None, None, None, :, n], time)[-1]
+        y.addcmul_(h, C[..., n, None])
+
+
+def _states(delta, x, B, A, time):
+    """(decay of each step, decay over each chunk, h) of one of the N states."""
+    step = torch.mul(delta, A).exp_()
+    chunk = torch.mul(delta.sum(time), A[:, :, 0]).exp_()
+    return step, chunk, _scan(step, chunk, torch.mul(delta, B).mul_(x), time)
+
+
+def _add_gradients(grads, grad_y, delta, x, B, C, A, time):
+    """Add to `grads` = (delta, x, B, C, A) what the gradient of y = C_t h_t gives each."""
+    grad_delta, grad_x, grad_B, grad_C, grad_A = grads
+    for n in range(A.shape[-1]):
+        A_n, B_n = A[:, None, None, None, :, n], B[..., n, None]
+        step, chunk, h = _states(delta, x, B_n, A_n, time)
+        grad_C[..., n] += torch.mul(grad_y, h).sum(-1)
+        # With g_t = dL/dh_t = C_t dL/dy_t + a_{t+1} g_{t+1}, carry a_t g_t from the end.
+        grad_h = grad_y * C[..., n, None]
+        carried = _scan(step, chunk, step.mul(grad_h), time, backwards=True)
+        grad_h += _neighbour(carried, time, backwards=True)
+        # a_t = exp(delta_t A): dL/d(delta_t A) = a_t g_t h_{t-1}
+        grad_log = carried.mul_(_neighbour(h, time))
+        grad_A[..., n] += torch.mul(grad_log, delta).sum((1, 2, 3))
+        grad_delta.addcmul_(grad_log, A_n)
+        scaled = torch.mul(grad_h, delta)
+        grad_x.addcmul_(scaled, B_n)
+        grad_B[..., n] += scaled.mul_(x).sum(-1)
+        grad_delta.addcmul_(grad_h.mul_(B_n), x)
+
+
+def _scan(step, chunk, b, time, backwards=False):
+    """h_t = step_t h_{t-1} + b_t, written over b; backwards: from the last step to the first.
+
+    Args:
+        step, b: (ways, batch, X, Y, c).
+        chunk: (ways, batch, chunks, c), product of step along `time`.
+    """
+    steps, chunks = b.shape[time], chunk.shape[2]
+    # Launches cost more than arithmetic on CUDA, and steps + chunks of them more than the
+    # arithmetic of a very long and narrow map.
+    if b.is_cuda or (steps + chunks) ** 2 > 64 * steps * chunks:
+        return _scan_long(step, b, time, backwards)
+
+    # The Python loops below run over one side of a map each, not over the sequence.
+    step, b_t, chunk = step.unbind(time), b.unbind(time), chunk.unbind(2)
+    if backwards:
+        step, b_t, chunk = step[::-1], b_t[::-1], chunk[::-1]
+    end = b_t[0].clone()  # (ways, batch, chunks, c): last state of each chunk, begun from zero
+    for t in range(1, steps):
+        torch.addcmul(b_t[t], step[t], end, out=end)
+    state = torch.zeros_like(end)  # the state that enters each chunk
+    enters, end = state.unbind(2), end.unbind(2)
+    if backwards:
+        enters, end = enters[::-1], end[::-1]
+    for i in range(1, chunks):
+        torch.addcmul(end[i - 1], chunk[i - 1], enters[i - 1], out=enters[i])
+    for t in range(steps):
+        state = torch.addcmul(b_t[t], step[t], state, out=b_t[t])
+    return b
+
+
+def _scan_long(step, b, time, backwards):
+    """`_scan` as a tree over the whole sequence."""
+    order = (0, 1, 5 - time, time, 4)  # chunks before steps, there and back again
+    step, sequence = (t.permute(order).flatten(2, 3) for t in (step, b))
+    if backwards:
+        h = tree_scan(step.flip(2), sequence.flip(2), -2).flip(2)
+    else:
+        h = tree_scan(step, sequence, -2)
+    return b.copy_(h.view(b.permute(order).shape).permute(order))
+
+
+def _neighbour(h, time, backwards=False):
+    """h_{t-1}, or backwards h_{t+1}; 0 where there is none."""
+    steps, chunks = h.shape[time], h.shape[5 - time]
+    here, there = (0, 1) if backwards else (1, 0)
+    first, last = (steps - 1, 0) if backwards else (0, steps - 1)
+    out = torch.zeros_like(h)
+    out.narrow(time, here, steps - 1).copy_(h.narrow(time, there, steps - 1))
+    across = h.select(time, last).narrow(2, there, chunks - 1)
+    out.select(time, first).narrow(2, here, chunks - 1).copy_(across)
+    return out
+
+
+def tree_scan(a, b, dim):
+    """h_t = a_t h_{t-1} + b_t along the negative axis `dim`, differentiable, of depth log2(L).
+
+    Pairs of steps are one step each of a sequence half as long (Blelloch, 1990).
+    """
+    length = a.shape[dim]
+    if length <= 1:
+        return b
+    if length % 2:
+        last = b.narrow(dim, length - 1, 1)
+        h = tree_scan(a.narrow(dim, 0, length - 1), b.narrow(dim, 0, length - 1), dim)
+        before = h.narrow(dim, length - 2, 1)
+        return torch.cat((h, a.narrow(dim, length - 1, 1) * before + last), dim)
+    a0, a1 = a.unflatten(dim, (length // 2, 2)).unbind(dim)
+    b0, b1 = b.unflatten(dim, (length // 2, 2)).unbind(dim)
+    odd = tree_scan(a0 * a1, a1 * b0 + b1, dim)
+    first = b0.narrow(dim, 0, 1)
+    rest = length // 2 - 1
+    even = a0.narrow(dim, 1, rest) * odd.narrow(dim, 0, rest) + b0.narrow(dim, 1, rest)
+    return torch.stack((torch.cat((first, even), dim), odd), dim).flatten(dim - 1, dim)
+
+
+# --- sequences -----------------------------------------------------------------------------------
+
+
+class _SelectiveScan(torch.autograd.Function):
+    """The K groups are the ways, cuts of about sqrt(L) steps the chunks."""
+
+    @staticmethod
+    def forward(ctx, u, delta, A, B, C, D, delta_bias, delta_softplus):
+        ctx.save_for_backward(u, delta, A, B, C, D, delta_bias)
+        ctx.delta_softplus = delta_softplus
+        with _exactly(u):
+            delta, x, B, C, A = _on_grid(u, delta, A, B, C, delta_bias, delta_softplus)
+            y = torch.zeros_like(x) if D is None else x * _per_channel(D, x)
+            _add_outputs(y, delta, x, B, C, A, time=3)
+            return _off_grid(y, u.shape[-1]).flatten(1, 2).to(u.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_y):
+        u, delta, A, B, C, D, delta_bias = ctx.saved_tensors
+        groups, length = B.shape[1], u.shape[2]
+        with _exactly(u):
+            grid = _on_grid(u, delta, A, B, C, delta_bias, ctx.delta_softplus)
+            gy = _to_grid(grad_y.unflatten(1, (groups, -1)), length, grid[1].dtype)
+            grads = [torch.zeros_like(t) for t in grid]
+            _add_gradients(grads, gy, *grid, time=3)
+            grad_delta, grad_u, grad_B, grad_C, grad_A = grads
+            grad_D = None
+            if D is not None:
+                grad_D = torch.mul(gy, grid[1]).sum((1, 2, 3)).flatten().to(D.dtype)
+                grad_u.addcmul_(gy, _per_channel(D, gy))
+            if ctx.delta_softplus:
+                grad_delta.mul_(_softplus_slope(grid[0]))
+            grad_bias = None
+            if delta_bias is not None:
+                grad_bias = grad_delta.sum((1, 2, 3)).flatten().to(delta_bias.dtype)
+        return (
+            _off_grid(grad_u, length).flatten(1, 2).to(u.dtype),
+            _off_grid(grad_delta, length).flatten(1, 2).to(delta.dtype),
+            grad_A.flatten(0, 1).to(A.dtype),
+            _off_grid(grad_B, length).to(B.dtype),
+            _off_grid(grad_C, length).to(C.dtype),
+            grad_D,
+            grad_bias,
+            None,
+        )
+
+
+def _on_grid(u, delta, A, B, C, delta_bias, delta_softplus):
+    """delta (done), x, B, C, A as `_add_outputs` takes them."""
+    groups, length = B.shape[1], B.shape[3]
+    exact = _exact_dtype(u)
+    delta = delta.to(exact)
+    if delta_bias is not None:
+        delta = delta + delta_bias.to(exact)[:, None]
+    if delta_softplus:
+        delta = F.softplus(delta)
+    delta, u = (t.unflatten(1, (groups, -1)) for t in (delta, u))
+    grids = [_to_grid(t, length, exact) for t in (delta, u, B, C)]
+    return *grids, A.to(exact).unflatten(0, (groups, -1))
+
+
+def _to_grid(x, length, dtype):
+    """(batch, K, c, L) -> (K, batch, chunks, steps, c); added steps are 0 and change no state."""
+    steps = max(1, math.isqrt(length))
+    chunks = -(-length // steps)
+    batch, groups, channels, _ = x.shape
+    grid = x.new_zeros((groups, batch, chunks * steps, channels), dtype=dtype)
+    grid[:, :, :length] = x.permute(1, 0, 3, 2)
+    return grid.unflatten(2, (chunks, steps))
+
+
+def _off_grid(grid, length):
+    """(K, batch, chunks, steps, c) -> (batch, K, c, L)."""
+    return grid.flatten(2, 3)[:, :, :length].permute(1, 0, 3, 2)
+
+
+def _per_channel(D, x):
+    """(K*c,) -> (K, 1, 1, 1, c)."""
+    return D.to(x.dtype).view(x.shape[0], 1, 1, 1, -1)
+
+
+def _traced(u, delta, A, B, C, D, delta_bias, delta_softplus):
+    """`selective_scan` of functional, differentiable operations only."""
+    exact = _exact_dtype(u)
+    x, A = u.to(exact), A.to(exact)
+    delta = delta.to(exact)
+    if delta_bias is not None:
+        delta = delta + delta_bias.to(exact)[:, None]
+    if delta_softplus:
+        delta = F.softplus(delta)
+    each = u.shape[1] // B.shape[1]
+    y = 0 if D is None else D.to(exact)[:, None] * x
+    for n in range(A.shape[1]):
+        B_n, C_n = (t[:, :, n].to(exact).repeat_interleave(each, 1) for t in (B, C))
+        h = tree_scan(torch.exp(delta * A[:, n, None]), delta * x * B_n, -1)
+        y = y + C_n * h
+    return y.to(u.dtype)
+
+
+# --- maps ----------------------------------------------------------------------------------------
+
+
+class _SelectiveScan2d(torch.autograd.Function):
+    """The map and the map turned by half a turn are two ways, side by side.
+
+    Read forwards, the rows (and columns) of the second are those of the first read from the end.
+    Samples and channels go in parts that fit the cache.
+    """
+
+    @staticmethod
+    def forward(ctx, x, projection, A, D, delta_weight, delta_bias):
+        ctx.save_for_backward(x, projection, A, D, delta_weight, delta_bias)
+        y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        with _exactly(x):
+            A, D, weight, bias = _by_axis(x, A, D, delta_weight, delta_bias)
+            for samples, pieces in _parts(x):
+                projected = _project_two_ways(projection[samples], x)
+                low, B, C = _split(projected, weight, A)
+                for some in pieces:
+                    two = _two_ways(x[samples, ..., some])
+                    out = torch.zeros_like(two)
+                    for axis, time in AXES:
+                        delta = _delta(low[axis], weight[axis, :, some], bias[axis, :, some])
+                        delta = delta.view_as(two)
+                        _add_outputs(out, delta, two, B[axis], C[axis], A[axis, :, some], time)
+                    out = _merge(out)
+                    y[samples, ..., some] = out.addcmul_(two[0], D[some])
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_y):
+        x, projection, *weights = ctx.saved_tensors
+        grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        grad_projection = torch.empty(projection.shape, dtype=projection.dtype, device=x.device)
+        with _exactly(x):
+            A, D, weight, bias = _by_axis(x, *weights)
+            grad_A, grad_D, grad_weight, grad_bias = (
+                torch.zeros_like(t) for t in (A, D, weight, bias)
+            )
+            for samples, pieces in _parts(x):
+                projected = _project_two_ways(projection[samples], x)
+                grad_projected = torch.zeros_like(projected)
+                low, B, C = _split(projected, weight, A)
+                grad_low, grad_B, grad_C = _split(grad_projected, weight, A)
+                for some in pieces:
+                    two = _two_ways(x[samples, ..., some])
+                    grad_out = _two_ways(grad_y[samples, ..., some])
+                    grad_two = torch.zeros_like(two)
+                    for axis, time in AXES:
+                        W = weight[axis, :, some]
+                        delta = _delta(low[axis], W, bias[axis, :, some]).view_as(two)
+                        grad_delta = torch.zeros_like(delta)
+                        grads = (
+                            grad_delta, grad_two, grad_B[axis], grad_C[axis], grad_A[axis, :, some]
+                        )  # fmt: skip
+                        _add_gradients(
+                            grads, grad_out, delta, two, B[axis], C[axis], A[axis, :, some], time
+                        )
+                        grad_delta = grad_delta.mul_(_softplus_slope(delta)).flatten(1, 3)
+                        grad_low[axis] += grad_delta @ W
+                        grad_weight[axis, :, some] += grad_delta.mT @ low[axis]
+                        grad_bias[axis, :, some] += grad_delta.sum(1)
+                    grad_D[some] += torch.mul(grad_out[0], two[0]).sum((0, 1, 2))
+                    grad_x[samples, ..., some] = _merge(grad_two).addcmul_(grad_out[0], D[some])
+                first, second = grad_projected.unbind(1)
+                both = torch.cat((first, second.flip(2, 3)))
+                grad_projection[samples] = both.permute(1, 2, 3, 0, 4)
+        grad_A, grad_weight, grad_bias = (
+            t.transpose(0, 1).flatten(0, 1) for t in (grad_A, grad_weight, grad_bias)
+        )
+        grads = grad_A, grad_D.expand(4, -1), grad_weight, grad_bias
+        grads = (g.to(w.dtype) for g, w in zip(grads, weights, strict=True))
+        return grad_x, grad_projection, *grads
+
+
+AXES = (0, 3), (1, 2)  # axis of the map to read along, and where its steps lie in a grid
+
+
+def _by_axis(x, A, D, delta_weight, delta_bias):
+    """(axes, ways, ...) of the four directions' A, weight and bias; D summed over them."""
+    A, D, weight, bias = (t.to(_exact_dtype(x)) for t in (A, D, delta_weight, delta_bias))
+    A, weight, bias = (t.unflatten(0, (2, 2)).transpose(0, 1) for t in (A, weight, bias))
+    return A, D.sum(0), weight, bias
+
+
+def _parts(x):
+    """(samples, [channels]) as slices: everything once, in parts of about CACHED elements."""
+    batch, height, width, channels = x.shape
+    pixels = 2 * height * width
+    if x.numel() == 0:
+        return
+    if x.is_cuda:
+        yield slice(None), [slice(None)]
+        return
+    together = max(1, CACHED // (pixels * channels))
+    pieces = -(-pixels * channels // CACHED)
+    each = -(-channels // (16 * pieces)) * 16  # whole vectors
+    for i in range(0, batch, together):
+        yield slice(i, i + together), [slice(c, c + each) for c in range(0, channels, each)]
+
+
+def _two_ways(x):
+    """(S, H, W, c) -> (2, S, H, W, c), the second turned by half a turn."""
+    return torch.stack((x, x.flip(1, 2))).to(_exact_dtype(x))
+
+
+def _merge(two):
+    """The transpose of `_two_ways`, in place."""
+    return two[0].add_(two[1].flip(1, 2))
+
+
+def _project_two_ways(projection, x):
+    """(S, H, W, 4, R + 2 N) -> (axes, ways, S, H, W, R + 2 N), laid out like `_two_ways`."""
+    first, second = projection.to(_exact_dtype(x)).permute(3, 0, 1, 2, 4).split(2)
+    return torch.stack((first, second.flip(2, 3)), dim=1)
+
+
+def _split(projected, weight, A):
+    """Views: low-rank delta (axes, ways, S*H*W, R), B and C (axes, ways, S, H, W, N)."""
+    rank, states = weight.shape[-1], A.shape[-1]
+    low, B, C = projected.split((rank, states, states), dim=-1)
+    return low.flatten(2, 4), B, C
+
+
+def _delta(low, weight, bias):
+    """(ways, pixels, c): softplus of the projected low-rank delta."""
+    return F.softplus(torch.baddbmm(bias[:, None], low, weight.mT))
+
+
+def _traced_2d(x, projection, A, D, delta_weight, delta_bias):
+    """`selective_scan_2d` of functional, differentiable operations only."""
+    exact = _exact_dtype(x)
+    height, width = x.shape[1:3]
+    rank, states = delta_weight.shape[2], A.shape[2]
+    forth = _in_order(x, x)
+    u = torch.cat((forth, forth.flip(2)), dim=1)  # (batch, 4, L, d)
+    way = projection.unbind(3)
+    ways = torch.cat((_in_order(way[0], way[1]), _in_order(way[2], way[3]).flip(2)), dim=1)
+    low, B, C = ways.split((rank, states, states), dim=-1)
+    delta = low @ delta_weight.mT.to(low.dtype) + delta_bias[:, None].to(low.dtype)
+    delta, u, B, C = F.softplus(delta.to(exact)), u.to(exact), B.to(exact), C.to(exact)
+    y = 0
+    for n in range(states):
+        step = torch.exp(delta * A[:, None, :, n].to(exact))
+        y = y + tree_scan(step, delta * u * B[..., n, None], -2) * C[..., n, None]
+    forth, back = y.split(2, dim=1)
+    rows, columns = (forth + back.flip(2)).unbind(1)
+    y = rows.unflatten(1, (height, width))
+    y = y + columns.unflatten(1, (width, height)).transpose(1, 2)
+    return (y + x.to(exact) * D.sum(0).to(exact)).to(x.dtype)
+
+
+def _in_order(rows, columns):
+    """Two maps (batch, H, W, c) -> (batch, 2, L, c): one read by rows, the other by columns."""
+    return torch.stack((rows.flatten(1, 2), columns.transpose(1, 2).flatten(1, 2)), dim=1)
+
+
+# --- both ----------------------------------------------------------------------------------------
+
+
+def _exact_dtype(x):
+    """What is computed in: float32, or float64 for float64."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _exactly(x):
+    """Autocast off: its casts would undo `_exact_dtype`."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def _softplus_slope(y):
+    """Derivative of softplus where it has the value y."""
+    return -torch.expm1(-y)
