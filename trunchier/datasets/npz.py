@@ -1,0 +1,196 @@
+"""The evaluation files of 4D-Humans (and any annotation in their npz layout) as a data set.
+
+Equal to shubham-goel/4D-Humans (hmr2/datasets/image_dataset.py), without `allow_pickle`: text that
+was saved as objects is read by `safe_pickle`, and members that are not needed stay unread.
+"""
+
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+from mmengine.registry import DATASETS
+
+from .. import safe_pickle
+from ..conventions import EVAL_IGNORED_3D
+from .annotations import AnnotationFilter, BadRecord, check_annotation, describe, judge, log_warning
+from .people import People
+
+# Shapes of one row. Joints come in two halves: OpenPose's and the extra ones.
+HALVES = {
+    'keypoints_2d': (('body_keypoints_2d', (25, 3)), ('extra_keypoints_2d', (19, 3))),
+    'keypoints_3d': (('body_keypoints_3d', (25, 4)), ('extra_keypoints_3d', (19, 4))),
+}
+FITS = {'body_pose': (72,), 'betas': (10,)}
+
+
+@DATASETS.register_module()
+class NpzPeople(People):
+    """People of an annotation file beside a folder of pictures.
+
+    The file: `imgname` (N,), `center` (N, 2), `scale` (N,) or (N, 2), all in pixels, and any of
+    `body_keypoints_2d` (N, 25, 3), `extra_keypoints_2d` (N, 19, 3), `body_keypoints_3d`
+    (N, 25, 4), `extra_keypoints_3d` (N, 19, 4), `body_pose` (N, 72) with `has_body_pose` (N,),
+    `betas` (N, 10) with `has_betas` (N,). What is absent is zero. As in 4D-Humans, the confidence
+    of 3D joints 1 to 14 (OpenPose's limbs) is set to 0. Rows that cannot be used (NaN, a box
+    below one pixel) are left out, counted and named.
+
+    Args:
+        ann_file (str): npz.
+        img_dir (str): folder that `imgname` counts from.
+        name (str): of the data set; by default the file's.
+        filters (dict): arguments of `AnnotationFilter`, to train on the file; None, as for
+            evaluation, filters nothing.
+        pipeline (list): transforms that `dataset[index]` sends its record through.
+        max_bad_share (float): share of unusable rows above which it is an error.
+
+    Raises (in `full_init`):
+        FileNotFoundError: no such file or folder.
+        ValueError: a key is missing or has another shape.
+        RuntimeError: too many unusable rows.
+    """
+
+    def __init__(self, ann_file, img_dir, name=None, filters=None, pipeline=(), max_bad_share=0.01):
+        super().__init__(name or Path(ann_file).stem, pipeline)
+        self.ann_file = ann_file
+        self.img_dir = Path(img_dir)
+        self.filter = None if filters is None else AnnotationFilter(**dict(filters))
+        self.max_bad_share = max_bad_share
+        self._arrays = self._rows = None
+
+    def full_init(self):
+        super().full_init()
+        if self._rows is not None:
+            return
+        if not self.img_dir.is_dir():
+            raise FileNotFoundError(
+                f'{self.name}: no folder {self.img_dir}, which imgname of {self.ann_file} counts '
+                'from; set img_dir'
+            )
+        self._arrays = read_people_npz(self.ann_file)
+        rows, bad, dropped = [], Counter(), Counter()
+        for row in range(len(self._arrays['imgname'])):
+            try:
+                _, reason = self._annotation(row)
+            except BadRecord as error:
+                bad[error.kind] += 1
+                if bad.total() <= 5:
+                    log_warning(f'{self.name}: row {row} of {self.ann_file} is left out: {error}')
+                continue
+            if reason is None:
+                rows.append(row)
+            else:
+                dropped[reason] += 1
+        if bad or dropped:
+            log_warning(
+                f'{self.name}: {len(rows)} people stay; bad: {describe(bad)}; dropped: '
+                f'{describe(dropped)}'
+            )
+        judge(self.name, len(rows) + dropped.total(), bad, self.max_bad_share)
+        if not rows:
+            raise ValueError(f'{self.name}: {self.ann_file} holds no usable row')
+        self._rows = np.array(rows)
+
+    def __len__(self):
+        return len(self._rows)
+
+    def record(self, index):
+        row = int(self._rows[index])
+        annotation, _ = self._annotation(row)
+        name = str(self._arrays['imgname'][row])
+        path = self.img_dir / name
+        if not path.is_file():
+            raise BadRecord('missing image', f'no {path}; is img_dir right?')
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        if image is None:
+            raise BadRecord('undecodable image', f'OpenCV does not decode {path}')
+        return dict(
+            annotation,
+            image=image,
+            key=name,
+            dataset=self.name,
+            img_path=str(path),
+            id=row,
+        )
+
+    def _annotation(self, row):
+        """(annotation, why the filter drops it or None)."""
+        annotation = check_annotation(
+            {name: array[row] for name, array in self._arrays.items() if name != 'imgname'}
+        )
+        return annotation, self.filter(annotation) if self.filter else None
+
+
+def read_people_npz(path):
+    """Arrays of an annotation file, in the layout of `annotations` (N rows each) plus `imgname`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not an npz, a key is missing, or an array has another shape.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f'no {path}; the evaluation files come with 4D-Humans (hmr2_evaluation_data/), and '
+            'tools/make_shards.py writes such files from other layouts'
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = {name.removesuffix('.npy') for name in archive.namelist()}
+            wanted = {'imgname', 'center', 'scale'}
+            wanted |= {half for halves in HALVES.values() for half, _ in halves}
+            wanted |= {prefix + name for name in FITS for prefix in ('', 'has_')}
+            raw = {name: _read_array(archive, name) for name in wanted & found}
+    except zipfile.BadZipFile as error:
+        raise ValueError(f'{path} is not an npz ({error}); fetch it again') from error
+
+    missing = {'imgname', 'center', 'scale'} - set(raw)
+    if missing or not any(half in raw for halves in HALVES.values() for half, _ in halves):
+        missing = sorted(missing) or 'keypoints (body_ or extra_keypoints_2d or _3d)'
+        raise ValueError(f'{path} lacks {missing}; found {sorted(found)}')
+
+    names = raw['imgname'].reshape(-1)
+    count = len(names)
+    names = [name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist()]
+    arrays = dict(imgname=np.array(names))
+    scale = raw['scale'].reshape(len(raw['scale']), -1)
+    arrays['scale'] = _rows(path, 'scale', scale, count, (1,), (2,)) / 200.0
+    arrays['center'] = _rows(path, 'center', raw['center'], count, (2,))
+    for name, halves in HALVES.items():
+        arrays[name] = np.concatenate(
+            [_rows(path, half, raw.get(half), count, shape) for half, shape in halves], axis=1
+        )
+    arrays['keypoints_3d'][:, list(EVAL_IGNORED_3D), 3] = 0
+    for name, shape in FITS.items():
+        # As in 4D-Humans: a fit without its flag counts as absent.
+        both = name in raw and 'has_' + name in raw
+        values, flags = (raw[name], raw['has_' + name]) if both else (None, None)
+        arrays[name] = _rows(path, name, values, count, shape)
+        arrays['has_' + name] = _rows(path, 'has_' + name, flags, count, ())
+    return arrays
+
+
+def _rows(path, name, array, count, *shapes):
+    """`array` as float64 (float32 stays) of (count, *shape); zeros for None."""
+    if array is None:
+        return np.zeros((count, *shapes[0]), np.float32)
+    if array.shape not in [(count, *shape) for shape in shapes] or array.dtype.kind not in 'fiub':
+        wanted = ' or '.join(str((count, *shape)) for shape in shapes)
+        raise ValueError(f'{path}: {name} is {array.dtype} {array.shape}, wanted numbers {wanted}')
+    return array if array.dtype == np.float32 else array.astype(np.float64)
+
+
+def _read_array(archive, name):
+    """One array of an open npz; objects are unpickled with care."""
+    with archive.open(name + '.npy') as file:
+        version = np.lib.format.read_magic(file)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }.get(version)
+        if read_header is not None:
+            shape, _, dtype = read_header(file)
+            if dtype.hasobject:
+                return np.asarray(safe_pickle.load(file.read())).reshape(shape)
+    with archive.open(name + '.npy') as file:
+        return np.lib.format.read_array(file, allow_pickle=False)

@@ -1,0 +1,93 @@
+"""What 4D-Humans released to train and test HMR2.0 on: names, places, numbers. Data only.
+
+Source: shubham-goel/4D-Humans (hmr2/configs/datasets_tar.yaml, datasets_eval.yaml,
+configs_hydra/data/mix_all.yaml, datasets/image_dataset.py).
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Training:
+    folder: str
+    shards: int
+    weight: float  # in the mix
+    epoch_size: int  # samples, as released; the mix makes no use of it
+
+
+# Under hmr2_training_data/dataset_tars/.
+TRAINING = {
+    'h36m':         Training('h36m-train',                        313, .10,   314_000),
+    'mpii':         Training('mpii-train',                         10, .10,   100_000),
+    'coco':         Training('coco-train-2014-pruned',             18, .10,    18_000),
+    'coco-vitpose': Training('coco-train-2014-vitpose-pruned',     45, .10,    45_000),
+    'mpi-inf':      Training('mpi-inf-train-pruned',                7, .02,    12_000),
+    'ava':          Training('ava-train-midframes-1fps-vitpose',   93, .19,   200_000),
+    'aic':          Training('aic-train-vitpose',                 105, .19,   200_000),
+    'insta':        Training('insta-train-vitpose-replicate',    3658, .20, 4_000_000),
+}  # fmt: skip
+MOCAP = 'cmu_mocap.npz'  # under hmr2_training_data/
+POSE_HISTOGRAM = 'amass_poses_hist100_SMPL+H_G.npy'
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    file: str
+    images: str  # the folder that imgname counts from
+    dimensions: int  # 3: MPJPE and PA-MPJPE; 2: PCK
+
+
+# Under hmr2_evaluation_data/.
+EVALUATION = {
+    'lsp-extended':  Evaluation('hr-lspet_train.npz',     'hr-lspet',     2),
+    'coco-val':      Evaluation('coco_val.npz',           'coco',         2),
+    'posetrack-val': Evaluation('posetrack_2018_val.npz', 'posetrack',    2),
+    '3dpw-test':     Evaluation('3dpw_test.npz',          '3DPW',         3),
+    'h36m-val-p2':   Evaluation('h36m_val_p2.npz',        'h36m/images',  3),
+}  # fmt: skip
+
+# Pictures of aic-train and aic-train-vitpose that do not decode.
+CORRUPT_KEYS = {
+    '0394e6dc4df78042929b891dbc24f0fd7ffb6b6d',
+    '0a047f0124ae48f8eee15a9506ce1449ee1ba669',
+    '1a703aa174450c02fbc9cfbf578a5435ef403689',
+    '39596a45cbd21bed4a5f9c2342505532f8ec5cbb',
+    '3d33283b40610d87db660b62982f797d50a7366b',
+    '4a77adb695bef75a5d34c04d589baf646fe2ba35',
+    '5c032b9626e410441544c7669123ecc4ae077058',
+    'a0689017b1065c664daef4ae2d14ea03d543217e',
+    'ca018a7b4c5f53494006ebeeff9b4c0917a55f07',
+}
+
+
+def training_sets(root='data/hmr2_training_data', pose_histogram=True):
+    """Configs and weights for `MixedPeople`: dict(datasets=..., weights=...).
+
+    Args:
+        root: folder of the unpacked 4D-Humans training data.
+        pose_histogram: drop improbable poses by the file in `root`; False keeps them.
+    """
+    filters = dict(pose_histogram=f'{root}/{POSE_HISTOGRAM}') if pose_histogram else dict()
+    datasets = [
+        dict(
+            type='ShardPeople',
+            name=name,
+            urls=f'{root}/dataset_tars/{row.folder}/{{000000..{row.shards - 1:06}}}.tar',
+            filters=filters,
+        )
+        for name, row in TRAINING.items()
+    ]
+    return dict(datasets=datasets, weights=[row.weight for row in TRAINING.values()])
+
+
+def evaluation_sets(root='data/hmr2_evaluation_data', images='data'):
+    """Configs for `ConcatPeople`: the five evaluation sets, those with PCK first."""
+    return [
+        dict(
+            type='NpzPeople',
+            name=name,
+            ann_file=f'{root}/{row.file}',
+            img_dir=f'{images}/{row.images}',
+        )
+        for name, row in EVALUATION.items()
+    ]

@@ -1,0 +1,467 @@
+"""The tar shards of 4D-Humans as a data set: members read by index, in any order.
+
+A shard holds `KEY.jpg` (or jpeg, png), `KEY.data.pyd` (a pickled list of dicts, one a person) and
+perhaps `KEY.detection.npz` (their masks), in webdataset's layout. Each shard is read once to index
+it: where its members lie, which persons stay after the filters, what is unusable. The index goes
+into a folder `.trunchier_index` beside the shards and is made anew when the shard or the filters
+change. Pickles are read by `safe_pickle` only.
+"""
+
+import io
+import json
+import os
+import pickle
+import re
+import tarfile
+from collections import Counter, OrderedDict
+from functools import lru_cache
+from glob import glob
+from pathlib import Path
+from zlib import crc32
+
+import cv2
+import numpy as np
+from mmengine import dist
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS
+
+from .. import safe_pickle
+from .annotations import AnnotationFilter, BadRecord, check_annotation, describe, judge, log_warning
+from .people import People, generator
+from .released import CORRUPT_KEYS
+
+
+@DATASETS.register_module()
+class ShardPeople(People):
+    """People in tar shards.
+
+    Args:
+        urls (str | list): tar files: paths with {000000..000312}, * or a folder.
+        name (str): of the data set; by default the folder's.
+        filters (dict): arguments of `AnnotationFilter`, by default HMR2.0's; None filters nothing.
+        pipeline (list): transforms that `dataset[index]` sends its record through.
+        masks (bool): read the person's mask from detection.npz, if there is one.
+        index_dir (str): where indices go instead, for folders that cannot be written to.
+        max_bad_share (float): share of unusable records in the shards above which nothing starts.
+
+    Raises (in `full_init`):
+        FileNotFoundError: a shard is missing.
+        RuntimeError: too many unusable records.
+        ValueError: no person is left.
+    """
+
+    GROUP = 16  # shards that are shuffled together
+    FILES = 64  # kept open
+
+    def __init__(
+        self,
+        urls,
+        name=None,
+        filters=(),
+        pipeline=(),
+        masks=False,
+        index_dir=None,
+        max_bad_share=0.01,
+    ):
+        self.paths = expand_urls(urls)
+        super().__init__(name or Path(self.paths[0]).absolute().parent.name, pipeline)
+        self.filter = None if filters is None else AnnotationFilter(**dict(filters))
+        self.masks = masks
+        self.index_dir = index_dir
+        self.max_bad_share = max_bad_share
+        self.facts = None
+        self._starts = None
+        self._unsaved = {}
+        self._forget()
+
+    def _forget(self):
+        self._files = OrderedDict()
+        self._streams = {}
+        self._index = lru_cache(maxsize=self.FILES)(self._load_index)
+
+    def __getstate__(self):
+        state = self.__dict__.copy()
+        for name in ('_files', '_streams', '_index'):
+            del state[name]
+        return state
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._forget()
+
+    # -----------------------------------------------------------------------------------------
+    # Index
+    # -----------------------------------------------------------------------------------------
+    def full_init(self):
+        """Index the shards (each rank its part, the first time) and count what is in them."""
+        super().full_init()
+        if self._starts is not None:
+            return
+        missing = [path for path in self.paths if not Path(path).is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f'{self.name}: {len(missing)} of {len(self.paths)} shards are missing, the first '
+                f'is {missing[0]}; tools/check_data.py lists them, see "Data" in docs/data.md'
+            )
+        if self.filter is not None:
+            self.filter.load()
+        rank, world = dist.get_dist_info()
+        for path in self.paths[rank::world]:
+            self._index_facts(path)
+        dist.barrier()
+        facts = [self._index_facts(path) for path in self.paths]
+        self._starts = np.cumsum([0] + [fact['persons'] for fact in facts])
+        self.facts = add_facts(facts)
+        print_log(f'{self.name}: {describe_facts(self.facts)}', logger='current')
+        good = self.facts['persons'] + sum(self.facts['dropped'].values())
+        judge(self.name, good, self.facts['bad'], self.max_bad_share)
+        if not len(self):
+            raise ValueError(f'{self.name}: no person is left ({describe_facts(self.facts)})')
+
+    def index_path(self, path):
+        """Where the index of a shard lies."""
+        path = Path(path).absolute()
+        settings = self.filter.settings if self.filter else 'unfiltered'
+        folder = Path(self.index_dir) if self.index_dir else path.parent / '.trunchier_index'
+        return folder / f'{path.parent.name}-{path.stem}-{crc32(settings.encode()):08x}.npz'
+
+    def _index_facts(self, path):
+        """Facts of a fresh index of the shard, made if there is none."""
+        state = os.stat(path)
+        stamp = dict(version=1, size=state.st_size, mtime=state.st_mtime_ns)
+        target = self.index_path(path)
+        try:
+            with np.load(target, allow_pickle=False) as saved:
+                facts = json.loads(str(saved['facts']))
+            if facts['stamp'] == stamp:
+                return facts
+        except (OSError, ValueError, KeyError):
+            pass  # absent, cut short or from elsewhere: made anew
+        members, persons, facts = index_shard(path, self.filter)
+        facts['stamp'] = stamp
+        try:
+            save_npz(target, members=members, persons=persons, facts=json.dumps(facts))
+        except OSError as error:
+            if not self._unsaved:
+                log_warning(
+                    f'{self.name}: the index cannot be kept ({error}) and will be made again in '
+                    'each run; set index_dir to a folder that can be written to'
+                )
+            self._unsaved[path] = members, persons
+        return facts
+
+    def _load_index(self, number):
+        path = self.paths[number]
+        if path in self._unsaved:
+            return self._unsaved[path]
+        with np.load(self.index_path(path), allow_pickle=False) as saved:
+            return saved['members'], saved['persons']
+
+    # -----------------------------------------------------------------------------------------
+    # Records
+    # -----------------------------------------------------------------------------------------
+    def __len__(self):
+        return int(self._starts[-1])
+
+    def record(self, index):
+        number = int(np.searchsorted(self._starts, index, side='right')) - 1
+        members, persons = self._index(number)
+        member, person = persons[index - self._starts[number]]
+        member = members[member]
+        path = self.paths[number]
+        key = member['key'].decode()
+        data = read_people(self._read(path, member['data'], member['data_size']))[person]
+        annotation = check_annotation(data)
+        if self.filter is not None:
+            self.filter(annotation)
+        mask = None
+        if self.masks and member['masks_size']:
+            which = annotation['extra_info']['detection_npz_idx']
+            mask = read_mask(self._read(path, member['masks'], member['masks_size']), int(which))
+        return dict(
+            annotation,
+            image=decode_image(self._read(path, member['image'], member['image_size'])),
+            mask=mask,
+            key=key,
+            dataset=self.name,
+            img_path=f'{path}/{key}',
+            id=int(index),
+        )
+
+    def _read(self, path, offset, size):
+        if path in self._files:
+            self._files.move_to_end(path)
+        else:
+            self._files[path] = os.open(path, os.O_RDONLY)
+            if len(self._files) > self.FILES:
+                os.close(self._files.popitem(last=False)[1])
+        return os.pread(self._files[path], int(size), int(offset))
+
+    def locate(self, seed, position):
+        """Shards are visited at random, with replacement; GROUP visits are shuffled together."""
+        if seed not in self._streams:
+            self._streams[seed] = _Visits(seed, self.name, self._starts, self.GROUP)
+        return self._streams[seed][position]
+
+
+class _Visits:
+    """Endless stream over shards that are drawn with replacement."""
+
+    CHUNK = 256  # groups drawn at once
+
+    def __init__(self, seed, name, starts, group):
+        self.seed = seed, name
+        counts = np.diff(starts)
+        self.first = starts[:-1][counts > 0]
+        self.counts = counts[counts > 0]
+        self.group = min(group, len(self.counts))
+        self._shards = np.zeros((0, self.group), np.int64)
+        self._ends = np.zeros(1, np.int64)
+        self._order = lru_cache(maxsize=4)(self._draw_order)
+
+    def __getitem__(self, position):
+        while self._ends[-1] <= position:
+            self._draw_groups()
+        group = int(np.searchsorted(self._ends, position, side='right')) - 1
+        return int(self._order(group)[position - self._ends[group]])
+
+    def _draw_groups(self):
+        rng = generator('visits', *self.seed, len(self._shards))
+        shards = rng.integers(len(self.counts), size=(self.CHUNK, self.group))
+        sizes = self.counts[shards].sum(1)
+        self._shards = np.concatenate([self._shards, shards])
+        self._ends = np.concatenate([self._ends, self._ends[-1] + np.cumsum(sizes)])
+
+    def _draw_order(self, group):
+        shards = self._shards[group]
+        people = np.concatenate([self.first[s] + np.arange(self.counts[s]) for s in shards])
+        return generator('group', *self.seed, group).permutation(people)
+
+
+# ---------------------------------------------------------------------------------------------
+# Reading a shard
+# ---------------------------------------------------------------------------------------------
+MEMBER = [
+    (field + suffix, np.int64) for field in ('image', 'data', 'masks') for suffix in ('', '_size')
+]
+FIELDS = {'jpg': 'image', 'jpeg': 'image', 'png': 'image', 'data.pyd': 'data',
+          'detection.npz': 'masks'}  # fmt: skip
+
+
+def index_shard(path, filter=None):
+    """Where things lie in one shard and who in it stays.
+
+    Args:
+        path: tar file.
+        filter: AnnotationFilter or None.
+
+    Returns:
+        members (M,) structured: key, and offset and size in bytes of image, data and masks;
+        persons (N, 2): member, place in its list;
+        facts: dict with `members` and `persons` (numbers), `bad` and `dropped` (counts by kind),
+        `changed` (annotations that the filter suppressed), `examples` (of what is bad).
+    """
+    groups, bad, examples = {}, Counter(), []
+
+    def count(kind, name, why):
+        bad[kind] += 1
+        if len(examples) < 5:
+            examples.append(f'{name}: {kind} ({why})')
+
+    with open(path, 'rb') as file:
+        for name, offset, size in _walk(file, path, count):
+            match = re.match(r'((?:.*/)?[^./]+)\.([^/]*)$', name)
+            field = FIELDS.get(match[2].lower()) if match else None
+            if field and not _is_corrupt(match[1]):
+                groups.setdefault(match[1], {})[field] = offset, size
+
+        rows, persons, dropped, changed = [], [], Counter(), Counter()
+        for key, group in groups.items():
+            if not {'image', 'data'} <= set(group):
+                count('incomplete member', f'{path}/{key}', f'it has {sorted(group)} only')
+                continue
+            try:
+                file.seek(group['data'][0])
+                people = read_people(file.read(group['data'][1]))
+            except BadRecord as error:
+                count(error.kind, f'{path}/{key}', error)
+                continue
+            stay = []
+            for place, data in enumerate(people):
+                try:
+                    annotation = check_annotation(data)
+                except BadRecord as error:
+                    count(error.kind, f'{path}/{key} person {place}', error)
+                    continue
+                reason = _filter_and_count(annotation, filter, changed)
+                if reason is None:
+                    stay.append((len(rows), place))
+                else:
+                    dropped[reason] += 1
+            if stay:
+                persons += stay
+                spans = [group.get(field, (0, 0)) for field in ('image', 'data', 'masks')]
+                rows.append((key.encode(), *(n for span in spans for n in span)))
+
+    longest = max((len(row[0]) for row in rows), default=1)
+    members = np.array(rows, dtype=[('key', f'S{longest}'), *MEMBER])
+    persons = np.array(persons, np.int32).reshape(-1, 2)
+    facts = dict(
+        shards=1,
+        members=len(groups),
+        persons=len(persons),
+        bad=bad,
+        dropped=dropped,
+        changed=changed,
+        examples=examples,
+    )
+    return members, persons, facts
+
+
+def _walk(file, path, count):
+    """(name, offset, size) of the regular members of a tar, as far as it is whole."""
+    end = os.fstat(file.fileno()).st_size
+    try:
+        with tarfile.open(fileobj=file, mode='r:') as tar:
+            while (member := tar.next()) is not None:
+                if member.offset_data + member.size > end:
+                    raise tarfile.ReadError(f'{member.name} is cut off at byte {end}')
+                if member.isreg():
+                    yield member.name, member.offset_data, member.size
+                tar.members = []
+            file.seek(tar.offset)
+            if file.read(512).strip(b'\0') or tar.offset >= end:
+                raise tarfile.ReadError(f'no end mark at byte {tar.offset} of {end}')
+    except tarfile.TarError as error:
+        count('damaged shard', path, f'{error}; fetch it again')
+
+
+def _is_corrupt(key):
+    folder, _, name = key.rpartition('/')
+    return name in CORRUPT_KEYS and folder.rpartition('/')[2].startswith('aic-train')
+
+
+def _filter_and_count(annotation, filter, changed):
+    if filter is None:
+        return None
+    fitted = annotation['has_body_pose'] > 0 and annotation['has_betas'] > 0
+    out_of_range = (
+        annotation['has_betas'] > 0 and np.abs(annotation['betas']).max() > filter.max_beta
+    )
+    reason = filter(annotation)
+    if out_of_range:
+        changed['betas out of range'] += 1
+    elif fitted and not annotation['has_body_pose'] > 0:
+        changed['improbable pose'] += 1
+    return reason
+
+
+def read_people(data):
+    """The list of annotations in a `.data.pyd`.
+
+    Raises:
+        BadRecord: a forbidden class, no pickle, or no list.
+    """
+    try:
+        people = safe_pickle.load(data)
+    except (pickle.UnpicklingError, ImportError) as error:
+        raise BadRecord('unreadable annotation', str(error)) from error
+    if not isinstance(people, list | tuple):
+        raise BadRecord('unreadable annotation', f'a list of dicts is wanted, got {type(people)}')
+    return people
+
+
+def read_mask(data, which):
+    """(H, W) uint8, 255 on the person, of a `.detection.npz`."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        return arrays['masks'][which].astype(np.uint8) * 255
+
+
+def decode_image(data):
+    """(H, W, 3) uint8 BGR of the bytes of a JPEG or PNG, EXIF orientation ignored.
+
+    Raises:
+        BadRecord: it does not decode, or ends early (where OpenCV fills up with grey).
+    """
+    if data[:2] == b'\xff\xd8' and data.rfind(b'\xff\xd9') < data.rfind(b'\xff\xda'):
+        raise BadRecord('undecodable image', f'a JPEG of {len(data)} bytes that ends early')
+    if data[:4] == b'\x89PNG' and b'IEND' not in data[-64:]:
+        raise BadRecord('undecodable image', f'a PNG of {len(data)} bytes that ends early')
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    if image is None:
+        raise BadRecord('undecodable image', f'{len(data)} bytes that OpenCV does not decode')
+    return image
+
+
+# ---------------------------------------------------------------------------------------------
+# Names, facts, files
+# ---------------------------------------------------------------------------------------------
+def expand_urls(urls):
+    """Sorted paths of tar files; see `ShardPeople`. {000..012} counts with leading zeros.
+
+    Raises:
+        FileNotFoundError: a folder or * without a tar file.
+        ValueError: something that is not a local path, or nothing.
+    """
+    paths = []
+    for url in [urls] if isinstance(urls, str | Path) else urls:
+        url = os.path.expanduser(os.path.expandvars(str(url)))
+        if '://' in url or url.startswith('pipe:'):
+            raise ValueError(f'{url} is not a local path; download the shards first')
+        if os.path.isdir(url):
+            url = os.path.join(url, '*.tar')
+        if '*' in url:
+            found = sorted(glob(url))
+            if not found:
+                raise FileNotFoundError(f'no tar file matches {url}')
+            paths += found
+        else:
+            paths += _expand_braces(url)
+    if not paths:
+        raise ValueError('urls name no shard')
+    return paths
+
+
+def _expand_braces(url):
+    match = re.search(r'\{(\d+)\.\.(\d+)\}', url)
+    if match is None:
+        return [url]
+    width = max(map(len, match.groups()))
+    numbers = range(int(match[1]), int(match[2]) + 1)
+    head, tail = url[: match.start()], url[match.end() :]
+    return [path for n in numbers for path in _expand_braces(f'{head}{n:0{width}}{tail}')]
+
+
+def add_facts(facts):
+    """Facts of several shards in one."""
+    total = dict(shards=0, members=0, persons=0)
+    counts = {kind: Counter() for kind in ('bad', 'dropped', 'changed')}
+    for fact in facts:
+        for name in total:
+            total[name] += fact[name]
+        for kind, counter in counts.items():
+            counter.update(fact[kind])
+    examples = [example for fact in facts for example in fact['examples']]
+    return dict(total, **{k: dict(c) for k, c in counts.items()}, examples=examples[:20])
+
+
+def describe_facts(facts):
+    """One line about a data set."""
+    text = '{shards} shards, {members} pictures, {persons} people; '.format(**facts)
+    text += f'dropped: {describe(facts["dropped"])}; changed: {describe(facts["changed"])}; '
+    text += f'bad: {describe(facts["bad"])}'
+    return text + (f', such as {facts["examples"][0]}' if facts['examples'] else '')
+
+
+def save_npz(path, **arrays):
+    """Write an npz so that it appears whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
+    try:
+        with open(partial, 'wb') as file:
+            np.savez(file, **arrays)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
