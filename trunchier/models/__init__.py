@@ -1,5 +1,17 @@
+from .body import BodyModel
+from .discriminator import HMRDiscriminator
+from .losses import MeshLoss
+from .smpl_head import HMR2Head
 from .stage_adapter import StageAdapter
 from .swin import TruncatedSwin
 from .vmamba import TruncatedVMamba
 
-__all__ = ['StageAdapter', 'TruncatedSwin', 'TruncatedVMamba']
+__all__ = [
+    'BodyModel',
+    'HMR2Head',
+    'HMRDiscriminator',
+    'MeshLoss',
+    'StageAdapter',
+    'TruncatedSwin',
+    'TruncatedVMamba',
+]

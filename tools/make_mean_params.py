@@ -1,0 +1,71 @@
+#!/usr/bin/env python
+"""Make `trunchier/synthetic/mean_params.npz`, the parameters that the mesh head starts from.
+
+    python tools/make_mean_params.py
+
+The head predicts what is to be added to a mean person (HMR, Kanazawa et al., CVPR 2018). For the
+embedded body that person has the mean of the embedded poses, mirrored ones included and each clip
+counted once, with the mean betas 0, upright before the camera at the scale of a usual crop. The
+arrays have the names and sizes of SPIN's smpl_mean_params.npz: pose (144) is 24 rotations in 6D,
+shape (10), cam (3) as (s, tx, ty).
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from trunchier.conventions import AXIS_ANGLE_FLIP_SIGNS, BODY_POSE_23_FLIP, NUM_BETAS
+from trunchier.geometry import axis_angle_to_matrix, matrix_to_rotation_6d
+
+SYNTHETIC = Path(__file__).resolve().parents[1] / 'trunchier' / 'synthetic'
+# A person of 1.7 to 1.8 m at s = 0.9 fills 0.8 of the crop, as HMR's boxes are drawn.
+CAMERA = (0.9, 0.0, 0.0)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--poses', type=Path, default=SYNTHETIC / 'poses.npz')
+    parser.add_argument('--out', type=Path, default=SYNTHETIC / 'mean_params.npz')
+    arguments = parser.parse_args()
+
+    with np.load(arguments.poses, allow_pickle=False) as file:
+        poses = torch.from_numpy(file['poses'].astype(np.float64))
+        lengths = torch.from_numpy(file['lengths'])
+    pose = matrix_to_rotation_6d(mean_pose(poses, lengths)).flatten()
+
+    part = arguments.out.with_suffix('.part.npz')
+    np.savez(
+        part,
+        pose=pose.numpy().astype(np.float32),
+        shape=np.zeros(NUM_BETAS, np.float32),
+        cam=np.array(CAMERA, np.float32),
+    )
+    os.replace(part, arguments.out)
+    print(f'{arguments.out}: mean of {len(poses)} poses of {len(lengths)} clips')
+
+
+def mean_pose(poses, lengths):
+    """Mean rotations.
+
+    Args:
+        poses: (N, 24, 3) axis-angle, one clip after the other.
+        lengths: poses of each clip.
+
+    Returns:
+        (24, 3, 3): the root facing the camera, whose y axis points down; then the body.
+    """
+    signs = torch.tensor(AXIS_ANGLE_FLIP_SIGNS, dtype=poses.dtype)
+    body = poses[:, 1:]
+    both = axis_angle_to_matrix(body) + axis_angle_to_matrix(body[:, BODY_POSE_23_FLIP] * signs)
+    total = sum(clip.mean(0) for clip in both.split(lengths.tolist()))
+    # The rotation nearest to a sum of rotations is their mean (in the chordal distance).
+    u, _, vh = torch.linalg.svd(total)
+    upright = torch.diag(torch.tensor([1, -1, -1], dtype=poses.dtype))
+    return torch.cat((upright[None], u @ vh))
+
+
+if __name__ == '__main__':
+    main()
