@@ -9,6 +9,7 @@ padding, shift and partition are one gather, which runs after the qkv projection
 token's q, k and v are the projection's bias.
 """
 
+from operator import index
 from typing import NamedTuple
 
 import numpy as np
@@ -146,22 +147,22 @@ class WindowAttention(nn.Module):
 
     def forward(self, x):
         batch, height, width, channels = x.shape
-        layout = window_layout(height, width, self.shift, x.device)
-        windows = layout.into.numel() // PLACES
+        heads, size = self.num_heads, channels // self.num_heads
+        layout = window_layout(index(height), index(width), self.shift, x.device)
+        windows = layout.windows
 
-        qkv = linear(x, self.qkv).flatten(1, 2)
-        qkv = ToWindows.apply(qkv, self.qkv.bias.to(qkv.dtype), layout)
-        qkv = qkv.view(batch, windows, PLACES, 3, self.num_heads, -1)
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)  # (B, windows, heads, PLACES, d) each
+        qkv = linear(x, self.qkv).view(batch, height * width, 3 * channels)
+        qkv = to_windows(qkv, self.qkv.bias, layout).view(batch, windows, PLACES, 3, heads, size)
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)  # (B, windows, heads, PLACES, size) each
 
         bias = self.relative_position_bias_table.t().index_select(1, layout.offsets)
-        bias = bias.view(1, self.num_heads, PLACES, PLACES)
+        bias = bias.view(1, heads, PLACES, PLACES)
         if self.shift:
             bias = bias + layout.mask[:, None]
-        x = attend(q, k, v, bias.to(q.dtype))
+        x = attend(q, k, v, bias.to(q.dtype)).reshape(batch, windows * PLACES, channels)
 
-        x = ToTokens.apply(x.reshape(batch, windows * PLACES, channels), layout)
-        return linear(x.view(batch, height, width, channels), self.proj)
+        x = to_tokens(x, layout).view(batch, height, width, channels)
+        return linear(x, self.proj)
 
 
 def attend(q, k, v, bias):
@@ -178,14 +179,17 @@ def attend(q, k, v, bias):
         # The fused kernel has no backward for a learned bias on CPU, and its fallback is slower.
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(3, 4) + bias
         return (scores.softmax(-1) @ v).transpose(2, 3)
-    bias = bias.expand(*q.shape[:3], -1, -1).flatten(0, 1)
+    batch, windows, heads, n, size = q.shape
+    bias = bias.expand(batch, windows, heads, n, n).flatten(0, 1)
     x = F.scaled_dot_product_attention(*(t.flatten(0, 1) for t in (q, k, v)), attn_mask=bias)
-    return x.transpose(1, 2).unflatten(0, q.shape[:2])
+    return x.transpose(1, 2).view(batch, windows, n, heads, size)
 
 
 class Layout(NamedTuple):
     """Where the tokens of a map lie in windows."""
 
+    windows: int
+    num_padded: int
     into: torch.Tensor  # (windows * PLACES,) the token of each place; any token at padded places
     padded: torch.Tensor  # the places that no token fills
     back: torch.Tensor  # (tokens,) the place of each token
@@ -193,15 +197,39 @@ class Layout(NamedTuple):
     offsets: torch.Tensor  # (PLACES * PLACES,) row of the bias table, by query and key
 
 
+def to_windows(tokens, padding, layout):
+    """(B, tokens, C) -> (B, places, C), with `padding` (C,) at the padded places."""
+    padding = padding.to(tokens.dtype)
+    if tokens.requires_grad:
+        return ToWindows.apply(tokens, padding, layout)
+    return _to_windows(tokens, padding, layout)
+
+
+def to_tokens(places, layout):
+    """(B, places, C) -> (B, tokens, C): the way back."""
+    if places.requires_grad:
+        return ToTokens.apply(places, layout)
+    return _to_tokens(places, layout)
+
+
+def _to_windows(tokens, padding, layout):
+    places = tokens.index_select(1, layout.into)
+    if layout.num_padded:
+        padding = padding.expand(places.shape[0], layout.num_padded, -1)
+        places.index_copy_(1, layout.padded, padding)
+    return places
+
+
+def _to_tokens(places, layout):
+    return places.index_select(1, layout.back)
+
+
+# Each is the other's backward. Autograd's own would add up gradients row by row, though no row
+# has more than one.
 class ToWindows(torch.autograd.Function):
-    """(B, tokens, C) -> (B, places, C) with `padding` (C,) at padded places.
-
-    `index_select` would do; its own backward adds up gradients row by row, where each has but one.
-    """
-
     @staticmethod
     def forward(tokens, padding, layout):
-        return gather_places(tokens, padding, layout)
+        return _to_windows(tokens, padding, layout)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -210,15 +238,13 @@ class ToWindows(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         padding = grad.index_select(1, ctx.layout.padded).sum((0, 1))
-        return grad.index_select(1, ctx.layout.back), padding, None
+        return _to_tokens(grad, ctx.layout), padding, None
 
 
 class ToTokens(torch.autograd.Function):
-    """(B, places, C) -> (B, tokens, C): the way back."""
-
     @staticmethod
     def forward(places, layout):
-        return places.index_select(1, layout.back)
+        return _to_tokens(places, layout)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -226,26 +252,27 @@ class ToTokens(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        return gather_places(grad, grad.new_zeros(grad.shape[2]), ctx.layout), None
-
-
-def gather_places(tokens, padding, layout):
-    places = tokens.index_select(1, layout.into)
-    count = len(layout.padded)
-    if count:
-        places.index_copy_(1, layout.padded, padding.expand(len(tokens), count, -1))
-    return places
+        return _to_windows(grad, grad.new_zeros(grad.shape[2]), ctx.layout), None
 
 
 _layouts = {}
+MOST_LAYOUTS = 64
 
 
+@torch.compiler.assume_constant_result
 def window_layout(height, width, shift, device):
+    """The `Layout` of a (height, width) map, made once for each size and device."""
     key = (height, width, shift, device)
     if key in _layouts:
         return _layouts[key]
-    layout = Layout(*(torch.from_numpy(a).to(device) for a in plan_windows(height, width, shift)))
-    if not torch.compiler.is_compiling():
+    plan = plan_windows(height, width, shift)
+    with torch.inference_mode(False):
+        # As parameters: torch.compile takes their shapes for constant, whatever is dynamic.
+        plan = {k: nn.Parameter(torch.from_numpy(v).to(device), False) for k, v in plan.items()}
+    layout = Layout(len(plan['mask']), len(plan['padded']), **plan)
+    if type(layout.mask) is nn.Parameter:  # not a tracer's stand-in
+        if len(_layouts) == MOST_LAYOUTS:
+            del _layouts[next(iter(_layouts))]
         _layouts[key] = layout
     return layout
 
@@ -269,7 +296,7 @@ def plan_windows(height, width, shift):
     y, x = np.divmod(np.arange(PLACES), WINDOW)
     apart = [axis[:, None] - axis + WINDOW - 1 for axis in (y, x)]
     offsets = (apart[0] * (2 * WINDOW - 1) + apart[1]).ravel()
-    return into, padded, back, mask, offsets
+    return dict(into=into, padded=padded, back=back, mask=mask, offsets=offsets)
 
 
 def _windows(grid):
