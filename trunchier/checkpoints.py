@@ -249,8 +249,9 @@ def local_file(checkpoint):
     path = Path(checkpoint)
     if not path.is_file():
         raise FileNotFoundError(
-            f'no checkpoint {path} (from {Path.cwd()}); "Weights" in README.md says where the '
-            'official files are. To train without it: --cfg-options model.backbone.init_cfg=None'
+            f'no checkpoint {path} (from {Path.cwd()}); "Weights" in README.md says where it comes '
+            'from. To train from scratch: --cfg-options model.backbone.init_cfg=None (pose) or '
+            'model.init_cfg=None (mesh)'
         )
     return path
 

@@ -147,7 +147,7 @@ def config_path(name, task):
 
 
 def backbone_cfg(name):
-    """Config of the encoder's backbone, with its official pretrained weights."""
+    """Config of the encoder's backbone, with the weights that the pose recipe starts from."""
     row = encoder(name)
     if row.num_stages is None:
         return dict(
@@ -184,7 +184,11 @@ def neck_cfg(name):
 
 
 def model_cfg(name, task='pose'):
-    """The part of a model's config that its encoder decides: backbone, neck and head.
+    """The part of a model's config that its encoder decides: backbone, neck, head, weights.
+
+    A pose model starts from its backbone's official ImageNet weights (ViT: from MAE's). A mesh
+    model starts from the trained pose model of the same encoder, as in the paper: its checkpoint is
+    expected as data/checkpoints/SwinPose-T-S3.pth and so on.
 
     Args:
         name: a key of `ENCODERS`.
@@ -197,11 +201,17 @@ def model_cfg(name, task='pose'):
         raise ValueError(f'no task {task!r}; choose from {", ".join(TASKS)}')
     row = encoder(name)
     head = dict(in_channels=row.decoder_channels)
-    if task == 'mesh':
-        head.update(MESH_DECODERS[row.backbone.decoder])
     cfg = dict(backbone=backbone_cfg(name), head=head)
     if row.num_stages is not None:
         cfg['neck'] = neck_cfg(name)
+    if task == 'mesh':
+        head.update(MESH_DECODERS[row.backbone.decoder])
+        cfg['backbone']['init_cfg'] = None
+        cfg['init_cfg'] = dict(
+            type='OfficialPretrained',
+            checkpoint=f'{BY_HAND}{paper_name(name, "pose")}.pth',
+            parts=[part for part in ('backbone', 'neck') if part in cfg],
+        )
     return cfg
 
 

@@ -1,6 +1,7 @@
 from .body import BodyModel
 from .discriminator import HMRDiscriminator
 from .losses import MeshLoss
+from .mesh_estimator import MeshEstimator
 from .smpl_head import HMR2Head
 from .stage_adapter import StageAdapter
 from .swin import TruncatedSwin
@@ -10,6 +11,7 @@ __all__ = [
     'BodyModel',
     'HMR2Head',
     'HMRDiscriminator',
+    'MeshEstimator',
     'MeshLoss',
     'StageAdapter',
     'TruncatedSwin',

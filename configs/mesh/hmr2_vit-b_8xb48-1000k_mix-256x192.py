@@ -1,0 +1,4 @@
+_base_ = '../_base_/mesh.py'
+from trunchier.zoo import model_cfg
+
+model = model_cfg('vit-b', 'mesh')
