@@ -53,7 +53,7 @@ class TruncatedVMamba(TruncatedBackbone):
     def _arch_row(self, arch):
         if not isinstance(arch, str):
             optional = ('ssm_ratio', 'd_state', 'mlp_ratio', 'drop_path_rate')
-            arch = {key: ARCHS['tiny'][key] for key in optional} | arch
+            arch = {**{key: ARCHS['tiny'][key] for key in optional}, **arch}
         return super()._arch_row(arch)
 
     def build_stem(self, in_channels):

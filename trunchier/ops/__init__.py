@@ -10,6 +10,7 @@ time, for any device, for training and for export; `triton` the same on CUDA.
 """
 
 import importlib.util
+import os
 
 from . import reference
 from . import torch as _torch  # binds ops.torch: do not `import torch` in this file
@@ -122,12 +123,12 @@ def _backend(name, x):
         return _torch
     if reason := _obstacle('triton'):
         raise RuntimeError(f"backend 'triton' is not available: {reason}; or use backend='torch'")
-    from . import triton
-
-    if not x.is_cuda and not triton.INTERPRETED:
+    if not x.is_cuda and os.environ.get('TRITON_INTERPRET') != '1':
         raise RuntimeError(
             f"backend 'triton' needs CUDA tensors, got {x.device.type}; use backend='torch'"
         )
+    from . import triton
+
     return triton
 
 

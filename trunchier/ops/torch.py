@@ -228,7 +228,7 @@ def _on_grid(u, delta, A, B, C, delta_bias, delta_softplus):
 def _to_grid(x, length, dtype):
     """(batch, K, c, L) -> (K, batch, chunks, steps, c); added steps are 0 and change no state."""
     steps = max(1, math.isqrt(length))
-    chunks = -(-length // steps)
+    chunks = max(1, -(-length // steps))
     batch, groups, channels, _ = x.shape
     grid = x.new_zeros((groups, batch, chunks * steps, channels), dtype=dtype)
     grid[:, :, :length] = x.permute(1, 0, 3, 2)
