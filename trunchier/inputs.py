@@ -1,0 +1,368 @@
+"""Whatever a user has, as frames: paths, folders, globs, videos, cameras, arrays, PIL, tensors.
+
+`find(inputs)` names the sources, which costs nothing; `read(source)` yields their frames, in order.
+Pictures are read as OpenMMLab reads them (OpenCV's IMREAD_COLOR): three channels in BGR, the EXIF
+orientation honoured, alpha dropped, 16 bits reduced to 8.
+"""
+
+import glob
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+IMAGE_SUFFIXES = {
+    '.jpg', '.jpeg', '.jpe', '.jp2', '.png', '.bmp', '.dib', '.tif', '.tiff', '.webp', '.ppm',
+    '.pgm', '.pbm', '.pnm', '.exr', '.hdr', '.avif', '.sr', '.ras',
+}  # fmt: skip
+VIDEO_SUFFIXES = {
+    '.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.wmv', '.flv', '.ts', '.3gp',
+    '.gif', '.ogv', '.mts', '.m2ts',
+}  # fmt: skip
+CAMERA = re.compile(r'(?:camera|webcam)(?::(\d+))?', re.IGNORECASE)
+
+
+class Unreadable(RuntimeError):
+    """One source, or one frame of it, cannot be read; the others can."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One picture, video or camera.
+
+    `name`: unique among the sources of a run; files written about it begin with it.
+    `kind`: 'image', 'video' or 'camera'. `path`: of the file, or None.
+    `order`: its place in the run.
+    """
+
+    name: str
+    kind: str
+    path: str | None = None
+    content: Any = field(default=None, repr=False, compare=False)
+    order: int = 0
+
+    @property
+    def moves(self):
+        """Whether its frames follow each other in time."""
+        return self.kind != 'image'
+
+
+@dataclass(frozen=True)
+class Frame:
+    """`image`: (H, W, 3) uint8 BGR; `index`: its place in the source; `time`: seconds, or None."""
+
+    image: np.ndarray
+    source: Source
+    index: int = 0
+    time: float | None = None
+
+
+# ---------------------------------------------------------------------------------------------
+# Sources
+# ---------------------------------------------------------------------------------------------
+def find(inputs):
+    """Sources of `inputs`, in order; folders and globs are sorted as people count (2 before 10).
+
+    Args:
+        inputs: a path of a picture, a video or a folder of them; a glob; 'camera' or 'camera:1',
+            or the camera's number; a numpy array (H, W[, C]) in BGR, or (N, H, W, C) for a clip; a
+            PIL image; a torch tensor (3, H, W) in RGB, or (N, 3, H, W) for a clip; or an iterable
+            of these.
+
+    Yields:
+        Source
+
+    Raises:
+        FileNotFoundError: no such file, an empty folder, a glob that matches nothing.
+        ValueError, TypeError: an address on the network; an array or object that is no picture.
+    """
+    taken = set()
+    for order, source in enumerate(_flat(inputs)):
+        name = source.name or f'{order:06d}'
+        unique, copy = name, 1
+        while unique in taken:
+            copy += 1
+            unique = f'{name}_{copy}'
+        taken.add(unique)
+        yield replace(source, name=unique, order=order)
+
+
+def _flat(inputs):
+    if isinstance(inputs, str | Path):
+        yield from _from_text(str(inputs))
+    elif isinstance(inputs, bool):
+        raise TypeError(f'{inputs} is no picture; give a path, an array or a list of them')
+    elif isinstance(inputs, int | np.integer):
+        yield Source(f'camera{inputs}', 'camera', content=int(inputs))
+    elif isinstance(inputs, np.ndarray | torch.Tensor):
+        yield _from_array(inputs)
+    elif hasattr(inputs, 'getexif') and hasattr(inputs, 'convert'):  # PIL, without importing it
+        path = getattr(inputs, 'filename', None) or None
+        yield Source(Path(path).stem if path else '', 'image', path, inputs)
+    elif isinstance(inputs, Iterable) and not isinstance(inputs, dict | bytes):
+        for each in inputs:
+            yield from _flat(each)
+    else:
+        raise TypeError(
+            f'{type(inputs).__name__} is no picture; give a path, a numpy array, a PIL image, a '
+            "torch tensor, a camera's number, or a list of these"
+        )
+
+
+def _from_text(text):
+    camera = CAMERA.fullmatch(text)
+    if camera:
+        number = int(camera[1] or 0)
+        yield Source(f'camera{number}', 'camera', content=number)
+        return
+    if re.match(r'[a-z][a-z0-9+.-]+://', text, re.IGNORECASE):
+        raise ValueError(f'{text} is on the network; download it and give its path')
+    path = Path(text).expanduser()
+    if path.is_dir():
+        files = [file for file in path.iterdir() if _kind(file) and file.is_file()]
+        if not files:
+            raise FileNotFoundError(f'the folder {path} holds no picture and no video')
+        yield from map(_from_file, sorted(files, key=_as_counted))
+    elif path.exists():
+        yield _from_file(path)
+    elif glob.has_magic(text):
+        files = [Path(file) for file in glob.glob(str(path), recursive=True)]
+        files = [file for file in files if file.is_file()]
+        if not files:
+            raise FileNotFoundError(f'no file matches {text} (from {Path.cwd()})')
+        yield from map(_from_file, sorted(files, key=_as_counted))
+    else:
+        raise FileNotFoundError(f'no file {text} (from {Path.cwd()})')
+
+
+def _from_file(path):
+    return Source(path.stem, _kind(path) or 'image', str(path))
+
+
+def _kind(path):
+    suffix = path.suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        return 'video'
+    return 'image' if suffix in IMAGE_SUFFIXES else None
+
+
+def _as_counted(path):
+    """Sorting key that puts frame2 before frame10."""
+    parts = re.split(r'(\d+)', str(path))
+    return [(int(part), '') if part.isdigit() else (-1, part) for part in parts]
+
+
+def _from_array(array):
+    if isinstance(array, torch.Tensor):
+        clip = array.dim() == 4
+        if array.dim() not in (3, 4) or array.shape[-3] not in (1, 3, 4):
+            raise ValueError(
+                f'a tensor of shape {tuple(array.shape)} is no picture; wanted (3, H, W) or '
+                '(N, 3, H, W) in RGB, as torchvision reads it'
+            )
+    else:
+        clip = array.ndim == 4
+    return Source('', 'video' if clip else 'image', content=array)
+
+
+# ---------------------------------------------------------------------------------------------
+# Frames
+# ---------------------------------------------------------------------------------------------
+def read(source, start=0):
+    """Frames of a source, from its `start`-th.
+
+    Yields:
+        Frame; or Unreadable (yielded, not raised) for a frame of a video that does not decode.
+
+    Raises:
+        Unreadable: the source cannot be opened or decoded at all, or ends before it should.
+        ImportError: a video without PyAV.
+    """
+    if source.kind == 'camera':
+        yield from _read_camera(source)
+    elif source.content is not None and source.moves:
+        for index in range(start, len(source.content)):
+            yield Frame(to_bgr(source.content[index]), source, index)
+    elif source.content is not None:
+        yield Frame(to_bgr(source.content), source)
+    elif source.kind == 'video':
+        yield from _read_video(source, start)
+    else:
+        yield Frame(read_image(source.path), source)
+
+
+def read_image(path):
+    """A picture file as (H, W, 3) uint8 BGR.
+
+    Raises:
+        Unreadable: no such file, no permission, or nothing that OpenCV decodes.
+    """
+    try:
+        data = np.fromfile(path, np.uint8)
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except (OSError, cv2.error) as error:
+        raise Unreadable(f'{path}: {str(error).splitlines()[0]}') from error
+    if image is None:
+        raise Unreadable(f'{path} is no picture that OpenCV decodes, or is cut off')
+    return image
+
+
+def to_bgr(picture):
+    """A picture in memory as (H, W, 3) uint8 BGR.
+
+    Args:
+        picture: numpy array (H, W), (H, W, 1), BGR or BGRA, as OpenCV has them; PIL image, whose
+            EXIF orientation is honoured; tensor (1, 3 or 4, H, W) in RGB. uint8; uint16, of which
+            the upper byte is kept; or float in [0, 1].
+
+    Raises:
+        Unreadable: another shape or type, or values that are not finite.
+    """
+    if isinstance(picture, torch.Tensor):
+        array = picture.detach().cpu()
+        array = (array.float() if array.dtype == torch.bfloat16 else array).numpy()
+        return _three_channels(array.transpose(1, 2, 0), rgb=True)
+    if isinstance(picture, np.ndarray):
+        return _three_channels(picture, rgb=False)
+
+    from PIL import ImageOps
+
+    try:
+        picture = ImageOps.exif_transpose(picture)
+        if picture.mode.startswith('I'):  # 16 bits, which convert('RGB') would clip
+            return _three_channels(np.asarray(picture).astype(np.uint16), rgb=True)
+        return _three_channels(np.asarray(picture.convert('RGB')), rgb=True)
+    except OSError as error:
+        raise Unreadable(f'the PIL image cannot be decoded: {error}') from error
+
+
+def _three_channels(array, rgb):
+    shape = array.shape
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
+        raise Unreadable(f'an array of shape {shape} is no picture; wanted (H, W[, 1, 3 or 4])')
+    if array.dtype == np.uint16:
+        array = (array >> 8).astype(np.uint8)
+    elif array.dtype.kind == 'f':
+        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            raise Unreadable(
+                'a picture of floats wants finite values in [0, 1]; convert others to uint8'
+            )
+        array = np.rint(array.astype(np.float32) * 255).astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise Unreadable(f'a picture of {array.dtype} is not read; wanted uint8, uint16 or float')
+    if array.shape[2] == 1:
+        return np.repeat(array, 3, axis=2)
+    return np.ascontiguousarray(array[..., 2::-1] if rgb else array[..., :3])
+
+
+def _read_video(source, start):
+    av = import_av()
+    try:
+        container = av.open(source.path)
+    except (av.error.FFmpegError, OSError) as error:
+        raise Unreadable(f'{source.path} cannot be opened as a video: {error}') from error
+    with container:
+        if not container.streams.video:
+            raise Unreadable(f'{source.path} has no pictures, only other streams')
+        stream = container.streams.video[0]
+        stream.thread_type = 'AUTO'
+        index = 0
+        for packet in _packets(container, stream, source, av):
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError as error:
+                if index >= start:
+                    yield Unreadable(f'{source.path}: broken frame after frame {index}: {error}')
+                continue
+            for frame in frames:
+                if index >= start:
+                    image = _upright(frame.to_ndarray(format='bgr24'), frame.rotation)
+                    yield Frame(image, source, index, frame.time)
+                index += 1
+        if index == 0:
+            raise Unreadable(f'{source.path}: no frame could be decoded')
+
+
+def _packets(container, stream, source, av):
+    """Packets of a video; where the file breaks off, what came before has been yielded."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            yield next(packets)
+        except StopIteration:
+            return
+        except av.error.FFmpegError as error:
+            raise Unreadable(f'{source.path} breaks off: {error}') from error
+
+
+def _upright(image, degrees):
+    """Turn by the video's display matrix, as players and OpenCV do."""
+    turns = round(degrees / 90) % 4
+    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """Frames a second, and how many there are (an estimate, or None where unknown)."""
+
+    fps: float
+    num_frames: int | None
+
+
+def video_info(source, default_fps=30.0):
+    """VideoInfo of a source that moves.
+
+    Raises:
+        Unreadable, ImportError: as `read`.
+    """
+    if source.kind == 'camera':
+        return VideoInfo(default_fps, None)
+    if source.path is None:
+        return VideoInfo(default_fps, len(source.content))
+    av = import_av()
+    try:
+        with av.open(source.path) as container:
+            if not container.streams.video:
+                raise Unreadable(f'{source.path} has no pictures, only other streams')
+            stream = container.streams.video[0]
+            fps = float(stream.average_rate or stream.guessed_rate or default_fps)
+            seconds = container.duration / av.time_base if container.duration else None
+            frames = stream.frames or (round(seconds * fps) if seconds else None)
+            return VideoInfo(fps, frames)
+    except (av.error.FFmpegError, OSError) as error:
+        raise Unreadable(f'{source.path} cannot be opened as a video: {error}') from error
+
+
+def import_av():
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError('reading and writing videos needs PyAV: pip install av') from error
+    av.logging.set_level(av.logging.PANIC)  # what is wrong with a file, the errors say
+    return av
+
+
+def _read_camera(source):
+    camera = cv2.VideoCapture(source.content)
+    try:
+        if not camera.isOpened():
+            raise Unreadable(
+                f'no camera {source.content}; is it connected, free, and may you use it '
+                '(on Linux: the group video)? Others are camera:1, camera:2...'
+            )
+        index = 0
+        while True:
+            arrived, image = camera.read()
+            if not arrived:
+                raise Unreadable(f'camera {source.content} sends no more pictures')
+            yield Frame(image, source, index)
+            index += 1
+    finally:
+        camera.release()
