@@ -51,12 +51,16 @@ def load(source, encoding='latin1'):
 def _load(file, encoding, name):
     try:
         return _without_chumpy(_ArrayUnpickler(file, encoding=encoding).load())
-    except (pickle.UnpicklingError, ImportError) as error:
+    except (_Refused, ImportError) as error:
         raise type(error)(f'{name}: {error}') from None
     except Exception as error:  # a damaged stream may raise anything (see the docs of pickle)
         raise pickle.UnpicklingError(
             f'{name} is not a complete pickle ({type(error).__name__}: {error}); fetch it again'
         ) from error
+
+
+class _Refused(pickle.UnpicklingError):
+    """A whole pickle that holds what is not read here."""
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -74,7 +78,7 @@ class _ArrayUnpickler(pickle.Unpickler):
             return _Chumpy
         if (module, name) in OTHERS:
             return OTHERS[module, name]
-        raise pickle.UnpicklingError(
+        raise _Refused(
             f'forbidden class {module}.{name}: only plain data and arrays of numpy, scipy.sparse '
             'and chumpy are read; do not open this file with pickle unless you trust its author'
         )
@@ -90,7 +94,7 @@ class _Chumpy:
         if {'a', 'idxs', 'preferred_shape'} <= set(state):  # Select: a.ravel()[idxs]
             array = np.asarray(_without_chumpy(state['a']))
             return array.ravel()[state['idxs']].reshape(state['preferred_shape'])
-        raise pickle.UnpicklingError(
+        raise _Refused(
             f'a chumpy expression of {sorted(state)} is not read here, only arrays and selections'
         )
 
@@ -108,14 +112,14 @@ def _without_chumpy(value):
 def _encode(text, encoding):
     """Python 3 writes bytes for Python 2 as text of latin1."""
     if encoding != 'latin1':
-        raise pickle.UnpicklingError(f'forbidden encoding {encoding!r}')
+        raise _Refused(f'forbidden encoding {encoding!r}')
     return text.encode('latin1')
 
 
 def _reconstructor(kind, base, state):
     """`copyreg._reconstructor`, which rebuilds objects in the oldest two protocols."""
     if base is not object:
-        raise pickle.UnpicklingError(f'forbidden base class {base.__name__}')
+        raise _Refused(f'forbidden base class {base.__name__}')
     return object.__new__(kind)
 
 

@@ -137,19 +137,23 @@ def read_body(path):
             f'{path} is not an npz; convert official SMPL files with tools/convert_smpl.py'
         )
     with np.load(path, allow_pickle=False) as file:
-        arrays = dict(file)
+        known = {*SHAPES, 'coco17_regressor', 'coco17_names'}  # it may hold other things too
+        arrays = {name: file[name] for name in file.files if name in known}
 
     if 'J_regressor_extra' not in arrays and {'coco17_regressor', 'coco17_names'} <= set(arrays):
         arrays['J_regressor_extra'] = _extra_regressor(arrays)
     arrays.setdefault('posedirs', np.zeros(SHAPES['posedirs'], np.float32))
     if 'shapedirs' in arrays:
         arrays['shapedirs'] = arrays['shapedirs'][..., :NUM_BETAS]
+    check_body(arrays, path)
+    return arrays
 
+
+def check_body(arrays, path):
+    """ValueError, naming `path`, unless the arrays are a body with the layout of SMPL."""
     for name, shape in SHAPES.items():
         if name not in arrays:
-            raise ValueError(
-                f'{path} has no array {name!r}; write the file with tools/convert_smpl.py'
-            )
+            raise ValueError(f'{path} has no array {name!r}; see tools/convert_smpl.py')
         if arrays[name].shape != shape:
             raise ValueError(
                 f'{name} of {path} has shape {arrays[name].shape}, wanted {shape}: '
@@ -160,7 +164,6 @@ def read_body(path):
             f'kintree_table of {path} is not the skeleton of SMPL '
             '(conventions.SMPL_PARENTS); only bodies with the layout of SMPL fit'
         )
-    return arrays
 
 
 def _extra_regressor(arrays):
