@@ -5,8 +5,10 @@ what condition it applies; where the condition does not hold it changes nothing.
 them all, once, when trunchier is imported; `python tools/doctor.py` prints what became of each.
 """
 
+import functools
 import importlib
 import sys
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from mmengine.device import get_device
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.utils import digit_version
 
 STAND_INS = Path(__file__).parent / 'stand_ins'
@@ -147,8 +151,84 @@ def xtcocotools_over_pycocotools():
     return Outcome(True, reason)
 
 
+def mixed_precision_on_cpu():
+    """`--amp` fails on a machine without GPU: "AmpOptimizerWrapper is only available ... on gpu".
+
+    The rest of mmengine knows what to do there: its autocast takes bfloat16 on a CPU. That type has
+    the range of float32, so that the wrapper goes without loss scaling.
+
+    Upstream: https://github.com/open-mmlab/mmpretrain/issues/1556
+    Condition: at the moment a wrapper is built, mmengine's device is the CPU.
+    """
+    build = AmpOptimWrapper.__init__
+
+    @functools.wraps(build)
+    def build_anywhere(self, loss_scale='dynamic', dtype=None, use_fsdp=False, **kwargs):
+        if get_device() != 'cpu':
+            build(self, loss_scale, dtype, use_fsdp, **kwargs)
+            return
+        OptimWrapper.__init__(self, **kwargs)
+        self._scale_update_param = None
+        scaler = getattr(torch.amp, 'GradScaler', torch.cuda.amp.GradScaler)  # before torch 2.3
+        self.loss_scaler = scaler(enabled=False)
+        self.cast_dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+
+    AmpOptimWrapper.__init__ = build_anywhere
+    return Outcome(True, 'where a wrapper is built without GPU')
+
+
+def bfloat16_outputs_to_numpy():
+    """Training under bfloat16 autocast fails: "Got unsupported ScalarType BFloat16".
+
+    mmpose's heads measure their accuracy in numpy, which has no such type; their outputs are
+    widened to float32 on the way.
+
+    Upstream: https://github.com/pytorch/pytorch/issues/110285
+    Condition: mmpose is installed.
+    """
+    if find_spec('mmpose') is None:
+        return Outcome(False, 'mmpose is not installed')
+    try:
+        tensor_utils = importlib.import_module('mmpose.utils.tensor_utils')
+    except (ImportError, AssertionError) as error:  # asserts the versions of mmcv and mmengine
+        return Outcome(False, f'mmpose cannot be imported: {error}')
+    narrow = tensor_utils.to_numpy
+
+    @functools.wraps(narrow)
+    def to_numpy(x, return_device=False, unzip=False):
+        return narrow(_widened(x), return_device, unzip)
+
+    tensor_utils.to_numpy = to_numpy
+    return Outcome(True, 'numpy has no bfloat16')
+
+
+def _widened(x):
+    if isinstance(x, (list, tuple)):
+        return type(x)(_widened(element) for element in x)
+    is_bfloat16 = isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16
+    return x.float() if is_bfloat16 else x
+
+
+def pkg_resources_warning():
+    """Every run opens with "pkg_resources is deprecated as an API".
+
+    mmengine asks it which packages are installed; a later mmengine asks importlib. Nothing that a
+    user could do here, so that one warning is silenced.
+
+    Upstream: https://github.com/open-mmlab/mmengine/pull/1676
+    Condition: setuptools has pkg_resources (81 and older); without, doctor.py says what to do.
+    """
+    if find_spec('pkg_resources') is None:
+        return Outcome(False, 'no pkg_resources here')
+    warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
+    return Outcome(True, 'mmengine imports pkg_resources')
+
+
 PATCHES = (
     mmcv_without_compiled_ops,
     checkpoints_under_weights_only,
     xtcocotools_over_pycocotools,
+    mixed_precision_on_cpu,
+    bfloat16_outputs_to_numpy,
+    pkg_resources_warning,
 )

@@ -1,0 +1,79 @@
+"""Test a checkpoint; the arguments are those of mmpose's tools/test.py.
+
+python tools/test.py CONFIG CHECKPOINT [--work-dir DIR] [--out FILE] [--dump FILE] ...
+tools/dist_test.sh CONFIG CHECKPOINT GPUS [the same arguments]
+"""
+
+import mmengine
+from launch import finish, hook, load_strictly, merge, parser
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+
+def parse_args():
+    arguments = parser(__doc__)
+    arguments.add_argument('checkpoint', help='checkpoint file')
+    arguments.add_argument('--out', help='write the metrics to this .json, .yaml or .pkl file')
+    arguments.add_argument('--dump', help='write the predictions to this .pkl file')
+    arguments.add_argument(
+        '--badcase', action='store_true', help='draw the samples with the worst loss or accuracy'
+    )
+    return arguments.parse_args()
+
+
+def merge_args(cfg, args):
+    merge(cfg, args)
+    cfg.load_from = args.checkpoint
+    cfg.resume = False
+    if args.badcase:
+        analyse_bad_cases(cfg, args)
+    if args.dump:
+        if not args.dump.endswith(('.pkl', '.pickle')):
+            raise ValueError(f'--dump writes a pickle; got {args.dump}, wanted a name in .pkl')
+        evaluators = cfg.test_evaluator
+        evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
+        cfg.test_evaluator = [*evaluators, dict(type='DumpResults', out_file_path=args.dump)]
+    finish(cfg, args)
+
+
+def analyse_bad_cases(cfg, args):
+    worst = hook(cfg, 'badcase', 'BadCaseAnalysisHook')
+    worst.update(enable=True, show=args.show, interval=args.interval)
+    if args.show:
+        # One window at a time: the hook for all samples stays shut.
+        cfg.default_hooks.visualization.show = False
+        worst.wait_time = args.wait_time
+    kinds = dict(loss=cfg.model.head.get('loss'), accuracy=cfg.test_evaluator)
+    kind = worst.get('metric_type', 'loss')
+    if kind not in kinds:
+        raise ValueError(f'default_hooks.badcase.metric_type is {kind!r}; wanted one of {[*kinds]}')
+    worst.metric = worst.get('metric') or kinds[kind]
+
+
+class WriteMetrics(Hook):
+    """Writes what the evaluators found; last of all hooks, as they may add to it."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, path):
+        self.path = path
+
+    def after_test_epoch(self, runner, metrics=None):
+        if metrics is not None and runner.rank == 0:
+            mmengine.dump(metrics, self.path)
+
+
+def main():
+    args = parse_args()
+    cfg = Config.fromfile(args.config)
+    merge_args(cfg, args)
+    runner = Runner.from_cfg(cfg)
+    if args.out:
+        runner.register_hook(WriteMetrics(args.out))
+    load_strictly(runner)
+    runner.test()
+
+
+if __name__ == '__main__':
+    main()

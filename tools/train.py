@@ -1,0 +1,78 @@
+"""Train a model; the arguments are those of mmpose's tools/train.py.
+
+python tools/train.py CONFIG [--work-dir DIR] [--resume [CHECKPOINT]] [--amp] ...
+tools/dist_train.sh CONFIG GPUS [the same arguments]
+"""
+
+from launch import finish, load_strictly, merge, parser
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+MIXED = 'AmpOptimWrapper'
+
+
+def parse_args():
+    arguments = parser(__doc__)
+    arguments.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='continue from this checkpoint; without a value, from the last one in the work dir',
+    )
+    arguments.add_argument(
+        '--amp', action='store_true', help='mixed precision: float16 on GPU, bfloat16 on CPU'
+    )
+    arguments.add_argument('--no-validate', action='store_true', help='train only')
+    arguments.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate with the batch size, from auto_scale_lr.base_batch_size',
+    )
+    return arguments.parse_args()
+
+
+def merge_args(cfg, args):
+    merge(cfg, args)
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if args.amp:
+        mix_precision(cfg.optim_wrapper)
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    if args.auto_scale_lr:
+        if 'auto_scale_lr' not in cfg:
+            raise ValueError(
+                '--auto-scale-lr needs the batch size that the learning rate was chosen for; add '
+                'auto_scale_lr = dict(base_batch_size=...) to the config'
+            )
+        cfg.auto_scale_lr.enable = True
+    if 'preprocess_cfg' in cfg:
+        cfg.model.setdefault('data_preprocessor', cfg.preprocess_cfg)
+    finish(cfg, args)
+
+
+def mix_precision(wrapper):
+    """Have the optimizer wrapper, or each where there are several, compute in mixed precision."""
+    several = [w for w in wrapper.values() if isinstance(w, dict) and 'optimizer' in w]
+    for single in several or [wrapper]:
+        kind = single.get('type', 'OptimWrapper')
+        kind = kind if isinstance(kind, str) else kind.__name__
+        if kind not in ('OptimWrapper', MIXED):
+            raise ValueError(f'--amp turns OptimWrapper into {MIXED}; the config has {kind}')
+        single.type = MIXED
+        single.setdefault('loss_scale', 'dynamic')
+
+
+def main():
+    args = parse_args()
+    cfg = Config.fromfile(args.config)
+    merge_args(cfg, args)
+    runner = Runner.from_cfg(cfg)
+    if cfg.get('resume'):
+        load_strictly(runner)
+    runner.train()
+
+
+if __name__ == '__main__':
+    main()
