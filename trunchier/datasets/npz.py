@@ -60,9 +60,9 @@ class NpzPeople(People):
         self._arrays = self._rows = None
 
     def full_init(self):
-        super().full_init()
         if self._rows is not None:
             return
+        super().full_init()
         if not self.img_dir.is_dir():
             raise FileNotFoundError(
                 f'{self.name}: no folder {self.img_dir}, which imgname of {self.ann_file} counts '
@@ -93,9 +93,11 @@ class NpzPeople(People):
         self._rows = np.array(rows)
 
     def __len__(self):
+        self.full_init()
         return len(self._rows)
 
     def record(self, index):
+        self.full_init()
         row = int(self._rows[index])
         annotation, _ = self._annotation(row)
         name = str(self._arrays['imgname'][row])

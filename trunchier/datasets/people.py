@@ -294,6 +294,8 @@ class ConcatPeople(People):
         self._ends = None
 
     def full_init(self):
+        if self._ends is not None:
+            return
         super().full_init()
         present = []
         for dataset in self.datasets:
@@ -310,9 +312,11 @@ class ConcatPeople(People):
         self._ends = np.cumsum([len(dataset) for dataset in present])
 
     def __len__(self):
+        self.full_init()
         return int(self._ends[-1])
 
     def record(self, index):
+        self.full_init()
         number = int(np.searchsorted(self._ends, index, side='right'))
         start = self._ends[number - 1] if number else 0
         return self.datasets[number].record(int(index - start))

@@ -13,6 +13,8 @@ import os
 import pickle
 import re
 import tarfile
+import zipfile
+from bisect import bisect_right
 from collections import Counter, OrderedDict
 from functools import lru_cache
 from glob import glob
@@ -70,7 +72,7 @@ class ShardPeople(People):
         self.index_dir = index_dir
         self.max_bad_share = max_bad_share
         self.facts = None
-        self._starts = None
+        self._begins = None
         self._unsaved = {}
         self._forget()
 
@@ -95,7 +97,7 @@ class ShardPeople(People):
     def full_init(self):
         """Index the shards (each rank its part, the first time) and count what is in them."""
         super().full_init()
-        if self._starts is not None:
+        if self._begins is not None:
             return
         missing = [path for path in self.paths if not Path(path).is_file()]
         if missing:
@@ -110,7 +112,7 @@ class ShardPeople(People):
             self._index_facts(path)
         dist.barrier()
         facts = [self._index_facts(path) for path in self.paths]
-        self._starts = np.cumsum([0] + [fact['persons'] for fact in facts])
+        self._begins = np.cumsum([0] + [fact['persons'] for fact in facts])
         self.facts = add_facts(facts)
         print_log(f'{self.name}: {describe_facts(self.facts)}', logger='current')
         good = self.facts['persons'] + sum(self.facts['dropped'].values())
@@ -135,7 +137,7 @@ class ShardPeople(People):
                 facts = json.loads(str(saved['facts']))
             if facts['stamp'] == stamp:
                 return facts
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             pass  # absent, cut short or from elsewhere: made anew
         members, persons, facts = index_shard(path, self.filter)
         facts['stamp'] = stamp
@@ -156,6 +158,13 @@ class ShardPeople(People):
             return self._unsaved[path]
         with np.load(self.index_path(path), allow_pickle=False) as saved:
             return saved['members'], saved['persons']
+
+    @property
+    def _starts(self):
+        """Where the people of each shard begin, and the end."""
+        if self._begins is None:
+            self.full_init()
+        return self._begins
 
     # -----------------------------------------------------------------------------------------
     # Records
@@ -205,9 +214,12 @@ class ShardPeople(People):
 
 
 class _Visits:
-    """Endless stream over shards that are drawn with replacement."""
+    """Endless stream over shards that are drawn with replacement, in groups, in chunks of groups.
 
-    CHUNK = 256  # groups drawn at once
+    Only the lengths of earlier chunks are needed to find a position.
+    """
+
+    CHUNK = 4096
 
     def __init__(self, seed, name, starts, group):
         self.seed = seed, name
@@ -215,27 +227,29 @@ class _Visits:
         self.first = starts[:-1][counts > 0]
         self.counts = counts[counts > 0]
         self.group = min(group, len(self.counts))
-        self._shards = np.zeros((0, self.group), np.int64)
-        self._ends = np.zeros(1, np.int64)
+        self._ends = [0]  # of chunks
+        self._chunk = lru_cache(maxsize=2)(self._draw_chunk)
         self._order = lru_cache(maxsize=4)(self._draw_order)
 
     def __getitem__(self, position):
         while self._ends[-1] <= position:
-            self._draw_groups()
-        group = int(np.searchsorted(self._ends, position, side='right')) - 1
-        return int(self._order(group)[position - self._ends[group]])
+            self._ends.append(self._ends[-1] + int(self._chunk(len(self._ends) - 1)[1][-1]))
+        chunk = bisect_right(self._ends, position) - 1
+        position -= self._ends[chunk]
+        ends = self._chunk(chunk)[1]
+        group = int(np.searchsorted(ends, position, side='right')) - 1
+        return int(self._order(chunk, group)[position - ends[group]])
 
-    def _draw_groups(self):
-        rng = generator('visits', *self.seed, len(self._shards))
+    def _draw_chunk(self, chunk):
+        """Shards of each group (CHUNK, group), and where groups begin and end (CHUNK + 1,)."""
+        rng = generator('visits', *self.seed, chunk)
         shards = rng.integers(len(self.counts), size=(self.CHUNK, self.group))
-        sizes = self.counts[shards].sum(1)
-        self._shards = np.concatenate([self._shards, shards])
-        self._ends = np.concatenate([self._ends, self._ends[-1] + np.cumsum(sizes)])
+        return shards, np.cumsum([0, *self.counts[shards].sum(1)])
 
-    def _draw_order(self, group):
-        shards = self._shards[group]
+    def _draw_order(self, chunk, group):
+        shards = self._chunk(chunk)[0][group]
         people = np.concatenate([self.first[s] + np.arange(self.counts[s]) for s in shards])
-        return generator('group', *self.seed, group).permutation(people)
+        return generator('group', *self.seed, chunk, group).permutation(people)
 
 
 # ---------------------------------------------------------------------------------------------

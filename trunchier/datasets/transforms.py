@@ -211,7 +211,7 @@ def load_real_poses(path=None):
             raise ValueError(f'{path} wants body_pose (N, 72), found {sorted(data.files)}')
         poses = data[name].astype(np.float32)
         betas = data['betas'].astype(np.float32) if 'betas' in data else None
-    poses = poses.reshape(len(poses), -1)
+    poses = poses.reshape(len(poses), int(np.prod(poses.shape[1:])))
     if len(poses) == 0 or poses.shape[1] != 72 or not np.isfinite(poses).all():
         raise ValueError(f'{path}: {name} wants finite (N, 72), got {poses.shape}')
     if betas is not None and (
