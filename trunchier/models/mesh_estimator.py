@@ -141,6 +141,10 @@ class MeshEstimator(BaseModel):
     # --- predicting ----------------------------------------------------------------------------
 
     def predict(self, inputs, data_samples):
+        """Fill `pred_instances` of each sample, see `add_pred_to_samples`."""
+        return self.add_pred_to_samples(self.regress(inputs), data_samples)
+
+    def add_pred_to_samples(self, pred, data_samples):
         """Fill `pred_instances` of each sample, numpy arrays with a leading 1.
 
         `global_orient` (1, 1, 3, 3), `body_pose` (1, 23, 3, 3), `betas` (1, 10), `camera` (1, 3),
@@ -150,7 +154,7 @@ class MeshEstimator(BaseModel):
         """
         from mmengine.structures import InstanceData
 
-        pred = {name: value.float().cpu().numpy() for name, value in self.regress(inputs).items()}
+        pred = {name: value.float().cpu().numpy() for name, value in pred.items()}
         points = pred.pop('keypoints_2d')
         if not self.test_cfg['with_vertices']:
             del pred['vertices']
