@@ -55,19 +55,18 @@ def check_writable(folder):
 # ---------------------------------------------------------------------------------------------
 # Numbers
 # ---------------------------------------------------------------------------------------------
-# Fields of an instance in JSON, beside MMPose's own four, under the names of `pred_instances`.
-JSON_FIELDS = ('global_orient', 'body_pose', 'betas', 'translation', 'camera')
+# What JSON says of a mesh, beside MMPose's own four fields.
+JSON_FIELDS = ('global_orient', 'body_pose', 'betas', 'transl')
 
 
-def instances_to_json(instances):
+def instances_to_json(fields):
     """What MMPose writes of a picture: a list of dicts `keypoints`, `keypoint_scores`, `bbox`
 
     ([[x1, y1, x2, y2]]), `bbox_score`; with `track_id` and, of meshes, JSON_FIELDS.
 
     Args:
-        instances: dict of arrays (P, ...), or InstanceData.
+        fields: dict of arrays (P, ...), see `saving.to_record`.
     """
-    fields = dict(instances.items())
     people = []
     for person in range(len(fields['bboxes'])):
         each = {
@@ -94,15 +93,16 @@ def write_npz(arrays, path):
         np.savez(file, **arrays)
 
 
-def concatenate_npz(parts, path, constants=()):
+def concatenate_npz(parts, path, constants, leave_out=()):
     """Join npz files along the first axis, in the memory that one of them needs.
 
     Args:
         parts: paths, in order; all hold arrays of the same names, types and inner shapes.
         path: of the result.
-        constants: arrays by name that are added as they are.
+        constants: dict of arrays that are added as they are.
+        leave_out: beginnings of names that do not come along.
     """
-    names = dict.fromkeys(name for part in parts for name in _npz_names(part))
+    names = [name for name in _npz_names(parts[0]) if not name.startswith(tuple(leave_out))]
     with whole_file(path) as target, zipfile.ZipFile(target, 'w', zipfile.ZIP_STORED) as archive:
         for name in names:
             headers = [_npz_header(part, name) for part in parts]
@@ -115,7 +115,7 @@ def concatenate_npz(parts, path, constants=()):
                 for part in parts:
                     with np.load(part, allow_pickle=False) as arrays:
                         file.write(np.ascontiguousarray(arrays[name]).tobytes())
-        for name, array in dict(constants).items():
+        for name, array in constants.items():
             with archive.open(f'{name}.npy', 'w') as file:
                 np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
 
