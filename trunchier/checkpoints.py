@@ -403,6 +403,45 @@ SWIN = [
 ]
 
 
+def from_groupmixformer(state):
+    """GroupMixFormer classifier (AILab-CVC/GroupMixFormer) to TruncatedGMF.
+
+    Projected channels lie by (q/k/v, segment) there and by (segment, q/k/v) here, in one layer a
+    segment; 1x1 convolutions are linear layers.
+    """
+    state = rename({k: v for k, v in state.items() if not k.startswith('head.')}, GROUPMIXFORMER)
+    ours = {}
+    for key, value in state.items():
+        if 'pointwise.' in key:
+            value = value.flatten(1)
+        if '.att.qkv.' not in key or len(value) % 15:
+            ours[key] = value
+            continue
+        segments = value.unflatten(0, (3, 5, -1)).transpose(0, 1).flatten(1, 2)
+        for part, segment in zip(GROUPMIXFORMER_PARTS, segments, strict=True):
+            ours[key.replace('.att.', f'.att.{part}.')] = segment
+    return ours
+
+
+GROUPMIXFORMER = [
+    (r'(^|\.)conv_stem\.', r'\1stem.'),
+    (r'(^|\.)patch_embed_layers\.0\.', r'\1stem.embed.'),
+    (r'(^|\.)patch_embed_layers\.(\d)\.', r'\1stages.\2.downsample.'),
+    (r'(^|\.)groupmixformer_backbone\.(\d)\.gma_stage\.', r'\1stages.\2.blocks.'),
+    (r'(^|\.)norm4\.', r'\1norm3.'),
+    (r'\.proj\.(conv1|pointwise_conv)\.', r'.\1.'),
+    (r'\.cpe\.proj\.', r'.cpe.'),
+    (r'\.aggregator\.agg0\.conv\.', r'.local.'),
+    (r'\.aggregator\.agg0\.', r'.local.'),
+    (r'\.aggregator\.agg([1-3])\.', r'.groups.\1.'),
+    (r'\.aggregator\.norm([0-3])\.', r'.groups.\1.norm.'),
+    (r'\.conv1\.', r'.conv.'),
+    (r'\.pointwise_conv\.', r'.pointwise.'),
+    (r'\.crpe\.conv_list\.', r'.positions.'),
+]
+GROUPMIXFORMER_PARTS = ('groups.0', 'groups.1', 'groups.2', 'groups.3', 'local')
+
+
 def from_vmamba(state):
     """VMamba, classifier or detection backbone (MzeroMiko/VMamba), to TruncatedVMamba.
 
@@ -498,5 +537,6 @@ FAMILIES = [
     Family('ViTPose', r'backbone\.last_norm\.', from_vitpose),
     Family('Swin', r'(backbone\.)?layers\.\d\.blocks\.\d+\.attn\.qkv', from_swin),
     Family('VMamba', r'(backbone\.)?layers\.\d\.blocks\.\d+\.(op|self_attention)\.', from_vmamba),
+    Family('GroupMixFormer', r'(backbone\.)?groupmixformer_backbone\.', from_groupmixformer),
     Family('this package', r'(backbone\.)?(stages\.\d|layers\.\d+\.ln1)', dict),
 ]

@@ -1,5 +1,6 @@
 from .body import BodyModel
 from .discriminator import HMRDiscriminator
+from .groupmixformer import TruncatedGMF
 from .losses import MeshLoss
 from .mesh_estimator import MeshEstimator
 from .smpl_head import HMR2Head
@@ -14,6 +15,7 @@ __all__ = [
     'MeshEstimator',
     'MeshLoss',
     'StageAdapter',
+    'TruncatedGMF',
     'TruncatedSwin',
     'TruncatedVMamba',
 ]

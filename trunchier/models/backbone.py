@@ -13,6 +13,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from ..ops.linear import linear
+
 
 class TruncatedBackbone(BaseModule):
     """The first `num_stages` stages of a hierarchical backbone. Later stages are never built.
@@ -215,6 +217,32 @@ def still_statistics(block):
     finally:
         for norm in norms:
             norm.track_running_stats = True
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between."""
+
+    def __init__(self, channels, hidden):
+        super().__init__()
+        self.fc1 = new_linear(channels, hidden)
+        self.fc2 = new_linear(hidden, channels)
+
+    def forward(self, x):
+        return linear(linear(x, self.fc1, gelu=True), self.fc2)
+
+
+def new_linear(in_features, out_features, bias=True):
+    """A linear layer as all three families initialise theirs."""
+    layer = nn.Linear(in_features, out_features, bias)
+    nn.init.trunc_normal_(layer.weight, std=0.02)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def convolve(x, conv):
+    """`conv` on a map (B, H, W, C), which a convolution sees as channels_last."""
+    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 def drop_path(x, rate, training):

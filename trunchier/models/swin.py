@@ -19,7 +19,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from ..ops.linear import linear
-from .backbone import TruncatedBackbone, drop_path
+from .backbone import Mlp, TruncatedBackbone, drop_path, new_linear
 
 # fmt: off
 ARCHS = {
@@ -85,7 +85,7 @@ class PatchMerging(nn.Module):
     def __init__(self, in_channels, channels):
         super().__init__()
         self.norm = nn.LayerNorm(4 * in_channels)
-        self.reduction = _linear(4 * in_channels, channels, bias=False)
+        self.reduction = new_linear(4 * in_channels, channels, bias=False)
 
     def forward(self, x):
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
@@ -114,18 +114,6 @@ class SwinBlock(nn.Module):
         return drop_path(x, self.drop_path_rate, self.training)
 
 
-class Mlp(nn.Module):
-    """Two linear layers with a GELU between."""
-
-    def __init__(self, channels, hidden):
-        super().__init__()
-        self.fc1 = _linear(channels, hidden)
-        self.fc2 = _linear(hidden, channels)
-
-    def forward(self, x):
-        return linear(linear(x, self.fc1, gelu=True), self.fc2)
-
-
 class WindowAttention(nn.Module):
     """Multi-head attention among the 49 places of each window, with a learned bias by offset.
 
@@ -142,8 +130,8 @@ class WindowAttention(nn.Module):
             torch.empty((2 * WINDOW - 1) ** 2, num_heads)
         )
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.qkv = _linear(channels, 3 * channels)
-        self.proj = _linear(channels, channels)
+        self.qkv = new_linear(channels, 3 * channels)
+        self.proj = new_linear(channels, channels)
 
     def forward(self, x):
         batch, height, width, channels = x.shape
@@ -304,11 +292,3 @@ def _windows(grid):
     rows, columns = grid.shape
     grid = grid.reshape(rows // WINDOW, WINDOW, columns // WINDOW, WINDOW)
     return grid.swapaxes(1, 2).reshape(-1, PLACES)
-
-
-def _linear(in_features, out_features, bias=True):
-    layer = nn.Linear(in_features, out_features, bias)
-    nn.init.trunc_normal_(layer.weight, std=0.02)
-    if bias:
-        nn.init.zeros_(layer.bias)
-    return layer
