@@ -163,6 +163,12 @@ def test_body_adds_nothing_to_a_checkpoint(body):
     assert not list(body.parameters())
 
 
+def test_tracers_can_follow(body):
+    traced = torch.compile(body, fullgraph=True, backend='eager')
+    pose = bent()
+    assert torch.equal(traced(**pose)['joints'], body(**pose)['joints'])
+
+
 def test_building_a_body_prints_nothing():
     done = subprocess.run(
         [sys.executable, '-c', 'from trunchier.models.body import BodyModel; BodyModel()'],

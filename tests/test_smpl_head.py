@@ -7,12 +7,14 @@ from golden_rule import (
     golden_tensor,
     load_golden,
     max_error_in_std,
+    official_shapes,
 )
 
 from trunchier.checkpoints import from_hmr2
 from trunchier.geometry import matrix_to_rotation_6d
+from trunchier.models import MeshEstimator
 from trunchier.models.smpl_head import EMBEDDED_MEAN_PARAMS, HMR2Head, read_mean_params
-from trunchier.zoo import MESH_DECODERS
+from trunchier.zoo import MESH_DECODERS, model_cfg
 
 SMALL = dict(in_channels=24, depth=2, num_heads=2, head_dim=8, mlp_dim=32)
 
@@ -176,3 +178,21 @@ def test_mean_parameters_of_another_size_are_refused(tmp_path, changes, message)
 def test_absent_mean_parameters_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'no mean parameters .*absent.npz'):
         HMR2Head(**SMALL, mean_params=tmp_path / 'absent.npz')
+
+
+# the whole checkpoint
+
+
+def test_released_checkpoint_fits_the_whole_model_key_by_key():
+    """The layout of 4D-Humans' checkpoint (ViT-H) against HMR2.0-H, on the meta device."""
+    pytest.importorskip('mmpretrain')
+    pytest.importorskip('smplx')
+    with torch.device('meta'):
+        state = {k: torch.empty(s) for k, s in official_shapes('hmr2_full_keys').items()}
+        cfg = model_cfg('vit-h', 'mesh')
+        cfg['backbone'].pop('init_cfg')
+        cfg['head']['type'] = 'HMR2Head'
+        model = MeshEstimator(**cfg, discriminator=dict(type='HMRDiscriminator'))
+        ours = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+        converted = {key: tuple(value.shape) for key, value in from_hmr2(state).items()}
+    assert converted == ours

@@ -92,7 +92,9 @@ class BodyModel(nn.Module):
         arrays = read_body(EMBEDDED_BODY if path is None else path)
         self.faces = arrays['f'].astype(np.int64)
         self.layer = _smplx_layer(arrays)
+        joint_map = torch.tensor(SMPLX_TO_OPENPOSE)
         extra = torch.from_numpy(arrays['J_regressor_extra'].astype(np.float32))
+        self.register_buffer('joint_map', joint_map, persistent=False)
         self.register_buffer('extra_regressor', extra, persistent=False)
 
     def forward(self, global_orient, body_pose, betas):
@@ -114,7 +116,7 @@ class BodyModel(nn.Module):
                 pose2rot=False,
             )
             extra = torch.einsum('bvc,jv->bjc', posed.vertices, self.extra_regressor)
-            openpose = posed.joints[:, SMPLX_TO_OPENPOSE]
+            openpose = posed.joints[:, self.joint_map]
         return {
             'vertices': posed.vertices,
             'joints': torch.cat((openpose, extra), dim=1),
@@ -194,8 +196,17 @@ def _smplx_layer(arrays):
     for module in layer.modules():
         for name, buffer in list(module.named_buffers(recurse=False)):
             module.register_buffer(name, buffer, persistent=False)
-    # smplx indexes a list with each parent: on a GPU that would wait for the device 23 times.
-    parents = layer.parents
     del layer.parents
-    layer.parents = parents
+    layer.parents = _Parents(SMPL_PARENTS)
     return layer
+
+
+class _Parents(tuple):
+    """What smplx needs of its tensor of parents, by each of which it indexes a list.
+
+    As a buffer it would wait for the GPU 23 times, and tracers could not follow.
+    """
+
+    @property
+    def shape(self):
+        return (len(self),)
