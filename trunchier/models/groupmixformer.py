@@ -99,7 +99,7 @@ class GroupMixBlock(nn.Module):
 
     def __init__(self, channels, mlp_ratio, drop_path_rate):
         super().__init__()
-        self.cpe = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.cpe = depthwise(channels, 3, bias=True)
         self.norm1 = nn.LayerNorm(channels, eps=BLOCK_EPS)
         self.att = GroupMixAttention(channels)
         self.norm2 = nn.LayerNorm(channels, eps=BLOCK_EPS)
@@ -131,9 +131,7 @@ class GroupMixAttention(nn.Module):
         self.groups = nn.ModuleList(Aggregator(channels, segment, kernel) for kernel in KERNELS)
         self.local = LocalAggregator(channels, segment)
         self.positions = nn.ModuleList(
-            nn.Conv2d(
-                heads * width, heads * width, kernel, padding=kernel // 2, groups=heads * width
-            )
+            depthwise(heads * width, kernel, bias=True)
             for kernel, heads in POSITION_KERNELS.items()
         )
         self.proj = new_linear(channels, channels)
@@ -147,8 +145,8 @@ class GroupMixAttention(nn.Module):
     def position(self, v):
         """Each head's v, convolved."""
         parts = v.split([conv.in_channels for conv in self.positions], -1)
-        maps = [convolve(p.contiguous(), conv) for p, conv in zip(parts, self.positions)]
-        return torch.cat(maps, -1)
+        parts = zip(parts, self.positions, strict=True)
+        return torch.cat([convolve(part.contiguous(), conv) for part, conv in parts], -1)
 
 
 def linear_attention(q, k, v):
@@ -206,10 +204,10 @@ class LocalAggregator(nn.Module):
         return F.hardswish(self.norm(linear(x, self.pointwise)))
 
 
-def depthwise(channels, kernel, stride=1):
-    return nn.Conv2d(
-        channels, channels, kernel, stride, padding=kernel // 2, groups=channels, bias=False
-    )
+def depthwise(channels, kernel, stride=1, bias=False):
+    """A convolution of each channel by itself."""
+    padding = kernel // 2
+    return nn.Conv2d(channels, channels, kernel, stride, padding, groups=channels, bias=bias)
 
 
 def norm_rows(x, norm):
