@@ -6,9 +6,10 @@ tools/dist_train.sh CONFIG GPUS [the same arguments]
 
 from launch import finish, load_strictly, merge, parser
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.runner import Runner
 
-MIXED = 'AmpOptimWrapper'
+MIXED = ('AmpOptimWrapper', 'AutocastOptimWrapper')
 
 
 def parse_args():
@@ -53,15 +54,19 @@ def merge_args(cfg, args):
 
 
 def mix_precision(wrapper):
-    """Have the optimizer wrapper, or each where there are several, compute in mixed precision."""
-    several = [w for w in wrapper.values() if isinstance(w, dict) and 'optimizer' in w]
-    for single in several or [wrapper]:
-        kind = single.get('type', 'OptimWrapper')
-        kind = kind if isinstance(kind, str) else kind.__name__
-        if kind not in ('OptimWrapper', MIXED):
-            raise ValueError(f'--amp turns OptimWrapper into {MIXED}; the config has {kind}')
-        single.type = MIXED
-        single.setdefault('loss_scale', 'dynamic')
+    """Have the optimizer wrapper compute in float16 with loss scaling; on a CPU, in bfloat16."""
+    kind = wrapper.get('type', 'OptimWrapper')
+    kind = kind if isinstance(kind, str) else kind.__name__
+    if kind not in ('OptimWrapper', *MIXED):
+        raise ValueError(
+            f'--amp knows OptimWrapper and {" and ".join(MIXED)}; the config has {kind}'
+        )
+    if get_device() == 'cpu':
+        wrapper.type = 'AutocastOptimWrapper'
+        wrapper.pop('loss_scale', None)
+    else:
+        wrapper.type = 'AmpOptimWrapper'
+        wrapper.setdefault('loss_scale', 'dynamic')
 
 
 def main():

@@ -16,9 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from mmengine.device import get_device
 from mmengine.logging import HistoryBuffer
-from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.utils import digit_version
 
 STAND_INS = Path(__file__).parent / 'stand_ins'
@@ -151,32 +149,6 @@ def xtcocotools_over_pycocotools():
     return Outcome(True, reason)
 
 
-def mixed_precision_on_cpu():
-    """`--amp` fails on a machine without GPU: "AmpOptimizerWrapper is only available ... on gpu".
-
-    The rest of mmengine knows what to do there: its autocast takes bfloat16 on a CPU. That type has
-    the range of float32, so that the wrapper goes without loss scaling.
-
-    Upstream: https://github.com/open-mmlab/mmpretrain/issues/1556
-    Condition: at the moment a wrapper is built, mmengine's device is the CPU.
-    """
-    build = AmpOptimWrapper.__init__
-
-    @functools.wraps(build)
-    def build_anywhere(self, loss_scale='dynamic', dtype=None, use_fsdp=False, **kwargs):
-        if get_device() != 'cpu':
-            build(self, loss_scale, dtype, use_fsdp, **kwargs)
-            return
-        OptimWrapper.__init__(self, **kwargs)
-        self._scale_update_param = None
-        scaler = getattr(torch.amp, 'GradScaler', torch.cuda.amp.GradScaler)  # before torch 2.3
-        self.loss_scaler = scaler(enabled=False)
-        self.cast_dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-
-    AmpOptimWrapper.__init__ = build_anywhere
-    return Outcome(True, 'where a wrapper is built without GPU')
-
-
 def bfloat16_outputs_to_numpy():
     """Training under bfloat16 autocast fails: "Got unsupported ScalarType BFloat16".
 
@@ -228,7 +200,6 @@ PATCHES = (
     mmcv_without_compiled_ops,
     checkpoints_under_weights_only,
     xtcocotools_over_pycocotools,
-    mixed_precision_on_cpu,
     bfloat16_outputs_to_numpy,
     pkg_resources_warning,
 )

@@ -1,0 +1,211 @@
+"""What is installed, which patches apply, what is found and missing, and what to do about it.
+
+    python tools/doctor.py
+
+Exits with 1 when the package, or an mmpose that is installed, cannot be imported.
+"""
+
+import importlib
+import inspect
+import os
+import platform
+import re
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+SEE_REQUIREMENTS = '`make setup`, or by hand as requirements.txt says'
+
+
+class Package(NamedTuple):
+    names: tuple  # of distributions, any of which will do
+    purpose: str
+    remedy: str
+
+
+PACKAGES = (
+    Package(('torch',), 'everything', SEE_REQUIREMENTS),
+    Package(('mmengine',), 'everything', SEE_REQUIREMENTS),
+    Package(('numpy',), 'everything', SEE_REQUIREMENTS),
+    Package(
+        ('opencv-python', 'opencv-python-headless', 'opencv-contrib-python'),
+        'images',
+        SEE_REQUIREMENTS,
+    ),
+    Package(('torchvision',), 'mmpose', SEE_REQUIREMENTS),
+    Package(('mmcv', 'mmcv-lite'), 'mmpose', SEE_REQUIREMENTS),
+    Package(('mmdet',), 'mmpose', SEE_REQUIREMENTS),
+    Package(('mmpose',), 'pose models, training and testing', SEE_REQUIREMENTS),
+    Package(('mmpretrain',), 'ViTPose and HMR2.0', SEE_REQUIREMENTS),
+    Package(('xtcocotools', 'pycocotools'), 'COCO annotations and AP', 'pip install pycocotools'),
+    Package(('setuptools',), "mmengine's pkg_resources", "pip install 'setuptools<81'"),
+    Package(('safetensors',), 'weights as .safetensors', 'pip install safetensors'),
+    Package(('smplx',), "SMPL's own files", 'pip install smplx'),
+    Package(('scipy',), 'annotations of the mesh sets', 'pip install scipy'),
+    Package(('webdataset',), 'training shards of the mesh models', 'pip install webdataset'),
+    Package(('numba',), 'synthetic people, mesh overlays', 'pip install numba'),
+    Package(('fvcore',), 'tools/model_table.py', 'pip install fvcore'),
+    Package(('trimesh',), 'writing meshes', 'pip install trimesh'),
+)  # fmt: skip
+
+
+class Place(NamedTuple):
+    path: Path
+    purpose: str
+    remedy: str
+
+
+def places():
+    """Every file and folder that a config or a model looks for, from where this is run."""
+    from trunchier.datasets.released import EVALUATION, MOCAP, POSE_HISTOGRAM, TRAINING
+    from trunchier.models.body import EMBEDDED_BODY, FILE_NAME
+
+    data = Path('data')
+    coco = 'unpack it from https://cocodataset.org/#download'
+    images = 'unpack what the authors of the set publish'
+    four_d = 'see https://github.com/shubham-goel/4D-Humans, "Training" and "Evaluation"'
+    training, evaluation = data / 'hmr2_training_data', data / 'hmr2_evaluation_data'
+    yield Place(EMBEDDED_BODY, 'the embedded body', 'reinstall trunchier')
+    yield Place(
+        data / 'smpl' / FILE_NAME,
+        "SMPL, for the paper's mesh numbers",
+        'register at https://smpl.is.tue.mpg.de, put SMPL_NEUTRAL.pkl (or the v1.1.0 '
+        'basicmodel_neutral) into data/smpl, then python tools/convert_smpl.py',
+    )
+    for name in ('train2017', 'val2017'):
+        yield Place(data / 'coco' / name, 'COCO images', coco)
+        file = f'annotations/person_keypoints_{name}.json'
+        yield Place(data / 'coco' / file, 'COCO annotations', coco)
+    yield Place(
+        data / 'coco/person_detection_results/COCO_val2017_detections_AP_H_56_person.json',
+        'boxes that pose models are tested on',
+        'linked from https://mmpose.readthedocs.io (2D body keypoint datasets, COCO)',
+    )
+    for row in TRAINING.values():
+        yield Place(training / 'dataset_tars' / row.folder, 'mesh training', four_d)
+    yield Place(training / MOCAP, 'real poses for the discriminator', four_d)
+    yield Place(training / POSE_HISTOGRAM, 'which training poses are improbable', four_d)
+    for name, row in EVALUATION.items():
+        yield Place(evaluation / row.file, f'mesh evaluation, {name}', four_d)
+        yield Place(data / row.images, f'images of {name}', images)
+
+
+def main():
+    problems = report_packages()
+    try:
+        trunchier = importlib.import_module('trunchier')
+    except Exception as error:
+        print(f'\ntrunchier cannot be imported: {type(error).__name__}: {error}')
+        return 1
+    print(f'\ntrunchier {trunchier.__version__} in {Path(trunchier.__file__).parent}')
+    report_devices()
+    report_patches(trunchier.compat)
+    broken = report_imports()
+    report_backends()
+    report_places(problems)
+    report_weights()
+    if problems:
+        print('\nWhat to do')
+        for remedy, wanted in problems.items():
+            print(f'  for {"; ".join(dict.fromkeys(wanted))}:\n      {remedy}')
+    return 1 if broken else 0
+
+
+def report_packages():
+    """Prints versions; returns {remedy: [what it is for]} of what is missing."""
+    problems = {}
+    print(f'Versions\n  {"python":<16}{platform.python_version()} ({sys.executable})')
+    for package in PACKAGES:
+        found = {name: installed(name) for name in package.names}
+        present = [(name, number) for name, number in found.items() if number]
+        for name, number in present:
+            print(f'  {name:<16}{number}')
+        if not present:
+            print(f'  {package.names[0]:<16}missing: {package.purpose}')
+            problems.setdefault(package.remedy, []).append(package.purpose)
+    if installed('setuptools') and find_spec('pkg_resources') is None:
+        problems.setdefault("pip install 'setuptools<81'", []).append("mmengine's pkg_resources")
+    return problems
+
+
+def installed(name):
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def report_devices():
+    import torch
+
+    print(f'\nDevices\n  CPU             {os.cpu_count()} cores, {torch.get_num_threads()} threads')
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        print(f'  cuda:{index:<10} {device.name}, {device.total_memory / 2**30:.0f} GiB')
+    if not torch.cuda.is_available():
+        print('  CUDA            none visible: training and inference run on the CPU')
+
+
+def report_patches(compat):
+    print('\nPatches (trunchier/compat.py)')
+    for patch in compat.PATCHES:
+        outcome = compat.OUTCOMES[patch.__name__]
+        state = 'applied' if outcome.applied else 'not needed'
+        description = inspect.getdoc(patch)
+        upstream = re.search(r'Upstream: (\S+)', description)[1]
+        print(f'  {patch.__name__}: {state}, {outcome.reason}')
+        print(f'      {description.splitlines()[0]}\n      {upstream}')
+
+
+def report_imports():
+    """Prints which parts of mmpose cannot be imported, and returns them."""
+    if find_spec('mmpose') is None:
+        return []
+    broken = []
+    for name in ('mmpose.models', 'mmpose.datasets', 'mmpose.evaluation'):
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            broken.append(name)
+            print(f'\n{name} cannot be imported: {type(error).__name__}: {error}')
+    return broken
+
+
+def report_backends():
+    from trunchier.ops import available_backends
+
+    print('\nSelective scan (VMamba)')
+    for name, state in available_backends().items():
+        print(f'  {name:<16}{state}')
+
+
+def report_places(problems):
+    print(f'\nFiles, looked for from {Path.cwd()}')
+    for place in places():
+        found = place.path.exists()
+        print(f'  {"found" if found else "missing":<8}{place.path}  ({place.purpose})')
+        if not found:
+            problems.setdefault(place.remedy, []).append(place.purpose)
+
+
+def report_weights():
+    import torch
+
+    from trunchier.zoo import BY_HAND, WEIGHTS
+
+    cache = Path(torch.hub.get_dir(), 'checkpoints')
+    names = [Path(address).name for address in WEIGHTS.values()]
+    found = [name for name in names if Path(BY_HAND, name).exists() or (cache / name).exists()]
+    print(f'\nOfficial weights in {BY_HAND} or {cache}: {len(found)} of {len(names)}')
+    for name in found:
+        print(f'  {name}')
+    by_hand = [Path(address).name for address in WEIGHTS.values() if '://' not in address]
+    absent = [name for name in by_hand if name not in found]
+    print('  The others are downloaded when a config first asks for them', end='')
+    print(f',\n  except {", ".join(absent)}: to be put into {BY_HAND}' if absent else '')
+
+
+if __name__ == '__main__':
+    sys.exit(main())
