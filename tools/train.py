@@ -57,10 +57,8 @@ def mix_precision(wrapper):
     """Have the optimizer wrapper compute in float16 with loss scaling; on a CPU, in bfloat16."""
     kind = wrapper.get('type', 'OptimWrapper')
     kind = kind if isinstance(kind, str) else kind.__name__
-    if kind not in ('OptimWrapper', *MIXED):
-        raise ValueError(
-            f'--amp knows OptimWrapper and {" and ".join(MIXED)}; the config has {kind}'
-        )
+    if kind not in WRAPPERS:
+        raise ValueError(f'--amp replaces {" or ".join(WRAPPERS)}; the config has {kind}')
     if get_device() == 'cpu':
         wrapper.type = 'AutocastOptimWrapper'
         wrapper.pop('loss_scale', None)
