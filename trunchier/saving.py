@@ -130,17 +130,30 @@ class Saver:
             files.append(self.meshes / f'{source.name}.glb')
         return files
 
-    def start(self, source, fps):
-        """Begin a video or camera; returns how many of its frames are done."""
-        self.finish()
-        self.video = _Video(self, source, fps)
-        return self.video.count
+    def frames_done(self, source):
+        """How many frames of a video an earlier run has done, from its first on."""
+        stretches = self._stretches(source)
+        return stretches[-1][1] if stretches else 0
 
-    def stored(self):
-        """What is kept of each frame that is done: (index, dict of arrays (P, ...))."""
-        return self.video.stored()
+    def stored(self, source):
+        """What is kept of each of these frames: (index, dict of arrays (P, ...))."""
+        return _stored(self.part_folder(source), self._stretches(source))
+
+    def _stretches(self, source):
+        if not self.resume or source.kind != 'video':
+            return []
+        return _complete_stretches(self.part_folder(source), self.writes_videos)
+
+    @property
+    def writes_videos(self):
+        return self.draws and 'video' in self.save
 
     # --- what is added -------------------------------------------------------------------------
+
+    def start(self, source, fps):
+        """Begin a video or camera, after the frames that are done."""
+        self.finish()
+        self.video = _Video(self, source, fps, self._stretches(source))
 
     def add(self, frame, sample, picture=None, raw=None):
         """Write one frame's result.
@@ -198,44 +211,19 @@ class Saver:
 class _Video:
     """One video's or camera's results while they grow: stretches in a hidden folder."""
 
-    def __init__(self, saver, source, fps):
+    def __init__(self, saver, source, fps, stretches):
         self.saver, self.source, self.fps = saver, source, fps
         self.folder = saver.part_folder(source)
-        if self.folder.exists() and not (saver.resume and source.kind == 'video'):
+        if not stretches and self.folder.exists():
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.writes_video = saver.draws and 'video' in saver.save
-        self.stretches = self._complete()
-        self.start = self.count = self.stretches[-1][1] if self.stretches else 0
+        self.stretches = stretches
+        self.start = self.count = stretches[-1][1] if stretches else 0
         self.frames, self.records, self.raw, self.camera = [], [], [], {}
         self.writer = self.writing = None
 
-    def _complete(self):
-        """(start, end) of the stretches that follow each other from frame 0 on."""
-        ends = {}
-        for path in self.folder.glob('*.npz'):
-            start, end = map(int, path.stem.split('-'))
-            if not self.writes_video or path.with_suffix('.mp4').exists():
-                ends[start] = end
-        stretches, start = [], 0
-        while start in ends:
-            stretches.append((start, ends[start]))
-            start = ends[start]
-        return stretches
-
-    def _path(self, stretch, suffix):
-        return self.folder / f'{stretch[0]:08d}-{stretch[1]:08d}{suffix}'
-
-    def stored(self):
-        for stretch in self.stretches:
-            with np.load(self._path(stretch, '.npz'), allow_pickle=False) as file:
-                arrays = {n: a for n, a in file.items() if not n.startswith(CAMERA)}
-            for index in range(*stretch):
-                here = arrays['frame'] == index
-                yield index, {name: array[here] for name, array in arrays.items()}
-
     def add(self, frame, record, picture, raw, camera):
-        if self.writes_video:
+        if self.saver.writes_videos:
             if self.writer is None:
                 self.writing = self.folder / '.growing.mp4'
                 self.writer = exports.VideoWriter(self.writing, self.fps, picture.shape[:2])
@@ -256,12 +244,12 @@ class _Video:
         if self.writer is not None:
             writer, self.writer = self.writer, None
             writer.close()
-            self.writing.rename(self._path(stretch, '.mp4'))
+            self.writing.rename(_path(self.folder, stretch, '.mp4'))
         arrays = {'frame': np.concatenate(self.frames)}
         arrays |= {CAMERA + name: value for name, value in self.camera.items()}
         for prefix, rows in (('', self.records), (RAW, self.raw)):
             arrays |= {prefix + n: np.concatenate([row[n] for row in rows]) for n in rows[0]}
-        exports.write_npz(arrays, self._path(stretch, '.npz'))
+        exports.write_npz(arrays, _path(self.folder, stretch, '.npz'))
         self.stretches.append(stretch)
         self.start = self.count
         self.frames, self.records, self.raw = [], [], []
@@ -274,9 +262,9 @@ class _Video:
                 self._write_json(saver.predictions / f'{name}.json')
             if 'npz' in saver.save:
                 self._write_npz(saver.predictions / f'{name}.npz')
-        if self.stretches and self.writes_video:
+        if self.stretches and saver.writes_videos:
             exports.concatenate_videos(
-                [self._path(stretch, '.mp4') for stretch in self.stretches],
+                [_path(self.folder, stretch, '.mp4') for stretch in self.stretches],
                 saver.visualizations / f'{name}.mp4',
             )
         shutil.rmtree(self.folder)
@@ -285,18 +273,46 @@ class _Video:
         """MMPose's list of {frame_id, instances}, written frame by frame."""
         with exports.whole_file(path) as part, open(part, 'w') as file:
             separator = '['
-            for index, record in self.stored():
+            for index, record in _stored(self.folder, self.stretches):
                 people = exports.instances_to_json(record)
                 file.write(separator + json.dumps(dict(frame_id=index, instances=people)))
                 separator = ',\n'
             file.write(']')
 
     def _write_npz(self, path):
-        parts = [self._path(stretch, '.npz') for stretch in self.stretches]
+        parts = [_path(self.folder, stretch, '.npz') for stretch in self.stretches]
         with np.load(parts[0], allow_pickle=False) as file:
             constants = {n.removeprefix(CAMERA): a for n, a in file.items() if n.startswith(CAMERA)}
         constants['fps'] = np.float64(self.fps)
         exports.concatenate_npz(parts, path, constants, leave_out=(RAW, CAMERA))
+
+
+def _path(folder, stretch, suffix):
+    return folder / f'{stretch[0]:08d}-{stretch[1]:08d}{suffix}'
+
+
+def _complete_stretches(folder, with_video):
+    """(start, end) of the stretches in a folder that follow each other from frame 0 on."""
+    ends = {}
+    for path in folder.glob('[0-9]*.npz'):
+        start, end = map(int, path.stem.split('-'))
+        if not with_video or path.with_suffix('.mp4').exists():
+            ends[start] = end
+    stretches, start = [], 0
+    while start in ends:
+        stretches.append((start, ends[start]))
+        start = ends[start]
+    return stretches
+
+
+def _stored(folder, stretches):
+    """(index, dict of arrays (P, ...)) of every frame in stretches."""
+    for stretch in stretches:
+        with np.load(_path(folder, stretch, '.npz'), allow_pickle=False) as file:
+            arrays = {n: a for n, a in file.items() if not n.startswith(CAMERA)}
+        for index in range(*stretch):
+            here = arrays['frame'] == index
+            yield index, {name: array[here] for name, array in arrays.items()}
 
 
 def to_record(instances):

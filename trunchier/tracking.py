@@ -108,21 +108,27 @@ class TrackSmoother:
     Args:
         rate: frames a second.
         patience: frames that a track may be away before its filter forgets it.
+        beta: of `OneEuro`, for one unit a second.
         options: of `OneEuro`.
     """
 
-    def __init__(self, rate, patience=15, **options):
+    def __init__(self, rate, patience=15, beta=4.0, **options):
         self.rate = rate
         self.patience = patience
+        self.beta = beta
         self.options = options
         self.filters = {}  # (track, quantity) -> its filter and the frame it saw last
 
-    def __call__(self, track, quantity, frame, x):
-        """`x`, an array, smoothed along `track`; people without a track pass unchanged."""
+    def __call__(self, track, quantity, frame, x, unit=1.0):
+        """`x`, an array, smoothed along `track`; people without a track pass unchanged.
+
+        `unit`: what `beta` counts speed in, such as the size of the person for pixels; that of the
+        track's first frame stays.
+        """
         if track == UNTRACKED:
             return x
         known, last = self.filters.get((track, quantity), (None, None))
         if known is None or frame - last > self.patience:
-            known = OneEuro(self.rate, **self.options)
+            known = OneEuro(self.rate, beta=self.beta / unit, **self.options)
         self.filters[track, quantity] = known, frame
         return known(x)

@@ -1,0 +1,129 @@
+"""A model by its name, with its weights, on a device."""
+
+import copy
+import difflib
+from pathlib import Path
+
+import torch
+
+from . import zoo
+from .checkpoints import load_official, local_file, read_weights, unwrap
+
+PACKAGE = Path(__file__).parent
+WEIGHTS = PACKAGE / 'weights'  # what comes with the package: PAPER-NAME.safetensors
+
+
+def model_names(task):
+    """The paper's names of the models of a task, 'pose' or 'mesh', by encoder."""
+    return {name: zoo.paper_name(name, task) for name in zoo.ENCODERS}
+
+
+def find_config(model, task):
+    """Config of a model, and its name.
+
+    Args:
+        model: the paper's name (`VMPose-T-S3`), the encoder's (`vm-t-s3`), the config's file name,
+            a config's path, or a Config.
+        task: 'pose' or 'mesh'.
+
+    Returns:
+        mmengine Config (a copy), str.
+
+    Raises:
+        FileNotFoundError: no such config file.
+        ValueError: an unknown name (says which is nearest), or a model of the other task.
+    """
+    from mmengine.config import Config
+
+    if isinstance(model, Config):
+        return copy.deepcopy(model), Path(model.filename or 'model').stem
+    text = str(model)
+    names = model_names(task)
+    for encoder, name in names.items():
+        path = Path(zoo.config_path(encoder, task))
+        if text.lower() in (name.lower(), encoder, path.stem):
+            root = PACKAGE.parent if (PACKAGE.parent / path).is_file() else PACKAGE / '.mim'
+            return Config.fromfile(root / path), name
+    if text.endswith('.py'):
+        if not Path(text).is_file():
+            raise FileNotFoundError(f'no config {text} (from {Path.cwd()})')
+        return Config.fromfile(text), Path(text).stem
+    other = 'mesh' if task == 'pose' else 'pose'
+    others = {name.lower(): name for name in model_names(other).values()}
+    if text.lower() in others:
+        wanted = 'MeshInferencer' if other == 'mesh' else 'PoseInferencer'
+        raise ValueError(f'{others[text.lower()]} is a {other} model; use {wanted} for it')
+    known = {name.lower(): name for name in names.values()} | {name: name for name in names}
+    near = difflib.get_close_matches(text.lower(), known, n=3, cutoff=0.5)
+    hint = f'did you mean {" or ".join(known[each] for each in near)}?' if near else ''
+    raise ValueError(
+        f'no {task} model {text!r}; {hint or "choose from " + ", ".join(names.values())}'
+    )
+
+
+def find_weights(name, weights):
+    """Path of a model's weights: the user's, or those that come with the package.
+
+    Raises:
+        FileNotFoundError: there are none, and says what to do.
+    """
+    if weights is not None:
+        return local_file(weights)
+    embedded = WEIGHTS / f'{name}.safetensors'
+    if embedded.is_file():
+        return embedded
+    available = sorted(path.stem for path in WEIGHTS.glob('*.safetensors'))
+    raise FileNotFoundError(
+        f'no weights of {name} are published, and a model with random weights predicts nothing: '
+        'give weights=FILE (--weights FILE), such as a checkpoint that tools/train.py wrote'
+        + (
+            f', or take a model that comes with weights: {", ".join(available)}'
+            if available
+            else ''
+        )
+    )
+
+
+def load_weights(model, path):
+    """Fill `model` from a checkpoint, every parameter of it.
+
+    Args:
+        model: built from its config.
+        path: ours, mmpose's, or as official authors release it.
+
+    Returns:
+        The metainfo of the data set that the checkpoint was trained on, or None.
+
+    Raises:
+        CheckpointError: it is of another model, or no checkpoint.
+    """
+    content = read_weights(path)
+    state = unwrap(content, path)
+    wanted = model.state_dict()
+    if not any(key.startswith('discriminator.') for key in wanted):
+        state = {k: v for k, v in state.items() if not k.startswith('discriminator.')}
+    if state.keys() == wanted.keys() and all(state[k].shape == v.shape for k, v in wanted.items()):
+        model.load_state_dict(state)
+    else:
+        load_official(model, path)
+    meta = content.get('meta') if isinstance(content, dict) else None
+    return meta.get('dataset_meta') if isinstance(meta, dict) else None
+
+
+def pick_device(device):
+    """'auto' is CUDA where there is a GPU, else the CPU.
+
+    Raises:
+        ValueError: a device that this machine has not got.
+    """
+    if device in (None, 'auto'):
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"no device {device!r}; choose 'auto', 'cpu', 'cuda' or 'cuda:1'") from (
+            error
+        )
+    if device.type == 'cuda' and not torch.cuda.is_available():
+        raise ValueError(f"device {device} wants a GPU, and torch finds none; use device='cpu'")
+    return device
