@@ -181,6 +181,37 @@ def _widened(x):
     return x.float() if is_bfloat16 else x
 
 
+def names_of_our_pose_models():
+    """MMPoseInferencer('VMPose-T-S3') fails: "Cannot find model: vmpose-t-s3 in mmpose".
+
+    mmengine's inferencers look a name up in the model index of the one package that they serve.
+    After mmpose's own models come ours, with the whole path of their configs.
+
+    Upstream: https://github.com/open-mmlab/mmengine/issues/1581
+    Condition: mmpose is installed, and our configs are where a checkout or a wheel has them.
+    """
+    mmpose = find_spec('mmpose')
+    if mmpose is None:
+        return Outcome(False, 'mmpose is not installed')
+    package = Path(__file__).parent
+    ours = next((r for r in (package.parent, package / '.mim') if (r / 'configs').is_dir()), None)
+    if ours is None:
+        return Outcome(False, f'no configs beside {package}, nor in its .mim')
+    inferencer = importlib.import_module('mmengine.infer').BaseInferencer
+    of_package = inferencer._get_models_from_metafile
+
+    @functools.wraps(of_package)
+    def models_from_metafile(dir):
+        yield from of_package(dir)
+        if Path(mmpose.origin).parent in (Path(dir) / 'mmpose', Path(dir).parent):
+            for model in of_package(str(ours)):
+                if 'pose2d' in Path(model['Config']).parts:
+                    yield dict(model, Config=str(ours / model['Config']))
+
+    inferencer._get_models_from_metafile = staticmethod(models_from_metafile)
+    return Outcome(True, f'ours are in {ours}')
+
+
 def pkg_resources_warning():
     """Every run opens with "pkg_resources is deprecated as an API".
 
@@ -201,5 +232,6 @@ PATCHES = (
     checkpoints_under_weights_only,
     xtcocotools_over_pycocotools,
     bfloat16_outputs_to_numpy,
+    names_of_our_pose_models,
     pkg_resources_warning,
 )
