@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from .visualizer import KeypointPainter, MeshPainter
 
 PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 DEFAULT_SAVE = ('json', 'images', 'video')
+WARP_LIMIT = 32766  # pixels a side that cv2.warpAffine takes
 
 log = logging.getLogger('trunchier')
 
@@ -42,24 +43,45 @@ log = logging.getLogger('trunchier')
 # Inferencers
 # ---------------------------------------------------------------------------------------------
 class _Inferencer:
-    """What PoseInferencer and MeshInferencer share; see there."""
+    """What PoseInferencer and MeshInferencer share.
+
+    Args:
+        model: the paper's name (`VMPose-T-S3`), the encoder's (`vm-t-s3`), a config's path, or a
+            Config.
+        weights: checkpoint; None: those that come with the package, if any do.
+        device: 'auto', 'cpu', 'cuda', 'cuda:1'...
+        det_model: who finds people: 'whole_image', an .onnx file of YOLOX, boxes, an mmdet config
+            or alias; see `detection.find_people`.
+        det_weights: of an mmdet config.
+        bbox_thr, nms_thr: score and overlap at which detections are dropped.
+        batch_size: people a batch.
+        precision: 'fp32', 'bf16' or 'fp16' (autocast).
+        track: give people in videos ids; None: if the library `trackers` is there.
+        smooth: smooth videos over time: True, or options of `tracking.TrackSmoother`.
+        cfg_options: changes to the config, as --cfg-options of tools/test.py.
+
+    Raises:
+        FileNotFoundError: no such file, or no weights are published.
+        ValueError: unknown model or option. CheckpointError: weights of another model.
+    """
 
     task = None
+    faces = None
     smoothed = ()  # fields of `pred_instances` that smoothing changes
 
     def __init__(
         self,
         model,
-        weights,
-        device,
-        det_model,
-        det_weights,
-        bbox_thr,
-        nms_thr,
-        batch_size,
-        precision,
-        track,
-        smooth,
+        weights=None,
+        device='auto',
+        det_model='whole_image',
+        det_weights=None,
+        bbox_thr=detection.SCORE_THRESHOLD,
+        nms_thr=detection.NMS_THRESHOLD,
+        batch_size=8,
+        precision='fp32',
+        track=None,
+        smooth=False,
         cfg_options=None,
     ):
         if precision not in PRECISIONS:
@@ -103,6 +125,7 @@ class _Inferencer:
         save=DEFAULT_SAVE,
         resume=False,
         return_vis=False,
+        return_image=False,
         show=False,
         show_progress=False,
         **painting,
@@ -121,6 +144,7 @@ class _Inferencer:
             save: what is written there: json, npz, obj, glb, video, images.
             resume: go on where a run with the same settings stopped.
             return_vis: the drawn picture (H, W, 3) BGR is `result.visualization`.
+            return_image: the picture itself (H, W, 3) BGR is `result.image`.
             show: open a window (needs a display; `--viewer` of tools/predict.py does not).
             show_progress: a bar with rate and time left, if stderr is a terminal.
             painting: of KeypointPainter (`radius`, `thickness`, `kpt_thr`, `draw_bbox`,
@@ -150,10 +174,10 @@ class _Inferencer:
         )
         draws = return_vis or show or (saver is not None and saver.draws)
         self.report = Report()
-        run = self._run(
-            sources, find_people, batch_size or self.batch_size, painter if draws else None, saver
-        )
-        return self._deliver(run, sources, return_vis, show, show_progress)
+        painter = painter if draws else None
+        batch_size = batch_size or self.batch_size
+        run = self._run(sources, find_people, batch_size, painter, saver, return_image)
+        return self._deliver(run, sources, return_vis, return_image, show, show_progress)
 
     def _saver(self, out, predictions, visualizations, meshes, save, resume, bboxes, painting):
         if out is not None:
@@ -178,18 +202,16 @@ class _Inferencer:
 
     # --- the stages, first to last -------------------------------------------------------------
 
-    def _run(self, sources, find_people, batch_size, painter, saver):
+    def _run(self, sources, find_people, batch_size, painter, saver, keep_image):
         """Jobs in order, each through every stage. Stages are generators, a thread each."""
         clock, report = Stopwatch(), self.report
         report.seconds = clock.seconds
-        live = any(getattr(s, 'kind', '') == 'camera' for s in sources if isinstance(sources, list))
-        keep_picture = painter is not None
-        stages = self._read(sources, saver)
-        stages = ahead(
-            clock.items(stages, 'read'), 1 if live else 4, inputs.Frame if live else None
-        )
+        live = isinstance(sources, list) and any(source.kind == 'camera' for source in sources)
+        waiting = dict(depth=1, may_drop=inputs.Frame) if live else dict(depth=4)
+        keep_image = keep_image or painter is not None
+        stages = ahead(clock.items(self._read(sources, saver), 'read'), **waiting)
         stages = ahead(self._find(stages, find_people, clock), 2)
-        stages = ahead(batches(self._crop(stages, clock, keep_picture), batch_size), 1)
+        stages = ahead(batches(self._crop(stages, clock, keep_image), batch_size), 1)
         stages = ahead(self._predict(stages, clock), 1)
         stages = ahead(self._assemble(stages, saver, clock), 2)
         if painter is not None:
@@ -248,16 +270,27 @@ class _Inferencer:
                 job = Job(item, item.image.shape[:2], boxes[usable])
             yield job
 
-    def _crop(self, items, clock, keep_picture):
+    def _crop(self, items, clock, keep_image):
         for item in items:
             if isinstance(item, Job):
                 with clock('crop'):
-                    item.crops = [self._crop_person(item.frame, box) for box in item.boxes]
+                    item.crops = [self._crop_near(item.frame, box) for box in item.boxes]
                     item.people = [None] * len(item.crops)
-                    if keep_picture:
-                        item.picture = item.frame.image
-                    item.frame = replace(item.frame, image=None)
+                    if not keep_image:
+                        item.frame = replace(item.frame, image=None)
             yield item
+
+    def _crop_near(self, frame, box):
+        """`_crop_person` of pictures of any size: OpenCV warps 32767 pixels a side at most."""
+        if max(frame.image.shape[:2]) <= WARP_LIMIT:
+            return self._crop_person(frame, box)
+        image, near, factor, corner = cut_out(frame.image, box)
+        crop = self._crop_person(replace(frame, image=image), near)
+        sample = crop['data_samples']
+        centre, scale = np.asarray(sample.input_center), np.asarray(sample.input_scale)
+        centre = (centre + 0.5) * factor - 0.5 + corner
+        sample.set_metainfo(dict(input_center=centre, input_scale=scale * factor))
+        return crop
 
     def _predict(self, loads, clock):
         """The network, batch by batch; what it returns may still be on its way from the GPU."""
@@ -342,7 +375,7 @@ class _Inferencer:
         for item in items:
             if isinstance(item, Job):
                 with clock('draw'):
-                    item.picture = painter(item.picture, item.result)
+                    item.picture = painter(item.frame.image, item.result)
             yield item
 
     def _save(self, items, saver, clock):
@@ -364,12 +397,14 @@ class _Inferencer:
 
     # --- to the caller -------------------------------------------------------------------------
 
-    def _deliver(self, jobs, sources, return_vis, show, show_progress):
-        bar = _progress(sources) if show_progress and sys.stderr.isatty() else nullcontext()
-        with bar as advance:
+    def _deliver(self, jobs, sources, return_vis, return_image, show, show_progress):
+        bar = Bar(sources) if show_progress and sys.stderr.isatty() else nullcontext()
+        with bar as advance, closing(jobs):
             for job in jobs:
                 if return_vis:
                     job.result.set_field(job.picture, 'visualization')
+                if return_image:
+                    job.result.set_field(job.frame.image, 'image')
                 if show:
                     _show(job.picture, job.frame.source)
                 if advance is not None:
@@ -446,52 +481,18 @@ class PoseInferencer(_Inferencer):
     of its test pipeline and codec.
 
     Args:
-        model: the paper's name (`VMPose-T-S3`), the encoder's (`vm-t-s3`), a config's path, or a
-            Config.
-        weights: checkpoint; None: those that come with the package, if any do.
-        device: 'auto', 'cpu', 'cuda', 'cuda:1'...
-        det_model: who finds people: 'whole_image', an .onnx file of YOLOX, boxes, an mmdet config
-            or alias; see `detection.find_people`.
-        det_weights: of an mmdet config.
-        bbox_thr, nms_thr: score and overlap at which detections are dropped.
-        batch_size: people a batch.
-        precision: 'fp32', 'bf16' or 'fp16' (autocast).
+        model, weights: see `_Inferencer`.
         flip_test: average with the mirrored picture; None: as the config says.
-        track: give people in videos ids; None: if the library `trackers` is there.
-        smooth: smooth videos over time: True, or options of `tracking.OneEuro`.
         draw_heatmap: put heatmaps into results and pictures.
-
-    Raises:
-        FileNotFoundError: no such file, or no weights are published.
-        ValueError: unknown model or option. CheckpointError: weights of another model.
+        common: the other arguments of `_Inferencer`.
     """
 
     task = 'pose'
     smoothed = ('keypoints',)
-    faces = None
 
-    def __init__(
-        self,
-        model,
-        weights=None,
-        device='auto',
-        det_model='whole_image',
-        det_weights=None,
-        bbox_thr=detection.SCORE_THRESHOLD,
-        nms_thr=detection.NMS_THRESHOLD,
-        batch_size=8,
-        precision='fp32',
-        flip_test=None,
-        track=None,
-        smooth=False,
-        draw_heatmap=False,
-        cfg_options=None,
-    ):
+    def __init__(self, model, weights=None, flip_test=None, draw_heatmap=False, **common):
         self.flip_test, self.draw_heatmap = flip_test, draw_heatmap
-        super().__init__(
-            model, weights, device, det_model, det_weights, bbox_thr, nms_thr, batch_size,
-            precision, track, smooth, cfg_options,
-        )  # fmt: skip
+        super().__init__(model, weights, **common)
         self.settings.update(flip_test=flip_test)
 
     def _build(self):
@@ -576,43 +577,24 @@ class MeshInferencer(_Inferencer):
     x right, y down, z forward, `focal_length` (2,) and `principal_point` (2,) in pixels (metainfo).
 
     Args:
+        model, weights: see `_Inferencer`.
         focal: focal length of the pictures, pixels: one number or (fx, fy). None: 4D-Humans' guess,
             5000 / 256 * the longer side.
         intrinsics: (3, 3) camera matrix instead of `focal`.
         body_model: the user's SMPL, see `models.body.BodyModel`; None: the embedded body.
-        others: as of `PoseInferencer`.
+        common: the other arguments of `_Inferencer`.
     """
 
     task = 'mesh'
     smoothed = ('keypoints', 'global_orient', 'body_pose', 'betas', 'translation')
 
-    def __init__(
-        self,
-        model,
-        weights=None,
-        device='auto',
-        det_model='whole_image',
-        det_weights=None,
-        bbox_thr=detection.SCORE_THRESHOLD,
-        nms_thr=detection.NMS_THRESHOLD,
-        batch_size=8,
-        precision='fp32',
-        track=None,
-        smooth=False,
-        focal=None,
-        intrinsics=None,
-        body_model=None,
-        cfg_options=None,
-    ):
+    def __init__(self, model, weights=None, focal=None, intrinsics=None, body_model=None, **common):
         self.focal, self.centre = _intrinsics(focal, intrinsics)
         self.body_model = body_model
-        super().__init__(
-            model, weights, device, det_model, det_weights, bbox_thr, nms_thr, batch_size,
-            precision, track, smooth, cfg_options,
-        )  # fmt: skip
+        super().__init__(model, weights, **common)
         self.settings.update(
-            focal=focal if focal is None else np.ravel(focal).tolist(),
-            intrinsics=intrinsics if intrinsics is None else np.asarray(intrinsics).tolist(),
+            focal=None if focal is None else np.ravel(focal).tolist(),
+            intrinsics=None if intrinsics is None else np.asarray(intrinsics).tolist(),
             body_model=body_model and str(body_model),
         )
 
@@ -786,6 +768,32 @@ def _to_cpu(tensors):
     return (copies[0] if single else tuple(copies.values())), wait
 
 
+def cut_out(image, box, limit=WARP_LIMIT):
+    """The part of a huge picture around a box, made smaller if it is still too large to warp.
+
+    Args:
+        image: (H, W, 3). box: (5,), xyxy and score, pixels. limit: pixels a side of the part.
+
+    Returns:
+        the part; the box in it; the factor that it is smaller by; its corner (2,): x of the picture
+        is (x of the part + 0.5) * factor - 0.5 + corner.
+    """
+    import cv2
+
+    size, centre = box[2:4] - box[:2], (box[:2] + box[2:4]) / 2
+    reach = 1.5 * size.max()  # what any crop of the box may show
+    shape = np.array(image.shape[1::-1])
+    low = np.clip(np.floor(centre - reach), 0, shape - 1).astype(int)
+    high = np.clip(np.ceil(centre + reach), low + 1, shape).astype(int)
+    part = image[low[1] : high[1], low[0] : high[0]]
+    factor = -(-max(part.shape[:2]) // limit)
+    if factor > 1:
+        part = cv2.resize(part, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA)
+    near = box.copy()
+    near[:4] = (box[:4] - np.tile(low, 2) + 0.5) / factor - 0.5
+    return part, near, factor, low
+
+
 def _check_display():
     if sys.platform.startswith('linux') and not (
         os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')
@@ -803,7 +811,7 @@ def _show(picture, source):
     cv2.waitKey(1 if source.moves else 0)
 
 
-class _progress:
+class Bar:
     """A bar on stderr: frames, rate, time left; `with` gives the function that advances it."""
 
     def __init__(self, sources):

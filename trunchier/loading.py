@@ -84,6 +84,21 @@ def find_weights(name, weights):
     )
 
 
+def embedded_model(task):
+    """Name of the model of a task that comes with weights.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    for name in model_names(task).values():
+        if (WEIGHTS / f'{name}.safetensors').is_file():
+            return name
+    raise FileNotFoundError(
+        f'no {task} model comes with weights: name one and give its checkpoint, as in '
+        f'--model {zoo.paper_name("vm-t-s2", task)} --weights FILE'
+    )
+
+
 def load_weights(model, path):
     """Fill `model` from a checkpoint, every parameter of it.
 

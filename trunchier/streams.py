@@ -44,14 +44,14 @@ class End:
 class Job:
     """A frame, and what becomes of it on its way."""
 
-    frame: Frame  # loses its picture once that is cropped
+    frame: Frame  # loses its picture after the crops where nobody looks at it
     shape: tuple = None  # (H, W) of the picture
     boxes: np.ndarray = None  # (P, 5)
     crops: list = field(default_factory=list)  # of the config's pipeline, then None
     people: list = field(default_factory=list)  # PoseDataSample each
     result: object = None  # PoseDataSample of the frame
     raw: dict = None
-    picture: np.ndarray = None  # to draw on, then drawn; None where nobody looks
+    picture: np.ndarray = None  # drawn
 
 
 @dataclass
@@ -76,7 +76,7 @@ def batches(items, batch_size):
                 if len(load.crops) == batch_size and place + 1 < len(item.crops):
                     yield load
                     load, held = Load(), 0
-            held += item.picture.nbytes if item.picture is not None else 0
+            held += item.frame.image.nbytes if item.frame.image is not None else 0
         load.items.append(item)
         live = isinstance(item, Job) and item.frame.source.kind == 'camera'
         full = len(load.crops) == batch_size or len(load.items) >= 4 * batch_size
