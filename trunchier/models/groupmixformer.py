@@ -170,6 +170,7 @@ class Aggregator(nn.Module):
 
     def __init__(self, channels, segment, kernel):
         super().__init__()
+        self.segment = segment
         self.qkv = new_linear(channels, 3 * segment)
         self.conv = depthwise(segment, kernel) if kernel > 1 else None
         self.pointwise = nn.Linear(segment, segment, bias=False) if kernel > 1 else None
@@ -183,8 +184,8 @@ class Aggregator(nn.Module):
             x = x.permute(0, 3, 1, 2)
             x = F.conv2d(x, weight, padding=self.conv.padding, groups=x.shape[1])
             x = x.permute(0, 2, 3, 1)
-        x = x.unflatten(3, (3, -1))
-        if self.conv is not None:
+        x = x.reshape(*x.shape[:3], 3, self.segment)
+        if self.pointwise is not None:
             x = linear(x, self.pointwise)
         return F.hardswish(norm_rows(x, self.norm))
 
