@@ -20,6 +20,7 @@ ROOMS = (
     ('visualizer',),
     ('saving',),
     ('inferencer',),
+    ('predict',),
     ('__main__',),
 )
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
