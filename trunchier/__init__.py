@@ -9,6 +9,6 @@ from . import compat
 
 compat.apply()  # first: what is registered below may meet the parts of the stack that it mends
 
-from . import checkpoints, datasets, metrics, models, training  # noqa: E402
+from . import checkpoints, datasets, metrics, models, synthetic, training  # noqa: E402
 
-__all__ = ['checkpoints', 'compat', 'datasets', 'metrics', 'models', 'training']
+__all__ = ['checkpoints', 'compat', 'datasets', 'metrics', 'models', 'synthetic', 'training']

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from .kernels import blend
+from .poses import pick
 from .textures import textures
 from .wardrobe import SKIN_TONES, random_colour
 
@@ -47,7 +48,8 @@ def procedural(rng, size, view):
     else:
         _plain(rng, image)
     if rng.random() < 0.5:  # out of focus
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 2.5) * size[1] / 256)
+        width = 1 + 2 * int(rng.uniform(0.5, 3) * size[1] / 256)
+        image = cv2.blur(cv2.blur(image, (width, width)), (width, width))
     return image
 
 
@@ -296,7 +298,8 @@ def _noise(rng, height, width):
 def _gradient(image, top, bottom):
     ends = np.clip((top, bottom), 0, 255).astype(np.float32)[:, None]  # (2, 1, 3)
     column = cv2.resize(ends, (1, image.shape[0]), interpolation=cv2.INTER_LINEAR)
-    image[:] = cv2.resize(column.astype(np.uint8), image.shape[1::-1])
+    way = cv2.INTER_NEAREST  # each column is the same
+    image[:] = cv2.resize(column.astype(np.uint8), image.shape[1::-1], interpolation=way)
 
 
 def _colour(rng):
@@ -305,7 +308,7 @@ def _colour(rng):
 
 
 def _fill(image, colour):
-    image[:] = np.clip(colour, 0, 255).astype(np.uint8)
+    _box(image, 0, 0, image.shape[1], image.shape[0], colour)
 
 
 def _tint(rng, image, rows, colour, strength):
@@ -324,7 +327,7 @@ def _paper(rng, image, rows, colour, strength):
     kind = ('stripes', 'checks', 'dots', 'flowers', 'mottle', 'weave', 'camouflage')[
         rng.integers(7)
     ]
-    tile = tiles[rng.choice(names[kind])]
+    tile = tiles[pick(rng, names[kind])]
     side = int(rng.uniform(16, 120))
     tile = cv2.resize(tile, (side, side))
     repeats = (part.shape[0] // side + 1, part.shape[1] // side + 1)
@@ -352,7 +355,7 @@ def _floor(rng, image, view, level, colour):
     seen = np.float32([(0, 0), (width, 0), (width + wide, len(floor)), (-wide, len(floor))])
     cv2.warpPerspective(
         texture, cv2.getPerspectiveTransform(corners, seen), (width, len(floor)), dst=floor,
-        flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT,
+        flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT,
     )  # fmt: skip
     mask = np.zeros(floor.shape[:2], np.uint8)
     edge = np.array([(0, left - top), (width, right - top), (width, height), (0, height)])

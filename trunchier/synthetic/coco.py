@@ -196,12 +196,18 @@ def _pictures(people, workers):
         for index in range(len(people)):
             yield *people.picture(index), people.unreadable
         return
-    # Fresh processes: forking one in which OpenCV or torch has threads may hang.
-    pool = ProcessPoolExecutor(workers, get_context('spawn'), _start_worker, (people,))
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # so that no thread pool is there to be forked, or to fight the processes
+    pool = None
     try:
+        people.picture(0)  # compiles, once for all
+        method = 'fork' if sys.platform == 'linux' else 'spawn'  # a fork need not import torch
+        pool = ProcessPoolExecutor(workers, get_context(method), _start_worker, (people,))
         yield from pool.map(_work, range(len(people)), chunksize=16)
     finally:
-        pool.shutdown(cancel_futures=True)
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+        cv2.setNumThreads(threads)
 
 
 _worker = {}

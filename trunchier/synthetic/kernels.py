@@ -9,7 +9,13 @@ Colours are linear in [0, 1] until `shade` writes them as sRGB bytes.
 import math
 
 import numpy as np
-from numba import njit
+
+try:
+    from numba import njit
+except ImportError as error:
+    raise ImportError(
+        'synthetic people and mesh overlays are drawn with numba: pip install numba'
+    ) from error
 
 # ---------------------------------------------------------------------------------------------
 # What a person is made of. `dress` holds one number for each of the words below.

@@ -171,7 +171,7 @@ def standing_pose():
 
 def stance_pose(rng, joints):
     """One draw from STANCES and HANDS, mirrored half of the time."""
-    stance = list(STANCES.values())[rng.choice(len(STANCES), p=_stance_chances())]
+    stance = pick(rng, list(STANCES.values()), [each.weight for each in STANCES.values()])
     noise = rng.standard_normal(24)
     angles = np.zeros(18)  # root pitch, roll; spine bend, side, twist; head pitch, yaw, roll; legs
     angles[0] = math.radians(stance.pitch[0] + stance.pitch[1] * noise[0])
@@ -195,10 +195,10 @@ def stance_pose(rng, joints):
             (flexion, abduction, rotation, knee, ankle), LIMITS[:, 0], LIMITS[:, 1]
         )
 
-    chances = _hand_chances()[COLUMNS.index(stance.hands)]
-    left = rng.choice(len(HANDS), p=chances)
-    right = left if rng.random() < PAIRED else rng.choice(len(HANDS), p=chances)
-    names = [list(HANDS)[place] for place in (left, right)]
+    column = COLUMNS.index(stance.hands)
+    chances = [place.chances[column] for place in HANDS.values()]
+    left = pick(rng, list(HANDS), chances)
+    names = [left, left if rng.random() < PAIRED else pick(rng, list(HANDS), chances)]
     if stance.hands in ('walk', 'run') and rng.random() < 0.75:  # arms swing against the legs
         word = 'swing' if stance.hands == 'walk' else 'run'
         names = [f'{word} back', f'{word} front']
@@ -267,17 +267,16 @@ def skeleton(rotations, joints):
     return _forward(rotations, joints, PARENTS)[1]
 
 
-@functools.lru_cache(maxsize=1)
-def _stance_chances():
-    weights = np.array([stance.weight for stance in STANCES.values()], dtype=np.float64)
-    return weights / weights.sum()
-
-
-@functools.lru_cache(maxsize=1)
-def _hand_chances():
-    """(4, places), one row for each of COLUMNS."""
-    weights = np.array([place.chances for place in HANDS.values()], dtype=np.float64).T
-    return weights / weights.sum(1, keepdims=True)
+def pick(rng, options, chances=None):
+    """One of the options; ten times as fast as rng.choice."""
+    if chances is None:
+        return options[int(rng.random() * len(options))]
+    left = rng.random() * sum(chances)
+    for option, chance in zip(options, chances, strict=True):
+        left -= chance
+        if left < 0:
+            return option
+    return options[-1]
 
 
 def _hand(name, side, jitter, more):
@@ -319,15 +318,6 @@ def axis_angle_to_matrices(axis_angle):
     for i in range(len(axis_angle)):
         out[i] = _about(axis_angle[i])
     return out
-
-
-def matrices_to_axis_angle(rotations):
-    """(N, 3, 3) -> (N, 3) radians, angle in [0, pi]."""
-    import torch
-
-    from ..geometry import matrix_to_axis_angle
-
-    return matrix_to_axis_angle(torch.from_numpy(np.ascontiguousarray(rotations))).numpy()
 
 
 # ---------------------------------------------------------------------------------------------

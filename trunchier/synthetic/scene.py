@@ -13,7 +13,7 @@ import numpy as np
 from . import kernels
 from .backdrop import View, noises, procedural
 from .figure import body, build_figure
-from .poses import sample_pose
+from .poses import pick, sample_pose
 from .textures import textures
 from .wardrobe import cloth_colour, linear, random_colour, sample_outfit
 
@@ -181,7 +181,7 @@ def _frame(rng, size, figures):
     if upright and rng.random() < 0.75:  # legs are below the picture
         visible = rng.uniform(0.35, 0.85)
         focal = max(share, 0.75) * min(
-            size[1] / (visible * (high[1] - low[1])), 1.1 * size[0] / (high[0] - low[0])
+            size[1] / (visible * (high[1] - low[1])), 1.7 * size[0] / (high[0] - low[0])
         )
         top = size[1] - focal * visible * (high[1] - low[1])
         middle = size[0] * rng.uniform(0.4, 0.6)
@@ -225,7 +225,7 @@ def _box(rng, room, centre, half, yaw, colour=None):
         rest=rest,
         paint=np.array(
             (*linear(colour), *linear(np.array(colour) * rng.uniform(0.6, 1.2)),
-             rng.choice(names[kind]), rng.uniform(0.8, 3), 0.03, 0.0), np.float32,
+             pick(rng, names[kind]), rng.uniform(0.8, 3), 0.03, 0.0), np.float32,
         ),
     )  # fmt: skip
 
@@ -282,7 +282,7 @@ def _furniture(rng, room, figures, supports):
                 half = (half[0] * 0.9, tall / 2, half[2] * 0.8)
                 props.append(_box(rng, room, top - up * (tall / 2), half, yaw))
         elif kind == 1:  # post
-            side = near + aside * rng.choice((-1, 1)) * rng.uniform(0.05, 0.3)
+            side = near + aside * pick(rng, (-1, 1)) * rng.uniform(0.05, 0.3)
             base = side + (room.ground + 1.3 - side @ up) * up
             width = rng.uniform(0.03, 0.1)
             props.append(_box(rng, room, base, (width, 1.3, width), yaw))
@@ -396,8 +396,7 @@ def _merge(figures, props):
 
 def _light(rng, room):
     """(5, 3) float32: colours of sun, sky and ground; up; direction to the sun. Camera frame."""
-    chances = np.array([row[0] for row in LIGHTS.values()])
-    name = list(LIGHTS)[rng.choice(len(LIGHTS), p=chances / chances.sum())]
+    name = pick(rng, list(LIGHTS), [row[0] for row in LIGHTS.values()])
     colours = np.array(LIGHTS[name][1:]) * np.exp(rng.normal(0, 0.16, (3, 1)))
     colours *= np.exp(rng.normal(0, 0.05, (3, 3))) * rng.uniform(0.75, 1.25)
     if name == 'flash':
@@ -461,7 +460,7 @@ def _foreground(rng, image, owners):
     mask = np.zeros((height, width), np.uint8)
     kind = rng.integers(4)
     if kind == 0:  # leaves from one side
-        centre = np.array((rng.choice((0, width)), rng.uniform(0, height)))
+        centre = np.array((pick(rng, (0, width)), rng.uniform(0, height)))
         for place in (centre + rng.normal(0, 0.16, (30, 2)) * (width, height)).astype(int).tolist():
             axes = (
                 int(rng.uniform(0.01, 0.05) * width) + 1,
@@ -493,14 +492,21 @@ def _foreground(rng, image, owners):
 # ---------------------------------------------------------------------------------------------
 # The camera's faults
 # ---------------------------------------------------------------------------------------------
-def _adjust(rng, image, strength):
-    """Exposure, contrast and tint, one table a channel."""
+def _adjust(rng, image, strength, exposed=None):
+    """Exposure, contrast and tint, one table a channel.
+
+    Args:
+        strength: of the random changes.
+        exposed: brightness that the camera aims at, 0 to 255; None: it leaves the light as it is.
+    """
     ramp = np.arange(256, dtype=np.float32) / 255
     tables = np.empty((256, 3), np.uint8)
-    gamma = np.exp(rng.normal(0, 0.9 * strength))
-    bent = ramp**gamma * 255 * np.exp(rng.normal(0, 0.35 * strength))
+    gain = 255 * math.exp(rng.normal(0, 0.35 * strength))
+    if exposed is not None:
+        gain *= (exposed / max(sum(cv2.mean(image)) / 3, 10)) ** 0.7
+    bent = ramp ** math.exp(rng.normal(0, 0.9 * strength)) * gain
     for channel in range(3):
-        tables[:, channel] = np.minimum(bent * np.exp(rng.normal(0, 0.2 * strength)), 255)
+        tables[:, channel] = np.minimum(bent * math.exp(rng.normal(0, 0.2 * strength)), 255)
     return cv2.LUT(image, tables[None])
 
 
@@ -524,7 +530,7 @@ def _photograph(rng, image):
             streak, (int(middle - x), int(middle - y)), (int(middle + x), int(middle + y)), 1.0
         )
         image = cv2.filter2D(image, -1, streak / streak.sum())
-    image = _adjust(rng, image, 0.22)
+    image = _adjust(rng, image, 0.22, exposed=rng.normal(118, 18))
     pick = rng.random()
     if pick < 0.06:
         image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
@@ -532,7 +538,7 @@ def _photograph(rng, image):
         grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
         share = rng.uniform(0.4, 1.35)
         image = cv2.addWeighted(image, share, grey, 1 - share, 0)
-    strength = rng.uniform(0, 1) ** 3 * 14
+    strength = rng.random() ** 3 * 10
     if strength > 1:
         y, x = rng.integers(len(_grain()) - height), rng.integers(len(_grain()) - width)
         grain = _grain()[y : y + height, x : x + width]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .kernels import DRESS, MATERIALS, PAINT
+from .poses import pick
 from .textures import textures
 
 # sRGB: ten skin tones from light to dark, hair from black to grey.
@@ -21,7 +22,7 @@ HAIR_COLOURS = (
     ( 18,  15,  14), ( 34,  24,  20), ( 58,  40,  28), ( 88,  60,  38), (124,  88,  52),
     (186, 150,  98), (222, 194, 140), (140,  66,  34), (150, 148, 146), (214, 210, 206),
 )  # fmt: skip
-HAIR_CHANCES = np.array((20, 22, 18, 12, 8, 7, 5, 3, 3, 2)) / 100
+HAIR_CHANCES = (20, 22, 18, 12, 8, 7, 5, 3, 3, 2)
 
 # Most clothes are dark, grey, white or blue; the rest are of any colour.
 COMMON_CLOTHS = (
@@ -61,7 +62,8 @@ class Outfit:
 
 def linear(rgb):
     """sRGB bytes to the linear values that light multiplies (the kernels' gamma is 2)."""
-    return (np.asarray(rgb, dtype=np.float32) / 255) ** 2
+    red, green, blue = rgb
+    return (red / 255) ** 2, (green / 255) ** 2, (blue / 255) ** 2
 
 
 def sample_outfit(rng, holds):
@@ -109,7 +111,7 @@ def _thick(outfit, **millimetres):
 
 def _texture(rng, *kinds):
     _, names = textures()
-    return int(rng.choice(names[kinds[rng.integers(len(kinds))]]))
+    return pick(rng, names[pick(rng, kinds)])
 
 
 def random_colour(rng, saturation=None):
@@ -125,7 +127,7 @@ def random_colour(rng, saturation=None):
 
 def cloth_colour(rng, common=0.55):
     if rng.random() < common:
-        colour = COMMON_CLOTHS[rng.integers(len(COMMON_CLOTHS))]
+        colour = pick(rng, COMMON_CLOTHS)
         return np.maximum(np.array(colour) * rng.uniform(0.85, 1.05) + rng.normal(0, 4, 3), 8)
     return random_colour(rng)
 
@@ -141,7 +143,7 @@ def _cloth(rng, outfit, name, colour=None, pattern=0.45, folds=None):
     else:
         shade = np.array(colour) * rng.uniform(0.7, 0.95)
         _material(outfit, name, colour, shade, _texture(rng, 'weave', 'mottle'),
-                  rng.uniform(2, 8), rng.choice((0.0, 0.0, 0.05)), folds)  # fmt: skip
+                  rng.uniform(2, 8), pick(rng, (0.0, 0.0, 0.05)), folds)  # fmt: skip
     return colour
 
 
@@ -161,7 +163,7 @@ def _paint_skin(rng, outfit):
     _material(outfit, 'lip', lips, gloss=0.05)
     _material(outfit, 'eye', tone * 0.25 + np.array((232, 230, 226)) * 0.72)
     irises = ((30, 22, 18), (70, 48, 30), (70, 90, 110))
-    _material(outfit, 'iris', irises[rng.choice(3, p=(0.6, 0.25, 0.15))])
+    _material(outfit, 'iris', pick(rng, irises, (0.6, 0.25, 0.15)))
     _thick(outfit, eye=-1, iris=-1)
 
 
@@ -176,12 +178,12 @@ def _clothes(rng, outfit):
     _material(outfit, 'print', top, random_colour(rng), _texture(rng, 'picture'), 1.0)
     _material(outfit, 'glove', cloth_colour(rng))
 
-    sleeve = rng.choice((0.0, 0.16, 0.30, 0.45, 0.715), p=(0.05, 0.07, 0.42, 0.08, 0.38))
+    sleeve = pick(rng, (0.0, 0.16, 0.30, 0.45, 0.715), (0.05, 0.07, 0.42, 0.08, 0.38))
     sleeve += rng.uniform(-0.03, 0.03) if 0.2 < sleeve < 0.7 else 0.0
     tucked = rng.random() < 0.4
     hem = rng.uniform(0.04, 0.08) if tucked else rng.uniform(-0.14, 0.02)
-    cuff = rng.choice((0.0, 0.012, 0.03), p=(0.5, 0.3, 0.2))
-    neck = rng.choice(('crew', 'scoop', 'v', 'high'), p=(0.5, 0.17, 0.2, 0.13))
+    cuff = pick(rng, (0.0, 0.012, 0.03), (0.5, 0.3, 0.2))
+    neck = pick(rng, ('crew', 'scoop', 'v', 'high'), (0.5, 0.17, 0.2, 0.13))
     depth = {'crew': 0.02, 'scoop': 0.06, 'v': rng.uniform(0.06, 0.14), 'high': 0.0}[neck]
     width = {'crew': 0.08, 'scoop': 0.13, 'v': 0.09, 'high': 0.1}[neck]
     _set(
@@ -190,7 +192,7 @@ def _clothes(rng, outfit):
         waist=rng.uniform(0.05, 0.1), belt=float(tucked and rng.random() < 0.4),
         outer_hem=ALL, print_size=0.0,
     )  # fmt: skip
-    slack = rng.choice((2, 12, 26, 44), p=(0.2, 0.35, 0.3, 0.15))
+    slack = pick(rng, (2, 12, 26, 44), (0.2, 0.35, 0.3, 0.15))
     _thick(outfit, top=(3, slack), trim=(3.5, slack), print=(3, slack), belt=5, glove=3)
     if rng.random() < 0.28:
         _set(outfit, print_size=rng.uniform(0.05, 0.12), print_back=float(rng.random() < 0.25))
@@ -199,8 +201,8 @@ def _clothes(rng, outfit):
         outfit.paint[row, PAINT.index('scale')] = 0.5 / outfit.dress[DRESS.index('print_size')]
         outfit.paint[row, PAINT.index('folds')] = 0.3
 
-    legs = rng.choice(('long', 'shorts', 'knee', 'skirt', 'dress'), p=(0.6, 0.16, 0.05, 0.1, 0.09))
-    trousers = rng.choice((2, 10, 22, 36), p=(0.3, 0.35, 0.23, 0.12))
+    legs = pick(rng, ('long', 'shorts', 'knee', 'skirt', 'dress'), (0.6, 0.16, 0.05, 0.1, 0.09))
+    trousers = pick(rng, (2, 10, 22, 36), (0.3, 0.35, 0.23, 0.12))
     _thick(outfit, bottom=(3, trousers))
     if legs == 'long':
         _set(outfit, leg=rng.uniform(-0.93, -0.84))
@@ -209,9 +211,9 @@ def _clothes(rng, outfit):
     elif legs == 'knee':
         _set(outfit, leg=rng.uniform(-0.5, -0.38))
     else:
-        length = rng.choice((-0.28, -0.45, -0.62, -0.86), p=(0.3, 0.4, 0.2, 0.1))
+        length = pick(rng, (-0.28, -0.45, -0.62, -0.86), (0.3, 0.4, 0.2, 0.1))
         outfit.skirt = (length + rng.uniform(-0.05, 0.05), rng.uniform(0.0, 0.35), 0.018)
-        _set(outfit, leg=rng.choice((-0.12, -0.93), p=(0.7, 0.3)), belt=0.0)
+        _set(outfit, leg=pick(rng, (-0.12, -0.93), (0.7, 0.3)), belt=0.0)
         source = 'top' if legs == 'dress' else 'bottom'
         outfit.paint[MATERIALS.index('skirt')] = outfit.paint[MATERIALS.index(source)]
         if legs == 'dress':
@@ -222,18 +224,18 @@ def _clothes(rng, outfit):
 
     if rng.random() < 0.24:  # a jacket or coat
         _cloth(rng, outfit, 'outer', pattern=0.15)
-        slack = rng.choice((8, 18, 32))
+        slack = pick(rng, (8, 18, 32))
         _thick(outfit, outer=(9, slack))
         coat = rng.random() < 0.2
-        _set(outfit, outer_sleeve=rng.choice((0.16, 0.72), p=(0.12, 0.88)),
+        _set(outfit, outer_sleeve=pick(rng, (0.16, 0.72), (0.12, 0.88)),
              outer_hem=rng.uniform(-0.45, -0.25) if coat else rng.uniform(-0.14, 0.04),
-             outer_open=rng.choice((-0.01, 0.02, 0.05, 0.09), p=(0.35, 0.2, 0.25, 0.2)),
+             outer_open=pick(rng, (-0.01, 0.02, 0.05, 0.09), (0.35, 0.2, 0.25, 0.2)),
         )  # fmt: skip
         if coat:
             outfit.skirt = outfit.skirt or (outfit.dress[DRESS.index('outer_hem')], 0.1, 0.03)
             outfit.paint[MATERIALS.index('skirt')] = outfit.paint[MATERIALS.index('outer')]
 
-    shoe = rng.choice((-0.89, -0.82, -0.6, NONE), p=(0.62, 0.2, 0.08, 0.1))
+    shoe = pick(rng, (-0.89, -0.82, -0.6, NONE), (0.62, 0.2, 0.08, 0.1))
     colour = cloth_colour(rng, 0.7)
     _material(outfit, 'shoe', colour, cloth_colour(rng), _texture(rng, 'plain', 'weave', 'stripes'),
               6.0, 0.08)  # fmt: skip
@@ -254,16 +256,15 @@ def _clothes(rng, outfit):
 
 
 def _hair(rng, outfit):
-    colour = np.array(HAIR_COLOURS[rng.choice(len(HAIR_COLOURS), p=HAIR_CHANCES)]) * rng.uniform(
-        0.8, 1.2
-    )
+    colour = np.array(pick(rng, HAIR_COLOURS, HAIR_CHANCES)) * rng.uniform(0.8, 1.2)
     second = np.clip(colour * rng.uniform(1.15, 1.7) + 6, 0, 255)
     _material(outfit, 'hair', colour, second, _texture(rng, 'strands'), rng.uniform(3, 7), 0.06)
     _material(outfit, 'brow', np.clip(colour * 0.9, 10, 150))
     _material(outfit, 'beard', colour * 0.9 + 8, second, _texture(rng, 'weave'), 6.0)
-    kind = rng.choice(
+    kind = pick(
+        rng,
         ('bald', 'cropped', 'short', 'full', 'afro', 'bob', 'long', 'tail', 'bun', 'hood'),
-        p=(0.06, 0.16, 0.25, 0.1, 0.04, 0.1, 0.14, 0.07, 0.05, 0.03),
+        (0.06, 0.16, 0.25, 0.1, 0.04, 0.1, 0.14, 0.07, 0.05, 0.03),
     )
     front = rng.uniform(0.775, 0.795)
     _set(outfit, hair_front=front, hair_back=rng.uniform(0.63, 0.68), hair_ears=0.0, bald=0.0)
@@ -292,7 +293,7 @@ def _hair(rng, outfit):
 
     if kind not in ('hood', 'afro') and rng.random() < 0.2:
         _cloth(rng, outfit, 'hat', pattern=0.2, folds=0.1)
-        style = rng.choice(('cap', 'brim', 'beanie', 'helmet'), p=(0.45, 0.15, 0.22, 0.18))
+        style = pick(rng, ('cap', 'brim', 'beanie', 'helmet'), (0.45, 0.15, 0.22, 0.18))
         edge = rng.uniform(0.765, 0.785)
         _set(outfit, hat=edge)
         _thick(outfit, hat=dict(cap=14, brim=16, beanie=12, helmet=28)[style])
@@ -310,7 +311,7 @@ def _hair(rng, outfit):
 def _face(rng, outfit):
     if rng.random() < 0.2:
         _set(outfit, beard=rng.uniform(0.63, 0.69))
-        _thick(outfit, beard=rng.choice((0, 3, 9)))
+        _thick(outfit, beard=pick(rng, (0, 3, 9)))
     if rng.random() < 0.22:
         dark = rng.random() < 0.4
         _set(outfit, glasses=2.0 if dark else 1.0)
