@@ -30,7 +30,7 @@ def draw_meshes(
         colours: (P, 3), 0..255 in the order of the picture's channels.
         alpha: opacity of surfaces; lines are opaque.
         style: 'solid', 'wireframe' (hidden lines removed) or 'both'.
-        width: of lines, pixels.
+        width: of lines, pixels; those of small faces are thinner.
         samples: a pixel is the mean of samples x samples points in it.
 
     Raises:
@@ -138,6 +138,7 @@ def _light(face, row, col, nearest, points, normals, reach):
     line = False
     if reach > 0:  # distance to the edge opposite a corner = its weight * its height over it
         size = abs(area)
+        reach = min(reach, np.float32(0.08) * math.sqrt(size))  # small faces stay visible
         line = (
             w0 * size < reach * math.sqrt((cx - bx) ** 2 + (cy - by) ** 2)
             or w1 * size < reach * math.sqrt((ax - cx) ** 2 + (ay - cy) ** 2)

@@ -15,6 +15,7 @@ PALETTE = np.array(
     ],
     np.float32,
 )  # fmt: skip
+DEPTH_SHOWN = 4.0  # metres between the nearest and the farthest person in a side view
 INK = (40, 40, 40)
 PAPER = 255
 
@@ -107,11 +108,10 @@ def draw_track_ids(image, instances):
     return image
 
 
-def _write(image, text, corner, size, colour=(255, 255, 255), edge=INK):
+def _write(image, text, corner, size):
     font, width = cv2.FONT_HERSHEY_SIMPLEX, max(1, round(2 * size))
-    if edge is not None:
-        cv2.putText(image, text, corner, font, size, edge, 3 * width, cv2.LINE_AA)
-    cv2.putText(image, text, corner, font, size, colour, width, cv2.LINE_AA)
+    cv2.putText(image, text, corner, font, size, INK, width + 2, cv2.LINE_AA)
+    cv2.putText(image, text, corner, font, size, (255, 255, 255), width, cv2.LINE_AA)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -144,9 +144,10 @@ def draw_bodies(
 
 
 def side_view(people, faces, shape, colours=None, style='solid', samples=2):
-    """The people from their right, side by side with the picture, on white.
+    """The people from the right of the picture, on white; what is near is on the left.
 
-    They keep their places to each other; the distance is chosen so that all fit.
+    All fit. They keep their places to each other, but farther apart in depth than DEPTH_SHOWN they
+    move together, or each would be tiny.
 
     Args:
         people: (P, V, 3), metres, camera of the whole picture.
@@ -157,7 +158,10 @@ def side_view(people, faces, shape, colours=None, style='solid', samples=2):
     image = np.full((*shape, 3), PAPER, np.uint8)
     if len(people) == 0:
         return image
-    people = np.asarray(people, np.float32)
+    people = np.array(people, np.float32)
+    depth = people[..., 2].mean(1)
+    spread = max(np.ptp(depth), DEPTH_SHOWN)
+    people[..., 2] += ((DEPTH_SHOWN / spread - 1) * (depth - depth.mean()))[:, None]
     low, high = people.min((0, 1)), people.max((0, 1))
     x, y, z = np.moveaxis(people - (low + high) / 2, -1, 0)
     turned = np.stack([z, y, -x], axis=-1)  # a quarter turn about the vertical
@@ -285,4 +289,4 @@ def _title(place, text):
     (full, tall), _ = cv2.getTextSize(text, font, 1.0, 1)
     size = min(0.95 * width / full, 0.55 * height / tall)
     corner = int((width - full * size) / 2), int((height + tall * size) / 2)
-    cv2.putText(place, text, corner, font, size, INK, 1, cv2.LINE_AA)
+    cv2.putText(place, text, corner, font, size, INK, max(1, round(1.5 * size)), cv2.LINE_AA)
