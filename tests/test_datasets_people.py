@@ -232,6 +232,7 @@ def test_an_epoch_based_loader_ends_with_the_epoch(mix):
     assert len(list(batches)) == 10
 
 
+@pytest.mark.slow
 def test_a_mix_travels_to_spawned_workers(mix):
     dataset = DATASETS.build(mix)
     dataset.full_init()

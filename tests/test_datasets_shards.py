@@ -224,6 +224,14 @@ def test_the_index_is_made_once(tmp_path, monkeypatch):
     assert second.record(7)['key'] == first.record(7)['key']
 
 
+@pytest.mark.slow
+def test_processes_index_together(tmp_path):
+    folder = people.write_shards(tmp_path / 'set', shards=3)
+    facts = ShardPeople(folder).index(workers=2)
+    assert facts['persons'] == 15
+    assert len(list((folder / '.trunchier_index').iterdir())) == 3
+
+
 def test_the_index_follows_the_shard_and_the_filters(tmp_path):
     path = people.write_shards(tmp_path / 'set', shards=1, members=3) / '000000.tar'
     assert len(ready(path)) == 3

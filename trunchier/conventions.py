@@ -175,6 +175,8 @@ SMPL_24_AND_44 = tuple(
 
 LSP_14_IN_44 = tuple(range(25, 39))
 H36M_17_IN_44 = (39, 27, 26, 25, 28, 29, 30, 41, 37, 42, 43, 34, 35, 36, 33, 32, 31)
+# MPI-INF-3DHP as mmpose orders it: head top, neck, arms, legs, pelvis, spine, head.
+MPI_INF_17_IN_44 = (38, 37, 33, 32, 31, 34, 35, 36, 27, 26, 25, 28, 29, 30, 39, 41, 43)
 
 # The 24 joints of the SPIN / HMR npz files (`part`, `S`): the 19 extra, then the face.
 SPIN_24_IN_44 = tuple(range(25, 44)) + (0, 16, 15, 18, 17)

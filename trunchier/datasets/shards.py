@@ -16,8 +16,10 @@ import tarfile
 import zipfile
 from bisect import bisect_right
 from collections import Counter, OrderedDict
+from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from glob import glob
+from multiprocessing import get_context
 from pathlib import Path
 from zlib import crc32
 
@@ -120,6 +122,16 @@ class ShardPeople(People):
         if not len(self):
             raise ValueError(f'{self.name}: no person is left ({describe_facts(self.facts)})')
 
+    def index(self, workers=1):
+        """Index all shards by several processes, before training does it; returns the facts."""
+        if self.filter is not None:
+            self.filter.load()
+        if workers == 1:
+            return add_facts([self._index_facts(path) for path in self.paths])
+        # Fresh processes: forking one in which OpenCV or torch has threads may hang.
+        with ProcessPoolExecutor(workers, get_context('spawn')) as pool:
+            return add_facts(list(pool.map(self._index_facts, self.paths, chunksize=16)))
+
     def index_path(self, path):
         """Where the index of a shard lies."""
         path = Path(path).absolute()
@@ -128,7 +140,7 @@ class ShardPeople(People):
         return folder / f'{path.parent.name}-{path.stem}-{crc32(settings.encode()):08x}.npz'
 
     def _index_facts(self, path):
-        """Facts of a fresh index of the shard, made if there is none."""
+        """Facts about a shard (see `index_shard`) from its index, made if there is no fresh one."""
         state = os.stat(path)
         stamp = dict(version=1, size=state.st_size, mtime=state.st_mtime_ns)
         target = self.index_path(path)

@@ -1,0 +1,253 @@
+#!/usr/bin/env python
+"""Look at the data for mesh recovery: what is there, what it looks like, what is missing.
+
+    python tools/check_data.py data                             # 4D-Humans' data under data/
+    python tools/check_data.py data --full --workers 16         # and index every shard
+    python tools/check_data.py --shards 'data/mine/*.tar' --sheet mine.png
+    python tools/check_data.py --npz eval.npz --images photos
+
+Under the root it looks for hmr2_training_data/ (shards, mocap, pose histogram),
+hmr2_evaluation_data/ (npz files) and the folders of pictures that these name. Of each data set it
+counts the shards or rows, decodes some people, prints statistics of their keypoints and draws them
+into one contact sheet. Ends with 1 if something is missing or unusable.
+"""
+
+import argparse
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+from mmengine.logging import MMLogger
+
+from trunchier.conventions import JOINTS_44
+from trunchier.datasets import CropPerson, NpzPeople, ShardPeople, released
+from trunchier.datasets.annotations import BadRecord, describe, load_probable_poses
+from trunchier.datasets.people import SKELETON_44
+from trunchier.datasets.shards import describe_facts
+from trunchier.datasets.transforms import load_real_poses
+
+TRAINING_HELP = (
+    'fetch_training_data.sh in github.com/shubham-goel/4D-Humans downloads the training data; '
+    'unpack it so that {root} holds dataset_tars/, ' + released.MOCAP
+)
+EVALUATION_HELP = (
+    'the README of github.com/shubham-goel/4D-Humans links hmr2_evaluation_data.tar.gz; unpack it '
+    'as {root}'
+)
+TILES, TILE = 8, 160  # people a data set on the sheet, pixels
+SAMPLE = 64  # people a data set for statistics
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('root', nargs='?', help='folder that holds the 4D-Humans data')
+    parser.add_argument('--shards', action='append', default=[], metavar='URLS', help='own shards')
+    parser.add_argument('--npz', action='append', default=[], metavar='FILE', help='own npz')
+    parser.add_argument('--images', default='.', help='folder of pictures of --npz')
+    parser.add_argument('--full', action='store_true', help='every shard, not the first and last')
+    parser.add_argument('--workers', type=int, default=1, metavar='N', help='processes to index')
+    parser.add_argument('--sheet', default='check_data.png', help='contact sheet to draw')
+    args = parser.parse_args(arguments)
+    if not (args.root or args.shards or args.npz):
+        parser.error('name a root, --shards or --npz')
+
+    problems, rows = [], []
+    if args.root:
+        root = Path(args.root)
+        check_training(root / 'hmr2_training_data', args, problems, rows)
+        check_evaluation(root / 'hmr2_evaluation_data', root, problems, rows)
+    for urls in args.shards:
+        check_shards(dict(urls=urls), args, problems, rows)
+    for file in args.npz:
+        check_npz(dict(ann_file=file, img_dir=args.images), problems, rows)
+
+    if rows:
+        draw_sheet(args.sheet, rows)
+        print(f'\n{args.sheet}: {sum(len(tiles) for _, tiles in rows)} people drawn')
+    if problems:
+        print(f'\n{len(problems)} problems:')
+        for problem in problems:
+            print(f'- {problem}')
+        sys.exit(1)
+    print('\nnothing is missing')
+
+
+# ---------------------------------------------------------------------------------------------
+# What 4D-Humans released
+# ---------------------------------------------------------------------------------------------
+def check_training(root, args, problems, rows):
+    print(f'Training data in {root}')
+    if not root.is_dir():
+        problems.append(f'no folder {root}: ' + TRAINING_HELP.format(root=root))
+        return
+    try:
+        poses, betas = load_real_poses(root / released.MOCAP)
+        print(
+            f'{released.MOCAP}: {len(poses)} poses, {"with" if betas is not None else "no"} betas'
+        )
+    except (FileNotFoundError, ValueError) as error:
+        problems.append(str(error))
+    histogram = root / released.POSE_HISTOGRAM
+    try:
+        share = load_probable_poses(histogram).mean()
+        print(f'{released.POSE_HISTOGRAM}: {100 * share:.2f} % of the bins are probable')
+    except (FileNotFoundError, ValueError) as error:
+        problems.append(str(error))
+
+    for config in released.training_sets(root, pose_histogram=histogram.is_file())['datasets']:
+        config.pop('type')
+        dataset = ShardPeople(**config)
+        there = [path for path in dataset.paths if os.path.isfile(path)]
+        missing = len(dataset.paths) - len(there)
+        if missing:
+            gone = sorted(set(dataset.paths) - set(there))
+            problems.append(
+                f'{dataset.name}: {missing} of {len(dataset.paths)} shards are missing, from '
+                f'{gone[0]} to {gone[-1]}: ' + TRAINING_HELP.format(root=root)
+            )
+        if there:
+            check_shards({**config, 'urls': there}, args, problems, rows)
+
+
+def check_evaluation(root, images, problems, rows):
+    print(f'\nEvaluation data in {root}')
+    if not root.is_dir():
+        problems.append(f'no folder {root}: ' + EVALUATION_HELP.format(root=root))
+        return
+    for config in released.evaluation_sets(root, images):
+        config.pop('type')
+        check_npz(config, problems, rows)
+
+
+# ---------------------------------------------------------------------------------------------
+# One data set
+# ---------------------------------------------------------------------------------------------
+def check_shards(config, args, problems, rows):
+    try:
+        dataset = ShardPeople(**config, max_bad_share=1.0)
+        if not args.full and len(dataset.paths) > 2:
+            print(f'{dataset.name}: {len(dataset.paths)} shards, of which the first and the last:')
+            dataset = ShardPeople(
+                **{**config, 'urls': [dataset.paths[0], dataset.paths[-1]]},
+                max_bad_share=1.0,
+            )
+        facts = dataset.index(args.workers)
+        print(f'{dataset.name}: {describe_facts(facts)}')
+        if facts['bad']:
+            problems.append(f'{dataset.name}: {describe(facts["bad"])}; {facts["examples"]}')
+        look(dataset, problems, rows)
+    except (FileNotFoundError, ValueError, RuntimeError) as error:
+        problems.append(str(error))
+
+
+def check_npz(config, problems, rows):
+    try:
+        dataset = NpzPeople(**config, max_bad_share=1.0)
+        dataset.full_init()
+        print(f'{dataset.name}: {len(dataset)} people')
+        look(dataset, problems, rows)
+    except (FileNotFoundError, ValueError) as error:
+        problems.append(str(error))
+
+
+def look(dataset, problems, rows):
+    """Decode people all over the data set, print what they are like, keep some for the sheet."""
+    records, bad = [], Counter()
+    for number in np.unique(np.linspace(0, len(dataset) - 1, SAMPLE).astype(int)):
+        try:
+            records.append(dataset.record(int(number)))
+        except BadRecord as error:
+            bad[error.kind] += 1
+            example = error
+    if bad:
+        problems.append(f'{dataset.name}: {describe(bad)} among {SAMPLE} people ({example})')
+    if records:
+        print(f'  {describe_people(records)}')
+        rows.append((dataset.name, [draw_person(record) for record in records[:TILES]]))
+
+
+def describe_people(records):
+    """Statistics of some records in one line."""
+    points = np.stack([record['keypoints_2d'] for record in records])
+    seen = points[..., 2] > 0
+    sizes = np.array([record['image'].shape[1::-1] for record in records])[:, None]
+    inside = ((points[..., :2] >= 0) & (points[..., :2] < sizes)).all(-1)
+    centre = np.array([record['center'] for record in records])[:, None]
+    box = np.array([record['scale'] for record in records])[:, None] * 200
+    boxed = (np.abs(points[..., :2] - centre) <= box.max(-1, keepdims=True) / 2).all(-1)
+    joints = np.stack([record['keypoints_3d'] for record in records])
+    known = joints[..., 3] > 0
+    text = (
+        f'{len(records)} looked at: pictures {np.median(sizes[:, 0, 0]):.0f} x '
+        f'{np.median(sizes[:, 0, 1]):.0f}, boxes {np.median(box.max(-1)):.0f} pixels (medians); '
+        f'keypoints: {seen.sum(1).mean():.1f} a person'
+    )
+    if seen.any():
+        text += (
+            f', {100 * inside[seen].mean():.0f} % in the picture, {100 * boxed[seen].mean():.0f} % '
+            'in the box'
+        )
+    text += f'; 3D joints: {known.sum(1).mean():.1f} a person'
+    neck, pelvis = (JOINTS_44.index(n) for n in ('extra_neck_lsp', 'extra_pelvis_mpii'))
+    both = known[:, neck] & known[:, pelvis]
+    if both.any():
+        length = np.linalg.norm(joints[both, neck, :3] - joints[both, pelvis, :3], axis=-1)
+        text += f', neck to pelvis {np.median(length):.2f} m'
+    for name in ('has_body_pose', 'has_betas'):
+        share = np.mean([record[name] > 0 for record in records])
+        text += f'; {name} {100 * share:.0f} %'
+    return text
+
+
+# ---------------------------------------------------------------------------------------------
+# Contact sheet
+# ---------------------------------------------------------------------------------------------
+LEFT, RIGHT, MIDDLE = (60, 160, 255), (255, 170, 60), (120, 255, 120)  # BGR
+
+
+def draw_person(record):
+    """(TILE, TILE, 3) crop with the skeleton: left orange, right blue, the rest green."""
+    result = CropPerson(size=TILE)(record)
+    tile = np.ascontiguousarray(result['crop'])
+    points = (result['crop_keypoints'][:, :2] + 0.5) * TILE
+    seen = result['crop_keypoints'][:, 2] > 0
+    places = [tuple(int(v) for v in np.clip(point, -999, 999).round()) for point in points]
+    for a, b in SKELETON_44:
+        if seen[a] and seen[b]:
+            cv2.line(tile, places[a], places[b], side_colour(a, b), 1, cv2.LINE_AA)
+    for joint in np.nonzero(seen)[0]:
+        cv2.circle(tile, places[joint], 2, side_colour(joint), -1, cv2.LINE_AA)
+    return tile
+
+
+def side_colour(*joints):
+    names = ' '.join(JOINTS_44[joint] for joint in joints)
+    return LEFT if 'left' in names else RIGHT if 'right' in names else MIDDLE
+
+
+def draw_sheet(path, rows):
+    """A row of tiles for each data set, under its name."""
+    strips = []
+    for name, tiles in rows:
+        title = np.full((20, TILES * TILE, 3), 32, np.uint8)
+        cv2.putText(title, name, (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255,) * 3, 1, cv2.LINE_AA)
+        strip = np.zeros((TILE, TILES * TILE, 3), np.uint8)
+        for number, tile in enumerate(tiles):
+            strip[:, number * TILE : (number + 1) * TILE] = tile
+        strips += [title, strip]
+    done, data = cv2.imencode('.png', np.concatenate(strips))
+    if not done:
+        raise RuntimeError('OpenCV could not encode the contact sheet')
+    partial = Path(f'{path}.partial')
+    partial.write_bytes(data.tobytes())
+    os.replace(partial, path)
+
+
+if __name__ == '__main__':
+    MMLogger.get_instance('check_data', log_level='ERROR')
+    main()
