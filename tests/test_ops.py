@@ -1,5 +1,7 @@
 """The selective scan: against the authors' numbers, against the equation, and at its edges."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,14 @@ GOLDEN = load_golden('selective_scan')
 CASES = [name for name, case in GOLDEN.items() if isinstance(case, dict) and 'loss' in case]
 NAMES = ('u', 'delta', 'A', 'B', 'C', 'D', 'delta_bias')
 NAMES_2D = ('x', 'projection', 'A', 'D', 'delta_weight', 'delta_bias')
-EXACT = {torch.float64: 1e-12, torch.float32: 1e-5}
+needs_numba = pytest.mark.skipif(find_spec('numba') is None, reason='numba is not installed')
+# Every backend that runs on CPU, with the precisions that it computes in.
+FAST = [
+    pytest.param('torch', torch.float64),
+    pytest.param('torch', torch.float32),
+    pytest.param('numba', torch.float32, marks=needs_numba),
+]
+ALLOWED = {torch.float64: 1e-12, torch.float32: 1e-5}
 
 
 def sequences(batch, groups, channels, states, length, decay=1.0):
@@ -66,8 +75,10 @@ def worst_error(found, wanted):
 # --- the authors' numbers ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('dtype', EXACT)
-@pytest.mark.parametrize('backend', ['reference', 'torch'])
+@pytest.mark.parametrize(
+    ('backend', 'dtype'),
+    [('reference', torch.float64), ('reference', torch.float32), *FAST],
+)
 @pytest.mark.parametrize('name', CASES)
 def test_scan_and_its_seven_gradients_are_the_official_ones(name, backend, dtype):
     case = GOLDEN[name]
@@ -118,62 +129,97 @@ def test_cross_merge_adds_in_the_official_order():
 
 
 @pytest.mark.parametrize('length', [0, 1, 2, 3, 5, 8, 31, 64, 100])
-def test_any_length_equals_the_loop(length):
+@pytest.mark.parametrize(('backend', 'dtype'), FAST)
+def test_any_length_equals_the_loop(length, backend, dtype):
     inputs = sequences(2, 3, 4, 2, length)
     wanted = output_and_gradients(selective_scan, inputs, backend='reference')
-    found = output_and_gradients(selective_scan, inputs, backend='torch')
-    assert worst_error(found, wanted) < 1e-12
+    found = output_and_gradients(selective_scan, inputs, dtype, backend=backend)
+    assert worst_error(found, wanted) < ALLOWED[dtype]
 
 
 @pytest.mark.parametrize('absent', ['D', 'delta_bias'])
-def test_skip_and_bias_may_be_absent(absent):
+@pytest.mark.parametrize(('backend', 'dtype'), FAST)
+def test_skip_and_bias_may_be_absent(absent, backend, dtype):
     inputs = sequences(2, 2, 3, 1, 9)
     del inputs[absent]
     wanted = output_and_gradients(selective_scan, inputs, backend='reference')
-    found = output_and_gradients(selective_scan, inputs, backend='torch')
-    assert worst_error(found, wanted) < 1e-12
+    found = output_and_gradients(selective_scan, inputs, dtype, backend=backend)
+    assert worst_error(found, wanted) < ALLOWED[dtype]
 
 
-def test_delta_may_be_taken_as_it_is():
+@pytest.mark.parametrize(('backend', 'dtype'), FAST)
+def test_delta_may_be_taken_as_it_is(backend, dtype):
     inputs = sequences(2, 2, 3, 1, 9)
     inputs['delta'] = inputs['delta'].abs()
     options = dict(delta_softplus=False)
     wanted = output_and_gradients(selective_scan, inputs, backend='reference', **options)
-    found = output_and_gradients(selective_scan, inputs, backend='torch', **options)
-    assert worst_error(found, wanted) < 1e-12
+    found = output_and_gradients(selective_scan, inputs, dtype, backend=backend, **options)
+    assert worst_error(found, wanted) < ALLOWED[dtype]
 
 
 @pytest.mark.parametrize('states', [1, 3])
 @pytest.mark.parametrize(
     'size', [(1, 1), (3, 4), (8, 6), (5, 7), (1, 9), (9, 1), (90, 1), (2, 150)]
 )
-def test_any_map_equals_the_loop(size, states):
+@pytest.mark.parametrize(('backend', 'dtype'), FAST)
+def test_any_map_equals_the_loop(size, states, backend, dtype):
     inputs = maps(2, *size, 5, states)
     wanted = output_and_gradients(selective_scan_2d, inputs, backend='reference')
-    found = output_and_gradients(selective_scan_2d, inputs, backend='torch')
-    assert worst_error(found, wanted) < 1e-12
+    found = output_and_gradients(selective_scan_2d, inputs, dtype, backend=backend)
+    assert worst_error(found, wanted) < ALLOWED[dtype]
 
 
 @pytest.mark.parametrize('cached', [1, 1000, 2500])
-def test_map_in_parts_equals_the_map_at_once(cached, monkeypatch):
+@pytest.mark.parametrize(('backend', 'dtype'), FAST)
+def test_map_in_parts_equals_the_map_at_once(cached, backend, dtype, monkeypatch):
     inputs = maps(5, 6, 4, 40)
-    whole = output_and_gradients(selective_scan_2d, inputs, backend='torch')
-    monkeypatch.setattr(ops.torch, 'CACHED', cached)
-    parts = output_and_gradients(selective_scan_2d, inputs, backend='torch')
-    assert worst_error(parts, whole) < 1e-12
+    whole = output_and_gradients(selective_scan_2d, inputs, dtype, backend=backend)
+    monkeypatch.setattr(getattr(ops, backend), 'CACHED', cached)
+    parts = output_and_gradients(selective_scan_2d, inputs, dtype, backend=backend)
+    assert worst_error(parts, whole) < ALLOWED[dtype]
 
 
 @pytest.mark.parametrize('decay', [0.01, 0.1, 1, 10, 100, 1000])
 @pytest.mark.parametrize('dimensions', [1, 2])
-def test_float32_is_exact_to_1e_5_at_any_decay(decay, dimensions):
+@pytest.mark.parametrize('backend', ['torch', pytest.param('numba', marks=needs_numba)])
+def test_float32_is_exact_to_1e_5_at_any_decay(decay, dimensions, backend):
     if dimensions == 1:
         scan, inputs = selective_scan, sequences(1, 2, 4, 1, 400, decay)
     else:
         scan, inputs = selective_scan_2d, maps(1, 24, 18, 8, decay=decay)
     inputs = {name: t.float().double() for name, t in inputs.items()}
     wanted = output_and_gradients(scan, inputs, backend='reference')
-    found = output_and_gradients(scan, inputs, torch.float32, backend='torch')
+    found = output_and_gradients(scan, inputs, torch.float32, backend=backend)
     assert worst_error(found, wanted) < 1e-5
+
+
+@needs_numba
+def test_numba_exp_and_softplus_are_exact_to_3e_7():
+    from trunchier.ops import numba as backend
+
+    @backend.numba.njit(fastmath=backend.FREE)
+    def evaluate(x, exps, softpluses, slopes):
+        for i in range(len(x)):
+            exps[i] = backend.exp(-abs(x[i]))
+            softpluses[i] = backend.softplus(x[i])
+            slopes[i] = backend.sigmoid(x[i])
+
+    x = np.linspace(-86, 86, 1_000_001).astype(np.float32)
+    exps, softpluses, slopes = np.empty((3, len(x)), np.float32)
+    evaluate(x, exps, softpluses, slopes)
+    x = x.astype(np.float64)
+    np.testing.assert_allclose(exps, np.exp(-abs(x)), rtol=3e-7)
+    np.testing.assert_allclose(softpluses, np.logaddexp(0, x), rtol=3e-7)
+    np.testing.assert_allclose(slopes, np.exp(-np.logaddexp(0, -x)), rtol=5e-7)
+
+
+@pytest.mark.parametrize('name', NAMES_2D)
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+@pytest.mark.parametrize('backend', ['torch', pytest.param('numba', marks=needs_numba)])
+def test_broken_numbers_are_not_hidden(name, value, backend):
+    inputs = {key: t.float() for key, t in maps(1, 3, 4, 5).items()}
+    inputs[name].view(-1)[0] = value
+    assert not selective_scan_2d(**inputs, backend=backend).isfinite().all()
 
 
 def test_gradients_are_those_of_finite_differences():
@@ -183,11 +229,12 @@ def test_gradients_are_those_of_finite_differences():
     assert torch.autograd.gradcheck(lambda *a: selective_scan_2d(*a, backend='torch'), inputs)
 
 
-def test_backward_keeps_the_inputs_alone():
-    inputs = {name: t.requires_grad_() for name, t in maps(2, 8, 6, 16).items()}
+@pytest.mark.parametrize(('backend', 'dtype'), FAST)
+def test_backward_keeps_the_inputs_alone(backend, dtype):
+    inputs = {name: t.to(dtype).requires_grad_() for name, t in maps(2, 8, 6, 16).items()}
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        selective_scan_2d(**inputs, backend='torch')
+        selective_scan_2d(**inputs, backend=backend)
     assert {t.data_ptr() for t in kept} == {t.data_ptr() for t in inputs.values()}
 
 
@@ -195,10 +242,12 @@ def test_backward_keeps_the_inputs_alone():
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_half_precision_is_rounded_only_at_the_end(dtype):
+@pytest.mark.parametrize('backend', ['torch', pytest.param('numba', marks=needs_numba)])
+def test_half_precision_is_rounded_only_at_the_end(dtype, backend):
     inputs = {name: t.to(dtype) for name, t in maps(2, 7, 5, 8).items()}
-    y = selective_scan_2d(**inputs, backend='torch')
-    wanted = selective_scan_2d(**{name: t.double() for name, t in inputs.items()})
+    y = selective_scan_2d(**inputs, backend=backend)
+    exact = {name: t.double() for name, t in inputs.items()}
+    wanted = selective_scan_2d(**exact, backend='reference')
     assert y.dtype == dtype
     torch.testing.assert_close(y.double(), wanted, rtol=torch.finfo(dtype).eps, atol=1e-5)
 
@@ -291,17 +340,34 @@ def test_a_named_backend_never_falls_back():
     inputs = sequences(1, 1, 2, 1, 3)
     with pytest.raises(RuntimeError, match="no backend 'cuda'; give 'auto' or one of"):
         selective_scan(**inputs, backend='cuda')
-    with pytest.raises(RuntimeError, match="'triton'.*use backend='torch'"):
+    with pytest.raises(RuntimeError, match="'triton' needs CUDA tensors.*use backend='torch'"):
         selective_scan(**inputs, backend='triton')
+    with pytest.raises(RuntimeError, match="'numba' computes in float32.*use backend='torch'"):
+        selective_scan(**inputs, backend='numba')
+    with pytest.raises(RuntimeError, match="'numba' needs CPU tensors"):
+        selective_scan(**{k: t.float().to('meta') for k, t in inputs.items()}, backend='numba')
 
 
 def test_an_absent_backend_says_what_to_do(monkeypatch):
     assert available_backends()['torch'] == 'available'
     monkeypatch.setattr(ops.importlib.util, 'find_spec', lambda name: None)
-    assert 'install' in available_backends()['triton']
-    with pytest.raises(RuntimeError, match='not installed'):
-        selective_scan_2d(**maps(1, 2, 2, 2), backend='triton')
-    assert selective_scan_2d(**maps(1, 2, 2, 2)).shape == (1, 2, 2, 2)
+    ops._missing.cache_clear()
+    inputs = {name: t.float() for name, t in maps(1, 2, 2, 2).items()}
+    try:
+        assert 'pip install triton' in available_backends()['triton']
+        with pytest.raises(RuntimeError, match='pip install numba'):
+            selective_scan_2d(**inputs, backend='numba')
+        assert ops._backend('auto', inputs['x']) is ops.torch
+    finally:
+        ops._missing.cache_clear()
+
+
+@needs_numba
+def test_auto_takes_the_fastest_that_can():
+    x = torch.zeros(1)
+    assert ops._backend('auto', x) is ops.numba
+    assert ops._backend('auto', x.double()) is ops.torch
+    assert ops._backend('auto', x.to('meta')) is ops.torch
 
 
 @pytest.mark.parametrize('name', NAMES)

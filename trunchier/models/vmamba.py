@@ -74,9 +74,9 @@ class Stem(nn.Module):
 
     def __init__(self, in_channels, channels):
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels // 2, 3, stride=2, padding=1)
+        self.conv1 = _halving(in_channels, channels // 2)
         self.norm1 = nn.LayerNorm(channels // 2)
-        self.conv2 = nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1)
+        self.conv2 = _halving(channels // 2, channels)
         self.norm2 = nn.LayerNorm(channels)
 
     def forward(self, x):
@@ -89,7 +89,7 @@ class Downsample(nn.Module):
 
     def __init__(self, in_channels, channels):
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, channels, 3, stride=2, padding=1)
+        self.conv = _halving(in_channels, channels)
         self.norm = nn.LayerNorm(channels)
 
     def forward(self, x):
@@ -173,6 +173,12 @@ class SS2D(nn.Module):
 def convolve(x, conv):
     """`conv` on a map (B, H, W, C), which a convolution sees as channels_last."""
     return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def _halving(in_channels, channels):
+    """3x3 convolution of stride 2, its weight laid out as it is used: not turned at every call."""
+    conv = nn.Conv2d(in_channels, channels, 3, stride=2, padding=1)
+    return conv.to(memory_format=torch.channels_last)
 
 
 def _linear(in_features, out_features, bias=False):

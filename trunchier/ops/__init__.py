@@ -6,18 +6,23 @@
 
 Mamba (Gu and Dao, 2023), in the form and with the arguments of `selective_scan_fn` in
 MzeroMiko/VMamba. `reference` is that equation, step by step; `torch` the same without a loop over
-time, for any device, for training and for export; `triton` the same on CUDA.
+time, for any device and for export; `numba` is the fast one on CPU, `triton` on CUDA.
 """
 
+import functools
+import importlib
 import importlib.util
 import os
+
+from torch import Tensor, float64
+from torch.nn import Parameter
 
 from . import reference
 from . import torch as _torch  # binds ops.torch: do not `import torch` in this file
 
 __all__ = ['BACKENDS', 'available_backends', 'selective_scan', 'selective_scan_2d']
 
-BACKENDS = ('reference', 'torch', 'triton')
+BACKENDS = ('reference', 'torch', 'numba', 'triton')
 
 
 def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=True, backend='auto'):
@@ -34,7 +39,9 @@ def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=Tr
         D: (K*d,) or None.
         delta_bias: (K*d,) or None.
         delta_softplus: False takes delta as it is.
-        backend: 'auto', 'reference', 'torch' or 'triton'.
+        backend: 'auto', 'reference', 'torch', 'numba' or 'triton'. 'auto' takes the fastest that
+            can: triton on CUDA, numba on CPU where these packages are, else torch; torch also for
+            float64 and while a graph is traced.
 
     Returns:
         (batch, K*d, L) in u's dtype; the arithmetic is float32, or float64 where u is.
@@ -107,35 +114,50 @@ def selective_scan_2d(x, projection, A, D, delta_weight, delta_bias, backend='au
 
 
 def available_backends():
-    """{name: 'available', or why it is not and what to do}, for CUDA tensors in triton's case."""
-    return {name: _obstacle(name) or 'available' for name in BACKENDS}
+    """{name: 'available', or why it is not and what to do}; for tensors on its own device."""
+    return {name: _missing(name) or 'available' for name in BACKENDS}
 
 
 def _backend(name, x):
     """The module of backend `name` for tensors like x."""
     if name == 'auto':
-        name = 'triton' if x.is_cuda and not _obstacle('triton') else 'torch'
-    if name not in BACKENDS:
+        fast = 'triton' if x.is_cuda else 'numba'
+        name = 'torch' if _refusal(fast, x) or _missing(fast) else fast
+    elif name not in BACKENDS:
         raise RuntimeError(f"no backend {name!r}; give 'auto' or one of {BACKENDS}")
-    if name == 'reference':
-        return reference
-    if name == 'torch':
-        return _torch
-    if reason := _obstacle('triton'):
-        raise RuntimeError(f"backend 'triton' is not available: {reason}; or use backend='torch'")
-    if not x.is_cuda and os.environ.get('TRITON_INTERPRET') != '1':
-        raise RuntimeError(
-            f"backend 'triton' needs CUDA tensors, got {x.device.type}; use backend='torch'"
-        )
-    from . import triton
-
-    return triton
+    elif reason := _refusal(name, x) or _missing(name):
+        raise RuntimeError(f"backend {name!r} {reason}; or use backend='torch'")
+    return MODULES.get(name) or importlib.import_module(f'{__name__}.{name}')
 
 
-def _obstacle(name):
-    """Why a backend cannot be used in this environment; '' when it can."""
-    if name == 'triton' and importlib.util.find_spec('triton') is None:
-        return 'the package triton is not installed; install it (Linux: it comes with torch)'
+MODULES = dict(reference=reference, torch=_torch)  # the others are imported when first used
+
+
+def _refusal(name, x):
+    """Why backend `name` cannot take tensors like x; '' when it can."""
+    if name == 'numba' and x.device.type != 'cpu':
+        return f"needs CPU tensors, got {x.device.type}; use 'triton'"
+    if name == 'numba' and x.dtype == float64:
+        return f'computes in float32, got {x.dtype}; convert the tensors'
+    traced = _torch.is_traced() or type(x) not in (Tensor, Parameter)  # such as a FakeTensor
+    if name in ('numba', 'triton') and traced:
+        return "cannot be traced into a graph; use 'auto'"
+    if name == 'triton' and not (x.is_cuda or os.environ.get('TRITON_INTERPRET') == '1'):
+        return f'needs CUDA tensors, got {x.device.type}; move the model and its input'
+    return ''
+
+
+@functools.lru_cache
+def _missing(name):
+    """Why backend `name` cannot be used in this environment; '' when it can."""
+    if name not in ('numba', 'triton'):
+        return ''
+    if importlib.util.find_spec(name) is None:
+        return f'needs the package {name}; pip install {name}'
+    try:
+        importlib.import_module(f'{__name__}.{name}')
+    except ImportError as error:  # numba refuses versions of numpy that it does not know
+        return f'needs the package {name}, which cannot be imported: {error}'
     return ''
 
 

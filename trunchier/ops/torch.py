@@ -173,7 +173,7 @@ class _SelectiveScan(torch.autograd.Function):
     def forward(ctx, u, delta, A, B, C, D, delta_bias, delta_softplus):
         ctx.save_for_backward(u, delta, A, B, C, D, delta_bias)
         ctx.delta_softplus = delta_softplus
-        with _exactly(u):
+        with exactly(u):
             delta, x, B, C, A = _on_grid(u, delta, A, B, C, delta_bias, delta_softplus)
             y = torch.zeros_like(x) if D is None else x * _per_channel(D, x)
             _add_outputs(y, delta, x, B, C, A, time=3)
@@ -184,7 +184,7 @@ class _SelectiveScan(torch.autograd.Function):
     def backward(ctx, grad_y):
         u, delta, A, B, C, D, delta_bias = ctx.saved_tensors
         groups, length = B.shape[1], u.shape[2]
-        with _exactly(u):
+        with exactly(u):
             grid = _on_grid(u, delta, A, B, C, delta_bias, ctx.delta_softplus)
             gy = _to_grid(grad_y.unflatten(1, (groups, -1)), length, grid[1].dtype)
             grads = [torch.zeros_like(t) for t in grid]
@@ -277,7 +277,7 @@ class _SelectiveScan2d(torch.autograd.Function):
     def forward(ctx, x, projection, A, D, delta_weight, delta_bias):
         ctx.save_for_backward(x, projection, A, D, delta_weight, delta_bias)
         y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        with _exactly(x):
+        with exactly(x):
             A, D, weight, bias = _by_axis(x, A, D, delta_weight, delta_bias)
             for samples, pieces in _parts(x):
                 projected = _project_two_ways(projection[samples], x)
@@ -299,7 +299,7 @@ class _SelectiveScan2d(torch.autograd.Function):
         x, projection, *weights = ctx.saved_tensors
         grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         grad_projection = torch.empty(projection.shape, dtype=projection.dtype, device=x.device)
-        with _exactly(x):
+        with exactly(x):
             A, D, weight, bias = _by_axis(x, *weights)
             grad_A, grad_D, grad_weight, grad_bias = (
                 torch.zeros_like(t) for t in (A, D, weight, bias)
@@ -430,7 +430,7 @@ def _exact_dtype(x):
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _exactly(x):
+def exactly(x):
     """Autocast off: its casts would undo `_exact_dtype`."""
     return torch.autocast(x.device.type, enabled=False)
 

@@ -1,0 +1,355 @@
+"""The selective scan on CPU, step by step as in `reference`, compiled by numba.
+
+One pass over memory a direction: the channels of a pixel fill whole vector registers, and delta,
+decay and state never leave the cache. Single precision; exp and log1p are polynomials with errors
+of 3e-7, as a call to the C library would keep the compiler from using vectors. Compiled at the
+first call (some seconds), then kept on disk by numba. The backward pass keeps the inputs alone.
+"""
+
+import numba
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+from torch.autograd.function import once_differentiable
+
+from .torch import CACHED, exactly
+
+f32, i32 = np.float32, np.int32
+
+FREE = {'contract', 'reassoc', 'nsz', 'arcp'}  # sums may be reordered into vectors; NaN stays NaN
+compiled = numba.njit(fastmath=FREE, error_model='numpy', cache=True, nogil=True)
+inlined = numba.njit(fastmath=FREE, error_model='numpy', inline='always')
+
+
+def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=True):
+    """See `trunchier.ops.selective_scan`."""
+    return _SelectiveScan.apply(u, delta, A, B, C, D, delta_bias, delta_softplus)
+
+
+def selective_scan_2d(x, projection, A, D, delta_weight, delta_bias):
+    """See `trunchier.ops.selective_scan_2d`."""
+    return _SelectiveScan2d.apply(x, projection, A, D, delta_weight, delta_bias)
+
+
+# --- maps ----------------------------------------------------------------------------------------
+
+
+class _SelectiveScan2d(torch.autograd.Function):
+    """The four directions one after the other over the same map, as many samples as are cached."""
+
+    @staticmethod
+    def forward(ctx, x, projection, A, D, delta_weight, delta_bias):
+        ctx.save_for_backward(x, projection, A, D, delta_weight, delta_bias)
+        with exactly(x):
+            height, width = x.shape[1:3]
+            pixels, projected, A, skip, weight, bias = _flat(
+                x, projection, A, D, delta_weight, delta_bias
+            )
+            y = pixels * skip
+            for some in _parts(pixels):
+                arrays = _arrays(pixels[some], projected[some], A, y[some])
+                for way, order in enumerate(_orders(height, width)):
+                    z = _before_softplus(projected[some], weight, bias, way)
+                    scan_way(z.numpy(), *arrays, way, order, True)
+            return y.view(x.shape).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_y):
+        x, projection, *weights = ctx.saved_tensors
+        with exactly(x):
+            height, width = x.shape[1:3]
+            pixels, projected, A, skip, weight, bias = _flat(x, projection, *weights)
+            grad_y = grad_y.float().contiguous().view(pixels.shape)
+            grad_x = grad_y * skip
+            grad_D = torch.mul(grad_y, pixels).sum((0, 1)).expand(4, -1)
+            grad_projected, grad_A, grad_weight, grad_bias = (
+                torch.zeros_like(t) for t in (projected, A, weight, bias)
+            )
+            for some in _parts(pixels):
+                arrays = _arrays(pixels[some], projected[some], A, grad_y[some])
+                grads = _arrays(grad_x[some], grad_projected[some], grad_A)
+                for way, order in enumerate(_orders(height, width)):
+                    z = _before_softplus(projected[some], weight, bias, way)
+                    scan_way_back(z.numpy(), *arrays, way, order, True, *grads)
+                    z = z.flatten(0, 1)  # by now its gradient
+                    low, grad_low = (
+                        t[some, :, way, : weight.shape[2]] for t in (projected, grad_projected)
+                    )
+                    grad_low += (z @ weight[way]).view(grad_low.shape)
+                    grad_weight[way] += z.mT @ low.flatten(0, 1)
+                    grad_bias[way] += z.sum(0)
+        grads = grad_A.mT, grad_D, grad_weight, grad_bias
+        return (
+            grad_x.view(x.shape).to(x.dtype),
+            grad_projected.view(projection.shape).to(projection.dtype),
+            *(g.to(w.dtype) for g, w in zip(grads, weights, strict=True)),
+        )
+
+
+def _flat(x, projection, A, D, delta_weight, delta_bias):
+    """(S, P, d), (S, P, 4, R + 2 N), (4, N, d), D summed (d,), and the weights; float32."""
+    pixels = x.shape[1] * x.shape[2]
+    return (
+        x.float().contiguous().view(len(x), pixels, x.shape[3]),
+        projection.float().contiguous().view(len(x), pixels, *projection.shape[3:]),
+        A.float().mT.contiguous(),
+        D.float().sum(0),
+        delta_weight.float(),
+        delta_bias.float(),
+    )
+
+
+def _parts(pixels):
+    """Slices of the samples."""
+    together = max(1, CACHED // max(1, pixels[0].numel())) if len(pixels) else 1
+    return [slice(i, i + together) for i in range(0, len(pixels), together)]
+
+
+def _orders(height, width):
+    """For each direction (first pixel, outer count, outer stride, inner count, inner stride)."""
+    last = height * width - 1
+    yield 0, height, width, width, 1
+    yield 0, width, 1, height, width
+    yield last, height, -width, width, -1
+    yield last, width, -1, height, -width
+
+
+def _before_softplus(projected, weight, bias, way):
+    """(S, P, d): delta of direction `way`, biased."""
+    low = projected[:, :, way, : weight.shape[2]].flatten(0, 1)
+    z = torch.addmm(bias[way], low, weight[way].mT)
+    return z.view(*projected.shape[:2], z.shape[1])
+
+
+def _arrays(*tensors):
+    return [t.detach().numpy() for t in tensors]
+
+
+# --- sequences -----------------------------------------------------------------------------------
+
+
+class _SelectiveScan(torch.autograd.Function):
+    """One group after the other."""
+
+    @staticmethod
+    def forward(ctx, u, delta, A, B, C, D, delta_bias, delta_softplus):
+        ctx.save_for_backward(u, delta, A, B, C, D, delta_bias)
+        ctx.delta_softplus = bool(delta_softplus)
+        groups, length = B.shape[1], B.shape[3]
+        with exactly(u):
+            x, z, A, projected = _by_group(u, delta, A, B, C, delta_bias)
+            y = torch.zeros_like(x) if D is None else x * _per_channel(D, x)
+            for k in range(groups):
+                arrays = _arrays(z[k], x[k], projected, A, y[k])
+                scan_way(*arrays, k, (0, 1, 0, length, 1), ctx.delta_softplus)
+            return _channels_first(y).to(u.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_y):
+        u, delta, A, B, C, D, delta_bias = ctx.saved_tensors
+        groups, states, length = B.shape[1:]
+        with exactly(u):
+            x, z, A_t, projected = _by_group(u, delta, A, B, C, delta_bias)
+            grad_y = _channels_last(grad_y, groups)
+            grad_x = torch.zeros_like(x) if D is None else grad_y * _per_channel(D, x)
+            grad_D = None if D is None else torch.mul(grad_y, x).sum((1, 2)).flatten().to(D.dtype)
+            grad_A, grad_projected = torch.zeros_like(A_t), torch.zeros_like(projected)
+            for k in range(groups):
+                arrays = _arrays(z[k], x[k], projected, A_t, grad_y[k])
+                grads = _arrays(grad_x[k], grad_projected, grad_A)
+                order = 0, 1, 0, length, 1
+                scan_way_back(*arrays, k, order, ctx.delta_softplus, *grads)
+            grad_B, grad_C = grad_projected.permute(0, 2, 3, 1).split(states, dim=2)
+            grad_bias = None
+            if delta_bias is not None:
+                grad_bias = z.sum((1, 2)).flatten().to(delta_bias.dtype)
+        return (
+            _channels_first(grad_x).to(u.dtype),
+            _channels_first(z).to(delta.dtype),
+            grad_A.mT.flatten(0, 1).to(A.dtype),
+            grad_B.to(B.dtype),
+            grad_C.to(C.dtype),
+            grad_D,
+            grad_bias,
+            None,
+        )
+
+
+def _by_group(u, delta, A, B, C, delta_bias):
+    """x and z (K, S, L, d), A (K, N, d), B and C together (S, L, K, 2 N)."""
+    groups = B.shape[1]
+    z = _channels_last(delta, groups)
+    if delta_bias is not None:
+        z = z + _per_channel(delta_bias, z)
+    both = torch.cat([t.float().permute(0, 3, 1, 2) for t in (B, C)], dim=-1)
+    A = A.float().unflatten(0, (groups, -1)).mT.contiguous()
+    return _channels_last(u, groups), z, A, both.contiguous()
+
+
+def _channels_last(t, groups):
+    """(S, K*d, L) -> (K, S, L, d), a copy."""
+    t = t.unflatten(1, (groups, -1)).permute(1, 0, 3, 2)
+    return t.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+
+
+def _channels_first(t):
+    """(K, S, L, d) -> (S, K*d, L)."""
+    return t.permute(1, 0, 3, 2).flatten(1, 2)
+
+
+def _per_channel(vector, t):
+    """(K*d,) -> (K, 1, 1, d)."""
+    return vector.float().view(len(t), 1, 1, -1)
+
+
+# --- one direction -------------------------------------------------------------------------------
+#
+# Arrays, float32: z (delta before softplus), x, y (S, P, d) of S samples with P pixels or steps;
+# projection (S, P, ways, ...), which ends with N entries of B and N of C; A (ways, N, d).
+# Step i * count_inner + j is at pixel first + i * outer + j * inner.
+
+
+@compiled
+def scan_way(z, x, projection, A, y, way, order, soft):
+    """Add C_t h_t of direction `way` to y; `soft`: z goes through a softplus."""
+    first, count_outer, outer, count_inner, inner = order
+    states, channels = A.shape[1:]
+    at_B = projection.shape[3] - 2 * states
+    delta = np.empty(channels, np.float32)
+    h = np.empty((states, channels), np.float32)
+    for s in range(len(z)):
+        h[:] = 0
+        for i in range(count_outer):
+            for j in range(count_inner):
+                p = first + i * outer + j * inner
+                z_p, x_p, y_p = z[s, p], x[s, p], y[s, p]
+                for c in range(channels):
+                    delta[c] = softplus(z_p[c]) if soft else z_p[c]
+                for n in range(states):
+                    A_n, h_n = A[way, n], h[n]
+                    B = projection[s, p, way, at_B + n]
+                    C = projection[s, p, way, at_B + states + n]
+                    for c in range(channels):
+                        h_n[c] = exp(delta[c] * A_n[c]) * h_n[c] + delta[c] * x_p[c] * B
+                        y_p[c] += C * h_n[c]
+
+
+@compiled
+def scan_way_back(z, x, projection, A, grad_y, way, order, soft, grad_x, grad_projection, grad_A):
+    """From grad_y add to grad_x, grad_projection (B and C) and grad_A; z becomes its gradient."""
+    first, count_outer, outer, count_inner, inner = order
+    length = count_outer * count_inner
+    states, channels = A.shape[1:]
+    at_B = projection.shape[3] - 2 * states
+    h = np.zeros((length + 1, states, channels), np.float32)  # before the first and after each step
+    delta, slope, grad_delta = np.empty((3, channels), np.float32)
+    carried = np.empty((states, channels), np.float32)  # a_t dL/dh_t
+    recent_A = np.empty((states, channels), np.float32)  # summed apart for a while, for accuracy
+    for s in range(len(z)):
+        for t in range(length):
+            p = first + (t // count_inner) * outer + (t % count_inner) * inner
+            z_p, x_p = z[s, p], x[s, p]
+            for c in range(channels):
+                delta[c] = softplus(z_p[c]) if soft else z_p[c]
+            for n in range(states):
+                A_n, before, after = A[way, n], h[t, n], h[t + 1, n]
+                B = projection[s, p, way, at_B + n]
+                for c in range(channels):
+                    after[c] = exp(delta[c] * A_n[c]) * before[c] + delta[c] * x_p[c] * B
+
+        carried[:] = 0
+        recent_A[:] = 0
+        for t in range(length - 1, -1, -1):
+            p = first + (t // count_inner) * outer + (t % count_inner) * inner
+            z_p, x_p, gy_p, gx_p = z[s, p], x[s, p], grad_y[s, p], grad_x[s, p]
+            for c in range(channels):
+                delta[c] = softplus(z_p[c]) if soft else z_p[c]
+                slope[c] = sigmoid(z_p[c]) if soft else f32(1)
+                grad_delta[c] = 0
+            for n in range(states):
+                A_n, before, after = A[way, n], h[t, n], h[t + 1, n]
+                carried_n, recent_n = carried[n], recent_A[n]
+                B = projection[s, p, way, at_B + n]
+                C = projection[s, p, way, at_B + states + n]
+                grad_B = grad_C = f32(0)
+                for c in range(channels):
+                    # dL/dh_t = C_t dL/dy_t + a_{t+1} dL/dh_{t+1}
+                    grad_h = gy_p[c] * C + carried_n[c]
+                    scaled = grad_h * delta[c]
+                    carried_n[c] = exp(delta[c] * A_n[c]) * grad_h
+                    grad_log = carried_n[c] * before[c]  # dL/d(delta_t A)
+                    recent_n[c] += grad_log * delta[c]
+                    grad_delta[c] += grad_log * A_n[c] + grad_h * B * x_p[c]
+                    gx_p[c] += scaled * B
+                    grad_B += scaled * x_p[c]
+                    grad_C += gy_p[c] * after[c]
+                grad_projection[s, p, way, at_B + n] += grad_B
+                grad_projection[s, p, way, at_B + states + n] += grad_C
+            for c in range(channels):
+                z_p[c] = grad_delta[c] * slope[c]
+            if t % 64 == 0:
+                for n in range(states):
+                    grad_A_n, recent_n = grad_A[way, n], recent_A[n]
+                    for c in range(channels):
+                        grad_A_n[c] += recent_n[c]
+                        recent_n[c] = 0
+
+
+# --- elementary functions ------------------------------------------------------------------------
+
+
+@intrinsic
+def float_of_bits(context, bits):
+    """The float32 with the bits of an int32."""
+
+    def cast(context, builder, signature, args):
+        return builder.bitcast(args[0], ir.FloatType())
+
+    return types.float32(types.int32), cast
+
+
+@inlined
+def exp(x):
+    """e^x for x <= 0; 2e-38 below -87, where the true value is smaller still.
+
+    2^n e^r with |r| <= log(2)/2; coefficients of Cephes' expf.
+    """
+    x = f32(-87.0) if x < f32(-87.0) else x
+    n = np.floor(x * f32(1.44269504088896341) + f32(0.5))
+    r = x - n * f32(0.693359375)
+    r = r - n * f32(-2.12194440e-4)
+    p = f32(1.9875691500e-4)
+    p = p * r + f32(1.3981999507e-3)
+    p = p * r + f32(8.3334519073e-3)
+    p = p * r + f32(4.1665795894e-2)
+    p = p * r + f32(1.6666665459e-1)
+    p = p * r + f32(5.0000001201e-1)
+    p = p * (r * r) + (r + f32(1))
+    return p * float_of_bits((i32(n) + i32(127)) << i32(23))
+
+
+@inlined
+def softplus(x):
+    """log(1 + e^x): max(x, 0) + log1p(e^-|x|), with log1p(e) / e a polynomial on [0, 1]."""
+    e = exp(-abs(x))
+    p = f32(0.005253457796743533)
+    p = p * e + f32(-0.029588507391508756)
+    p = p * e + f32(0.07836166801601366)
+    p = p * e + f32(-0.13674769705249476)
+    p = p * e + f32(0.19111431080410513)
+    p = p * e + f32(-0.24844369892406562)
+    p = p * e + f32(0.33319271342488666)
+    p = p * e + f32(-0.49999501516785977)
+    p = p * e + f32(0.9999999705406566)
+    return (x if x > f32(0) else f32(0)) + p * e
+
+
+@inlined
+def sigmoid(x):
+    """Derivative of softplus."""
+    e = exp(-abs(x))
+    return (f32(1) if x >= f32(0) else e) / (f32(1) + e)
