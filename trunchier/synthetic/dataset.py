@@ -65,7 +65,7 @@ class SyntheticBodies(People):
         return dict(
             check_annotation({name: person[name] for name in FORM}),
             image=cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR),
-            mask=person['mask'].astype(np.uint8),
+            mask=person['mask'].astype(np.uint8) * 255,
             key=f'{self.seed}/{index}',
             dataset=self.name,
             img_path='',
