@@ -177,10 +177,10 @@ def read(source, start=0):
     """Frames of a source, from its `start`-th.
 
     Yields:
-        Frame; or Unreadable (yielded, not raised) for a frame of a video that does not decode.
+        Frame; or Unreadable (yielded, not raised) for what is missing of a video.
 
     Raises:
-        Unreadable: the source cannot be opened or decoded at all, or ends before it should.
+        Unreadable: the source cannot be opened or decoded at all, or breaks off.
         ImportError: a video without PyAV.
     """
     if source.kind == 'camera':
@@ -273,11 +273,12 @@ def _read_video(source, start):
             raise Unreadable(f'{source.path} has no pictures, only other streams')
         stream = container.streams.video[0]
         stream.thread_type = 'AUTO'
-        index = 0
+        index = broken = 0
         for packet in _packets(container, stream, source, av):
             try:
                 frames = packet.decode()
             except av.error.FFmpegError as error:
+                broken += 1
                 if index >= start:
                     yield Unreadable(f'{source.path}: broken frame after frame {index}: {error}')
                 continue
@@ -288,6 +289,9 @@ def _read_video(source, start):
                 index += 1
         if index == 0:
             raise Unreadable(f'{source.path}: no frame could be decoded')
+        # An edit list may drop a few frames of a whole file.
+        if index + broken < 0.99 * stream.frames - 2:
+            yield Unreadable(f'{source.path} breaks off after frame {index} of {stream.frames}')
 
 
 def _packets(container, stream, source, av):
