@@ -138,13 +138,13 @@ def _one_or_many(boxes, name):
         array = np.asarray(boxes, np.float32)
     except ValueError:
         array = None  # frames with unequal numbers of people
-    if array is not None and array.ndim == 1 and array.size in (4, 5):
+    if array is not None and array.size in (4, 5) and array.ndim == 1:
         array = array[None]
     if array is not None and array.ndim == 2 and array.shape[1] in (4, 5):
         return _with_score(array)
-    if array is not None and array.ndim == 1 and array.size == 0:
+    if array is not None and array.shape == (0,):
         return _none()
-    if isinstance(boxes, list | tuple) or (array is not None and array.ndim == 3):
+    if array is None or array.ndim == 3 or array.shape[1:] == (0,):
         frames = [_one_or_many(frame, f'{name}[{i}]') for i, frame in enumerate(boxes)]
         if not any(isinstance(frame, list) for frame in frames):
             return frames
