@@ -1,4 +1,7 @@
-"""Truncated VMamba: the authors' numbers through the authors' keys, and what a backbone must do."""
+"""Truncated VMamba: the authors' numbers through the authors' keys, and its life elsewhere.
+
+What it shares with the other backbones is tested in test_backbone.py.
+"""
 
 import math
 
@@ -49,17 +52,6 @@ def test_last_output_has_the_official_norm():
     with torch.no_grad():
         (output,) = model(golden_input(**golden['input']))
     assert_matches(output, golden['stage4_norm'])
-
-
-@pytest.mark.parametrize('num_stages', STAGES)
-def test_truncated_is_the_full_model_cut(num_stages):
-    full = little(out_indices=(0, 1, 2, 3), out_norm=False).eval()
-    cut = little(num_stages, out_norm=False).eval()
-    kept = {k: v for k, v in full.state_dict().items() if k in cut.state_dict()}
-    cut.load_state_dict(kept)
-    x = torch.randn(1, 3, 64, 48)
-    torch.testing.assert_close(cut(x)[0], full(x)[num_stages - 1])
-    assert not any(f'stages.{num_stages}' in key for key in cut.state_dict())
 
 
 # --- official checkpoints ------------------------------------------------------------------------
@@ -113,10 +105,8 @@ def test_another_variants_file_is_refused(tmp_path):
 # --- learning ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('num_stages', STAGES)
-@pytest.mark.parametrize('states', [1, 2])
-def test_every_parameter_learns(num_stages, states):
-    model = little(num_stages, arch=dict(d_state=states, drop_path_rate=0.0))
+def test_every_parameter_learns_with_several_states():
+    model = little(arch=dict(d_state=3, drop_path_rate=0.0))
     (output,) = model(torch.randn(2, 3, 64, 48))
     (output * torch.randn_like(output)).sum().backward()
     unmoved = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().max()]
@@ -135,110 +125,22 @@ def test_initial_scan_is_the_official_one():
     assert scan.in_proj.weight.std().item() == pytest.approx(0.02, rel=0.05)
 
 
-def test_checkpointing_gives_the_same_gradients():
-    plain, saving = little(), little(with_cp=True)
-    saving.load_state_dict(plain.state_dict())
-    x = torch.randn(2, 3, 48, 32)
-    for model in (plain, saving):
-        torch.manual_seed(1)  # the same paths dropped
-        model(x)[0].square().sum().backward()
-    for (name, p), q in zip(plain.named_parameters(), saving.parameters(), strict=True):
-        torch.testing.assert_close(q.grad, p.grad, msg=name)
-
-
-@pytest.mark.parametrize('frozen', [-1, 0, 2])
-def test_frozen_stages_do_not_learn(frozen):
-    model = little(out_indices=(0, 3), frozen_stages=frozen)
-    assert model.train() is model
-    assert model.eval() is model
-    model.train()
-    still = {name.split('.')[0] for name, p in model.named_parameters() if not p.requires_grad}
-    assert still == {-1: set(), 0: {'stem'}, 2: {'stem', 'stages', 'norm0'}}[frozen]
-    assert model.stages[0].training == (frozen < 1)
-    assert model.stages[2].training
-    sum(y.sum() for y in model(torch.randn(1, 3, 32, 32))).backward()
-    assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
-
-
-def test_depth_grows_from_stem_to_norm():
-    model = little(3, out_indices=(1, 2))
-    depths = [model.get_layer_depth(f'backbone.{name}', 'backbone.') for name in model.state_dict()]
-    layers = [layer for layer, _ in depths]
-    assert {total for _, total in depths} == {1 + 2 + 2 + 2}
-    assert layers == sorted(layers)
-    assert set(layers) == set(range(7))
-    assert model.get_layer_depth('backbone.stages.1.downsample.conv.weight', 'backbone.') == (2, 7)
-    assert model.get_layer_depth('head.weight', 'backbone.') == (6, 7)
-
-
 def test_decays_and_skips_are_not_weight_decayed():
     undecayed = {n for n, p in little(1).named_parameters() if getattr(p, '_no_weight_decay', 0)}
     scan = 'stages.0.blocks.0.ss2d.'
     assert undecayed == {scan + 'A_logs', scan + 'Ds', scan + 'dt_projs_bias'}
 
 
-# --- inputs and precision ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize('size', [(1, 1), (17, 50), (64, 48), (100, 31)])
-def test_any_size_works(size):
-    model = little(out_indices=(0, 1, 2, 3)).eval()
-    outputs = model(torch.randn(2, 3, *size))
-    for output, channels, stride in zip(outputs, model.channels, model.strides, strict=True):
-        assert output.shape == (2, channels, *(math.ceil(n / stride) for n in size))
-
-
-@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
-def test_outputs_are_dense(memory_format):
-    x = torch.randn(2, 3, 64, 48).to(memory_format=memory_format)
-    for output in little(out_indices=(0, 3))(x):
-        assert output.is_contiguous() or output.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_autocast_trains():
-    model = little(arch=dict(drop_path_rate=0.0))
-    x = torch.randn(2, 3, 64, 48)
-    wanted = model(x)[0]
-    with torch.autocast('cpu', torch.bfloat16):
-        output = model(x)[0]
-    assert (output.float() - wanted).std() < 0.03 * wanted.std()
-    output.float().square().sum().backward()
-    assert all(p.grad.dtype == torch.float32 for p in model.parameters())
+# --- precision and backends ----------------------------------------------------------------------
 
 
 def test_double_precision_works():
     model = little().double().eval()
     x = torch.randn(1, 3, 40, 24, dtype=torch.float64)
     wanted = model(x)[0]
-    torch.testing.assert_close(model.float()(x.float())[0].double(), wanted, rtol=0, atol=1e-4)
-
-
-def test_states_hold_no_caches():
-    model = little(2)
-    before = set(model.state_dict())
-    model(torch.randn(1, 3, 32, 32))
-    assert set(model.state_dict()) == before == set(dict(model.named_parameters()))
-
-
-@pytest.mark.parametrize(
-    ('options', 'message'),
-    [
-        (dict(arch='huge'), "arch='huge'; give one of"),
-        (dict(num_stages=0), 'num_stages=0'),
-        (dict(num_stages=5), 'num_stages=5'),
-        (dict(num_stages=2, out_indices=(2,)), 'out_indices=.*keep more stages'),
-        (dict(arch=dict(channels=(16, 32))), 'arch has the keys'),
-        (dict(arch=dict(channels=(16, 32), depths=(1,))), 'unequal length'),
-    ],
-)
-def test_bad_arguments_say_what_was_wanted(options, message):
-    with pytest.raises(ValueError, match=message):
-        TruncatedVMamba(**options)
-
-
-def test_bad_images_say_what_was_wanted():
-    with pytest.raises(ValueError, match=r'give \(B, 3, H, W\)'):
-        little(1)(torch.randn(1, 1, 32, 32))
+    slow = little(scan_backend='reference').double().eval()
+    slow.load_state_dict(model.state_dict())
+    torch.testing.assert_close(slow(x)[0], wanted)
 
 
 def test_backend_is_chosen_by_name():
@@ -250,25 +152,6 @@ def test_backend_is_chosen_by_name():
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
     with pytest.raises(RuntimeError, match="'triton'.*use backend='torch'"):
         little(1, scan_backend='triton')(x)
-
-
-# --- graphs --------------------------------------------------------------------------------------
-
-
-def test_compiled_without_breaks_it_is_the_same():
-    model = little(2).eval()
-    x = torch.randn(2, 3, 32, 24)
-    compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
-    torch.testing.assert_close(compiled(x)[0], model(x)[0], rtol=0, atol=1e-5)
-
-
-def test_exported_with_a_free_batch_it_is_the_same():
-    model = little(2).eval()
-    batch = torch.export.Dim('batch', min=1, max=64)
-    x = torch.randn(2, 3, 32, 24)
-    program = torch.export.export(model, (x,), dynamic_shapes={'x': {0: batch}})
-    other = torch.randn(3, 3, 32, 24)
-    torch.testing.assert_close(program.module()(other)[0], model(other)[0], rtol=0, atol=1e-5)
 
 
 # --- elsewhere in OpenMMLab ----------------------------------------------------------------------

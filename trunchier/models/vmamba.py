@@ -158,10 +158,11 @@ class SS2D(nn.Module):
 
     def forward(self, x):
         x = F.silu(convolve(linear(x, self.in_proj), self.conv2d))
+        exact = torch.promote_types(self.A_logs.dtype, torch.float32)
         y = selective_scan_2d(
             x,
             linear(x, self.x_proj).unflatten(-1, (4, -1)),
-            -self.A_logs.float().exp().unflatten(0, (4, -1)),
+            -self.A_logs.to(exact).exp().unflatten(0, (4, -1)),
             self.Ds.unflatten(0, (4, -1)),
             self.dt_projs_weight,
             self.dt_projs_bias,
