@@ -139,7 +139,7 @@ class GroupMixAttention(nn.Module):
     def forward(self, x):
         groups = [group(x) for group in self.groups]  # (B, H, W, 3, segment) each
         q, k, v = (torch.cat([group[..., i, :] for group in groups], -1) for i in range(3))
-        mixed = self.scale * linear_attention(q, k, v) + q * self.position(v)
+        mixed = torch.addcmul(linear_attention(q, k, v, self.scale), q, self.position(v))
         return linear(torch.cat([mixed, self.local(x)], -1), self.proj)
 
     def position(self, v):
@@ -149,11 +149,12 @@ class GroupMixAttention(nn.Module):
         return torch.cat([convolve(part.contiguous(), conv) for part, conv in parts], -1)
 
 
-def linear_attention(q, k, v):
-    """q (softmax(k)^T v) in HEADS heads, the softmax over all places.
+def linear_attention(q, k, v, scale=1.0):
+    """scale q (softmax(k)^T v) in HEADS heads, the softmax over all places.
 
     Args:
         q, k, v: (B, H, W, C).
+        scale: a number.
 
     Returns:
         (B, H, W, C).
@@ -161,7 +162,7 @@ def linear_attention(q, k, v):
     batch, height, width, channels = q.shape
     shape = batch, height * width, HEADS, channels // HEADS
     q, k, v = (t.view(shape).transpose(1, 2) for t in (q, k.flatten(1, 2).softmax(1), v))
-    mixed = q @ (k.transpose(2, 3) @ v)  # (B, HEADS, H*W, C/HEADS)
+    mixed = q @ (k.transpose(2, 3) @ v * scale)  # (B, HEADS, H*W, C/HEADS)
     return mixed.transpose(1, 2).reshape(batch, height, width, channels)
 
 
