@@ -55,8 +55,8 @@ def noise(height, width, seed=0):
     """A picture with something to see at every scale: (height, width, 3) uint8."""
     rng = np.random.default_rng(seed)
     picture = np.zeros((height, width, 3), np.float32)
-    for size in (3, 8, 24):
-        coarse = rng.uniform(0, 80, (size, size, 3)).astype(np.float32)
+    for size, contrast in ((3, 120), (8, 90), (24, 30)):
+        coarse = rng.uniform(0, contrast, (size, size, 3)).astype(np.float32)
         picture += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.uint8(picture)
 

@@ -101,6 +101,7 @@ def test_predictions_and_arrays_are_read_back(tmp_path):
         ([[BOX], [[1, 2, 3]]], r'boxes\[1\] has shape \(1, 3\)'),
         ([BOX, [1, 2, 3]], r'boxes\[1\] has shape \(3,\)'),
         ([[[[BOX]]]], 'wanted x1, y1, x2, y2'),
+        ([['a', 'b', 'c', 'd']], 'wanted x1, y1, x2, y2'),
     ],
 )
 def test_boxes_of_another_shape_are_refused(given, says):

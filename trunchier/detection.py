@@ -144,7 +144,8 @@ def _one_or_many(boxes, name):
         return _with_score(array)
     if array is not None and array.shape == (0,):
         return _none()
-    if array is None or array.ndim == 3 or array.shape[1:] == (0,):
+    nested = isinstance(boxes, list | tuple) and array is None
+    if nested or (array is not None and (array.ndim == 3 or array.shape[1:] == (0,))):
         frames = [_one_or_many(frame, f'{name}[{i}]') for i, frame in enumerate(boxes)]
         if not any(isinstance(frame, list) for frame in frames):
             return frames

@@ -211,7 +211,8 @@ class VideoWriter:
         )
         self.stream.width, self.stream.height = self.width, self.height
         self.stream.pix_fmt = 'yuv420p'
-        self.stream.options = {'preset': 'veryfast', 'crf': '20'}
+        # No B-frames: files that are joined then follow each other in time without gaps.
+        self.stream.options = {'preset': 'veryfast', 'crf': '20', 'bf': '0'}
 
     def write(self, image):
         """Append (H, W, 3) uint8 BGR; pictures of another size are fitted."""

@@ -291,7 +291,7 @@ def _read_video(source, start):
             raise Unreadable(f'{source.path}: no frame could be decoded')
         # An edit list may drop a few frames of a whole file.
         if index + broken < 0.99 * stream.frames - 2:
-            yield Unreadable(f'{source.path} breaks off after frame {index} of {stream.frames}')
+            yield Unreadable(f'{source.path}: only {index} of {stream.frames} frames could be read')
 
 
 def _packets(container, stream, source, av):
