@@ -12,7 +12,7 @@ READY   := $(VENV)/.ready-$(KEY)
 READY2  := $(VENV2)/.ready-$(KEY)
 
 # One thread a worker: workers already fill the cores.
-PYTEST  := OMP_NUM_THREADS=1 %/bin/python -m pytest -n $(WORKERS)
+PYTEST  := OMP_NUM_THREADS=1 %/bin/python -m pytest -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-numpy2 test-slow lint format doctor clean
