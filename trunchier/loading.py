@@ -72,16 +72,13 @@ def find_weights(name, weights):
     embedded = WEIGHTS / f'{name}.safetensors'
     if embedded.is_file():
         return embedded
-    available = sorted(path.stem for path in WEIGHTS.glob('*.safetensors'))
-    raise FileNotFoundError(
+    message = (
         f'no weights of {name} are published, and a model with random weights predicts nothing: '
         'give weights=FILE (--weights FILE), such as a checkpoint that tools/train.py wrote'
-        + (
-            f', or take a model that comes with weights: {", ".join(available)}'
-            if available
-            else ''
-        )
     )
+    if available := sorted(path.stem for path in WEIGHTS.glob('*.safetensors')):
+        message += f', or take {" or ".join(available)}, which comes with weights'
+    raise FileNotFoundError(message)
 
 
 def embedded_model(task):
