@@ -96,6 +96,19 @@ def test_hands_reach_the_place_that_the_table_names():
     assert np.allclose(places[21], places[2] + offset * (-1, 1, 1), atol=1e-3)
 
 
+def test_knees_and_elbows_bend_one_way_only():
+    rng = np.random.default_rng(3)
+    for _ in range(60):
+        rotations = poses.stance_pose(rng, poses.rest_joints()).rotations
+        for knee in (4, 5):
+            angle = np.arctan2(rotations[knee, 2, 1], rotations[knee, 1, 1])
+            assert -1e-6 <= angle <= np.radians(140) + 1e-6
+        for elbow, out in ((18, 1), (19, -1)):
+            forearm = rotations[elbow] @ (out, 0, 0)  # seen from the upper arm
+            assert abs(forearm[1]) < 1e-6
+            assert forearm[2] > 0
+
+
 def test_sampled_poses_are_rotations_and_vary():
     rng = np.random.default_rng(2)
     drawn = np.stack([poses.sample_pose(rng).rotations for _ in range(50)])
@@ -133,11 +146,12 @@ def test_annotations_are_the_projection_of_the_joints_that_the_parameters_give(s
             )
 
 
-def test_seen_keypoints_lie_on_the_person_and_outside_ones_are_zero(samples):
-    seen = 0
+def test_keypoints_are_seen_on_the_person_hidden_inside_the_image_or_zero(samples):
+    on_person = []
     for sample in samples:
         for person in sample['people']:
             for x, y, v in person['keypoints']:
+                assert v in (0, 1, 2)
                 if v == 0:
                     assert (x, y) == (0, 0)
                     continue
@@ -145,12 +159,9 @@ def test_seen_keypoints_lie_on_the_person_and_outside_ones_are_zero(samples):
                 assert 0 <= row < 256
                 assert 0 <= column < 256
                 if v == 2:
-                    near = person['mask'][
-                        max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2
-                    ]
-                    seen += near.any()
-                    assert near.any() or not person['mask'][row, column]
-    assert seen > 300
+                    on_person.append(person['mask'][row, column])
+    assert len(on_person) > 300
+    assert np.mean(on_person) > 0.99  # an ear may stick out by less than a pixel
 
 
 def test_boxes_enclose_their_masks_tightly(samples):

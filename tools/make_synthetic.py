@@ -34,9 +34,9 @@ def main(arguments=None):
     )
     args = parser.parse_args(arguments)
 
-    from trunchier.synthetic.coco import write_coco
-
     try:
+        from trunchier.synthetic.coco import write_coco
+
         made = write_coco(
             args.out,
             args.num,
@@ -46,7 +46,7 @@ def main(arguments=None):
             args.backgrounds,
             args.workers,
         )
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except (ImportError, ValueError, FileNotFoundError, FileExistsError) as error:
         sys.exit(f'{type(error).__name__}: {error}')
     if made['unreadable']:
         names = ', '.join(str(name) for name in made['unreadable'][:5])

@@ -47,6 +47,8 @@ def procedural(rng, size, view):
         _clutter(rng, image)
     else:
         _plain(rng, image)
+    if rng.random() < 0.8:  # no surface of a photo is even
+        _roughen(rng, image, rng.uniform(0.1, 0.6))
     if rng.random() < 0.5:  # out of focus
         width = 1 + 2 * int(rng.uniform(0.5, 3) * size[1] / 256)
         image = cv2.blur(cv2.blur(image, (width, width)), (width, width))
@@ -115,7 +117,8 @@ def _piece(rng, image, size):
     x, y = rng.integers(width - w + 1), rng.integers(height - h + 1)
     way = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
     piece = cv2.resize(image[y : y + h, x : x + w], size, interpolation=way)
-    return np.ascontiguousarray(piece[:, ::-1, ::-1] if rng.random() < 0.5 else piece[..., ::-1])
+    piece = cv2.cvtColor(piece, cv2.COLOR_BGR2RGB)
+    return cv2.flip(piece, 1) if rng.random() < 0.5 else piece
 
 
 # ---------------------------------------------------------------------------------------------
@@ -293,6 +296,14 @@ def _noise(rng, height, width):
     h, w = max(int(height / zoom), 1), max(int(width / zoom), 1)
     y, x = rng.integers(NOISE_SIZE - h + 1), rng.integers(NOISE_SIZE - w + 1)
     return cv2.resize(noise[y : y + h, x : x + w], (width, height))
+
+
+def _roughen(rng, image, strength):
+    """Lighten and darken everything by a noise, by up to `strength` of its brightness."""
+    noise = _noise(rng, *image.shape[:2])
+    table = (np.linspace(-strength, strength, 256) * 127 + 127).astype(np.uint8)
+    factor = cv2.merge([cv2.LUT(noise, table)] * 3)
+    cv2.multiply(image, factor, dst=image, scale=1 / 127)
 
 
 def _gradient(image, top, bottom):

@@ -14,7 +14,7 @@ from ..conventions import COCO_17, SMPL_24, SMPLX_TO_OPENPOSE
 from ..models.body import EMBEDDED_BODY, read_body
 from . import kernels
 from .poses import PARENTS, _forward
-from .wardrobe import Grid
+from .wardrobe import FOLDS, Grid
 
 # The face and foot joints of `smplx.SMPL` are vertices of SMPL's layout: SMPLX_45[24:35].
 SMPLX_VERTICES = (332, 6260, 2800, 4071, 583, 3216, 3226, 3387, 6617, 6624, 6787)
@@ -55,6 +55,7 @@ class Body:
     coco: Rows
     extra: Rows
     template_skeleton: np.ndarray  # (24, 3)
+    folds: np.ndarray  # (FOLDS, V), waves over the body of mean 0; all together have deviation 1
     rings: list  # of the skirt: (y, vertices near it)
 
 
@@ -83,11 +84,19 @@ def body():
         coco=Rows.of(arrays['coco17_regressor'][[names.index(name) for name in COCO_17]]),
         extra=Rows.of(arrays['J_regressor_extra']),
         template_skeleton=skeleton(template),
+        folds=_folds(template),
         rings=[
             (y, np.nonzero(trunk & (np.abs(template[:, 1] - y) < 0.035))[0])
             for y in np.arange(0.09, -0.95, -0.09)
         ],
     )
+
+
+def _folds(template):
+    rng = np.random.default_rng(1960)
+    waves = rng.standard_normal((FOLDS, 3)) * (14, 18, 14)  # radians a metre
+    phases = rng.uniform(0, 2 * np.pi, (FOLDS, 1))
+    return (np.sin(waves @ template.T + phases) * np.sqrt(2 / FOLDS)).astype(np.float32)
 
 
 @dataclass
@@ -145,7 +154,7 @@ def build_figure(rotations, betas, outfit):
     dressed = np.empty_like(shaped)
     kernels.inflate(
         shaped, mean.template, mean.normals, outfit.dress, outfit.thickness, outfit.loose,
-        outfit.waves, dressed,
+        np.einsum('k,kv->v', outfit.folds, mean.folds), dressed,
     )  # fmt: skip
     grids = list(outfit.grids)
     if outfit.skirt is not None:

@@ -201,14 +201,14 @@ def shape_body(template, shapedirs, betas, out):
 
 
 @njit(cache=True, fastmath=True)
-def inflate(shaped, rest, normals, dress, thickness, loose, waves, out):
+def inflate(shaped, rest, normals, dress, thickness, loose, folds, out):
     """Clothes and hair as an offset along the normals of the T-pose.
 
     Args:
         shaped, rest, normals: (V, 3): this person, and the mean body that `dress` speaks of.
         thickness: (materials,), metres.
         loose: (materials,), metres more where cloth hangs free.
-        waves: (3, 4): wave vectors and phases of the folds.
+        folds: (V,), of mean 0, how far cloth stands off here.
         out: (V, 3)
     """
     for v in range(rest.shape[0]):
@@ -224,16 +224,10 @@ def inflate(shaped, rest, normals, dress, thickness, loose, waves, out):
                 free = min(max((0.45 - y) / 0.3, 0.15), 1.0)
             else:
                 free = 0.55 - 0.55 * (y + 0.05)
-            fold = 0.0
-            for k in range(3):
-                fold += math.sin(waves[k, 0] * x + waves[k, 1] * y + waves[k, 2] * z + waves[k, 3])
-            offset += slack * free * (1.0 + 0.22 * fold)
+            offset += slack * free * (1.0 + 0.4 * folds[v])
         elif material == HAIR:
             crown = min(max((y - 0.72) / 0.1, 0.0), 1.0)
-            fold = math.sin(waves[0, 0] * 4 * x + waves[0, 3]) * math.sin(
-                waves[1, 2] * 4 * z + 60 * y + waves[1, 3]
-            )
-            offset *= 0.6 + 0.5 * crown + 0.15 * fold
+            offset *= 0.6 + 0.5 * crown + 0.1 * folds[v]
         for c in range(3):
             out[v, c] = shaped[v, c] + offset * normals[v, c]
 
@@ -450,11 +444,14 @@ def _lit(x, y, z, axes, low, step, heights, bias):
         return np.float32(1.0)
     h = axes[2, 0] * x + axes[2, 1] * y + axes[2, 2] * z + bias
     i, j = int(v), int(u)
-    s, t = u - j, v - i
-    return np.float32(
-        (1 - t) * ((1 - s) * (heights[i, j] <= h) + s * (heights[i, j + 1] <= h))
-        + t * ((1 - s) * (heights[i + 1, j] <= h) + s * (heights[i + 1, j + 1] <= h))
-    )
+    s, t = u - np.float32(j), v - np.float32(i)
+    top = s if heights[i, j + 1] <= h else np.float32(0.0)
+    if heights[i, j] <= h:
+        top += np.float32(1.0) - s
+    bottom = s if heights[i + 1, j + 1] <= h else np.float32(0.0)
+    if heights[i + 1, j] <= h:
+        bottom += np.float32(1.0) - s
+    return top + t * (bottom - top)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -476,13 +473,14 @@ def shade(
         face_owner: (F,), person or PROP. face_material: (F,), row of `paint` or BODY.
         dresses: (people, len(DRESS)).
         paint: (people * len(MATERIALS) + props, len(PAINT)).
-        textures: (T, N, N) float32 in [0, 1], mixes the two colours of a row.
+        textures: (T, N, N) float32 in [0, 1], N a power of two; mixes the two colours of a row.
         camera: (3,), focal, cx, cy.
         light: (5, 3): colours of sun, sky and ground; up; to the sun.
         axes, low, step, heights: see `shadow_map`.
     """
     height, width = ids.shape
-    size = textures.shape[1]
+    size = np.float32(textures.shape[1])
+    last = textures.shape[1] - 1
     focal, px, py = camera[0], camera[1], camera[2]
     for row in range(height):
         for col in range(width):
@@ -526,13 +524,15 @@ def shade(
                 u, v = rx, rz
             else:
                 u, v = rx, ry
-            i = int((v + 8.0) * p[P_SCALE] * size) % size
-            j = int((u + 8.0) * p[P_SCALE] * size) % size
+            scale = p[P_SCALE] * size
+            i = int((v + np.float32(8.0)) * scale) & last
+            j = int((u + np.float32(8.0)) * scale) & last
             mix = textures[int(p[P_TEXTURE]), i, j]
-            # The first texture is the folds of cloth.
-            i = int((v + 8.0) * 1.9 * size) % size
-            j = int((u + 8.0) * 3.1 * size) % size
-            crease = np.float32(1.0) + p[P_FOLDS] * (textures[0, i, j] - np.float32(0.5))
+            crease = np.float32(1.0)
+            if p[P_FOLDS] != 0.0:  # the first texture is the folds of cloth
+                i = int((v + np.float32(8.0)) * np.float32(1.9) * size) & last
+                j = int((u + np.float32(8.0)) * np.float32(3.1) * size) & last
+                crease += p[P_FOLDS] * (textures[0, i, j] - np.float32(0.5))
 
             x = (col - px) * z / focal
             y = (row - py) * z / focal
@@ -605,10 +605,12 @@ def shade_ground(image, ids, window, camera, up, offset, strength, axes, low, st
 @njit(cache=True, fastmath=True)
 def blend(image, weight, colour):
     """Mix a colour (3,) into image (H, W, 3) uint8, in place; weight (H, W) of 255 is all of it."""
-    for k in range(3):
-        value = min(max(colour[k], np.float32(0.0)), np.float32(255.0))
-        for row in range(image.shape[0]):
-            for col in range(image.shape[1]):
-                old = np.float32(image[row, col, k])
-                share = np.float32(weight[row, col]) * np.float32(1 / 255)
-                image[row, col, k] = int(old + share * (value - old))
+    red, green, blue = int(colour[0]), int(colour[1]), int(colour[2])
+    red, green, blue = min(max(red, 0), 255), min(max(green, 0), 255), min(max(blue, 0), 255)
+    for row in range(image.shape[0]):
+        for col in range(image.shape[1]):
+            new = np.int32(weight[row, col]) * 257
+            old = 65535 - new
+            image[row, col, 0] = (image[row, col, 0] * old + red * new) >> 16
+            image[row, col, 1] = (image[row, col, 1] * old + green * new) >> 16
+            image[row, col, 2] = (image[row, col, 2] * old + blue * new) >> 16

@@ -399,32 +399,34 @@ def compose(angles, hands, joints, parents):
         rotations[knee] = _axis(x, angles[first + 3])
         rotations[ankle] = _axis(x, -angles[first + 4])
 
+    world, place = _forward(rotations, joints, parents)
+    chest = world[9]
     for i in range(2):
         out = 1.0 if i == 0 else -1.0
         collar, shoulder, elbow, wrist, fingers = 13 + i, 16 + i, 18 + i, 20 + i, 22 + i
         hand = hands[i]
         anchor = int(hand[0])
-        world, place = _forward(rotations, joints, parents)
         # Offsets from the shoulder are in the frame of the chest: the arm has none yet.
-        frame = world[9] if anchor == shoulder else world[anchor]
+        frame = chest if anchor == shoulder else world[anchor]
         target = place[anchor] + frame @ hand[1:4]
 
         # The shoulder blade lifts a raised arm and comes forward with a crossing one.
-        reach = world[9].T @ (target - place[shoulder])
+        reach = chest.T @ (target - place[shoulder])
         lift = math.atan2(reach[1], math.hypot(reach[0], reach[2]))
         forward = math.atan2(reach[2], max(out * reach[0], 0.0) + 0.2)
         rotations[collar] = _axis(z, out * min(max(0.3 * (lift + 0.2), -0.05), 0.42)) @ _axis(
             y, -out * min(max(0.15 * forward, -0.1), 0.2)
         )
-        world, place = _forward(rotations, joints, parents)
+        shoulder_frame = chest @ rotations[collar]
+        root = place[collar] + shoulder_frame @ (joints[shoulder] - joints[collar])
 
         upper = joints[elbow] - joints[shoulder]
         lower = joints[wrist] - joints[elbow]
         a, b = math.sqrt((upper * upper).sum()), math.sqrt((lower * lower).sum())
-        to = target - place[shoulder]
+        to = target - root
         distance = min(max(math.sqrt((to * to).sum()), 0.3 * (a + b)), 0.99 * (a + b))
         to = _unit(to)
-        pole = world[9] @ hand[4:7]
+        pole = chest @ hand[4:7]
         pole = _unit(pole - (pole * to).sum() * to)
         along = (a * a + distance * distance - b * b) / (2 * distance)
         aside = math.sqrt(max(a * a - along * along, 0.0))
@@ -438,7 +440,7 @@ def compose(angles, hands, joints, parents):
         wanted[:, 0], wanted[:, 1], wanted[:, 2] = u, hinge, np.cross(u, hinge)
         rest = np.zeros((3, 3))
         rest[0, 0], rest[1, 1], rest[2, 2] = out, -out, -1.0
-        rotations[shoulder] = world[collar].T @ wanted @ rest.T
+        rotations[shoulder] = shoulder_frame.T @ wanted @ rest.T
         pronation = hand[7]
         rotations[elbow] = _axis(y, -out * flexion) @ _axis(x, -0.5 * pronation)
         rotations[wrist] = (

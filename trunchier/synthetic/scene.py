@@ -18,7 +18,7 @@ from .textures import textures
 from .wardrobe import cloth_colour, linear, random_colour, sample_outfit
 
 BETA_LIMIT = 2.5  # training drops bodies beyond 3
-SHADOW_MAP = 112  # pixels
+SHADOW_MAP = 80  # pixels
 TRUNCATED = 0.15  # share of pictures that are meant to cut a person off
 OCCLUDED = 0.3  # share with something in front
 CROWD = 0.35  # share of pictures with more than one person, where they are allowed
@@ -133,7 +133,8 @@ def _people(rng, room, count):
         rotations[0] = room.to_camera @ _rotation(1, yaw) @ rotations[0]
         figure = build_figure(rotations, betas, sample_outfit(rng, pose.holds))
         low, high = kernels.bounds(figure.vertices)
-        lift = float((figure.vertices @ room.up.astype(np.float32)).min())
+        level, _ = kernels.bounds_along(figure.vertices, room.to_camera.T.astype(np.float32))
+        lift = float(level[1])
         raised = rng.uniform(0.1, 0.4) if pose.support == 'air' else 0.0
         if k == 0:
             move = np.array((0.0, 0.0, room.distance)) - (low + high) / 2

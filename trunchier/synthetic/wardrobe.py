@@ -32,6 +32,7 @@ COMMON_CLOTHS = (
 )  # fmt: skip
 NONE = -9.0  # below every y: an edge that hides nothing, or a hem that reaches nowhere
 ALL = 9.0
+FOLDS = 12  # patterns of folds that are mixed
 
 
 @dataclass
@@ -55,7 +56,7 @@ class Outfit:
     paint: np.ndarray  # (materials, len(PAINT)), linear colours
     thickness: np.ndarray  # (materials,), metres
     loose: np.ndarray  # (materials,), metres
-    waves: np.ndarray  # (3, 4), see kernels.inflate
+    folds: np.ndarray  # (FOLDS,) how much of each pattern of figure.body().folds
     grids: list = field(default_factory=list)
     skirt: tuple | None = None  # y of the hem, flare, metres of slack
 
@@ -78,7 +79,7 @@ def sample_outfit(rng, holds):
         paint=np.zeros((len(MATERIALS), len(PAINT)), np.float32),
         thickness=np.zeros(len(MATERIALS), np.float32),
         loose=np.zeros(len(MATERIALS), np.float32),
-        waves=(rng.standard_normal((3, 4)) * (9, 14, 9, 3)).astype(np.float32),
+        folds=rng.standard_normal(FOLDS, dtype=np.float32),
     )
     _paint_skin(rng, outfit)
     _clothes(rng, outfit)
