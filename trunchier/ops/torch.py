@@ -11,6 +11,7 @@ The backward pass keeps the inputs alone and computes the states again. Where a 
 """
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -432,7 +433,7 @@ def _exact_dtype(x):
 
 def exactly(x):
     """Autocast off: its casts would undo `_exact_dtype`."""
-    return torch.autocast(x.device.type, enabled=False)
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def _softplus_slope(y):
