@@ -157,7 +157,7 @@ def _free_spot(rng, spots):
     """Beside or behind the others, metres."""
     for _ in range(10):
         x, z = rng.normal(0, 1.1), rng.normal(-0.4, 0.9)
-        if min(math.hypot(x - a, z - b) for a, b in spots) > 0.55:
+        if min(math.hypot(x - a, z - b) for a, b in spots) > 0.75:
             return x, z
     return (max(a for a, _ in spots) + 0.8, -0.3)
 
