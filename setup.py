@@ -54,7 +54,7 @@ setup(
     extras_require={
         'data': ['webdataset', 'scipy'],
         'mesh': ['smplx', 'trimesh'],
-        'synthetic': ['numba'],
+        'synthetic': ['numba', 'scipy'],
         'weights': ['safetensors'],
     },
     cmdclass={'build_py': BuildWithMim},
