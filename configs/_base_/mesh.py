@@ -6,7 +6,7 @@ one of the discriminator), so they are 500 000 iterations. The official run trai
 """
 
 _base_ = './runtime.py'
-from trunchier.datasets.released import EVALUATION, evaluation_sets, training_sets
+from trunchier.datasets import released
 
 # model: the encoder's part (backbone, neck, head sizes) comes from trunchier.zoo.model_cfg
 model = dict(
@@ -54,7 +54,7 @@ train_dataloader = dict(
     dataset=dict(
         type='MixedPeople',
         pipeline=train_pipeline,
-        **training_sets(f'{data_root}hmr2_training_data'),
+        **released.training_sets(f'{data_root}hmr2_training_data'),
     ),
 )
 val_dataloader = dict(
@@ -65,15 +65,15 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False, round_up=False),
     dataset=dict(
         type='ConcatPeople',
-        datasets=evaluation_sets(f'{data_root}hmr2_evaluation_data'),
+        datasets=released.evaluation_sets(f'{data_root}hmr2_evaluation_data'),
         pipeline=val_pipeline,
     ),
 )
 test_dataloader = val_dataloader
+sets = released.EVALUATION
 val_evaluator = [
-    dict(type='MeshPCK', datasets=[n for n, row in EVALUATION.items() if row.dimensions == 2]),
-    dict(
-        type='MeshJointError', datasets=[n for n, row in EVALUATION.items() if row.dimensions == 3]
-    ),
+    dict(type='MeshPCK', datasets=[name for name in sets if sets[name].dimensions == 2]),
+    dict(type='MeshJointError', datasets=[name for name in sets if sets[name].dimensions == 3]),
 ]
 test_evaluator = val_evaluator
+del sets  # a dumped config could not be read with it
