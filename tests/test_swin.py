@@ -233,3 +233,19 @@ def test_initial_weights_are_the_official_ones():
             assert (param == 1).all(), name
         else:
             assert param.std().item() == pytest.approx(0.02, rel=0.15), name
+
+
+def test_channels_that_cannot_be_cut_into_heads_are_refused():
+    with pytest.raises(ValueError, match='96 channels in 5 heads; give a multiple'):
+        TruncatedSwin(dict(swin.ARCHS['tiny'], num_heads=(5, 6, 12, 24)))
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float64])
+def test_trains_in_other_precisions(dtype):
+    attn = WindowAttention(8, 2, swin.SHIFT).to(dtype)
+    x = torch.randn(1, 9, 9, 8, dtype=dtype)
+    y = attn(x)
+    y.sum().backward()
+    assert y.dtype == attn.relative_position_bias_table.grad.dtype == dtype
+    with torch.no_grad():
+        assert attn(x).dtype == dtype

@@ -124,6 +124,8 @@ class WindowAttention(nn.Module):
 
     def __init__(self, channels, num_heads, shift):
         super().__init__()
+        if channels % num_heads:
+            raise ValueError(f'{channels} channels in {num_heads} heads; give a multiple of heads')
         self.num_heads = num_heads
         self.shift = shift
         self.relative_position_bias_table = nn.Parameter(
@@ -147,7 +149,7 @@ class WindowAttention(nn.Module):
         bias = bias.view(1, heads, PLACES, PLACES)
         if self.shift:
             bias = bias + layout.mask[:, None]
-        x = attend(q, k, v, bias.to(q.dtype)).reshape(batch, windows * PLACES, channels)
+        x = attend(q, k, v, bias).reshape(batch, windows * PLACES, channels)
 
         x = to_tokens(x, layout).view(batch, height, width, channels)
         return linear(x, self.proj)
@@ -166,9 +168,9 @@ def attend(q, k, v, bias):
     if q.device.type == 'cpu' and q.requires_grad:
         # The fused kernel has no backward for a learned bias on CPU, and its fallback is slower.
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(3, 4) + bias
-        return (scores.softmax(-1) @ v).transpose(2, 3)
+        return (scores.softmax(-1).to(v.dtype) @ v).transpose(2, 3)
     batch, windows, heads, n, size = q.shape
-    bias = bias.expand(batch, windows, heads, n, n).flatten(0, 1)
+    bias = bias.to(q.dtype).expand(batch, windows, heads, n, n).flatten(0, 1)
     x = F.scaled_dot_product_attention(*(t.flatten(0, 1) for t in (q, k, v)), attn_mask=bias)
     return x.transpose(1, 2).view(batch, windows, n, heads, size)
 
@@ -266,6 +268,7 @@ def window_layout(height, width, shift, device):
 
 
 def plan_windows(height, width, shift):
+    """The tensors of a `Layout` by name, as numpy arrays."""
     rows, columns = (-(-n // WINDOW) * WINDOW for n in (height, width))
     tokens = np.full((rows, columns), -1)
     tokens[:height, :width] = np.arange(height * width).reshape(height, width)

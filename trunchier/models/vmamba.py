@@ -15,7 +15,7 @@ from torch import nn
 
 from ..ops import selective_scan_2d
 from ..ops.linear import linear
-from .backbone import TruncatedBackbone, drop_path
+from .backbone import Mlp, TruncatedBackbone, convolve, drop_path, new_linear
 
 # fmt: off
 ARCHS = {
@@ -115,18 +115,6 @@ class VSSBlock(nn.Module):
         return drop_path(x, self.drop_path_rate, self.training)
 
 
-class Mlp(nn.Module):
-    """Two linear layers with a GELU between."""
-
-    def __init__(self, channels, hidden):
-        super().__init__()
-        self.fc1 = _linear(channels, hidden, bias=True)
-        self.fc2 = _linear(hidden, channels, bias=True)
-
-    def forward(self, x):
-        return linear(linear(x, self.fc1, gelu=True), self.fc2)
-
-
 class SS2D(nn.Module):
     """2D selective scan: each pixel says how far the state decays there, what it adds and reads.
 
@@ -138,7 +126,7 @@ class SS2D(nn.Module):
         super().__init__()
         rank = math.ceil(channels / 16)
         self.scan_backend = 'auto'
-        self.in_proj = _linear(channels, inner)
+        self.in_proj = new_linear(channels, inner, bias=False)
         self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=False)
         self.x_proj = nn.Linear(inner, 4 * (rank + 2 * states), bias=False)
         self.dt_projs_weight = nn.Parameter(torch.empty(4, inner, rank))
@@ -146,7 +134,7 @@ class SS2D(nn.Module):
         self.A_logs = nn.Parameter(torch.arange(1.0, states + 1).log().repeat(4 * inner, 1))
         self.Ds = nn.Parameter(torch.ones(4 * inner))
         self.out_norm = nn.LayerNorm(inner)
-        self.out_proj = _linear(inner, channels)
+        self.out_proj = new_linear(inner, channels, bias=False)
 
         nn.init.uniform_(self.dt_projs_weight, -(rank**-0.5), rank**-0.5)
         with torch.no_grad():
@@ -171,20 +159,7 @@ class SS2D(nn.Module):
         return linear(self.out_norm(y), self.out_proj)
 
 
-def convolve(x, conv):
-    """`conv` on a map (B, H, W, C), which a convolution sees as channels_last."""
-    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-
-
 def _halving(in_channels, channels):
     """3x3 convolution of stride 2, its weight laid out as it is used: not turned at every call."""
     conv = nn.Conv2d(in_channels, channels, 3, stride=2, padding=1)
     return conv.to(memory_format=torch.channels_last)
-
-
-def _linear(in_features, out_features, bias=False):
-    layer = nn.Linear(in_features, out_features, bias)
-    nn.init.trunc_normal_(layer.weight, std=0.02)
-    if bias:
-        nn.init.zeros_(layer.bias)
-    return layer
