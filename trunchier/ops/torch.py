@@ -12,8 +12,11 @@ The backward pass keeps the inputs alone and computes the states again. Where a 
 
 import math
 from contextlib import nullcontext
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
@@ -122,12 +125,10 @@ def _scan(step, chunk, b, time, backwards=False):
 def _scan_long(step, b, time, backwards):
     """`_scan` as a tree over the whole sequence."""
     order = (0, 1, 5 - time, time, 4)  # chunks before steps, there and back again
-    step, sequence = (t.permute(order).flatten(2, 3) for t in (step, b))
-    if backwards:
-        h = tree_scan(step.flip(2), sequence.flip(2), -2).flip(2)
-    else:
-        h = tree_scan(step, sequence, -2)
-    return b.copy_(h.view(b.permute(order).shape).permute(order))
+    shape = b.permute(order).shape
+    step, sequence = (t.permute(order).flatten(2, 3).flatten(0, 1) for t in (step, b))
+    plan = plan_tree(1, sequence.shape[1], (2 if backwards else 0,), b.device)
+    return b.copy_(tree_scan(step, sequence, plan).view(shape).permute(order))
 
 
 def _neighbour(h, time, backwards=False):
@@ -142,26 +143,95 @@ def _neighbour(h, time, backwards=False):
     return out
 
 
-def tree_scan(a, b, dim):
-    """h_t = a_t h_{t-1} + b_t along the negative axis `dim`, differentiable, of depth log2(L).
+# --- the whole sequence as a tree ----------------------------------------------------------------
+#
+# Two neighbouring steps are one step of a sequence half as long (Blelloch, 1990). Steps are laid
+# out so that at every level the first half holds the even steps and the second the odd ones:
+# a level is a split, some products and a join, which makes graphs small.
 
-    Pairs of steps are one step each of a sequence half as long (Blelloch, 1990).
+
+class Tree(NamedTuple):
+    """Where the steps of sequences over one map lie."""
+
+    ways: int
+    into: torch.Tensor  # (places * ways,) the pixel and way of each place; any beyond the end
+    back: torch.Tensor  # (pixels * ways,) the place of each pixel and way
+    begun: torch.Tensor  # (places, 1) 0 at the first step, which has no state before it, else 1
+    before: tuple  # for each level, of each even step the place of the step before it
+
+
+def tree_scan(a, b, tree):
+    """h_t = a_t h_{t-1} + b_t in functional, differentiable operations, log2(L) deep.
+
+    Args:
+        a, b: (batch, pixels * ways, c).
+        tree: from `plan_tree`.
     """
-    length = a.shape[dim]
-    if length <= 1:
+    if b.shape[1] == 0:
         return b
-    if length % 2:
-        last = b.narrow(dim, length - 1, 1)
-        h = tree_scan(a.narrow(dim, 0, length - 1), b.narrow(dim, 0, length - 1), dim)
-        before = h.narrow(dim, length - 2, 1)
-        return torch.cat((h, a.narrow(dim, length - 1, 1) * before + last), dim)
-    a0, a1 = a.unflatten(dim, (length // 2, 2)).unbind(dim)
-    b0, b1 = b.unflatten(dim, (length // 2, 2)).unbind(dim)
-    odd = tree_scan(a0 * a1, a1 * b0 + b1, dim)
-    first = b0.narrow(dim, 0, 1)
-    rest = length // 2 - 1
-    even = a0.narrow(dim, 1, rest) * odd.narrow(dim, 0, rest) + b0.narrow(dim, 1, rest)
-    return torch.stack((torch.cat((first, even), dim), odd), dim).flatten(dim - 1, dim)
+    a, b = (t.index_select(1, tree.into).unflatten(1, (-1, tree.ways)) for t in (a, b))
+    a, b = a.flatten(2) * tree.begun.to(a.dtype), b.flatten(2)  # (batch, places, ways * c)
+    h = _scan_level(a, b, tree.before).unflatten(2, (tree.ways, -1)).flatten(1, 2)
+    return h.index_select(1, tree.back)
+
+
+def _scan_level(a, b, before):
+    if not before:  # at most eight steps
+        h = [b[:, 0]]
+        for t in range(1, b.shape[1]):
+            h.append(a[:, t] * h[-1] + b[:, t])
+        return torch.stack(h, dim=1)
+    (a0, a1), (b0, b1) = a.chunk(2, dim=1), b.chunk(2, dim=1)
+    odd = _scan_level(a1 * a0, a1 * b0 + b1, before[1:])
+    even = a0 * odd.index_select(1, before[0]) + b0
+    return torch.cat((even, odd), dim=1)
+
+
+_trees = {}
+MOST_TREES = 64
+
+
+@torch.compiler.assume_constant_result
+def plan_tree(height, width, ways, device):
+    """The `Tree` of a map read in some of the four directions, made once for each size."""
+    height, width = int(height), int(width)  # torch.jit.trace has tensors for sizes
+    key = (height, width, ways, device)
+    if key in _trees:
+        return _trees[key]
+
+    def constant(array):
+        # As a parameter: torch.compile takes its shape for constant, whatever is dynamic.
+        with torch.inference_mode(False):
+            return nn.Parameter(torch.from_numpy(array).to(device), requires_grad=False)
+
+    *arrays, before = lay_out_tree(height, width, ways)
+    tree = Tree(len(ways), *map(constant, arrays), tuple(map(constant, before)))
+    # Not a tracer's stand-in, nor made by operations that jit.trace records.
+    if type(tree.into) is nn.Parameter and not torch.jit.is_tracing():
+        if len(_trees) == MOST_TREES:
+            del _trees[next(iter(_trees))]
+        _trees[key] = tree
+    return tree
+
+
+def lay_out_tree(height, width, ways):
+    """Arrays of a `Tree`: into, back, begun, [before]."""
+    length = height * width
+    levels = max(0, length.bit_length() - 3)
+    step = np.arange(-(-length // 2**levels))  # the step at each place: four to eight at the root
+    before = []
+    for _ in range(levels):
+        before.insert(0, np.argsort(step)[np.maximum(step - 1, 0)])
+        step = np.concatenate((2 * step, 2 * step + 1))
+
+    grid = np.arange(length).reshape(height, width)
+    rows, columns = grid.ravel(), grid.T.ravel()
+    pixel = np.stack([(rows, columns, rows[::-1], columns[::-1])[way] for way in ways])
+    way = np.arange(len(ways))
+    into = pixel[:, np.minimum(step, length - 1)].T * len(ways) + way
+    back = np.argsort(step)[np.argsort(pixel)].T * len(ways) + way
+    begun = (step > 0)[:, None].astype(np.float32)
+    return into.ravel(), back.ravel(), begun, before
 
 
 # --- sequences -----------------------------------------------------------------------------------
@@ -249,19 +319,19 @@ def _per_channel(D, x):
 def _traced(u, delta, A, B, C, D, delta_bias, delta_softplus):
     """`selective_scan` of functional, differentiable operations only."""
     exact = _exact_dtype(u)
-    x, A = u.to(exact), A.to(exact)
-    delta = delta.to(exact)
+    x, delta, A = u.to(exact).mT, delta.to(exact).mT, A.to(exact)  # (batch, L, K*d)
     if delta_bias is not None:
-        delta = delta + delta_bias.to(exact)[:, None]
+        delta = delta + delta_bias.to(exact)
     if delta_softplus:
         delta = F.softplus(delta)
     each = u.shape[1] // B.shape[1]
-    y = 0 if D is None else D.to(exact)[:, None] * x
+    tree = plan_tree(1, u.shape[2], (0,), u.device)
+    y = 0 if D is None else D.to(exact) * x
     for n in range(A.shape[1]):
-        B_n, C_n = (t[:, :, n].to(exact).repeat_interleave(each, 1) for t in (B, C))
-        h = tree_scan(torch.exp(delta * A[:, n, None]), delta * x * B_n, -1)
+        B_n, C_n = (t[:, :, n].to(exact).repeat_interleave(each, 1).mT for t in (B, C))
+        h = tree_scan(torch.exp(delta * A[:, n]), delta * x * B_n, tree)
         y = y + C_n * h
-    return y.to(u.dtype)
+    return y.mT.to(u.dtype)
 
 
 # --- maps ----------------------------------------------------------------------------------------
@@ -400,27 +470,18 @@ def _traced_2d(x, projection, A, D, delta_weight, delta_bias):
     exact = _exact_dtype(x)
     height, width = x.shape[1:3]
     rank, states = delta_weight.shape[2], A.shape[2]
-    forth = _in_order(x, x)
-    u = torch.cat((forth, forth.flip(2)), dim=1)  # (batch, 4, L, d)
-    way = projection.unbind(3)
-    ways = torch.cat((_in_order(way[0], way[1]), _in_order(way[2], way[3]).flip(2)), dim=1)
-    low, B, C = ways.split((rank, states, states), dim=-1)
-    delta = low @ delta_weight.mT.to(low.dtype) + delta_bias[:, None].to(low.dtype)
-    delta, u, B, C = F.softplus(delta.to(exact)), u.to(exact), B.to(exact), C.to(exact)
-    y = 0
+    low, B, C = projection.flatten(1, 2).split((rank, states, states), dim=-1)  # (batch, L, 4, .)
+    delta = torch.einsum('blkr,kdr->blkd', low, delta_weight.to(low.dtype))
+    delta = F.softplus(delta.to(exact) + delta_bias.to(exact))
+    pixels, B, C, A = x.flatten(1, 2).to(exact), B.to(exact), C.to(exact), A.to(exact)
+    tree = plan_tree(height, width, (0, 1, 2, 3), x.device)
+    y = pixels * D.sum(0).to(exact)
     for n in range(states):
-        step = torch.exp(delta * A[:, None, :, n].to(exact))
-        y = y + tree_scan(step, delta * u * B[..., n, None], -2) * C[..., n, None]
-    forth, back = y.split(2, dim=1)
-    rows, columns = (forth + back.flip(2)).unbind(1)
-    y = rows.unflatten(1, (height, width))
-    y = y + columns.unflatten(1, (width, height)).transpose(1, 2)
-    return (y + x.to(exact) * D.sum(0).to(exact)).to(x.dtype)
-
-
-def _in_order(rows, columns):
-    """Two maps (batch, H, W, c) -> (batch, 2, L, c): one read by rows, the other by columns."""
-    return torch.stack((rows.flatten(1, 2), columns.transpose(1, 2).flatten(1, 2)), dim=1)
+        step = torch.exp(delta * A[..., n])
+        added = delta * pixels.unsqueeze(2) * B[..., n, None]
+        h = tree_scan(step.flatten(1, 2), added.flatten(1, 2), tree).view_as(step)
+        y = y + (h * C[..., n, None]).sum(2)
+    return y.view(x.shape).to(x.dtype)
 
 
 # --- both ----------------------------------------------------------------------------------------
