@@ -166,7 +166,7 @@ class _Inferencer:
         else:
             sources = list(inputs.find(inputs_))
         find_people = self.find_people if bboxes is None else detection.find_people(bboxes)
-        painter = self._painter(**painting)
+        painter = self.painter(**painting)
         if show:
             _check_display()
         saver = self._saver(
@@ -524,7 +524,8 @@ class PoseInferencer(_Inferencer):
         first = outputs[0] if isinstance(outputs, tuple) else outputs
         return [InstanceData()] * len(first)
 
-    def _painter(self, **options):
+    def painter(self, **options):
+        """What draws its results: a KeypointPainter."""
         return KeypointPainter(self.dataset_meta, **options)
 
     def _crop_person(self, frame, box):
@@ -617,7 +618,8 @@ class MeshInferencer(_Inferencer):
         self.faces = self.model.body.faces
         self.pipeline = Compose(self.cfg.test_dataloader.dataset.pipeline)
 
-    def _painter(self, **options):
+    def painter(self, **options):
+        """What draws its results: a MeshPainter."""
         return MeshPainter(self.faces, **options)
 
     def _crop_person(self, frame, box):

@@ -19,7 +19,7 @@ from .visualizer import person_colours
 SHOWN_SIDE = 1280  # pixels of the longer side of pictures sent to the browser
 PHOTO, DRAWN = 'photo', 'drawn'
 FOLLOW_SECONDS = 0.2  # between pictures while results come in
-DEFAULT_FPS = 10.0
+PLAYED_FPS = 10.0
 
 
 class Viewer:
@@ -44,10 +44,10 @@ class Viewer:
         self.folder = tempfile.TemporaryDirectory(prefix='trunchier-viewer-')
         self.inferencers = {}  # by name
         self.frames = {}  # (model, source) -> list of files, one a frame
-        self.fps = {}  # by source
         self.bodies = []  # handles of what is in the scene for one frame
         self.shown_at = 0.0
         self.lock = threading.RLock()
+        self.closed = threading.Event()
         self._build_page()
         threading.Thread(target=self._play, daemon=True).start()
 
@@ -95,12 +95,11 @@ class Viewer:
         return self.frames.get((self.model.value, self.source.value), [])
 
     def _play(self):
-        while True:
-            time.sleep(1 / self.fps.get(self.source.value, DEFAULT_FPS))
+        while not self.closed.wait(1 / PLAYED_FPS):
             if self.playing.value:
                 with self.lock:
                     count = len(self._files())
-                    if count > 1:
+                    if count > 1 and not self.closed.is_set():
                         self.frame.value = (self.frame.value + 1) % count  # shows it too
 
     # --- what is on it -------------------------------------------------------------------------
@@ -138,14 +137,14 @@ class Viewer:
         """Send the chosen frame to the browser."""
         with self.lock:
             files = self._files()
-            if not files:
+            if not files or self.closed.is_set():
                 return
             self.shown_at = time.monotonic()
             inferencer = self.inferencers[self.model.value]
             image, result = _load(files[min(self.frame.value, len(files) - 1)])
             picture = image
             if self.shown.value == DRAWN:
-                picture = inferencer._painter(**self._painting(inferencer))(image, result)
+                picture = inferencer.painter(**self._painting(inferencer))(image, result)
             picture = cv2.cvtColor(_shrunk(picture), cv2.COLOR_BGR2RGB)
             self.picture.image = picture
             with self.server.atomic():
@@ -163,7 +162,7 @@ class Viewer:
             handle.remove()
         self.bodies = []
         instances = result.pred_instances
-        meshes = 'vertices' in instances and len(instances) > 0
+        meshes = inferencer.faces is not None and len(instances) > 0
         height, width = result.ori_shape
         if meshes:
             people = instances.vertices + instances.translation[:, None]
@@ -220,6 +219,8 @@ class Viewer:
             self.close()
 
     def close(self):
+        with self.lock:
+            self.closed.set()
         self.server.stop()
         self.folder.cleanup()
 
