@@ -53,8 +53,11 @@ setup(
     install_requires=['torch>=2.1', 'mmengine>=0.10.4', 'numpy', 'opencv-python'],
     extras_require={
         'data': ['webdataset', 'scipy'],
+        'detection': ['onnxruntime'],
         'mesh': ['smplx', 'trimesh'],
         'synthetic': ['numba', 'scipy'],
+        'video': ['av', 'trackers'],
+        'viewer': ['viser'],
         'weights': ['safetensors'],
     },
     cmdclass={'build_py': BuildWithMim},

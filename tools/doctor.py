@@ -48,6 +48,10 @@ PACKAGES = (
     Package(('numba',), 'synthetic people, mesh overlays', 'pip install numba'),
     Package(('fvcore',), 'tools/model_table.py', 'pip install fvcore'),
     Package(('trimesh',), 'writing meshes', 'pip install trimesh'),
+    Package(('av',), 'reading and writing videos', 'pip install av'),
+    Package(('onnxruntime',), 'finding people with YOLOX', 'pip install onnxruntime'),
+    Package(('trackers',), 'track ids in videos', 'pip install --no-deps trackers supervision'),
+    Package(('viser',), 'predict --viewer', 'pip install viser'),
 )  # fmt: skip
 
 
