@@ -79,7 +79,7 @@ def test_full_mmcv_is_left_alone(tmp_path, monkeypatch):
     (tmp_path / '_ext.cpython-311-x86_64-linux-gnu.so').touch()
     spec = SimpleNamespace(origin=str(tmp_path / '__init__.py'))
     monkeypatch.setattr(compat, 'find_spec', lambda name: spec)
-    monkeypatch.setattr(importlib, 'import_module', None)
+    monkeypatch.setattr(compat, '_when_imported', None)
     assert not compat.mmcv_without_compiled_ops().applied
 
 
@@ -447,6 +447,52 @@ def test_bfloat16_outputs_become_numpy_arrays():
     assert (first.dtype, second.dtype) == (np.float32, np.float64)
     (pair,) = to_numpy([half, half], unzip=True)
     assert [array.tolist() for array in pair] == [[[0.5, 2.0]]] * 2
+
+
+# --- drawing -------------------------------------------------------------------------------------
+
+
+def test_a_joint_is_drawn_whether_its_radius_is_a_number_or_an_array():
+    module = importlib.import_module('mmpose.visualization.opencv_backend_visualizer')
+    if not compat.OUTCOMES['drawing_with_array_radius'].applied:
+        compat._draw_with_scalar_radius(module)  # what newer numpy needs, older stands as well
+    visualizer = module.OpencvBackendVisualizer(backend='opencv')
+    for radius in (3, np.array([3])):
+        visualizer.set_image(np.zeros((9, 9, 3), np.uint8))
+        visualizer.draw_circles(np.array([4.0, 4.0]), radius, (255, 0, 0))
+        assert visualizer.get_image()[4, 1:8, 0].tolist() == [255] * 7
+    if compat.OUTCOMES['drawing_with_array_radius'].applied:
+        with pytest.raises(TypeError, match='0-dimensional'):
+            visualizer.draw_circles.__wrapped__(visualizer, [4, 4], np.array([3]), (255, 0, 0))
+
+
+# --- mending at import ---------------------------------------------------------------------------
+
+
+def test_a_module_is_mended_when_it_is_imported_and_not_before(tmp_path):
+    (tmp_path / 'parent').mkdir()
+    (tmp_path / 'parent/__init__.py').touch()
+    (tmp_path / 'parent/child.py').write_text('value = 1')
+    (tmp_path / 'parent/user.py').write_text('from parent.child import value')
+    run = python(
+        'from trunchier.compat import _when_imported\n'
+        'def mend(module):\n'
+        '    module.value += 1\n'
+        'finders = list(sys.meta_path)\n'
+        "_when_imported('parent.child', mend)\n"
+        "assert 'parent' not in sys.modules\n"
+        'from parent.user import value\n'
+        'import parent.child as child\n'
+        "_when_imported('parent.child', mend)\n"
+        'print(value, child.value, sys.meta_path == finders)\n'
+        "_when_imported('parent.absent', print)\n"
+        'try:\n'
+        '    import parent.absent\n'
+        'except ModuleNotFoundError as error:\n'
+        '    print(error)',
+        tmp_path,
+    )
+    assert run.stdout == "2 3 True\nNo module named 'parent.absent'\n", run.stderr
 
 
 # --- pkg_resources -------------------------------------------------------------------------------

@@ -59,11 +59,17 @@ def mmcv_without_compiled_ops():
         return Outcome(False, 'mmcv is not installed')
     if any(Path(spec.origin).parent.glob('_ext*')):
         return Outcome(False, 'mmcv has its compiled ops')
-    importlib.import_module('mmcv.utils.ext_loader').load_ext = _load_absent_ops
+    _when_imported(
+        'mmcv.utils.ext_loader', lambda loader: vars(loader).update(load_ext=_absent_ops)
+    )
     return Outcome(True, 'mmcv has no compiled ops (mmcv-lite)')
 
 
-def _load_absent_ops(name, funcs):
+def _load_absent_ops(loader):
+    loader.load_ext = _absent_ops
+
+
+def _absent_ops(name, funcs):
     """Stands for mmcv's `load_ext`: the same attributes, each a function that raises."""
     return SimpleNamespace(**{op: _absent_op(op) for op in funcs})
 
@@ -160,10 +166,11 @@ def bfloat16_outputs_to_numpy():
     """
     if find_spec('mmpose') is None:
         return Outcome(False, 'mmpose is not installed')
-    try:
-        tensor_utils = importlib.import_module('mmpose.utils.tensor_utils')
-    except (ImportError, AssertionError) as error:  # asserts the versions of mmcv and mmengine
-        return Outcome(False, f'mmpose cannot be imported: {error}')
+    _when_imported('mmpose.utils.tensor_utils', _widen_bfloat16)
+    return Outcome(True, 'numpy has no bfloat16')
+
+
+def _widen_bfloat16(tensor_utils):
     narrow = tensor_utils.to_numpy
 
     @functools.wraps(narrow)
@@ -171,7 +178,6 @@ def bfloat16_outputs_to_numpy():
         return narrow(_widened(x), return_device, unzip)
 
     tensor_utils.to_numpy = to_numpy
-    return Outcome(True, 'numpy has no bfloat16')
 
 
 def _widened(x):
@@ -197,19 +203,53 @@ def names_of_our_pose_models():
     ours = next((r for r in (package.parent, package / '.mim') if (r / 'configs').is_dir()), None)
     if ours is None:
         return Outcome(False, f'no configs beside {package}, nor in its .mim')
-    inferencer = importlib.import_module('mmengine.infer').BaseInferencer
-    of_package = inferencer._get_models_from_metafile
+    mend = functools.partial(_list_ours_after, Path(mmpose.origin).parent, ours)
+    _when_imported('mmengine.infer.infer', mend)
+    return Outcome(True, f'ours are in {ours}')
+
+
+def _list_ours_after(mmpose, ours, infer):
+    of_package = infer.BaseInferencer._get_models_from_metafile
 
     @functools.wraps(of_package)
     def models_from_metafile(dir):
         yield from of_package(dir)
-        if Path(mmpose.origin).parent in (Path(dir) / 'mmpose', Path(dir).parent):
+        if mmpose in (Path(dir) / 'mmpose', Path(dir).parent):
             for model in of_package(str(ours)):
                 if 'pose2d' in Path(model['Config']).parts:
                     yield dict(model, Config=str(ours / model['Config']))
 
-    inferencer._get_models_from_metafile = staticmethod(models_from_metafile)
-    return Outcome(True, f'ours are in {ours}')
+    infer.BaseInferencer._get_models_from_metafile = staticmethod(models_from_metafile)
+
+
+def drawing_with_array_radius():
+    """Drawing joints fails: "only 0-dimensional arrays can be converted to Python scalars".
+
+    mmpose gives the radius of a circle as an array of one element, and int() of that is an error
+    since numpy 2.4.
+
+    Upstream: https://github.com/numpy/numpy/issues/10404
+    Condition: mmpose is installed and numpy is 2.4 or newer.
+    """
+    if find_spec('mmpose') is None:
+        return Outcome(False, 'mmpose is not installed')
+    if digit_version(np.__version__) < digit_version('2.4'):
+        return Outcome(False, f'numpy {np.__version__} converts arrays of one element')
+    _when_imported('mmpose.visualization.opencv_backend_visualizer', _draw_with_scalar_radius)
+    return Outcome(True, f'numpy {np.__version__} does not convert arrays of one element')
+
+
+def _draw_with_scalar_radius(module):
+    visualizer = module.OpencvBackendVisualizer
+    draw = visualizer.draw_circles
+
+    @functools.wraps(draw)
+    def draw_circles(self, center, radius, *args, **kwargs):
+        if self.backend == 'opencv':
+            radius = np.asarray(radius).item()
+        return draw(self, center, radius, *args, **kwargs)
+
+    visualizer.draw_circles = draw_circles
 
 
 def pkg_resources_warning():
@@ -232,6 +272,39 @@ PATCHES = (
     checkpoints_under_weights_only,
     xtcocotools_over_pycocotools,
     bfloat16_outputs_to_numpy,
+    drawing_with_array_radius,
     names_of_our_pose_models,
     pkg_resources_warning,
 )
+
+
+def _when_imported(name, mend):
+    """Call mend(module) right after the module of that name is imported; now, if it already is."""
+    if name in sys.modules:
+        mend(sys.modules[name])
+    else:
+        sys.meta_path.insert(0, _Mender(name, mend))
+
+
+class _Mender:
+    """A finder that lets the others find one module, and mends it once it has run."""
+
+    def __init__(self, name, mend):
+        self.name, self.mend = name, mend
+
+    def find_spec(self, name, path=None, target=None):
+        if name != self.name:
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        found = (finder.find_spec(name, path, target) for finder in others)
+        spec = next((spec for spec in found if spec is not None), None)
+        if spec is not None:
+            run = spec.loader.exec_module
+
+            def exec_module(module):
+                run(module)
+                sys.meta_path.remove(self)
+                self.mend(module)
+
+            spec.loader.exec_module = exec_module
+        return spec
