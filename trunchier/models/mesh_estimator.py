@@ -71,6 +71,7 @@ class MeshEstimator(BaseModel):
         self.loss_module = MODELS.build(dict(dict(type='MeshLoss'), **(loss or {})))
         self.adversarial_weight = adversarial_weight
         self.test_cfg = dict(dict(with_vertices=True), **(test_cfg or {}))
+        self._register_state_dict_hook(_leave_out_wrappers)
 
     @property
     def with_neck(self):
@@ -140,6 +141,7 @@ class MeshEstimator(BaseModel):
 
     # --- predicting ----------------------------------------------------------------------------
 
+    @torch.no_grad()
     def predict(self, inputs, data_samples):
         """Fill `pred_instances` of each sample, see `add_pred_to_samples`."""
         return self.add_pred_to_samples(self.regress(inputs), data_samples)
@@ -287,6 +289,18 @@ def real_bodies(data_samples, device):
     betas = np.concatenate([s.gt_instances.real_betas[0] for s in data_samples])
     pose = torch.from_numpy(np.float32(pose)).to(device).unflatten(1, (-1, 3))
     return axis_angle_to_matrix(pose), torch.from_numpy(np.float32(betas)).to(device)
+
+
+def _leave_out_wrappers(model, state, prefix, _):
+    """Distributed training wraps each part; its checkpoints have the same keys as all others.
+
+    mmengine leaves the wrappers out when it loads a checkpoint, but not when it saves one.
+    """
+    for name, part in model.named_children():
+        if is_model_wrapper(part):
+            wrapped = f'{prefix}{name}.module.'
+            for key in [key for key in state if key.startswith(wrapped)]:
+                state[f'{prefix}{name}.{key[len(wrapped) :]}'] = state.pop(key)
 
 
 def _unwrapped(module):

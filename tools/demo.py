@@ -1,0 +1,294 @@
+#!/usr/bin/env python
+"""From nothing to poses and bodies in minutes, on any machine: what `make demo` runs.
+
+Makes synthetic people, trains a truncated pose model on them with tools/train.py, tests it with
+tools/test.py on people it has not seen, then trains a mesh model that starts from it. Prints both
+beside an untrained model and one that always predicts the mean of the training people, and draws
+demo/pose.png and demo/mesh.png. With --photos it ends by predicting on pictures of yours.
+
+    python tools/demo.py [--photos DIR] [--out demo]
+"""
+
+import argparse
+import json
+import logging
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+TOOLS = Path(__file__).resolve().parent
+CONFIGS = TOOLS.parent / 'configs' / 'demo'
+POSE = CONFIGS / 'td-hm_swin-t-s2_synthetic-128x96.py'
+MESH = CONFIGS / 'hmr2_swin-t-s2_synthetic-128.py'
+TRAIN_IMAGES, TEST_IMAGES = 3500, 300
+SHOWN = 8
+# name in the results -> column, unit
+POSE_COLUMNS = {'coco/AP': 'AP', '@0.1/PCK': 'PCK@0.1', '@0.05/PCK': 'PCK@0.05'}
+MESH_COLUMNS = {
+    'synthetic/MPJPE': 'MPJPE mm',
+    'synthetic/PA-MPJPE': 'PA-MPJPE mm',
+    'synthetic/PCK@0.05': 'PCK@0.05 %',
+    'synthetic/PCK@0.1': 'PCK@0.1 %',
+}
+
+
+def main():
+    args = parse_args()
+    begin = time.time()
+    out = Path(args.out)
+    make_people(out)
+
+    pose = {
+        'untrained': test(POSE, untrained(POSE, out), out / 'pose_untrained'),
+        'mean pose': test_constant(POSE, mean_keypoints(out)),
+        'trained': test(POSE, train(POSE, out / 'pose', out), out / 'pose'),
+    }
+    print_table('Keypoints of people never seen', pose, POSE_COLUMNS)
+    draw(POSE, out / 'pose' / 'epoch_5.pth', out)
+
+    mesh = {
+        'untrained': test(MESH, untrained(MESH, out), out / 'mesh_untrained'),
+        'mean pose': test_constant(MESH, mean_body(out)),
+        'trained': test(MESH, train(MESH, out / 'mesh', out), out / 'mesh'),
+    }
+    print_table('Bodies of people never seen', mesh, MESH_COLUMNS)
+    draw(MESH, out / 'mesh' / 'iter_300.pth', out)
+
+    (out / 'results.json').write_text(json.dumps(dict(pose=pose, mesh=mesh), indent=1) + '\n')
+    print(f'\n{out}/pose.png, {out}/mesh.png; {(time.time() - begin) / 60:.1f} minutes in all')
+    if args.photos:
+        predict_photos(args.photos, out)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--photos', help='folder of pictures to predict on at the end')
+    parser.add_argument('--out', default='demo', help='folder for everything (default: demo)')
+    return parser.parse_args()
+
+
+# --- steps ---------------------------------------------------------------------------------------
+
+
+def make_people(out):
+    tool('make_synthetic.py', '--num', TRAIN_IMAGES, '--out', out / 'train', '--seed', 1)
+    tool('make_synthetic.py', '--num', TEST_IMAGES, '--out', out / 'test', '--seed', 2)
+    if not (out / 'shards').exists():
+        tool('make_shards.py', out / 'train', '--out', out / 'shards')
+    if not (out / 'test.npz').exists():
+        tool('make_shards.py', out / 'test', '--to', 'npz', '--out', out / 'test.npz')
+
+
+def train(config, work_dir, out):
+    """Train by tools/train.py; returns the last checkpoint."""
+    mixed = ['--amp'] if bfloat16_is_fast() else []
+    tool('train.py', config, '--work-dir', work_dir, *mixed, *places(config, out))
+    return Path((work_dir / 'last_checkpoint').read_text().strip())
+
+
+def test(config, checkpoint, work_dir):
+    """Test by tools/test.py; returns its metrics."""
+    tool('test.py', config, checkpoint, '--work-dir', work_dir, *places(config, work_dir.parent))
+    newest = max(work_dir.glob('*/*.json'), key=lambda path: path.stat().st_mtime)
+    return json.loads(newest.read_text().splitlines()[-1])
+
+
+def places(config, out):
+    """--cfg-options for another folder than demo/."""
+    if str(out) == 'demo':
+        return []
+    if config == POSE:
+        options = [
+            f'{name}_dataloader.dataset.data_root={out}/' for name in ('train', 'val', 'test')
+        ]
+        annotations = f'{out}/test/annotations.json'
+        options += [f'{name}_evaluator.0.ann_file={annotations}' for name in ('val', 'test')]
+    else:
+        options = [
+            f'model.init_cfg.checkpoint={out}/pose/epoch_5.pth',
+            f'train_dataloader.dataset.datasets.0.urls={out}/shards',
+        ]
+        for name in ('val', 'test'):
+            dataset = f'{name}_dataloader.dataset.datasets.0'
+            options += [
+                f'{dataset}.ann_file={out}/test.npz',
+                f'{dataset}.img_dir={out}/test/images',
+            ]
+    return ['--cfg-options', *options]
+
+
+def tool(name, *arguments):
+    """Run a tool of this folder as a user would, and show how."""
+    command = [sys.executable, str(TOOLS / name), *map(str, arguments)]
+    print('\n$ python tools/' + ' '.join(command[1:]).removeprefix(f'{TOOLS}/'), flush=True)
+    begin = time.time()
+    subprocess.run(command, check=True)
+    print(f'({time.time() - begin:.0f} s)', flush=True)
+
+
+def bfloat16_is_fast():
+    """Whether this machine multiplies bfloat16 natively: a GPU, a CPU with AVX512-BF16 or AMX."""
+    import torch
+
+    if torch.cuda.is_available():
+        return True
+    flags = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
+    return 'avx512_bf16' in flags or 'amx_bf16' in flags
+
+
+def config_of(config, out):
+    from mmengine.config import Config, DictAction
+
+    cfg = Config.fromfile(config)
+    options = places(config, out)[1:]
+    pairs = (option.split('=', 1) for option in options)
+    cfg.merge_from_dict({key: DictAction._parse_int_float_bool(value) for key, value in pairs})
+    return cfg
+
+
+# --- what to beat --------------------------------------------------------------------------------
+
+
+def untrained(config, out):
+    """A checkpoint of the config's model as it is before training."""
+    import torch
+    from mmengine.registry import MODELS, init_default_scope
+
+    cfg = config_of(config, out)
+    init_default_scope('mmpose')
+    torch.manual_seed(0)
+    cfg.model.init_cfg = None
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    path = out / f'untrained_{cfg.model.type}.pth'
+    torch.save(dict(state_dict=model.state_dict(), meta={}), path)
+    return path
+
+
+def mean_keypoints(out):
+    """Predictor of the training people's mean keypoints, as fractions of the box."""
+    people = json.loads((out / 'train' / 'annotations.json').read_text())['annotations']
+    points = np.array([p['keypoints'] for p in people], np.float64).reshape(len(people), -1, 3)
+    boxes = np.array([p['bbox'] for p in people], np.float64)
+    seen = points[..., 2] > 0
+    inside = (points[..., :2] - boxes[:, None, :2]) / boxes[:, None, 2:]
+    mean = (inside * seen[..., None]).sum(0) / seen.sum(0)[:, None]
+
+    def predict(sample):
+        box = sample.gt_instances.bboxes[0]
+        return dict(keypoints=(box[:2] + mean * (box[2:] - box[:2]))[None])
+
+    return out, predict
+
+
+def mean_body(out):
+    """Predictor of the training people's mean keypoints in the crop and mean centred joints."""
+    from trunchier.conventions import PELVIS
+    from trunchier.datasets import CropPerson, ShardPeople
+
+    dataset = ShardPeople(str(out / 'shards'))
+    dataset.full_init()
+    crop = CropPerson(size=128, aspect=(192, 256))
+    records = [crop(dataset.record(i)) for i in range(0, len(dataset), 5)]
+    points = np.stack([record['crop_keypoints'] for record in records])
+    seen = points[..., 2:] > 0
+    keypoints = (points[..., :2] * seen).sum(0) / np.maximum(seen.sum(0), 1)
+    joints = np.stack([record['joints'][:, :3] for record in records])
+    joints = (joints - joints[:, PELVIS, None]).mean(0)
+
+    def predict(sample):
+        place = keypoints * sample.input_scale + sample.input_center
+        return dict(keypoints=place[None], joints=joints[None])
+
+    return out, predict
+
+
+def test_constant(config, predictor):
+    """Metrics of a predictor that does not look at the picture, by the config's own evaluator."""
+    from mmengine.evaluator import Evaluator
+    from mmengine.registry import DATASETS, init_default_scope
+    from mmengine.structures import InstanceData
+
+    out, predict = predictor
+    cfg = config_of(config, out)
+    init_default_scope('mmpose')
+    logging.disable(logging.INFO)
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    dataset.full_init()
+    evaluator = Evaluator(cfg.test_evaluator)
+    evaluator.dataset_meta = dataset.metainfo
+    for i in range(len(dataset)):
+        sample = dataset[i]['data_samples']
+        fields = predict(sample)
+        scores = np.ones(fields['keypoints'].shape[:2], np.float32)
+        sample.pred_instances = InstanceData(keypoint_scores=scores, **fields)
+        evaluator.process([sample])
+    metrics = evaluator.evaluate(len(dataset))
+    logging.disable(logging.NOTSET)
+    return {key: float(value) for key, value in metrics.items()}
+
+
+# --- what comes out ------------------------------------------------------------------------------
+
+
+def print_table(title, results, columns):
+    print(f'\n{title} ({TEST_IMAGES} synthetic pictures):\n')
+    print(f'{"":12}' + ''.join(f'{name:>14}' for name in columns.values()))
+    for name, metrics in results.items():
+        print(f'{name:12}' + ''.join(f'{metrics[key]:14.3f}' for key in columns))
+
+
+def draw(config, checkpoint, out):
+    """A contact sheet: pictures, annotations, predictions."""
+    from mmengine.structures import InstanceData
+    from mmpose.structures import PoseDataSample
+
+    from trunchier.inferencer import MeshInferencer, PoseInferencer
+    from trunchier.visualizer import KeypointPainter, contact_sheet
+
+    content = json.loads((out / 'test' / 'annotations.json').read_text())
+    images = {image['id']: image['file_name'] for image in content['images']}
+    people = content['annotations'][:SHOWN]
+    paths = [str(out / 'test' / 'images' / images[p['image_id']]) for p in people]
+    boxes = np.array([p['bbox'] for p in people], np.float32)
+    boxes[:, 2:] += boxes[:, :2]
+    is_pose = config == POSE
+    predict = (PoseInferencer if is_pose else MeshInferencer)(str(config), str(checkpoint))
+    drawn = predict(paths, bboxes=[box[None] for box in boxes], return_vis=True)
+    rows = []
+    for path, person, result in zip(paths, people, drawn, strict=True):
+        picture = cv2.imread(path)
+        points = np.array(person['keypoints'], np.float32).reshape(1, -1, 3)
+        truth = PoseDataSample(
+            pred_instances=InstanceData(
+                keypoints=points[..., :2], keypoint_scores=np.float32(points[..., 2] > 0)
+            )
+        )
+        rows.append([picture, KeypointPainter()(picture, truth), result.visualization])
+    half = len(rows) // 2
+    sheet = [left + right for left, right in zip(rows[:half], rows[half:], strict=True)]
+    titles = ['picture', 'annotation', 'prediction'] * 2
+    cv2.imwrite(str(out / ('pose.png' if is_pose else 'mesh.png')), contact_sheet(sheet, titles))
+
+
+def predict_photos(folder, out):
+    for config, checkpoint in (
+        (POSE, out / 'pose' / 'epoch_5.pth'),
+        (MESH, out / 'mesh' / 'iter_300.pth'),
+    ):
+        target = out / f'photos_{checkpoint.parent.name}'
+        tool(
+            'predict.py', folder, '--model', config, '--weights', checkpoint, '--out-dir', target
+        )  # fmt: skip
+
+
+if __name__ == '__main__':
+    warnings.filterwarnings('ignore', category=DeprecationWarning)
+    main()
