@@ -108,19 +108,28 @@ class BodyModel(nn.Module):
         Returns:
             dict, metres: vertices (B, 6890, 3), joints (B, 44, 3), skeleton (B, 24, 3).
         """
+        from smplx.lbs import lbs
+
+        layer = self.layer
         with torch.autocast(betas.device.type, enabled=False):
-            posed = self.layer(
-                global_orient=global_orient.float(),
-                body_pose=body_pose.float(),
-                betas=betas.float(),
+            # Not layer(...): it asks for the batch size as a number, and tracers keep that one.
+            vertices, skeleton = lbs(
+                betas.float(),
+                torch.cat((global_orient, body_pose), dim=1).float(),
+                layer.v_template,
+                layer.shapedirs,
+                layer.posedirs,
+                layer.J_regressor,
+                layer.parents,
+                layer.lbs_weights,
                 pose2rot=False,
             )
-            extra = torch.einsum('bvc,jv->bjc', posed.vertices, self.extra_regressor)
-            openpose = posed.joints[:, self.joint_map]
+            openpose = layer.vertex_joint_selector(vertices, skeleton)[:, self.joint_map]
+            extra = torch.einsum('bvc,jv->bjc', vertices, self.extra_regressor)
         return {
-            'vertices': posed.vertices,
+            'vertices': vertices,
             'joints': torch.cat((openpose, extra), dim=1),
-            'skeleton': posed.joints[:, : len(SMPL_24)],
+            'skeleton': skeleton,
         }
 
 

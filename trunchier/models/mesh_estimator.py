@@ -130,7 +130,7 @@ class MeshEstimator(BaseModel):
         pred = self.head(self.extract_feat(inputs)[-1])
         posed = self.body(pred['global_orient'], pred['body_pose'], pred['betas'])
         translation = camera_to_translation(pred['camera'].float())
-        focal = translation.new_full((len(translation), 2), FOCAL_LENGTH / IMAGE_SIZE)
+        focal = translation.new_full((translation.shape[0], 2), FOCAL_LENGTH / IMAGE_SIZE)
         return dict(
             pred,
             camera_translation=translation,
