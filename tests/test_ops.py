@@ -1,6 +1,11 @@
 """The selective scan: against the authors' numbers, against the equation, and at its edges."""
 
+import json
+import os
+import subprocess
+import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,7 +62,7 @@ def output_and_gradients(scan, inputs, dtype=torch.float64, **options):
     leaves = {name: t.detach().to(dtype, copy=True).requires_grad_() for name, t in inputs.items()}
     y = scan(**leaves, **options)
     noise = np.random.Generator(np.random.PCG64(0)).standard_normal(tuple(y.shape))
-    loss = (y * torch.from_numpy(noise).to(dtype)).sum()
+    loss = (y * torch.from_numpy(noise).to(y)).sum()
     grads = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
     return {'out': y.detach(), **dict(zip(leaves, grads, strict=True))}
 
@@ -333,6 +338,42 @@ def test_jit_trace_is_the_same_for_another_batch():
     traced = torch.jit.trace(Scan2d(), inputs)
     other = tuple(maps(3, 6, 4, 4).values())
     torch.testing.assert_close(traced(*other), selective_scan_2d(*other))
+
+
+# --- triton --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def interpreted():
+    """{case: error} of the Triton kernels, run on CPU by Triton's interpreter."""
+    pytest.importorskip('triton', reason='triton is not installed')
+    script = Path(__file__).with_name('triton_interpreted.py')
+    root = str(script.parents[1])
+    environment = {**os.environ, 'TRITON_INTERPRET': '1', 'PYTHONPATH': root}
+    run = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_triton_kernels_equal_the_loop(interpreted):
+    rounded = interpreted.pop('bfloat16')
+    assert len(interpreted) > 10
+    wrong = {case: error for case, error in interpreted.items() if not error < 1e-5}
+    assert wrong == {}
+    assert rounded < 2 * torch.finfo(torch.bfloat16).eps
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
+@pytest.mark.parametrize('states', [1, 4])
+@pytest.mark.parametrize('size', [(1, 1), (64, 48), (33, 7)])
+def test_triton_on_the_device_equals_the_loop(size, states):
+    inputs = {name: t.cuda() for name, t in maps(2, *size, 40, states).items()}
+    wanted = output_and_gradients(selective_scan_2d, inputs, backend='reference')
+    found = output_and_gradients(selective_scan_2d, inputs, torch.float32, backend='triton')
+    assert worst_error(found, wanted) < 1e-5
 
 
 # --- backends and bad input ----------------------------------------------------------------------
