@@ -47,7 +47,12 @@ setup(
     license_files=('LICENSE*', 'NOTICE*'),
     python_requires='>=3.10',
     packages=find_packages(include=['trunchier', 'trunchier.*']),
-    package_data={'trunchier': ['**/*.npz', '**/*.json', '**/*.md', '**/LICENSE*', '**/NOTICE*']},
+    package_data={
+        'trunchier': [
+            *('**/*.npz', '**/*.json', '**/*.md', '**/LICENSE*', '**/NOTICE*'),
+            *('weights/*.safetensors', 'weights/*.onnx'),
+        ]
+    },
     # mmpose is no dependency in the metadata's sense: its own metadata asks for chumpy, which no
     # longer builds. requirements.txt says how it is installed without.
     install_requires=['torch>=2.1', 'mmengine>=0.10.4', 'numpy', 'opencv-python'],
