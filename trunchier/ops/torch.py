@@ -323,7 +323,7 @@ def _traced(u, delta, A, B, C, D, delta_bias, delta_softplus):
     if delta_bias is not None:
         delta = delta + delta_bias.to(exact)
     if delta_softplus:
-        delta = F.softplus(delta)
+        delta = _traced_softplus(delta)
     each = u.shape[1] // B.shape[1]
     tree = plan_tree(1, u.shape[2], (0,), u.device)
     y = 0 if D is None else D.to(exact) * x
@@ -472,7 +472,7 @@ def _traced_2d(x, projection, A, D, delta_weight, delta_bias):
     rank, states = delta_weight.shape[2], A.shape[2]
     low, B, C = projection.flatten(1, 2).split((rank, states, states), dim=-1)  # (batch, L, 4, .)
     delta = torch.einsum('blkr,kdr->blkd', low, delta_weight.to(low.dtype))
-    delta = F.softplus(delta.to(exact) + delta_bias.to(exact))
+    delta = _traced_softplus(delta.to(exact) + delta_bias.to(exact))
     pixels, B, C, A = x.flatten(1, 2).to(exact), B.to(exact), C.to(exact), A.to(exact)
     tree = plan_tree(height, width, (0, 1, 2, 3), x.device)
     y = pixels * D.sum(0).to(exact)
@@ -495,6 +495,11 @@ def _exact_dtype(x):
 def exactly(x):
     """Autocast off: its casts would undo `_exact_dtype`."""
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+
+def _traced_softplus(x):
+    """F.softplus(x) in other words: onnxruntime's own takes longer than the whole scan."""
+    return torch.maximum(x, x.new_zeros(())) + torch.log1p(torch.exp(-x.abs()))
 
 
 def _softplus_slope(y):
