@@ -12,6 +12,7 @@ demo/pose.png and demo/mesh.png. With --photos it ends by predicting on pictures
 import argparse
 import json
 import logging
+import re
 import subprocess
 import sys
 import time
@@ -89,13 +90,15 @@ def make_people(out):
 def train(config, work_dir, out):
     """Train by tools/train.py; returns the last checkpoint."""
     mixed = ['--amp'] if bfloat16_is_fast() else []
-    tool('train.py', config, '--work-dir', work_dir, *mixed, *places(config, out))
+    options = ['--work-dir', work_dir, *mixed, *places(config, out)]
+    tool('train.py', config, *options, log=work_dir / 'train.log')
     return Path((work_dir / 'last_checkpoint').read_text().strip())
 
 
 def test(config, checkpoint, work_dir):
     """Test by tools/test.py; returns its metrics."""
-    tool('test.py', config, checkpoint, '--work-dir', work_dir, *places(config, work_dir.parent))
+    options = ['--work-dir', work_dir, *places(config, work_dir.parent)]
+    tool('test.py', config, checkpoint, *options, log=work_dir / 'test.log')
     newest = max(work_dir.glob('*/*.json'), key=lambda path: path.stat().st_mtime)
     return json.loads(newest.read_text().splitlines()[-1])
 
@@ -124,13 +127,49 @@ def places(config, out):
     return ['--cfg-options', *options]
 
 
-def tool(name, *arguments):
-    """Run a tool of this folder as a user would, and show how."""
+def tool(name, *arguments, log=None):
+    """Run a tool of this folder as a user would; of a long log only the progress is shown.
+
+    Args:
+        name: file in tools/.
+        arguments: of its command line.
+        log: file that takes all that the tool says; None lets it speak.
+
+    Raises:
+        SystemExit: the tool failed; its last lines are printed.
+    """
+    shown = ' '.join(str(a).removeprefix(f'{TOOLS.parent}/') for a in arguments)
+    print(f'\n$ python tools/{name} {shown}', flush=True)
     command = [sys.executable, str(TOOLS / name), *map(str, arguments)]
-    print('\n$ python tools/' + ' '.join(command[1:]).removeprefix(f'{TOOLS}/'), flush=True)
     begin = time.time()
-    subprocess.run(command, check=True)
+    if log is None:
+        code = subprocess.run(command).returncode
+    else:
+        code = run_quietly(command, log)
+    if code:
+        sys.exit(f'tools/{name} failed with exit code {code}; {log or "see above"}')
     print(f'({time.time() - begin:.0f} s)', flush=True)
+
+
+def run_quietly(command, log):
+    """Run a command into a log file; prints the lines that tell of progress."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, 'w') as file:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for line in process.stdout:
+            file.write(line)
+            step = re.search(r'(Epoch|Iter)\(train\).*?\[ *(\d+)/(\d+)\].*eta: (\S+)', line)
+            loss = re.search(r' loss: (\S+)', line)
+            if step and loss:
+                epoch = re.search(r'train\) *(\[\d+\])', line)
+                where = f'{epoch[1] if epoch else ""} {step[2]:>4}/{step[3]}'
+                print(f'  {where}  loss {loss[1]}  time left {step[4]}', flush=True)
+    code = process.wait()
+    if code:
+        print(log.read_text()[-3000:])
+    return code
 
 
 def bfloat16_is_fast():

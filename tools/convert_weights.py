@@ -1,0 +1,40 @@
+#!/usr/bin/env python
+"""Write an official checkpoint as a clean file of this package's weights.
+
+    python tools/convert_weights.py swin_tiny_patch4_window7_224.pth swin_tiny.safetensors
+    python tools/convert_weights.py vitpose-b.pth vitpose-b_mmpose1.pth
+    python tools/convert_weights.py best.pth vmpose-t-s2.safetensors --half
+
+SRC is a file or http(s) address: Swin, VMamba or GroupMixFormer classifiers, ViTPose, HMR2.0, or a
+checkpoint of tools/train.py. DST ends in .safetensors or .pth and holds weights alone: no
+optimizer, no pickled objects. All four stages are kept; a truncated model takes what it needs when
+it loads the file (`init_cfg=dict(type='OfficialPretrained', checkpoint=DST)`).
+"""
+
+import argparse
+import sys
+
+from trunchier.checkpoints import CheckpointError, read_official, save_weights
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('src', metavar='SRC', help='official checkpoint, or its address')
+    parser.add_argument('dst', metavar='DST', help='.safetensors or .pth file to write')
+    parser.add_argument('--half', action='store_true', help='store float32 weights as float16')
+    args = parser.parse_args(arguments)
+    try:
+        state = read_official(args.src)
+        if args.half:
+            state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+        save_weights(state, args.dst)
+    except (CheckpointError, FileNotFoundError, ValueError) as error:
+        sys.exit(f'{type(error).__name__}: {error}')
+    numbers = sum(value.numel() for value in state.values())
+    print(f'{args.dst}: {len(state)} tensors, {numbers / 1e6:.2f} M numbers')
+
+
+if __name__ == '__main__':
+    main()
