@@ -100,7 +100,9 @@ def load_strictly(runner):
         try:
             return load(path, *args, **kwargs, strict=True)
         except Exception as error:
-            read_weights(path)  # says so if the file itself is the trouble
+            if 'do not match exactly' not in str(error):  # mmengine's words for keys and shapes
+                read_weights(path)  # says what is wrong, if it is the file
+                raise
             raise CheckpointError(
                 f'{filename} does not fit the model of this config; is it of another variant?\n'
                 f'{error}'
