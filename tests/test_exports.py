@@ -119,6 +119,14 @@ def test_glb_holds_each_person_where_it_stands_with_its_colour(tmp_path):
     assert len(mesh.vertex_normals) == len(mesh.vertices)
 
 
+def test_the_larger_of_two_faces_leads_the_normal_between_them(tmp_path):
+    """A floor of 1 m^2 and, at its edge, a wall of 1 cm: the edge is lit as the floor is."""
+    corners = np.float32([[0, 0, 0], [1, 0, 0], [0, 0, 2], [0, 0.01, 0]]) * [1, -1, -1]
+    exports.write_obj(corners, np.array([[0, 1, 2], [0, 2, 3]])[:, ::-1], tmp_path / 'a.obj')
+    normals = trimesh.load(tmp_path / 'a.obj', process=False).vertex_normals
+    assert abs(normals[0][1]) > 0.99 and abs(normals[3][0]) > 0.99
+
+
 def test_a_picture_without_people_gives_an_empty_glb_that_opens(tmp_path):
     exports.write_glb(np.empty((0, 6890, 3), np.float32), FACES, tmp_path / 'a.glb')
     assert len(trimesh.load(tmp_path / 'a.glb').geometry) == 0

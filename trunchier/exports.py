@@ -142,8 +142,7 @@ def write_obj(vertices, faces, path):
         vertices: (V, 3), metres, camera frame. faces: (F, 3).
         path: of the file.
     """
-    trimesh = _import_trimesh()
-    mesh = trimesh.Trimesh(vertices * CAMERA_TO_Y_UP, faces, process=False)
+    mesh = _upright_mesh(vertices, faces)
     with whole_file(path) as part:
         part.write_text(mesh.export(file_type='obj', include_normals=True))
 
@@ -163,11 +162,26 @@ def write_glb(people, faces, path, colours=None):
         material = trimesh.visual.material.PBRMaterial(
             baseColorFactor=[*colour, 1.0], metallicFactor=0.0, roughnessFactor=0.6
         )
-        mesh = trimesh.Trimesh(vertices * CAMERA_TO_Y_UP, faces, process=False)
+        mesh = _upright_mesh(vertices, faces)
         mesh.visual = trimesh.visual.TextureVisuals(material=material)
         scene.add_geometry(mesh, node_name=f'person{person}', geom_name=f'person{person}')
     with whole_file(path) as part:
         part.write_bytes(trimesh.exchange.gltf.export_glb(scene, include_normals=True))
+
+
+def _upright_mesh(vertices, faces):
+    """trimesh.Trimesh with y up, lit smoothly.
+
+    Its normals weigh faces by area. trimesh's own weigh them by angle, by which the few small faces
+    that are folded over in the embedded body turn the normals around them inside out.
+    """
+    vertices = vertices * CAMERA_TO_Y_UP
+    a, b, c = (vertices[corner] for corner in np.asarray(faces).T)
+    normals = np.zeros_like(vertices)
+    for corner in np.asarray(faces).T:
+        np.add.at(normals, corner, np.cross(b - a, c - a))
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    return _import_trimesh().Trimesh(vertices, faces, vertex_normals=normals, process=False)
 
 
 def _import_trimesh():
