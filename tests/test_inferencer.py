@@ -1,8 +1,10 @@
 """Predictions are mmpose's own, in pixels of the picture, for any input, batch and crop."""
 
+import json
 import logging
 import subprocess
 import sys
+import time
 
 import cv2
 import numpy as np
@@ -458,6 +460,46 @@ def test_a_single_folder_can_be_named(infer, picture, tmp_path):
     assert {p.name for p in tmp_path.rglob('*.*')} == {'run.json', '000000.json'}
     list(infer(picture, vis_out_dir=tmp_path / 'v'))
     assert {p.name for p in (tmp_path / 'v').iterdir()} == {'run.json', '000000.jpg'}
+
+
+# --- cameras -----------------------------------------------------------------------------------
+
+
+class Camera:
+    """Stands for cv2.VideoCapture: 80 pictures, 200 a second."""
+
+    def __init__(self, number):
+        self.left = 80
+
+    def isOpened(self):
+        return True
+
+    def read(self):
+        time.sleep(0.005)
+        self.left -= 1
+        return self.left >= 0, noise(48, 64)
+
+    def release(self):
+        pass
+
+
+def test_a_camera_is_predicted_on_live(infer, monkeypatch, tmp_path):
+    monkeypatch.setattr(cv2, 'VideoCapture', Camera)
+    ids = [result.frame_id for result in infer('camera', out_dir=tmp_path)]
+    assert ids == list(range(len(ids))) and 1 <= len(ids) < 80  # what came meanwhile is dropped
+    assert infer.report.skipped == [('camera0', 'camera 0 sends no more pictures')]
+    saved = json.loads((tmp_path / 'predictions/camera0.json').read_text())
+    assert [frame['frame_id'] for frame in saved] == ids
+    assert (tmp_path / 'visualizations/camera0.mp4').exists()
+
+
+def test_a_camera_that_the_user_stops_leaves_complete_files(infer, monkeypatch, tmp_path):
+    monkeypatch.setattr(cv2, 'VideoCapture', Camera)
+    results = infer(0, out_dir=tmp_path)
+    next(results)
+    results.close()
+    assert json.loads((tmp_path / 'predictions/camera0.json').read_text())
+    assert not list(tmp_path.glob('.*'))
 
 
 # --- MMPoseInferencer --------------------------------------------------------------------------
