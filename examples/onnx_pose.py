@@ -1,0 +1,60 @@
+"""Keypoints of a person from an exported pose model, with numpy and onnxruntime alone.
+
+    python examples/onnx_pose.py VMPose-T-S2.onnx photo.jpg [x1 y1 x2 y2]
+
+OpenCV only reads the picture; without a box the person is taken to fill it. The model is one that
+`python tools/export.py VMPose-T-S2 CHECKPOINT` wrote; its metadata says what it wants.
+"""
+
+import json
+import sys
+
+import cv2
+import numpy as np
+import onnxruntime
+
+
+def resample(image, at):
+    """Rows of `image` at fractional positions, linearly between them; black outside."""
+    low = np.floor(at).astype(int)
+    padded = np.pad(image, ((1, 1), (0, 0), (0, 0)))
+    lower, upper = (padded[np.clip(low + step, -1, len(image)) + 1] for step in (0, 1))
+    return lower + (at - low)[:, None, None] * (upper - lower)
+
+
+def crop_person(image, box, meta):
+    """(1, 3, height, width) for the model, and the first corner and the step of its pixels."""
+    width, height = meta['input_size']
+    size = (box[2:] - box[:2]) * meta['box_padding']
+    size = np.maximum(size, size[::-1] * [width / height, height / width])
+    corner, step = (box[:2] + box[2:] - size) / 2, size / [width - 1, height - 1]
+    crop = resample(image.astype(float), corner[1] + step[1] * np.arange(height)).swapaxes(0, 1)
+    crop = resample(crop, corner[0] + step[0] * np.arange(width)).round()
+    crop = (crop[..., ::-1] - meta['mean']) / meta['std']  # BGR to RGB
+    return crop.transpose(2, 1, 0)[None].astype(np.float32), corner, step
+
+
+def locate(heatmap):
+    """(x, y) of a heatmap's maximum, between its pixels by UDP's decoding (DARK)."""
+    kernel = np.exp(-(np.arange(-5, 6) ** 2) / 8)
+    smooth = np.apply_along_axis(np.convolve, 0, heatmap, kernel, 'same')
+    smooth = np.apply_along_axis(np.convolve, 1, smooth, kernel, 'same')
+    smooth = np.log((smooth * heatmap.max() / smooth.max()).clip(1e-3, 50))
+    y, x = np.unravel_index(heatmap.argmax(), heatmap.shape)
+    (a, b, _), (c, d, e), (_, f, g) = np.pad(smooth, 1, mode='edge')[y : y + 3, x : x + 3]
+    mixed = (a - b - c + 2 * d - e - f + g) / 2
+    hessian = np.array([[c - 2 * d + e, mixed], [mixed, b - 2 * d + f]]) + 1.2e-7 * np.eye(2)
+    return np.array([x, y]) - np.linalg.solve(hessian, [(e - c) / 2, (f - b) / 2])
+
+
+model, picture, *box = sys.argv[1:]
+session = onnxruntime.InferenceSession(model, providers=['CPUExecutionProvider'])
+meta = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
+image = cv2.imread(picture)
+box = np.array(box or (0, 0, image.shape[1], image.shape[0]), float)
+crop, corner, step = crop_person(image, box, meta)
+heatmaps = session.run(['heatmaps'], {'images': crop})[0][0]
+shrink = (np.array(crop.shape[:1:-1]) - 1) / (np.array(heatmaps.shape[:0:-1]) - 1)
+for name, heatmap in zip(meta['keypoint_names'], heatmaps, strict=True):
+    x, y = corner + step * shrink * locate(heatmap)
+    print(f'{name:<16}{x:9.2f}{y:9.2f}{heatmap.max():8.3f}')
