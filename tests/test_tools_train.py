@@ -138,21 +138,21 @@ def run(*command, cwd, **environment):
 
 
 @contextlib.contextmanager
-def command(name, *arguments, cwd):
+def command(name, *arguments, cwd, tools=ROOT / 'tools'):
     """The module of a tool, about to run with these arguments in that folder."""
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(cwd)
         patched.setenv('LOCAL_RANK', '0')
         patched.setattr(sys, 'argv', [name, *map(str, arguments)])
-        patched.syspath_prepend(str(ROOT / 'tools'))
-        spec = importlib.util.spec_from_file_location(f'tools_{name}', ROOT / f'tools/{name}.py')
+        patched.syspath_prepend(str(tools))
+        spec = importlib.util.spec_from_file_location(f'tools_{name}', tools / f'{name}.py')
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         yield module
 
 
-def run_tool(name, *arguments, cwd):
-    with command(name, *arguments, cwd=cwd) as module:
+def run_tool(name, *arguments, cwd, **options):
+    with command(name, *arguments, cwd=cwd, **options) as module:
         module.main()
 
 
@@ -212,6 +212,35 @@ def test_amp_auto_scale_lr_no_validate_and_cfg_options_together(folder):
     assert not (folder / 'switches/epoch_2.pth').exists()
     mixed = 'AmpOptimWrapper' if torch.cuda.is_available() else 'AutocastOptimWrapper'
     assert Config.fromfile(folder / 'switches/toy.py').optim_wrapper.type == mixed
+
+
+def test_the_tools_of_mmpose_need_one_line_in_the_config(trained, folder):
+    tools = Path(importlib.util.find_spec('mmpose').origin).parent / '.mim/tools'
+    config = folder / 'stock.py'
+    config.write_text(
+        "custom_imports = dict(imports=['trunchier'], allow_failed_imports=False)\n"
+        + (folder / 'toy.py').read_text()
+    )
+    run_tool('train', config, '--work-dir', 'stock', '--no-validate', cwd=folder, tools=tools)
+    assert_same(
+        weights(folder / 'stock/epoch_2.pth'), weights(trained / 'epoch_2.pth'), rtol=0, atol=0
+    )
+    arguments = config, folder / 'stock/epoch_2.pth', '--dump', 'stock.pkl'
+    run_tool('test', *arguments, '--work-dir', 'stock', cwd=folder, tools=tools)
+    assert keypoints(folder / 'stock.pkl').shape == (8, 17, 2)
+
+
+def test_weights_of_another_variant_may_start_a_training(trained, folder, tmp_path):
+    of_another_variant(tmp_path / 'more.pth', trained / 'epoch_2.pth')
+    run_tool(
+        'train',
+        *('toy.py', '--no-validate', '--work-dir', tmp_path / 'work'),
+        *('--cfg-options', f'load_from={tmp_path / "more.pth"}', 'train_cfg.max_epochs=1'),
+        *('optim_wrapper.optimizer.lr=0.0',),
+        cwd=folder,
+    )
+    started = weights(tmp_path / 'work/epoch_1.pth')
+    assert_same(started, weights(trained / 'epoch_2.pth'), rtol=0, atol=0)
 
 
 def free_port():

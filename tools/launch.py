@@ -1,4 +1,4 @@
-"""What tools/train.py and tools/test.py share: arguments, what they change, strict loading."""
+"""What tools/train.py and tools/test.py share: arguments, what they change, careful loading."""
 
 import argparse
 import os
@@ -86,10 +86,12 @@ def distribute_on_cpu(cfg):
     cfg.model_wrapper_cfg = dict(cfg.get('model_wrapper_cfg') or wrapper, device_ids=None)
 
 
-def load_strictly(runner):
-    """Have `runner` refuse a checkpoint that is not of its model, where mmengine would only log.
+def load_with_care(runner, strict):
+    """Have `runner` load weights only, also from http(s) addresses, which mmengine would unpickle.
 
-    Files at http(s) addresses are downloaded by `trunchier.checkpoints`, which reads weights only.
+    Args:
+        strict (bool): refuse a checkpoint with other keys or shapes than the model's, where
+            mmengine would only log the difference.
     """
     load = runner.load_checkpoint
 
@@ -98,7 +100,7 @@ def load_strictly(runner):
         if re.match(r'https?://', path) or '://' not in path:
             path = str(local_file(path))
         try:
-            return load(path, *args, **kwargs, strict=True)
+            return load(path, *args, **kwargs, strict=strict)
         except Exception as error:
             if 'do not match exactly' not in str(error):  # mmengine's words for keys and shapes
                 read_weights(path)  # says what is wrong, if it is the file

@@ -5,7 +5,7 @@ tools/dist_test.sh CONFIG CHECKPOINT GPUS [the same arguments]
 """
 
 import mmengine
-from launch import finish, hook, load_strictly, merge, parser
+from launch import finish, hook, load_with_care, merge, parser
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -71,7 +71,7 @@ def main():
     runner = Runner.from_cfg(cfg)
     if args.out:
         runner.register_hook(WriteMetrics(args.out))
-    load_strictly(runner)
+    load_with_care(runner, strict=True)
     runner.test()
 
 

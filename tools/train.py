@@ -4,7 +4,7 @@ python tools/train.py CONFIG [--work-dir DIR] [--resume [CHECKPOINT]] [--amp] ..
 tools/dist_train.sh CONFIG GPUS [the same arguments]
 """
 
-from launch import finish, load_strictly, merge, parser
+from launch import finish, load_with_care, merge, parser
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import Runner
@@ -72,8 +72,7 @@ def main():
     cfg = Config.fromfile(args.config)
     merge_args(cfg, args)
     runner = Runner.from_cfg(cfg)
-    if cfg.get('resume'):
-        load_strictly(runner)
+    load_with_care(runner, strict=bool(cfg.get('resume')))
     runner.train()
 
 
