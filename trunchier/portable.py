@@ -422,7 +422,8 @@ def _import_onnxruntime():
 
 def _read_torchscript(path):
     extra = {EXTRA_FILE: ''}
-    module = torch.jit.load(str(path), _extra_files=extra)
+    with _quiet():  # torch.jit is on its way out
+        module = torch.jit.load(str(path), _extra_files=extra)
     return json.loads(extra[EXTRA_FILE] or '{}'), _on_tensors(module)
 
 
