@@ -295,6 +295,22 @@ def test_empty_maps_give_empty_results():
         assert not found['A'].any()
 
 
+@needs_numba
+def test_numba_compiles_where_nothing_can_be_kept(monkeypatch):
+    from trunchier.ops import numba as backend
+
+    def njit(cache=False, **options):
+        def compile_it(function):
+            if cache:
+                raise RuntimeError('cannot cache function: no locator available')
+            return function
+
+        return compile_it
+
+    monkeypatch.setattr(backend.numba, 'njit', njit)
+    assert backend.compiled(abs) is abs
+
+
 # --- graphs --------------------------------------------------------------------------------------
 
 

@@ -19,8 +19,16 @@ from .torch import CACHED, exactly
 f32, i32 = np.float32, np.int32
 
 FREE = {'contract', 'reassoc', 'nsz', 'arcp'}  # sums may be reordered into vectors; NaN stays NaN
-compiled = numba.njit(fastmath=FREE, error_model='numpy', cache=True, nogil=True)
 inlined = numba.njit(fastmath=FREE, error_model='numpy', inline='always')
+
+
+def compiled(function):
+    """Decorator: compile, and keep the result on disk where numba finds a folder for it."""
+    options = dict(fastmath=FREE, error_model='numpy', nogil=True)
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+        return numba.njit(**options)(function)
 
 
 def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=True):
