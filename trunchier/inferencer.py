@@ -706,21 +706,19 @@ def full_camera(camera, boxes, focal, centre):
     Returns:
         (P, 3), metres.
     """
-    focal, centre = np.asarray(focal, np.float64), np.asarray(centre, np.float64)
+    camera, boxes, focal, centre = (
+        np.asarray(a, np.float64) for a in (camera, boxes, focal, centre)
+    )
     squared = boxes[:, :2].copy()
     squared[:, 1] = centre[1] + (boxes[:, 1] - centre[1]) * focal[0] / focal[1]
-    to_tensor = torch.as_tensor
-    return (
-        camera_crop_to_full(
-            to_tensor(np.float64(camera)),
-            to_tensor(squared),
-            to_tensor(np.float64(boxes[:, 2])),
-            to_tensor(np.broadcast_to(2 * centre, (len(boxes), 2)).copy()),
-            focal[0],
-        )
-        .numpy()
-        .astype(np.float32)
+    translation = camera_crop_to_full(
+        torch.from_numpy(camera),
+        torch.from_numpy(squared),
+        torch.from_numpy(boxes[:, 2]),
+        torch.from_numpy(np.tile(2 * centre, (len(boxes), 1))),
+        focal[0],
     )
+    return translation.float().numpy()
 
 
 def _intrinsics(focal, intrinsics):

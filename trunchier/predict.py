@@ -6,6 +6,7 @@
 import argparse
 import logging
 import sys
+import warnings
 from pathlib import Path
 
 HELP = """Poses or bodies of the people in pictures and videos, drawn and saved.
@@ -36,8 +37,9 @@ def main(arguments=None):
     logging.basicConfig(
         level=logging.ERROR if args.quiet else logging.WARNING, format='%(message)s'
     )
-    # mmengine and mmpose announce each file that they load.
+    # mmengine and mmpose announce each file that they load, and where they look for it.
     logging.getLogger('mmengine').setLevel(logging.ERROR)
+    warnings.filterwarnings('ignore', message='The metainfo config file')
     try:
         return _predict(args)
     except KeyboardInterrupt:
