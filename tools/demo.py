@@ -26,7 +26,7 @@ TOOLS = Path(__file__).resolve().parent
 CONFIGS = TOOLS.parent / 'configs' / 'demo'
 POSE = CONFIGS / 'td-hm_swin-t-s2_synthetic-128x96.py'
 MESH = CONFIGS / 'hmr2_swin-t-s2_synthetic-128.py'
-TRAIN_IMAGES, TEST_IMAGES = 3500, 300
+TRAIN_IMAGES, TEST_IMAGES = 3000, 300
 SHOWN = 8
 # name in the results -> column, unit
 POSE_COLUMNS = {'coco/AP': 'AP', '@0.1/PCK': 'PCK@0.1', '@0.05/PCK': 'PCK@0.05'}
@@ -44,26 +44,33 @@ def main():
     out = Path(args.out)
     make_people(out)
 
-    pose = {
+    pose = train(POSE, out / 'pose', out)
+    keypoints = {
         'untrained': test(POSE, untrained(POSE, out), out / 'pose_untrained'),
         'mean pose': test_constant(POSE, mean_keypoints(out)),
-        'trained': test(POSE, train(POSE, out / 'pose', out), out / 'pose'),
+        'trained': test(POSE, pose, out / 'pose'),
     }
-    print_table('Keypoints of people never seen', pose, POSE_COLUMNS)
-    draw(POSE, out / 'pose' / 'epoch_5.pth', out)
+    print_table('Keypoints of people never seen', keypoints, POSE_COLUMNS)
+    draw(POSE, pose, out)
 
-    mesh = {
+    mesh = train(MESH, out / 'mesh', out)
+    bodies = {
         'untrained': test(MESH, untrained(MESH, out), out / 'mesh_untrained'),
         'mean pose': test_constant(MESH, mean_body(out)),
-        'trained': test(MESH, train(MESH, out / 'mesh', out), out / 'mesh'),
+        'trained': test(MESH, mesh, out / 'mesh'),
     }
-    print_table('Bodies of people never seen', mesh, MESH_COLUMNS)
-    draw(MESH, out / 'mesh' / 'iter_300.pth', out)
+    print_table('Bodies of people never seen', bodies, MESH_COLUMNS)
+    draw(MESH, mesh, out)
 
-    (out / 'results.json').write_text(json.dumps(dict(pose=pose, mesh=mesh), indent=1) + '\n')
+    (out / 'results.json').write_text(
+        json.dumps(dict(pose=keypoints, mesh=bodies), indent=1) + '\n'
+    )
     print(f'\n{out}/pose.png, {out}/mesh.png; {(time.time() - begin) / 60:.1f} minutes in all')
     if args.photos:
-        predict_photos(args.photos, out)
+        for config, checkpoint in ((POSE, pose), (MESH, mesh)):
+            target = out / f'photos_{checkpoint.parent.name}'
+            weights = ['--weights', checkpoint]
+            tool('predict.py', args.photos, '--model', config, *weights, '--out-dir', target)
 
 
 def parse_args():
@@ -115,7 +122,7 @@ def places(config, out):
         options += [f'{name}_evaluator.0.ann_file={annotations}' for name in ('val', 'test')]
     else:
         options = [
-            f'model.init_cfg.checkpoint={out}/pose/epoch_5.pth',
+            f'model.init_cfg.checkpoint={out}/pose/epoch_4.pth',
             f'train_dataloader.dataset.datasets.0.urls={out}/shards',
         ]
         for name in ('val', 'test'):
@@ -287,6 +294,7 @@ def print_table(title, results, columns):
 def draw(config, checkpoint, out):
     """A contact sheet: pictures, annotations, predictions."""
     from mmengine.structures import InstanceData
+    from mmpose.datasets.datasets.utils import parse_pose_metainfo
     from mmpose.structures import PoseDataSample
 
     from trunchier.inferencer import MeshInferencer, PoseInferencer
@@ -301,6 +309,8 @@ def draw(config, checkpoint, out):
     is_pose = config == POSE
     predict = (PoseInferencer if is_pose else MeshInferencer)(str(config), str(checkpoint))
     drawn = predict(paths, bboxes=[box[None] for box in boxes], return_vis=True)
+    coco = dict(from_file='configs/_base_/datasets/coco.py')  # of mmpose
+    painter = KeypointPainter(parse_pose_metainfo(coco))
     rows = []
     for path, person, result in zip(paths, people, drawn, strict=True):
         picture = cv2.imread(path)
@@ -310,24 +320,13 @@ def draw(config, checkpoint, out):
                 keypoints=points[..., :2], keypoint_scores=np.float32(points[..., 2] > 0)
             )
         )
-        rows.append([picture, KeypointPainter()(picture, truth), result.visualization])
+        rows.append([picture, painter(picture, truth), result.visualization])
     half = len(rows) // 2
     sheet = [left + right for left, right in zip(rows[:half], rows[half:], strict=True)]
     titles = ['picture', 'annotation', 'prediction'] * 2
     cv2.imwrite(str(out / ('pose.png' if is_pose else 'mesh.png')), contact_sheet(sheet, titles))
 
 
-def predict_photos(folder, out):
-    for config, checkpoint in (
-        (POSE, out / 'pose' / 'epoch_5.pth'),
-        (MESH, out / 'mesh' / 'iter_300.pth'),
-    ):
-        target = out / f'photos_{checkpoint.parent.name}'
-        tool(
-            'predict.py', folder, '--model', config, '--weights', checkpoint, '--out-dir', target
-        )  # fmt: skip
-
-
 if __name__ == '__main__':
-    warnings.filterwarnings('ignore', category=DeprecationWarning)
+    warnings.simplefilter('ignore')
     main()

@@ -5,7 +5,7 @@ from trunchier.zoo import model_cfg
 
 model = model_cfg('swin-t-s2', 'mesh')
 model['backbone'].update(drop_path_rate=0.0)
-model['init_cfg'].update(checkpoint='demo/pose/epoch_5.pth')
+model['init_cfg'].update(checkpoint='demo/pose/epoch_4.pth')
 model['loss'] = dict(reduction='mean')
 
 train_cfg = dict(max_iters=300, val_interval=300)

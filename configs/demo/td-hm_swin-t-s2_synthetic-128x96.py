@@ -8,7 +8,7 @@ model = model_cfg('swin-t-s2')
 model['backbone'].update(init_cfg=None, drop_path_rate=0.0)
 model['head'].update(decoder=codec)
 
-train_cfg = dict(max_epochs=5, val_interval=5)
+train_cfg = dict(max_epochs=4, val_interval=4)
 optim_wrapper = dict(
     optimizer=dict(lr=1e-3, weight_decay=0.05), paramwise_cfg=dict(layer_decay_rate=1.0)
 )
@@ -17,14 +17,14 @@ param_scheduler = [
     dict(
         type='CosineAnnealingLR',
         begin=0,
-        end=5,
-        T_max=5,
+        end=4,
+        T_max=4,
         eta_min=2e-5,
         by_epoch=True,
         convert_to_iter_based=True,
     ),
 ]
-default_hooks = dict(checkpoint=dict(interval=5), logger=dict(interval=20))
+default_hooks = dict(checkpoint=dict(interval=4), logger=dict(interval=20))
 
 data_root = 'demo/'
 train_pipeline = [
