@@ -140,6 +140,15 @@ def test_the_timeline_plays(viewer):
     assert seen == {0, 1, 2, 3}
 
 
+def test_the_newest_frame_is_followed_when_asked_for(viewer, monkeypatch):
+    monkeypatch.setattr('trunchier.viewer.FOLLOW_SECONDS', 0)
+    for follow, shown in ((False, 0), (True, 5)):
+        viewer.follow.value = follow
+        for frame in range(3):
+            viewer.add(Inferencer('mesh', 'Mesh-A'), result('camera0', frame, people=1))
+        assert viewer.frame.value == shown
+
+
 # --- in a browser ------------------------------------------------------------------------------
 
 BROWSER = shutil.which('chromium') or shutil.which('chromium-browser')

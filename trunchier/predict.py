@@ -169,7 +169,8 @@ def _predict(args):
     if args.viewer:
         from .viewer import Viewer
 
-        viewer = Viewer(args.host, args.port)
+        live = any(source.kind == 'camera' for source in sources)
+        viewer = Viewer(args.host, args.port, follow=live)
         print(f'the viewer is at {viewer.address}; Ctrl-C ends it', file=sys.stderr)
     sheet = _Sheet() if args.sheet else None
     frames = skipped = 0

@@ -28,17 +28,18 @@ class Viewer:
     Args:
         host: address to listen on; '127.0.0.1' is this machine only, '0.0.0.0' the whole network.
         port: of the page; the next free one where it is taken.
+        follow: show the newest frame while frames come in, as of a camera.
 
     Raises:
         ImportError: without viser.
     """
 
-    def __init__(self, host='127.0.0.1', port=8080):
+    def __init__(self, host='127.0.0.1', port=8080, follow=False):
         try:
             import viser
         except ImportError as error:
             raise ImportError('the viewer needs viser: pip install viser') from error
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints a banner, asked for or not
+        with _silence():
             self.server = viser.ViserServer(host, port, label='trunchier', verbose=False)
         self.address = f'http://{host}:{self.server.get_port()}'
         self.folder = tempfile.TemporaryDirectory(prefix='trunchier-viewer-')
@@ -48,12 +49,12 @@ class Viewer:
         self.shown_at = 0.0
         self.lock = threading.RLock()
         self.closed = threading.Event()
-        self._build_page()
+        self._build_page(follow)
         threading.Thread(target=self._play, daemon=True).start()
 
     # --- the page ------------------------------------------------------------------------------
 
-    def _build_page(self):
+    def _build_page(self, follow):
         gui, scene = self.server.gui, self.server.scene
         scene.set_up_direction('-y')  # a camera's y points down
         self.server.initial_camera.position = (2.2, -0.6, -3.2)
@@ -63,7 +64,7 @@ class Viewer:
         self.source = gui.add_dropdown('input', ['-'])
         self.frame = gui.add_slider('frame', 0, 1, 1, 0)
         self.playing = gui.add_checkbox('play', False)
-        self.follow = gui.add_checkbox('follow what comes in', False)
+        self.follow = gui.add_checkbox('follow', follow, hint='show the newest frame')
         with gui.add_folder('overlay'):
             self.shown = gui.add_dropdown('picture', [DRAWN, PHOTO])
             self.boxes = gui.add_checkbox('boxes and track ids', True)
@@ -221,8 +222,14 @@ class Viewer:
     def close(self):
         with self.lock:
             self.closed.set()
-        self.server.stop()
+        with _silence():
+            self.server.stop()
         self.folder.cleanup()
+
+
+def _silence():
+    """viser prints a banner and a farewell, asked for or not."""
+    return contextlib.redirect_stdout(io.StringIO())
 
 
 # ---------------------------------------------------------------------------------------------
