@@ -23,8 +23,8 @@ help:  ## list the targets
 
 setup: $(READY)  ## create .venv and install everything
 
-demo: $(READY)  ## train, test and draw a truncated model on synthetic people, some minutes
-	$(VENV)/bin/python tools/demo.py
+demo: $(READY)  ## train, test and draw a truncated model on synthetic people; PHOTOS=dir: then on yours
+	$(VENV)/bin/python tools/demo.py $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 test: $(READY) lint  ## lint, then the test suite
 	$(subst %,$(VENV),$(PYTEST))
