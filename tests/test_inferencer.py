@@ -200,6 +200,26 @@ def test_precision_changes_little(inferencers, weights, picture):
         assert 0 < np.abs(found - wanted).max() < 5
 
 
+@pytest.mark.parametrize('dynamic', [True, False])
+def test_exported_models_predict_the_same(infer, weights, picture, tmp_path, dynamic):
+    pytest.importorskip('onnxscript', reason='writing ONNX needs onnxscript')
+    from trunchier import portable
+    from trunchier.loading import load_weights
+
+    cfg = CONFIGS[infer.task]()
+    model = portable.build(cfg)
+    load_weights(model, weights[infer.task])
+    meta = getattr(infer, 'dataset_meta', None)
+    portable.export(
+        model, tmp_path / 'a.onnx', portable.describe(cfg, infer.name, meta), dynamic_batch=dynamic
+    )
+    exported = KINDS[infer.task](cfg, tmp_path / 'a.onnx', device='cpu')
+    (wanted,), (found,) = (keypoints(each, picture, bboxes=BOXES) for each in (infer, exported))
+    np.testing.assert_allclose(found, wanted, atol=0.02)
+    with pytest.raises(ValueError, match=r'a.onnx is .*, not (VMPose|VMHMR2.0)-T-S2'):
+        KINDS[infer.task]('vm-t-s2', tmp_path / 'a.onnx', device='cpu')
+
+
 # --- the camera --------------------------------------------------------------------------------
 
 

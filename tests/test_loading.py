@@ -19,7 +19,7 @@ def test_every_name_of_a_model_finds_its_config(encoder, task):
         cfg, found = loading.find_config(name, task)
         assert found == paper and cfg.model.to_dict() == wanted
     cfg, found = loading.find_config(str(path), task)
-    assert found == path.stem and cfg.model.to_dict() == wanted
+    assert found == paper and cfg.model.to_dict() == wanted
 
 
 def test_a_config_is_copied_not_changed():

@@ -506,8 +506,14 @@ class PoseInferencer(_Inferencer):
                 '(TopdownPoseEstimator). For others: mmpose.apis.MMPoseInferencer'
             )
         self.model = init_model(self.cfg, None, device='cpu')
-        meta = load_weights(self.model, self.weights)
-        self.dataset_meta = self.model.dataset_meta = meta or self.model.dataset_meta
+        if is_exported(self.weights):
+            network = ExportedNetwork(self.weights, self.name)
+            self.model.extract_feat = lambda images: images
+            self.model.head.forward = lambda images: network(images)['heatmaps']
+        else:
+            meta = load_weights(self.model, self.weights)
+            self.model.dataset_meta = meta or self.model.dataset_meta
+        self.dataset_meta = self.model.dataset_meta
         self.model.to(self.device)
         self.pipeline = Compose(self.cfg.test_dataloader.dataset.pipeline)
         self.model.test_cfg = dict(self.model.test_cfg or {}, output_heatmaps=self.draw_heatmap)
@@ -612,7 +618,11 @@ class MeshInferencer(_Inferencer):
         if self.body_model is not None:
             self.cfg.model.body_model = dict(path=str(self.body_model))
         self.model = MODELS.build(self.cfg.model)
-        load_weights(self.model, self.weights)
+        if is_exported(self.weights):
+            self.model.head = ExportedNetwork(self.weights, self.name)
+            self.model.extract_feat = lambda images: [seen_columns(images)]
+        else:
+            load_weights(self.model, self.weights)
         self.model.to(self.device).eval()
         self.model.test_cfg['with_vertices'] = True
         self.faces = self.model.body.faces
@@ -680,6 +690,12 @@ class MeshInferencer(_Inferencer):
         instances.joints = body['joints'].cpu().numpy()
 
 
+def seen_columns(images):
+    """The middle three quarters of square crops, which is all that a mesh model sees of them."""
+    margin = images.shape[-1] // 8
+    return images[..., margin : images.shape[-1] - margin]
+
+
 # What a mesh pipeline expects of a person beside the box.
 UNANNOTATED = dict(
     keypoints_2d=np.zeros((44, 3), np.float32),
@@ -737,6 +753,44 @@ def _intrinsics(focal, intrinsics):
     if focal.size not in (1, 2) or not (np.isfinite(focal).all() and (focal > 0).all()):
         raise ValueError(f'a focal length is one or two positive numbers, in pixels; got {focal}')
     return np.broadcast_to(focal, 2).copy(), centre
+
+
+# ---------------------------------------------------------------------------------------------
+# Exported models
+# ---------------------------------------------------------------------------------------------
+def is_exported(path):
+    """Whether a file holds the network itself, as tools/export.py writes it, not only weights."""
+    return Path(path).suffix in ('.onnx', '.pt2')
+
+
+class ExportedNetwork(torch.nn.Module):
+    """A network that runs from an exported file instead of the model that it is called in.
+
+    Args:
+        path: see `portable`. name: of the model that it is to stand for.
+
+    Raises:
+        ValueError: it is of another model. ExportError, ImportError: it cannot be run here.
+    """
+
+    def __init__(self, path, name):
+        super().__init__()
+        from . import portable
+
+        self.exported = portable.load(path)
+        found = self.exported.metadata['model']
+        if found != name:
+            raise ValueError(f'{path} is {found}, not {name}; name the model that was exported')
+
+    def forward(self, images):
+        """(B, 3, H, W) normalised -> {output: (B, ...)}, on the device of `images`."""
+        crops = images.float().cpu().numpy()
+        step = len(crops) if self.exported.metadata['dynamic_batch'] else 1
+        parts = [self.exported(crops[i : i + step]) for i in range(0, len(crops), step)]
+        return {
+            name: torch.from_numpy(np.concatenate([part[name] for part in parts])).to(images.device)
+            for name in parts[0]
+        }
 
 
 # ---------------------------------------------------------------------------------------------

@@ -47,7 +47,11 @@ def find_config(model, task):
     if text.endswith('.py'):
         if not Path(text).is_file():
             raise FileNotFoundError(f'no config {text} (from {Path.cwd()})')
-        return Config.fromfile(text), Path(text).stem
+        stem = Path(text).stem
+        leaves = {
+            Path(zoo.config_path(encoder, task)).stem: name for encoder, name in names.items()
+        }
+        return Config.fromfile(text), leaves.get(stem, stem)
     other = 'mesh' if task == 'pose' else 'pose'
     others = {name.lower(): name for name in model_names(other).values()}
     if text.lower() in others:
