@@ -59,6 +59,7 @@ setup(
     extras_require={
         'data': ['webdataset', 'scipy'],
         'detection': ['onnxruntime'],
+        'export': ['onnx', 'onnxscript', 'onnxruntime'],
         'mesh': ['smplx', 'trimesh'],
         'synthetic': ['numba', 'scipy'],
         'video': ['av', 'trackers'],
