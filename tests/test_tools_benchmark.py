@@ -266,7 +266,7 @@ def test_all_goes_on_after_a_failure(tmp_path, monkeypatch):
     out = tmp_path / 'folder' / 'table.md'
     benchmark.main(['all', *QUICK, '--out', str(out), '--json', str(tmp_path / 'table.json')])
     text = out.read_text()
-    assert 'Not measured: no pose model' in text
+    assert 'Not measured: ValueError: no pose model' in text
     assert '    python tools/benchmark.py scan --lengths 4' in text
     assert '| selective_scan | 4 | 8 |' in text
     assert len(json.loads((tmp_path / 'table.json').read_text())['tables']) == 2

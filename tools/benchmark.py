@@ -894,7 +894,8 @@ class Report:
             parts.append(f'## {table.title}\n\n    python tools/benchmark.py {command}\n')
             used = {k for row in table.rows for k, value in row.items() if value is not None}
             columns = {k: heading for k, heading in table.columns.items() if k in used}
-            parts.append(markdown(columns, table.rows))
+            if table.rows:
+                parts.append(markdown(columns, table.rows))
             parts += [f'{note}.\n' for note in table.notes]
         return '\n'.join(parts)
 
@@ -919,8 +920,9 @@ def run_all(args):
         progress(line)
         try:
             report.run(parse_args(command), shlex.join(command))
-        except (OSError, ValueError, RuntimeError, ImportError) as error:
-            failed = Table(line.split()[0], {}, [], (f'Not measured: {error}',))
+        except Exception as error:  # what could be measured is kept, and this is said
+            said = f'{type(error).__name__}: {error}'.rstrip('.')
+            failed = Table(line.split()[0].capitalize(), {}, [], (f'Not measured: {said}',))
             report.tables.append((line, failed))
     return report
 

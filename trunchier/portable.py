@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from mmengine.utils import digit_version
 from torch import nn
 
 from . import __version__
@@ -333,6 +334,8 @@ def _write_onnx(graph, images, path, metadata, dynamic_batch):
 
 
 def _import_onnx():
+    if digit_version(torch.__version__) < digit_version('2.6'):
+        raise ImportError(f'ONNX needs torch 2.6 or newer, this is {torch.__version__}')
     try:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
