@@ -48,7 +48,8 @@ class _Inferencer:
     Args:
         model: the paper's name (`VMPose-T-S3`), the encoder's (`vm-t-s3`), a config's path, or a
             Config.
-        weights: checkpoint; None: those that come with the package, if any do.
+        weights: checkpoint, or an exported model (.onnx, .pt2; see `portable`). None: the weights
+            that come with the package, if any do.
         device: 'auto', 'cpu', 'cuda', 'cuda:1'...
         det_model: who finds people: 'whole_image', an .onnx file of YOLOX, boxes, an mmdet config
             or alias; see `detection.find_people`.

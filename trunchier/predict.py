@@ -77,7 +77,12 @@ def _parser():
         ),
     )
     add('--task', choices=('pose', 'mesh'), help='of a model given by its encoder (default: pose)')
-    add('--weights', nargs='+', metavar='FILE', help='checkpoint, one for each model')
+    add(
+        '--weights',
+        nargs='+',
+        metavar='FILE',
+        help='checkpoint, or exported model (.onnx), one for each model',
+    )
     add('--body-model', metavar='FILE', help='your SMPL, as tools/convert_smpl.py writes it')
     add('--device', default='auto', help='auto, cpu, cuda, cuda:1 (default: auto)')
     add('--batch-size', type=int, default=8, metavar='N', help='people a batch (default: 8)')
