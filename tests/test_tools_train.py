@@ -13,6 +13,7 @@ import random
 import socket
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import cv2
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.utils import ManagerMixin
 
 from trunchier import compat  # lets torch.load read what mmengine saves
 
@@ -137,6 +139,12 @@ def run(*command, cwd, **environment):
     return done.stdout + done.stderr
 
 
+def subclasses(parent):
+    for child in parent.__subclasses__():
+        yield child
+        yield from subclasses(child)
+
+
 @contextlib.contextmanager
 def command(name, *arguments, cwd, tools=ROOT / 'tools'):
     """The module of a tool, about to run with these arguments in that folder."""
@@ -145,6 +153,8 @@ def command(name, *arguments, cwd, tools=ROOT / 'tools'):
         patched.setenv('LOCAL_RANK', '0')
         patched.setattr(sys, 'argv', [name, *map(str, arguments)])
         patched.syspath_prepend(str(tools))
+        for manager in subclasses(ManagerMixin):  # runs of one second would share their log folder
+            patched.setattr(manager, '_instance_dict', OrderedDict())
         spec = importlib.util.spec_from_file_location(f'tools_{name}', tools / f'{name}.py')
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
