@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from trunchier import compat
-from trunchier.ops import BACKENDS
+from trunchier.ops import BACKENDS, linear
 
 TOOL = Path(__file__).resolve().parents[1] / 'tools/doctor.py'
 
@@ -31,6 +31,15 @@ def test_a_working_installation_is_reported_and_exits_with_zero(doctor, capsys):
         assert f'\n  {patch.__name__}: {state}, {compat.OUTCOMES[patch.__name__].reason}\n' in out
         assert patch.__doc__.splitlines()[0] in out
     assert out.count('https://github.com/') >= len(compat.PATCHES)
+
+
+def test_who_multiplies_is_reported(doctor, capsys, monkeypatch):
+    chosen = dict(zip(linear.KINDS, ('mkl', 'onednn'), strict=True))
+    monkeypatch.setattr(linear, 'cpu_linear', lambda: chosen)
+    doctor.main()
+    out = capsys.readouterr().out
+    assert '\n  few rows        mkl\n  many rows       onednn\n' in out
+    assert linear.VARIABLE in out
 
 
 def test_every_place_is_found_or_comes_with_a_remedy(doctor, capsys, tmp_path):

@@ -108,6 +108,7 @@ def main():
     report_patches(trunchier.compat)
     broken = report_imports()
     report_backends()
+    report_linear()
     report_places(problems)
     report_weights()
     if problems:
@@ -183,6 +184,14 @@ def report_backends():
     print('\nSelective scan (VMamba)')
     for name, state in available_backends().items():
         print(f'  {name:<16}{state}')
+
+
+def report_linear():
+    from trunchier.ops.linear import VARIABLE, cpu_linear
+
+    print(f'\nLinear layers on this CPU, without gradients ({VARIABLE}=mkl or onednn sets it)')
+    for kind, name in cpu_linear().items():
+        print(f'  {kind:<16}{name}')
 
 
 def report_places(problems):

@@ -1,18 +1,185 @@
-"""The one place where token maps meet a weight matrix."""
+"""The one place where token maps meet a weight matrix, and who multiplies them on a CPU.
 
+`F.linear` is MKL's product, which some CPUs run at half their speed. oneDNN has the same product,
+in the same float32, with the GELU or the sum that follows it in the same pass; but no gradient
+flows through it and no tracer knows it. So it is taken where only a result is wanted, and where it
+was measured to be faster on this machine: once a process, for products of few and of many rows.
+
+    set_cpu_linear('mkl'), or TRUNCHIER_CPU_LINEAR=mkl      F.linear always
+    set_cpu_linear('onednn'), or ...=onednn                 oneDNN for float32 without gradients
+    set_cpu_linear('auto')                                  the faster one; the default
+"""
+
+import functools
+import os
+import time
+
+import torch
 import torch.nn.functional as F
+from torch.autograd import forward_ad
+
+from .torch import is_traced
+
+CHOICES = ('auto', 'mkl', 'onednn')
+VARIABLE = 'TRUNCHIER_CPU_LINEAR'
+
+# (rows, in_features, out_features) that stand for a kind of product, and how many rows are few.
+KINDS = {'few rows': (8, 768, 768), 'many rows': (256, 256, 256)}
+FEW_ROWS = 32
+# Below these oneDNN is never faster: its call, or reading the weights, takes longer than the rest.
+LEAST_ROWS = 5
+LEAST_MACS = 2**20
+
+_choice = None  # None: what VARIABLE says, when it is first asked
 
 
 def linear(x, layer, gelu=False, residual=None):
     """`layer(x)` for an nn.Linear, with what usually follows it.
 
     Args:
-        x: (..., in_features).
+        x: (..., in_features), any strides.
         layer: nn.Linear.
         gelu: apply the exact GELU to the result.
-        residual: (..., out_features), added to the result.
+        residual: (..., out_features), added to the result; left as it is.
+
+    Raises:
+        ValueError: TRUNCHIER_CPU_LINEAR is set to something unknown.
     """
-    y = F.linear(x, layer.weight, layer.bias)
+    weight, bias = layer.weight, layer.bias
+    if not _takes_onednn(x, weight, bias):
+        y = F.linear(x, weight, bias)
+        if gelu:
+            y = F.gelu(y)
+        return y if residual is None else residual + y
+    product = torch.ops.mkldnn._linear_pointwise
+    x = x.contiguous()
     if gelu:
-        y = F.gelu(y)
+        y = product(x, weight, bias, 'gelu', [], 'none')
+    elif _is_plain(residual) and residual.shape == (*x.shape[:-1], len(weight)):
+        return product.binary(x, residual.contiguous(), weight, bias, 'add')
+    else:
+        y = product(x, weight, bias, 'none', [], '')
     return y if residual is None else residual + y
+
+
+def cpu_linear():
+    """Who multiplies float32 maps on this CPU when no gradient is wanted.
+
+    Returns:
+        {'few rows': name, 'many rows': name}, each 'mkl' (`F.linear`) or 'onednn'; measured now if
+        no one has set it.
+    """
+    choice = _chosen()
+    return {kind: choice if choice != 'auto' else _faster(kind, _threads()) for kind in KINDS}
+
+
+def set_cpu_linear(name):
+    """Choose who multiplies: one of CHOICES.
+
+    Raises:
+        ValueError: another name.
+        RuntimeError: 'onednn', which this build of torch has not got.
+    """
+    global _choice
+    _choice = _checked(name, 'set_cpu_linear')
+
+
+def _chosen():
+    global _choice
+    if _choice is None:
+        _choice = _checked(os.environ.get(VARIABLE) or 'auto', VARIABLE)
+    return _choice
+
+
+def _checked(name, where):
+    if name not in CHOICES:
+        raise ValueError(f'{where} got {name!r}; give one of {", ".join(CHOICES)}')
+    if name == 'onednn' and not _has_onednn():
+        raise RuntimeError(
+            f"{where} got 'onednn', which torch {torch.__version__} has not got here; give 'auto'"
+        )
+    return name
+
+
+def _takes_onednn(x, weight, bias):
+    """Whether `linear` is a product of oneDNN: it can be, and is the faster one or asked for."""
+    if (
+        torch.is_grad_enabled()
+        or is_traced()
+        or not _has_onednn()
+        or _autocasts()
+        or forward_ad._current_level >= 0
+        or not (_is_plain(x) and _is_plain(weight) and (bias is None or _is_plain(bias)))
+        or x.numel() == 0
+        or x.shape[-1] != weight.shape[1]  # F.linear has the better message
+        or not weight.is_contiguous()
+        or not torch._C._get_mkldnn_enabled()
+        or torch._C._len_torch_dispatch_stack() > 0  # such as a counter of operations
+    ):
+        return False
+    choice = _chosen()
+    if choice == 'auto':
+        rows = x.numel() // x.shape[-1]
+        if rows < LEAST_ROWS or rows * weight.numel() < LEAST_MACS:
+            return False
+        choice = _faster('few rows' if rows < FEW_ROWS else 'many rows', _threads())
+    return choice == 'onednn'
+
+
+def _is_plain(tensor):
+    """A float32 tensor in the CPU's memory, and no stand-in for one."""
+    return (
+        type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        and tensor.dtype is torch.float32
+        and tensor.layout is torch.strided
+        and tensor.device.type == 'cpu'
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )
+
+
+@functools.lru_cache
+def _has_onednn():
+    """Whether torch has the product, and says when it is traced (torch >= 2.3)."""
+    return (
+        torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, '_linear_pointwise')
+        and hasattr(torch.compiler, 'is_compiling')
+    )
+
+
+def _autocasts():
+    if _OLD_AUTOCAST:
+        return torch.is_autocast_cpu_enabled()
+    return torch.is_autocast_enabled('cpu')
+
+
+_OLD_AUTOCAST = not hasattr(torch.amp, 'is_autocast_available')  # torch < 2.4
+_threads = torch.get_num_threads
+
+
+@functools.lru_cache
+def _faster(kind, threads):
+    """'mkl' or 'onednn', whichever computes a product of this kind sooner."""
+    if not _has_onednn():
+        return 'mkl'
+    seconds = _measure(kind)
+    return 'onednn' if seconds['onednn'] < seconds['mkl'] else 'mkl'
+
+
+@torch.no_grad()
+def _measure(kind):
+    """{'mkl': seconds, 'onednn': seconds} of a product: the least of some, taken in turn."""
+    rows, before, after = KINDS[kind]
+    x, weight = (torch.ones(shape, device='cpu') for shape in ((rows, before), (after, before)))
+    x, weight = x.float(), weight.float()
+    tasks = {
+        'mkl': lambda: F.linear(x, weight),
+        'onednn': lambda: torch.ops.mkldnn._linear_pointwise(x, weight, None, 'none', [], ''),
+    }
+    seconds = dict.fromkeys(tasks, float('inf'))
+    for _ in range(12):
+        for name, task in tasks.items():
+            start = time.perf_counter()
+            task()
+            seconds[name] = min(seconds[name], time.perf_counter() - start)
+    return seconds

@@ -1,0 +1,306 @@
+"""Linear layers of maps: the same values whoever multiplies, and the right one multiplies."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from trunchier.ops import linear as module
+from trunchier.ops.linear import cpu_linear, linear, set_cpu_linear
+
+pytestmark = pytest.mark.skipif(
+    not module._has_onednn(), reason='this torch has no linear layer of oneDNN'
+)
+
+
+@pytest.fixture(autouse=True)
+def undecided(monkeypatch):
+    """Nothing chosen or measured before a test, nor after it."""
+    monkeypatch.setattr(module, '_choice', None)
+    monkeypatch.delenv(module.VARIABLE, raising=False)
+    module._faster.cache_clear()
+    yield
+    module._faster.cache_clear()
+
+
+@pytest.fixture
+def layer():
+    torch.manual_seed(0)
+    return nn.Linear(96, 160)
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """What was asked of oneDNN, in order."""
+    asked = []
+    real = torch.ops.mkldnn._linear_pointwise
+
+    class Listed:
+        def __call__(self, *arguments):
+            asked.append(arguments[3])
+            return real(*arguments)
+
+        def binary(self, *arguments):
+            asked.append(arguments[4])
+            return real.binary(*arguments)
+
+    monkeypatch.setattr(torch.ops.mkldnn, '_linear_pointwise', Listed())
+    return asked
+
+
+def by_hand(x, layer, gelu=False, residual=None):
+    y = x.double() @ layer.weight.double().t()
+    if layer.bias is not None:
+        y = y + layer.bias.double()
+    y = F.gelu(y) if gelu else y
+    return y if residual is None else y + residual.double()
+
+
+# --- values --------------------------------------------------------------------------------------
+
+INPUTS = {
+    'vector': lambda: torch.randn(96),
+    'one row': lambda: torch.randn(1, 96),
+    'rows': lambda: torch.randn(300, 96),
+    'map': lambda: torch.randn(2, 5, 7, 96),
+    'map that was channels first': lambda: torch.randn(2, 96, 5, 7).permute(0, 2, 3, 1),
+    'every other row': lambda: torch.randn(40, 96)[::2],
+    'columns of a wider map': lambda: torch.randn(40, 200)[:, 50:146],
+    'one row many times': lambda: torch.randn(1, 96).expand(40, 96),
+    'no rows': lambda: torch.randn(0, 96),
+    'no samples': lambda: torch.randn(0, 4, 4, 96),
+}
+
+
+@pytest.mark.parametrize('choice', ['mkl', 'onednn'])
+@pytest.mark.parametrize('kind', INPUTS)
+@pytest.mark.parametrize('bias', [True, False])
+@torch.no_grad()
+def test_values_are_those_by_hand(choice, kind, bias):
+    set_cpu_linear(choice)
+    torch.manual_seed(0)
+    layer, x = nn.Linear(96, 160, bias), INPUTS[kind]()
+    residual = torch.randn(*x.shape[:-1], 160)
+    for options in ({}, dict(gelu=True), dict(residual=residual),
+                    dict(gelu=True, residual=residual)):  # fmt: skip
+        y = linear(x, layer, **options)
+        wanted = by_hand(x, layer, **options)
+        assert y.shape == wanted.shape
+        if y.numel():
+            error = (y - wanted).abs().max() / wanted.abs().max()
+            assert error < 1e-6, options
+
+
+@torch.no_grad()
+def test_the_residual_is_left_as_it_is(layer, products):
+    set_cpu_linear('onednn')
+    residual = torch.randn(40, 160)
+    before = residual.clone()
+    linear(torch.randn(40, 96), layer, residual=residual)
+    assert products == ['add']
+    assert torch.equal(residual, before)
+
+
+@pytest.mark.parametrize(
+    'residual',
+    [
+        torch.randn(160, 40).t(),
+        torch.randn(160),
+        torch.randn(3, 40, 160),
+        torch.randn(40, 160).double(),
+    ],
+    ids=['transposed', 'broadcast', 'larger', 'float64'],
+)
+@torch.no_grad()
+def test_any_residual_is_added_as_torch_adds_it(layer, residual):
+    set_cpu_linear('onednn')
+    x = torch.randn(40, 96)
+    wanted = residual + layer(x)
+    y = linear(x, layer, residual=residual)
+    assert y.dtype == wanted.dtype
+    torch.testing.assert_close(y, wanted, rtol=1e-6, atol=2e-6)
+
+
+@torch.no_grad()
+def test_a_transposed_weight_is_multiplied_as_it_is(layer):
+    set_cpu_linear('onednn')
+    layer.weight = nn.Parameter(torch.randn(96, 160).t())
+    x = torch.randn(40, 96)
+    torch.testing.assert_close(linear(x, layer), layer(x))
+
+
+@pytest.mark.parametrize('choice', ['mkl', 'onednn'])
+@torch.no_grad()
+def test_a_map_of_other_width_is_an_error(layer, choice):
+    set_cpu_linear(choice)
+    with pytest.raises(RuntimeError, match='shapes cannot be multiplied'):
+        linear(torch.randn(40, 95), layer)
+
+
+# --- who multiplies ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('faster', ['mkl', 'onednn'])
+@torch.no_grad()
+def test_the_faster_one_multiplies(monkeypatch, products, faster):
+    measured = []
+
+    def measure(kind):
+        measured.append(kind)
+        return {'mkl': 1.0, 'onednn': 1.0, faster: 0.5}
+
+    monkeypatch.setattr(module, '_measure', measure)
+    layer = nn.Linear(512, 512)
+    for rows in (module.FEW_ROWS - 1, module.FEW_ROWS, 200):
+        linear(torch.randn(rows, 512), layer)
+    assert products == (['none'] * 3 if faster == 'onednn' else [])
+    assert cpu_linear() == dict.fromkeys(module.KINDS, faster)
+    assert sorted(measured) == sorted(module.KINDS), 'each is measured once'
+
+
+@torch.no_grad()
+def test_few_and_many_rows_are_measured_apart(monkeypatch, products):
+    won = {'few rows': 'mkl', 'many rows': 'onednn'}
+    monkeypatch.setattr(module, '_measure', lambda kind: {'mkl': 1, 'onednn': 1, won[kind]: 0})
+    layer = nn.Linear(512, 512)
+    linear(torch.randn(module.FEW_ROWS - 1, 512), layer)
+    assert products == []
+    linear(torch.randn(module.FEW_ROWS, 512), layer)
+    assert products == ['none']
+
+
+@torch.no_grad()
+def test_small_products_are_not_measured(monkeypatch, products):
+    monkeypatch.setattr(module, '_measure', lambda kind: pytest.fail('measured'))
+    linear(torch.randn(100, 96), nn.Linear(96, 100))
+    linear(torch.randn(4, 1024), nn.Linear(1024, 1024))
+    assert products == []
+
+
+def test_measuring_compares_two_products_and_draws_no_random_number():
+    state = torch.get_rng_state()
+    for kind in module.KINDS:
+        seconds = module._measure(kind)
+        assert set(seconds) == {'mkl', 'onednn'}
+        assert all(0 < value < 1 for value in seconds.values())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@torch.no_grad()
+def test_the_variable_chooses(monkeypatch, products, layer):
+    monkeypatch.setenv(module.VARIABLE, 'onednn')
+    linear(torch.randn(2, 96), layer)
+    assert products == ['none']
+    assert cpu_linear() == dict.fromkeys(module.KINDS, 'onednn')
+
+
+@torch.no_grad()
+def test_setting_it_wins_over_the_variable(monkeypatch, products):
+    monkeypatch.setenv(module.VARIABLE, 'onednn')
+    set_cpu_linear('mkl')
+    linear(torch.randn(200, 512), nn.Linear(512, 512))
+    assert products == []
+    assert cpu_linear() == dict.fromkeys(module.KINDS, 'mkl')
+
+
+def test_unknown_names_are_refused(monkeypatch):
+    with pytest.raises(ValueError, match="set_cpu_linear got 'blas'; give one of auto, mkl, onedn"):
+        set_cpu_linear('blas')
+    monkeypatch.setenv(module.VARIABLE, 'mlk')
+    with pytest.raises(ValueError, match="TRUNCHIER_CPU_LINEAR got 'mlk'"):
+        cpu_linear()
+
+
+@torch.no_grad()
+def test_a_torch_without_onednn_multiplies_by_mkl(monkeypatch, products):
+    monkeypatch.setattr(module, '_has_onednn', lambda: False)
+    linear(torch.randn(200, 512), nn.Linear(512, 512))
+    assert products == []
+    assert cpu_linear() == dict.fromkeys(module.KINDS, 'mkl')
+    with pytest.raises(RuntimeError, match="'onednn', which torch .* has not got here"):
+        set_cpu_linear('onednn')
+
+
+# --- where only F.linear is right ----------------------------------------------------------------
+
+
+def test_gradients_flow(layer, products):
+    set_cpu_linear('onednn')
+    x = torch.randn(40, 96, requires_grad=True)
+    linear(x, layer, gelu=True, residual=torch.randn(40, 160)).sum().backward()
+    assert products == []
+    assert x.grad.abs().min() > 0
+    assert layer.weight.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_other_types_are_left_to_torch(layer, products, dtype):
+    set_cpu_linear('onednn')
+    layer, x = layer.to(dtype), torch.randn(40, 96, dtype=dtype)
+    assert torch.equal(linear(x, layer, gelu=True), F.gelu(layer(x)))
+    assert products == []
+
+
+@torch.no_grad()
+def test_autocast_casts(layer, products):
+    set_cpu_linear('onednn')
+    x = torch.randn(40, 96)
+    with torch.autocast('cpu', torch.bfloat16):
+        y = linear(x, layer)
+        assert y.dtype == torch.bfloat16
+        assert torch.equal(y, layer(x))
+        with torch.autocast('cpu', enabled=False):
+            assert linear(x, layer).dtype == torch.float32
+    assert products == ['none'], 'only where it is off'
+
+
+@torch.no_grad()
+def test_what_is_switched_off_is_not_used(layer, products):
+    set_cpu_linear('onednn')
+    with torch.backends.mkldnn.flags(enabled=False):
+        linear(torch.randn(40, 96), layer)
+    assert products == []
+
+
+@torch.no_grad()
+def test_compiled_and_exported_graphs_have_the_standard_operation(layer, products):
+    set_cpu_linear('onednn')
+
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            return linear(x, self.layer)
+
+    x, wanted = torch.randn(40, 96), layer(torch.zeros(1, 96))
+    torch.compiler.reset()
+    compiled = torch.compile(Layer(), backend='eager', fullgraph=True)
+    torch.testing.assert_close(compiled(0 * x)[:1], wanted)
+    graph = torch.export.export(Layer(), (x,)).graph
+    assert any('aten.linear' in str(node.target) for node in graph.nodes)
+    traced = torch.jit.trace(Layer(), x, check_trace=False)  # the check runs it untraced
+    assert 'aten::linear' in str(traced.inlined_graph)
+    assert products == []
+
+
+@torch.no_grad()
+def test_transforms_of_functions_are_right(layer, products):
+    set_cpu_linear('onednn')
+    x = torch.randn(3, 40, 96)
+    torch.testing.assert_close(torch.vmap(lambda x: linear(x, layer))(x), layer(x))
+    _, tangent = torch.func.jvp(lambda x: linear(x, layer), (x,), (torch.ones_like(x),))
+    torch.testing.assert_close(tangent, layer.weight.sum(1).expand_as(tangent))
+    assert products == []
+
+
+@torch.no_grad()
+def test_operations_are_counted(layer):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    set_cpu_linear('onednn')
+    with FlopCounterMode(display=False) as counter:
+        linear(torch.randn(40, 96), layer)
+    assert counter.get_total_flops() == 2 * 40 * 96 * 160
