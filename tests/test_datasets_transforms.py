@@ -243,7 +243,7 @@ def test_unknown_options_are_an_error(transform, message):
 # ---------------------------------------------------------------------------------------------
 def test_without_a_file_the_embedded_poses_serve():
     poses, betas = load_real_poses()
-    assert poses.shape == (351, 69) and betas is None
+    assert poses.shape == (4000, 69) and betas is None
     added = AddRealPoses(number=50)(record())
     rows = {row.tobytes() for row in poses}
     assert all(pose.tobytes() in rows for pose in added['real_body_pose'])

@@ -185,7 +185,7 @@ class AddRealPoses:
         return {**record, 'real_body_pose': self._poses[index], 'real_betas': betas}
 
 
-EMBEDDED_POSES = Path(__file__).parents[1] / 'synthetic' / 'poses.npz'
+EMBEDDED_POSES = Path(__file__).parents[1] / 'synthetic' / 'pose_prior.npz'
 
 
 def load_real_poses(path=None):
