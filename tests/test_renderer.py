@@ -1,6 +1,4 @@
-"""What is nearer hides what is farther, points land where a camera puts them, and it is fast."""
-
-import time
+"""What is nearer hides what is farther, and points land where a camera puts them."""
 
 import cv2
 import numpy as np
@@ -120,20 +118,3 @@ def test_hidden_lines_are_removed():
     colours = np.array([(0, 0, 0), RED])
     renderer.draw_meshes(both, people, faces, FOCAL, CENTRE, colours)
     assert front.any() and not both.any()
-
-
-def test_sixty_overlays_a_second_on_one_core():
-    """Of 6890 vertices at 512 x 512; the best of several, as other work may share the core."""
-    image = np.zeros((512, 512, 3), np.uint8)
-    people = np.float32([BODY + [0, 0.1, 3]])
-    draw = lambda: renderer.draw_meshes(  # noqa: E731
-        image, people, FACES, (900, 900), (256, 256), np.array([RED])
-    )
-    draw()  # compiles
-    times = []
-    for _ in range(20):
-        begin = time.thread_time()
-        draw()
-        times.append(time.thread_time() - begin)
-    assert image.any(-1).mean() > 0.15
-    assert min(times) < 1 / 60
