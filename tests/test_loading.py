@@ -6,7 +6,7 @@ from mmengine.config import Config
 from small_models import mesh_config, pose_config, write_weights
 
 from trunchier import loading, zoo
-from trunchier.checkpoints import CheckpointError
+from trunchier.checkpoints import CheckpointError, save_weights
 
 
 @pytest.mark.parametrize('task', zoo.TASKS)
@@ -65,6 +65,16 @@ def test_without_published_weights_nothing_is_predicted_at_random(tmp_path, monk
 def test_absent_weights_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match='nothing.pth'):
         loading.find_weights('VMPose-T-S3', tmp_path / 'nothing.pth')
+
+
+def test_what_is_to_know_about_weights_stays_with_them(tmp_path):
+    state = dict(a=torch.zeros(2))
+    save_weights(state, tmp_path / 'noted.safetensors', 'of synthetic people')
+    save_weights(state, tmp_path / 'plain.safetensors')
+    save_weights(state, tmp_path / 'plain.pth')
+    assert loading.weights_note(tmp_path / 'noted.safetensors') == 'of synthetic people'
+    assert loading.weights_note(tmp_path / 'plain.safetensors') is None
+    assert loading.weights_note(tmp_path / 'plain.pth') is None
 
 
 # --- weights -----------------------------------------------------------------------------------

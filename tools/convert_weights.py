@@ -24,12 +24,15 @@ def main(arguments=None):
     parser.add_argument('src', metavar='SRC', help='official checkpoint, or its address')
     parser.add_argument('dst', metavar='DST', help='.safetensors or .pth file to write')
     parser.add_argument('--half', action='store_true', help='store float32 weights as float16')
+    parser.add_argument(
+        '--note', help='what to know about the weights, kept in a .safetensors file'
+    )
     args = parser.parse_args(arguments)
     try:
         state = read_official(args.src)
         if args.half:
             state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
-        save_weights(state, args.dst)
+        save_weights(state, args.dst, args.note)
     except (CheckpointError, FileNotFoundError, ValueError) as error:
         sys.exit(f'{type(error).__name__}: {error}')
     numbers = sum(value.numel() for value in state.values())

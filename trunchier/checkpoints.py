@@ -334,8 +334,13 @@ def _check_hash(path, name):
         )
 
 
-def save_weights(state, path):
+def save_weights(state, path, note=None):
     """Write a state_dict as .safetensors or .pth, whole or not at all.
+
+    Args:
+        state: dict of tensors.
+        path: of the file.
+        note: what to know about the weights; only a .safetensors file keeps it.
 
     Raises:
         ValueError: another suffix.
@@ -347,7 +352,7 @@ def save_weights(state, path):
     if path.suffix == '.safetensors':
         from safetensors.torch import save_file
 
-        save_file(state, part)
+        save_file(state, part, None if note is None else dict(note=note))
     elif path.suffix == '.pth':
         torch.save(dict(state_dict=state), part)
     else:

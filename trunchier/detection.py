@@ -14,7 +14,6 @@ import numpy as np
 SCORE_THRESHOLD = 0.3
 NMS_THRESHOLD = 0.45  # of YOLOX's own demo
 PAD_VALUE = 114  # grey, where YOLOX's square input has no picture
-EMBEDDED_DETECTOR = Path(__file__).parent / 'weights' / 'yolox_nano.onnx'
 PERSON = 0  # in COCO's order of classes
 
 
@@ -46,11 +45,6 @@ def find_people(
     if suffix in ('.json', '.npy'):
         return GivenBoxes.from_file(boxes)
     return MmdetDetector(boxes, weights, device, score_thr)
-
-
-def default_people():
-    """The detector that comes with the package, if one does, else 'whole'."""
-    return str(EMBEDDED_DETECTOR) if EMBEDDED_DETECTOR.is_file() else 'whole'
 
 
 def whole_picture(frame):

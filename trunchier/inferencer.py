@@ -27,7 +27,7 @@ from .geometry import (
     matrix_to_rotation_6d,
     rotation_6d_to_matrix,
 )
-from .loading import find_config, find_weights, load_weights, pick_device
+from .loading import find_config, find_weights, load_weights, pick_device, weights_note
 from .saving import Saver
 from .streams import Begin, End, Job, Report, Stopwatch, ahead, batches
 from .visualizer import KeypointPainter, MeshPainter
@@ -101,6 +101,8 @@ class _Inferencer:
         if cfg_options:
             self.cfg.merge_from_dict(cfg_options)
         self._build()
+        if note := weights_note(self.weights):
+            log.warning('%s: %s', self.weights.name, note)
         self.report = Report()
         self.settings = dict(
             trunchier=__version__,

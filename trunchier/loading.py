@@ -85,6 +85,16 @@ def find_weights(name, weights):
     raise FileNotFoundError(message)
 
 
+def weights_note(path):
+    """What a .safetensors file says about its weights, or None."""
+    if Path(path).suffix != '.safetensors':
+        return None
+    from safetensors import safe_open
+
+    with safe_open(path, framework='pt') as file:
+        return (file.metadata() or {}).get('note')
+
+
 def embedded_model(task):
     """Name of the model of a task that comes with weights.
 

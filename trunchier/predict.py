@@ -215,7 +215,6 @@ def _predict(args):
 
 
 def _inferencers(args):
-    from . import detection
     from .inferencer import MeshInferencer, PoseInferencer
 
     weights = args.weights or [None] * len(args.model)
@@ -232,7 +231,7 @@ def _inferencers(args):
         common = dict(
             weights=file,
             device=args.device,
-            det_model=args.boxes or detection.default_people(),
+            det_model=args.boxes or 'whole',
             det_weights=args.det_weights,
             bbox_thr=args.score_thr,
             batch_size=args.batch_size,
