@@ -8,12 +8,14 @@ import contextlib
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ..ops.linear import linear
+from ..ops.torch import is_traced
 
 
 class TruncatedBackbone(BaseModule):
@@ -245,6 +247,36 @@ def new_linear(in_features, out_features, bias=True):
 def convolve(x, conv):
     """`conv` on a map (B, H, W, C), which a convolution sees as channels_last."""
     return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class ResidualConv(nn.Conv2d):
+    """A convolution that is added to its input."""
+
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+class SharedDepthwise(nn.Conv2d):
+    """A depthwise convolution of several groups of channels by the same weights."""
+
+    def __init__(self, channels, kernel):
+        super().__init__(
+            channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False
+        )
+
+    def forward(self, x):
+        """(B, n * channels, H, W) -> the same."""
+        groups = x.shape[1]
+        weight = self.weight.repeat(groups // self.in_channels, 1, 1, 1)
+        return F.conv2d(x, weight, padding=self.padding, groups=groups)
+
+
+def add_branch(x, y, drop_path_rate, training):
+    """x plus what a branch made of it, by drop path in training; y may be overwritten."""
+    y = drop_path(y, drop_path_rate, training)
+    if is_traced() or x.requires_grad or y.requires_grad or x.dtype != y.dtype:
+        return x + y
+    return y.add_(x)
 
 
 def drop_path(x, rate, training):

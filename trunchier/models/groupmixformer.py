@@ -14,7 +14,15 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from ..ops.linear import linear
-from .backbone import Mlp, TruncatedBackbone, convolve, drop_path, new_linear
+from .backbone import (
+    Mlp,
+    ResidualConv,
+    SharedDepthwise,
+    TruncatedBackbone,
+    add_branch,
+    convolve,
+    new_linear,
+)
 
 # fmt: off
 ARCHS = {
@@ -99,7 +107,7 @@ class GroupMixBlock(nn.Module):
 
     def __init__(self, channels, mlp_ratio, drop_path_rate):
         super().__init__()
-        self.cpe = depthwise(channels, 3, bias=True)
+        self.cpe = ResidualConv(channels, channels, 3, padding=1, groups=channels)
         self.norm1 = nn.LayerNorm(channels, eps=BLOCK_EPS)
         self.att = GroupMixAttention(channels)
         self.norm2 = nn.LayerNorm(channels, eps=BLOCK_EPS)
@@ -107,12 +115,12 @@ class GroupMixBlock(nn.Module):
         self.drop_path_rate = drop_path_rate
 
     def forward(self, x):
-        x = x + convolve(x, self.cpe)
-        x = x + self._drop_path(self.att(self.norm1(x)))
-        return x + self._drop_path(self.mlp(self.norm2(x)))
+        x = convolve(x, self.cpe)
+        x = self._add(x, self.att(self.norm1(x)))
+        return self._add(x, self.mlp(self.norm2(x)))
 
-    def _drop_path(self, x):
-        return drop_path(x, self.drop_path_rate, self.training)
+    def _add(self, x, y):
+        return add_branch(x, y, self.drop_path_rate, self.training)
 
 
 class GroupMixAttention(nn.Module):
@@ -146,7 +154,8 @@ class GroupMixAttention(nn.Module):
         """Each head's v, convolved."""
         parts = v.split([conv.in_channels for conv in self.positions], -1)
         parts = zip(parts, self.positions, strict=True)
-        return torch.cat([convolve(part.contiguous(), conv) for part, conv in parts], -1)
+        parts = [convolve(part.contiguous(), conv) for part, conv in parts]
+        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
 
 def linear_attention(q, k, v, scale=1.0):
@@ -173,7 +182,7 @@ class Aggregator(nn.Module):
         super().__init__()
         self.segment = segment
         self.qkv = new_linear(channels, 3 * segment)
-        self.conv = depthwise(segment, kernel) if kernel > 1 else None
+        self.conv = SharedDepthwise(segment, kernel) if kernel > 1 else None
         self.pointwise = nn.Linear(segment, segment, bias=False) if kernel > 1 else None
         self.norm = nn.BatchNorm1d(segment)
 
@@ -181,10 +190,7 @@ class Aggregator(nn.Module):
         """(B, H, W, channels) -> (B, H, W, 3, segment)."""
         x = linear(x, self.qkv)
         if self.conv is not None:
-            weight = self.conv.weight.repeat(3, 1, 1, 1)
-            x = x.permute(0, 3, 1, 2)
-            x = F.conv2d(x, weight, padding=self.conv.padding, groups=x.shape[1])
-            x = x.permute(0, 2, 3, 1)
+            x = convolve(x, self.conv)
         x = x.reshape(*x.shape[:3], 3, self.segment)
         if self.pointwise is not None:
             x = linear(x, self.pointwise)

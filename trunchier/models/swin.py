@@ -19,7 +19,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from ..ops.linear import linear
-from .backbone import Mlp, TruncatedBackbone, drop_path, new_linear
+from .backbone import Mlp, TruncatedBackbone, add_branch, new_linear
 
 # fmt: off
 ARCHS = {
@@ -107,11 +107,11 @@ class SwinBlock(nn.Module):
         self.drop_path_rate = drop_path_rate
 
     def forward(self, x):
-        x = x + self._drop_path(self.attn(self.norm1(x)))
-        return x + self._drop_path(self.mlp(self.norm2(x)))
+        x = self._add(x, self.attn(self.norm1(x)))
+        return self._add(x, self.mlp(self.norm2(x)))
 
-    def _drop_path(self, x):
-        return drop_path(x, self.drop_path_rate, self.training)
+    def _add(self, x, y):
+        return add_branch(x, y, self.drop_path_rate, self.training)
 
 
 class WindowAttention(nn.Module):

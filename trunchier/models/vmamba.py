@@ -15,7 +15,7 @@ from torch import nn
 
 from ..ops import selective_scan_2d
 from ..ops.linear import linear
-from .backbone import Mlp, TruncatedBackbone, convolve, drop_path, new_linear
+from .backbone import Mlp, TruncatedBackbone, add_branch, convolve, new_linear
 
 # fmt: off
 ARCHS = {
@@ -108,11 +108,11 @@ class VSSBlock(nn.Module):
         self.drop_path_rate = drop_path_rate
 
     def forward(self, x):
-        x = x + self._drop_path(self.ss2d(self.norm1(x)))
-        return x + self._drop_path(self.mlp(self.norm2(x)))
+        x = self._add(x, self.ss2d(self.norm1(x)))
+        return self._add(x, self.mlp(self.norm2(x)))
 
-    def _drop_path(self, x):
-        return drop_path(x, self.drop_path_rate, self.training)
+    def _add(self, x, y):
+        return add_branch(x, y, self.drop_path_rate, self.training)
 
 
 class SS2D(nn.Module):

@@ -1,9 +1,10 @@
 """The one place where token maps meet a weight matrix, and who multiplies them on a CPU.
 
 `F.linear` is MKL's product, which some CPUs run at half their speed. oneDNN has the same product,
-in the same float32, with the GELU or the sum that follows it in the same pass; but no gradient
-flows through it and no tracer knows it. So it is taken where only a result is wanted, and where it
-was measured to be faster on this machine: once a process, for products of few and of many rows.
+in the same float32, with the GELU that follows it in the same pass; but no gradient flows through
+it and no tracer knows it. So it is taken where only a result is wanted, and where it was measured
+to be faster on this machine: once a process, for products of few and of many rows. (Its sum with a
+residual in the same pass is slower than adding in place.)
 
     set_cpu_linear('mkl'), or TRUNCHIER_CPU_LINEAR=mkl      F.linear always
     set_cpu_linear('onednn'), or ...=onednn                 oneDNN for float32 without gradients
@@ -33,33 +34,23 @@ LEAST_MACS = 2**20
 _choice = None  # None: what VARIABLE says, when it is first asked
 
 
-def linear(x, layer, gelu=False, residual=None):
-    """`layer(x)` for an nn.Linear, with what usually follows it.
+def linear(x, layer, gelu=False):
+    """`layer(x)` for an nn.Linear, with a GELU behind it or not.
 
     Args:
         x: (..., in_features), any strides.
         layer: nn.Linear.
         gelu: apply the exact GELU to the result.
-        residual: (..., out_features), added to the result; left as it is.
 
     Raises:
         ValueError: TRUNCHIER_CPU_LINEAR is set to something unknown.
     """
     weight, bias = layer.weight, layer.bias
-    if not _takes_onednn(x, weight, bias):
-        y = F.linear(x, weight, bias)
-        if gelu:
-            y = F.gelu(y)
-        return y if residual is None else residual + y
-    product = torch.ops.mkldnn._linear_pointwise
-    x = x.contiguous()
-    if gelu:
-        y = product(x, weight, bias, 'gelu', [], 'none')
-    elif _is_plain(residual) and residual.shape == (*x.shape[:-1], len(weight)):
-        return product.binary(x, residual.contiguous(), weight, bias, 'add')
-    else:
-        y = product(x, weight, bias, 'none', [], '')
-    return y if residual is None else residual + y
+    if _takes_onednn(x, weight, bias):
+        after = ('gelu', [], 'none') if gelu else ('none', [], '')
+        return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, *after)
+    y = F.linear(x, weight, bias)
+    return F.gelu(y) if gelu else y
 
 
 def cpu_linear():
@@ -104,12 +95,13 @@ def _checked(name, where):
 def _takes_onednn(x, weight, bias):
     """Whether `linear` is a product of oneDNN: it can be, and is the faster one or asked for."""
     if (
-        torch.is_grad_enabled()
-        or is_traced()
+        is_traced()
         or not _has_onednn()
         or _autocasts()
         or forward_ad._current_level >= 0
         or not (_is_plain(x) and _is_plain(weight) and (bias is None or _is_plain(bias)))
+        or torch.is_grad_enabled()
+        and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad))
         or x.numel() == 0
         or x.shape[-1] != weight.shape[1]  # F.linear has the better message
         or not weight.is_contiguous()
