@@ -576,3 +576,14 @@ def test_the_embedded_body_has_the_layout_of_smpl():
     left, right = (mean.template_skeleton[SMPL_24.index(f'{s}_wrist')] for s in ('left', 'right'))
     assert left[0] > 0.6
     assert np.allclose(left * (-1, 1, 1), right, atol=0.02)
+
+
+def test_plain_pictures_hold_everybody_whole():
+    plain = people.SyntheticPeople(seed=1, plain=True, length=40)
+    keypoints = np.stack([person['keypoints'] for one in plain for person in one['people']])
+    assert (keypoints[..., 2] > 0).all()
+    usual = people.SyntheticPeople(seed=1, length=40)
+    cut = np.stack([person['keypoints'] for one in usual for person in one['people']])
+    assert (cut[..., 2] == 0).any()
+    hidden = [(points[..., 2] == 1).mean() for points in (keypoints, cut)]
+    assert hidden[0] < hidden[1]

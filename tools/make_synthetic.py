@@ -30,6 +30,11 @@ def main(arguments=None):
         '--backgrounds', metavar='DIR', help='folder of photos without people (default: made up)'
     )
     parser.add_argument(
+        '--plain',
+        action='store_true',
+        help='everybody whole, seen from eye level, with nothing in front: easier to learn from',
+    )
+    parser.add_argument(
         '--workers', type=int, default=_cores(), metavar='N', help='processes (default: all cores)'
     )
     args = parser.parse_args(arguments)
@@ -44,6 +49,7 @@ def main(arguments=None):
             args.size,
             args.max_people,
             args.backgrounds,
+            args.plain,
             args.workers,
         )
     except (ImportError, ValueError, FileNotFoundError, FileExistsError) as error:

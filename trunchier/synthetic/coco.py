@@ -30,7 +30,9 @@ BODY_ARRAYS = (
 )  # fmt: skip
 
 
-def write_coco(out, num, seed=0, size=256, max_people=1, backgrounds=None, workers=1, quiet=None):
+def write_coco(
+    out, num, seed=0, size=256, max_people=1, backgrounds=None, plain=False, workers=1, quiet=None
+):
     """Make `num` pictures and their annotations in the folder `out`.
 
     The bytes depend on the options but not on `workers`. A folder that already holds just this
@@ -39,7 +41,7 @@ def write_coco(out, num, seed=0, size=256, max_people=1, backgrounds=None, worke
     Args:
         out: folder to make.
         num: pictures.
-        seed, size, max_people, backgrounds: see people.SyntheticPeople.
+        seed, size, max_people, backgrounds, plain: see people.SyntheticPeople.
         workers: processes; 1 works in this one.
         quiet: no progress bar; None: only where stderr is a terminal.
 
@@ -56,7 +58,7 @@ def write_coco(out, num, seed=0, size=256, max_people=1, backgrounds=None, worke
         raise ValueError(f'workers is {workers}; wanted 1 or more processes')
     out = Path(out)
     options = dict(
-        seed=seed, size=size, max_people=max_people,
+        seed=seed, size=size, max_people=max_people, plain=plain,
         backgrounds=None if backgrounds is None else str(backgrounds),
     )  # fmt: skip
     people = SyntheticPeople(**options, length=num)

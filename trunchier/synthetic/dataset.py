@@ -23,6 +23,7 @@ class SyntheticBodies(People):
         size (int or tuple): side, or (W, H), pixels.
         max_people (int): at most so many in a picture, of whom one is picked.
         backgrounds (str): folder of images; None for procedural ones.
+        plain (bool): everybody whole, seen from eye level, with nothing in front.
         name, pipeline: see People.
     """
 
@@ -33,13 +34,14 @@ class SyntheticBodies(People):
         size=256,
         max_people=1,
         backgrounds=None,
+        plain=False,
         name='synthetic',
         pipeline=(),
     ):
         super().__init__(name, pipeline)
         self.seed = seed
         self.length = length
-        self.options = dict(size=size, max_people=max_people, backgrounds=backgrounds)
+        self.options = dict(size=size, max_people=max_people, backgrounds=backgrounds, plain=plain)
         self._pictures = None
 
     def full_init(self):

@@ -38,6 +38,7 @@ class SyntheticPeople:
         size: side of a square picture, or (W, H), pixels.
         max_people: at most so many people in a picture.
         backgrounds: folder with images, or None for procedural backgrounds.
+        plain: everybody whole, seen from eye level, with nothing in front.
         length: len() of the sequence; None: endless, len() raises TypeError.
 
     Attributes:
@@ -47,7 +48,7 @@ class SyntheticPeople:
         ValueError, FileNotFoundError: options that cannot work.
     """
 
-    def __init__(self, seed=0, size=256, max_people=1, backgrounds=None, length=None):
+    def __init__(self, seed=0, size=256, max_people=1, backgrounds=None, plain=False, length=None):
         self.size = (size, size) if np.ndim(size) == 0 else tuple(size)
         if len(self.size) != 2 or not all(SMALLEST <= side <= LARGEST for side in self.size):
             raise ValueError(
@@ -62,6 +63,7 @@ class SyntheticPeople:
             raise ValueError(f'length is {length}; wanted 1 or more, or None for no end')
         self.seed = int(seed)
         self.max_people = int(max_people)
+        self.plain = bool(plain)
         self.length = length
         self._folder = None if backgrounds is None else Folder(backgrounds)
 
@@ -98,7 +100,7 @@ class SyntheticPeople:
         attempt = 0
         while True:  # once, but for the rare picture in which nobody is to be seen
             rng = np.random.default_rng((self.seed, index, attempt))
-            scene = make_scene(rng, self.size, self.max_people, self._folder)
+            scene = make_scene(rng, self.size, self.max_people, self._folder, self.plain)
             people = annotate(scene)
             if people:
                 break

@@ -65,7 +65,7 @@ class Prop:
     paint: np.ndarray
 
 
-def make_scene(rng, size, max_people=1, backgrounds=None):
+def make_scene(rng, size, max_people=1, backgrounds=None, plain=False):
     """Draw one picture.
 
     Args:
@@ -73,18 +73,20 @@ def make_scene(rng, size, max_people=1, backgrounds=None):
         size: (W, H), pixels.
         max_people: at most so many in the picture.
         backgrounds: backdrop.Folder, or None for procedural ones.
+        plain: seen from eye level, whole, with nothing in front: easier to learn from.
 
     Returns:
         Scene
     """
-    room = _room(rng)
+    room = _room(rng, plain)
     count = 1
     if max_people > 1 and rng.random() < CROWD:
         count = int(rng.integers(2, max_people + 1))
     figures, supports = _people(rng, room, count)
-    props = _furniture(rng, room, figures, supports)
-    camera = _frame(rng, size, figures)
-    return render(rng, size, figures, props, camera, room, backgrounds)
+    occluded = 0.0 if plain else OCCLUDED
+    props = _furniture(rng, room, figures, supports, occluded)
+    camera = _frame(rng, size, figures, 0.0 if plain else TRUNCATED)
+    return render(rng, size, figures, props, camera, room, occluded, backgrounds)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -101,15 +103,15 @@ class Room:
         return self.to_camera[:, 1]
 
 
-def _room(rng):
+def _room(rng, plain):
     pick = rng.random()
-    if pick < 0.66:
+    if plain or pick < 0.66:
         pitch = rng.normal(4, 6)
     elif pick < 0.92:
         pitch = rng.uniform(10, 42)  # from above
     else:
         pitch = rng.uniform(-22, -4)  # from below
-    roll = rng.normal(0, 3) if rng.random() < 0.88 else rng.normal(0, 14)
+    roll = rng.normal(0, 3) if plain or rng.random() < 0.88 else rng.normal(0, 14)
     distance = math.exp(rng.uniform(math.log(2.2), math.log(11)))
     turn = _rotation(2, math.radians(roll)) @ _rotation(0, math.radians(pitch))
     return Room(turn @ np.diag((1.0, -1.0, -1.0)), distance, 0.0)
@@ -162,7 +164,7 @@ def _free_spot(rng, spots):
     return (max(a for a, _ in spots) + 0.8, -0.3)
 
 
-def _frame(rng, size, figures):
+def _frame(rng, size, figures, truncated):
     """Choose focal length and centre: most pictures hold the people whole, some cut one off."""
     first = figures[0].vertices
     shown = first
@@ -171,7 +173,7 @@ def _frame(rng, size, figures):
     low, high = kernels.flat_bounds(shown)
     size = np.array(size, dtype=np.float64)
     share = rng.uniform(0.5, 0.95)
-    if rng.random() >= TRUNCATED:
+    if rng.random() >= truncated:
         focal = share * (size / (high - low)).min()
         corner = rng.random(2) * (size - focal * (high - low))
         return Camera(float(focal), corner - focal * low)
@@ -231,7 +233,7 @@ def _box(rng, room, centre, half, yaw, colour=None):
     )  # fmt: skip
 
 
-def _furniture(rng, room, figures, supports):
+def _furniture(rng, room, figures, supports, occluded):
     """Seats below who sits, and sometimes a table, post or crate in front of somebody."""
     props = []
     up = room.up
@@ -265,7 +267,7 @@ def _furniture(rng, room, figures, supports):
         if rng.random() < 0.55:
             back = place - front * (half[2] + 0.05) + 0.25 * up
             props.append(_box(rng, room, back, (half[0], 0.26, 0.025), yaw, colour))
-    if rng.random() < 0.55 * OCCLUDED:
+    if rng.random() < 0.55 * occluded:
         figure = figures[int(rng.integers(len(figures)))]
         middle = figure.skeleton[0]
         low = middle @ up - room.ground
@@ -298,7 +300,7 @@ def _furniture(rng, room, figures, supports):
 # ---------------------------------------------------------------------------------------------
 # Rendering
 # ---------------------------------------------------------------------------------------------
-def render(rng, size, figures, props, camera, room, backgrounds=None):
+def render(rng, size, figures, props, camera, room, occluded=0.0, backgrounds=None):
     """Draw figures and props; the rest of the random choices (light, background) is made here."""
     mesh = _merge(figures, props)
     width, height = size
@@ -331,7 +333,7 @@ def render(rng, size, figures, props, camera, room, backgrounds=None):
         mesh.owner, mesh.material, mesh.dresses, mesh.paint, textures()[0], pinhole, light, axes,
         low, step, heights,
     )  # fmt: skip
-    if rng.random() < 0.5 * OCCLUDED:
+    if rng.random() < 0.5 * occluded:
         _foreground(rng, image, owners)
     image = _photograph(rng, image)
     with np.errstate(divide='ignore'):
