@@ -4,8 +4,8 @@
     python tools/make_mean_params.py
 
 The head predicts what is to be added to a mean person (HMR, Kanazawa et al., CVPR 2018). For the
-embedded body that person has the mean of the embedded poses, mirrored ones included and each clip
-counted once, with the mean betas 0, upright before the camera at the scale of a usual crop. The
+embedded body that person has the mean of the poses of tools/make_pose_prior.py, mirrored ones
+included, with the mean betas 0, upright before the camera at the scale of a usual crop. The
 arrays have the names and sizes of SPIN's smpl_mean_params.npz: pose (144) is 24 rotations in 6D,
 shape (10), cam (3) as (s, tx, ty).
 """
@@ -27,14 +27,13 @@ CAMERA = (0.9, 0.0, 0.0)
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--poses', type=Path, default=SYNTHETIC / 'poses.npz')
+    parser.add_argument('--poses', type=Path, default=SYNTHETIC / 'pose_prior.npz')
     parser.add_argument('--out', type=Path, default=SYNTHETIC / 'mean_params.npz')
     arguments = parser.parse_args()
 
     with np.load(arguments.poses, allow_pickle=False) as file:
-        poses = torch.from_numpy(file['poses'].astype(np.float64))
-        lengths = torch.from_numpy(file['lengths'])
-    pose = matrix_to_rotation_6d(mean_pose(poses, lengths)).flatten()
+        poses = torch.from_numpy(file['body_pose'].astype(np.float64)).unflatten(1, (24, 3))
+    pose = matrix_to_rotation_6d(mean_pose(poses)).flatten()
 
     part = arguments.out.with_suffix('.part.npz')
     np.savez(
@@ -44,15 +43,14 @@ def main():
         cam=np.array(CAMERA, np.float32),
     )
     os.replace(part, arguments.out)
-    print(f'{arguments.out}: mean of {len(poses)} poses of {len(lengths)} clips')
+    print(f'{arguments.out}: mean of {len(poses)} poses')
 
 
-def mean_pose(poses, lengths):
+def mean_pose(poses):
     """Mean rotations.
 
     Args:
-        poses: (N, 24, 3) axis-angle, one clip after the other.
-        lengths: poses of each clip.
+        poses: (N, 24, 3) axis-angle.
 
     Returns:
         (24, 3, 3): the root facing the camera, whose y axis points down; then the body.
@@ -60,7 +58,7 @@ def mean_pose(poses, lengths):
     signs = torch.tensor(AXIS_ANGLE_FLIP_SIGNS, dtype=poses.dtype)
     body = poses[:, 1:]
     both = axis_angle_to_matrix(body) + axis_angle_to_matrix(body[:, BODY_POSE_23_FLIP] * signs)
-    total = sum(clip.mean(0) for clip in both.split(lengths.tolist()))
+    total = both.mean(0)
     # The rotation nearest to a sum of rotations is their mean (in the chordal distance).
     u, _, vh = torch.linalg.svd(total)
     upright = torch.diag(torch.tensor([1, -1, -1], dtype=poses.dtype))
