@@ -9,7 +9,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from trunchier.models import TruncatedGMF, TruncatedSwin, TruncatedVMamba
-from trunchier.models.backbone import drop_path
+from trunchier.models.backbone import Stage, drop_path
 
 # Each family with few channels and blocks: its second stage has one of every kind of block.
 LITTLE = {
@@ -301,3 +301,43 @@ def test_rows_of_unequal_length_are_refused(backbone):
 def test_a_tensor_that_is_no_batch_of_images_is_refused(backbone, shape):
     with pytest.raises(ValueError, match=r'got \(.*\); give \(B, 3, H, W\)'):
         little(backbone, 1)(torch.zeros(shape))
+
+
+# --- samples a few at a time ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How many samples each block saw, with a cache that holds few."""
+    monkeypatch.setattr('trunchier.models.backbone.CACHED', 2 * 16 * 12 * 20)
+    seen = []
+    run = Stage._run
+
+    def listed(stage, x):
+        seen.append(len(x))
+        return run(stage, x)
+
+    monkeypatch.setattr(Stage, '_run', listed)
+    return seen
+
+
+def test_samples_in_parts_are_the_whole_batch(calls):
+    model = TruncatedGMF(dict(channels=(20,), depths=(2,), mlp_ratios=(2,)), 1).eval()
+    images = torch.randn(5, 3, 64, 48)
+    with torch.no_grad():
+        (parts,) = model(images)
+        assert calls == [2, 2, 1]
+        each = torch.cat([model(image[None])[0] for image in images])
+    torch.testing.assert_close(parts, each)
+
+
+@pytest.mark.parametrize('why', ['training', 'gradients'])
+def test_a_batch_that_learns_stays_together(calls, why):
+    model = TruncatedGMF(dict(channels=(20,), depths=(2,), mlp_ratios=(2,)), 1)
+    images = torch.randn(5, 3, 64, 48)
+    if why == 'training':
+        with torch.no_grad():
+            model.train()(images)
+    else:
+        model.eval()(images)
+    assert calls == [5]

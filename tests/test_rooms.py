@@ -15,7 +15,7 @@ ROOMS = (
     ('exports', 'geometry', 'streams', 'tracking'),
     ('ops',),
     ('checkpoints', 'datasets', 'metrics', 'models', 'training'),
-    ('loading', 'synthetic'),
+    ('deployment', 'loading', 'synthetic'),
     ('portable', 'renderer'),
     ('visualizer',),
     ('saving', 'viewer'),

@@ -10,5 +10,15 @@ from . import compat
 compat.apply()  # first: what is registered below may meet the parts of the stack that it mends
 
 from . import checkpoints, datasets, metrics, models, synthetic, training  # noqa: E402
+from .deployment import deploy  # noqa: E402
 
-__all__ = ['checkpoints', 'compat', 'datasets', 'metrics', 'models', 'synthetic', 'training']
+__all__ = [
+    'checkpoints',
+    'compat',
+    'datasets',
+    'deploy',
+    'metrics',
+    'models',
+    'synthetic',
+    'training',
+]

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from ..ops.linear import linear
-from ..ops.torch import is_traced
+from ..ops.linear import mlp
+from ..ops.torch import CACHED, is_traced
 
 
 class TruncatedBackbone(BaseModule):
@@ -195,12 +195,33 @@ class Stage(nn.Module):
     def forward(self, x):
         if self.downsample is not None:
             x = self.downsample(x)
+        if self._in_parts(x):
+            together = max(1, CACHED // x[0].numel())
+            return torch.cat([self._run(part) for part in x.split(together)])
+        return self._run(x)
+
+    def _in_parts(self, x):
+        """Whether samples go through the blocks a few at a time, so that they stay in the cache."""
+        return (
+            x.device.type == 'cpu'
+            and not is_traced()
+            and not self.training
+            and x.numel() > CACHED
+            and len(x) > 1
+            and not (torch.is_grad_enabled() and wants_gradient(self, x))
+        )
+
+    def _run(self, x):
         for block in self.blocks:
             if self.with_cp and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False, context_fn=partial(contexts, block))
             else:
                 x = block(x)
         return x
+
+
+def wants_gradient(module, x):
+    return x.requires_grad or any(param.requires_grad for param in module.parameters())
 
 
 def contexts(block):
@@ -232,7 +253,7 @@ class Mlp(nn.Module):
         self.fc2 = new_linear(hidden, channels)
 
     def forward(self, x):
-        return linear(linear(x, self.fc1, gelu=True), self.fc2)
+        return mlp(x, self.fc1, self.fc2)
 
 
 def new_linear(in_features, out_features, bias=True):

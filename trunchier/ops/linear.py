@@ -17,9 +17,10 @@ import time
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.autograd import forward_ad
 
-from .torch import is_traced
+from .torch import CACHED, is_traced
 
 CHOICES = ('auto', 'mkl', 'onednn')
 VARIABLE = 'TRUNCHIER_CPU_LINEAR'
@@ -28,6 +29,7 @@ VARIABLE = 'TRUNCHIER_CPU_LINEAR'
 KINDS = {'few rows': (8, 768, 768), 'many rows': (256, 256, 256)}
 FEW_ROWS = 32
 # Below these oneDNN is never faster: its call, or reading the weights, takes longer than the rest.
+OPERATIONS = ('linear_pointwise', 'reorder_linear_weight')
 LEAST_ROWS = 5
 LEAST_MACS = 2**20
 
@@ -48,9 +50,56 @@ def linear(x, layer, gelu=False):
     weight, bias = layer.weight, layer.bias
     if _takes_onednn(x, weight, bias):
         after = ('gelu', [], 'none') if gelu else ('none', [], '')
+        if isinstance(layer, PackedLinear):
+            weight = layer.packed()
         return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, *after)
     y = F.linear(x, weight, bias)
     return F.gelu(y) if gelu else y
+
+
+def mlp(x, first, second):
+    """Two nn.Linear with a GELU between, in parts whose hidden map stays in the cache.
+
+    Args:
+        x: (..., in_features of first).
+
+    Returns:
+        (..., out_features of second).
+    """
+    parts = 1
+    if _takes_onednn(x, first.weight, first.bias):
+        rows = x.shape[:-1].numel()
+        parts = round(rows * first.out_features / CACHED)
+    if parts < 2:
+        return linear(linear(x, first, gelu=True), second)
+    some = x.reshape(rows, -1).split(-(-rows // parts))
+    y = torch.cat([linear(linear(rows, first, gelu=True), second) for rows in some])
+    return y.view(*x.shape[:-1], -1)
+
+
+class PackedLinear(nn.Linear):
+    """A linear layer that keeps its weight once more, in the order in which oneDNN reads it.
+
+    That copy is made when it is first used; it takes as much memory as the weight.
+    """
+
+    gelu = False  # apply the exact GELU to the result
+    _kept = None  # what the copy was made of, the copy
+
+    def forward(self, x):
+        return linear(x, self, self.gelu)
+
+    def packed(self):
+        """The weight for oneDNN's product; the copy follows changes of the weight."""
+        if self.weight.is_inference():  # does not say whether it was changed
+            return self.weight
+        made_of = self.weight.data_ptr(), self.weight._version
+        if self._kept is None or self._kept[0] != made_of:
+            self._kept = made_of, torch.ops.mkldnn._reorder_linear_weight(self.weight.detach())
+        return self._kept[1]
+
+    def __getstate__(self):
+        return {name: value for name, value in self.__dict__.items() if name != '_kept'}
 
 
 def cpu_linear():
@@ -121,7 +170,7 @@ def _takes_onednn(x, weight, bias):
 def _is_plain(tensor):
     """A float32 tensor in the CPU's memory, and no stand-in for one."""
     return (
-        type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        type(tensor) in (torch.Tensor, nn.Parameter)
         and tensor.dtype is torch.float32
         and tensor.layout is torch.strided
         and tensor.device.type == 'cpu'
@@ -134,7 +183,7 @@ def _has_onednn():
     """Whether torch has the product, and says when it is traced (torch >= 2.3)."""
     return (
         torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, '_linear_pointwise')
+        and all(hasattr(torch.ops.mkldnn, f'_{name}') for name in OPERATIONS)
         and hasattr(torch.compiler, 'is_compiling')
     )
 
