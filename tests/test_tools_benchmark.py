@@ -25,7 +25,7 @@ def run(*arguments, out):
     """The one table of a command, as its JSON has it."""
     benchmark.main([*arguments, *QUICK, '--format', 'json', '--out', str(out)])
     report = json.loads(out.read_text())
-    assert {'date', 'torch', 'CPU', 'threads', 'oneDNN', 'matmul precision'} <= set(
+    assert {'date', 'torch', 'CPU', 'threads', 'oneDNN', 'linear layers'} <= set(
         report['environment']
     )
     (table,) = report['tables']
@@ -157,6 +157,26 @@ def test_models_beside_a_peer(peer, tmp_path):
         assert row['gmacs'] == pytest.approx(row['gmac'] * row['fps'])
         assert 3 < row['x tenfold'] < 30
     assert 'x tenfold' not in rows[0]
+
+
+def test_deployed_models_on_request(tmp_path, monkeypatch):
+    deployed = []
+    build = networks.build_deployed
+
+    def listed(*args):
+        deployed.append(build(*args))
+        return deployed[-1]
+
+    monkeypatch.setattr(networks, 'build_deployed', listed)
+    (row,) = run(
+        *('models', '--models', 'SwinPose-T-S2', *SMALL, '--deploy'), out=tmp_path / 't.json'
+    )
+    assert row['ms'] > 0
+    (network,) = deployed
+    assert network.backbone.deployed
+    assert network.neck.deployed
+    left = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert left == []
 
 
 def test_peer_that_fails_leaves_the_others(tmp_path):

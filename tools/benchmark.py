@@ -54,8 +54,9 @@ REFERENCE = dict(pose='vit-b', mesh='vit-b')  # ViTPose-B and HMR2.0-B
 # What `all` runs, by kind of device.
 ALL = {
     'cpu': (
+        'models --deploy --part backbone --models *-t-s4 vit-s --batch 1 8',
         'models --part backbone --models *-t-s4 vit-s --batch 1 8',
-        'models --models *-t-s2 vit-s --batch 1',
+        'models --deploy --models *-t-s2 vit-s --batch 1',
         'models --part backbone --models *-t-s4 vit-s --batch 1 --dtype bf16',
         'scan',
         'train --part backbone --models *-t-s4 --batch 8',
@@ -148,6 +149,7 @@ def model_arguments(add):
         '--compile', nargs='+', choices=COMPILE, default=['no'], help='graph: a CUDA graph of eager'
     )
     add('--channels-last', action='store_true', help='memory format of weights and images')
+    add('--deploy', action='store_true', help='time what trunchier.deploy makes of ours')
     add('--against', nargs='+', default=[], metavar='NAME=DIR', help='peers, see above')
     add('--relative', action='store_true', help="beside ViT-B, as the paper's FPS columns have it")
 
@@ -175,13 +177,14 @@ def models(args):
         'large matrix product, ' + peak_note(args)
     )
     best = {dtype: max(peaks_of(args.device, dtype).values()) for dtype in args.dtype}
+    build = networks.build_deployed if args.deploy else networks.build
     rows = []
     for name, (encoder, task) in networks.names(args.models, args.part).items():
         gmac = networks.macs(encoder, task, args.part, args.size) / 1e9
-        whole = {'ours': lambda e=encoder, t=task: networks.build(e, t, args.part, args.device)}
-        whole |= {peer: lambda b=build, n=name: b(n) for peer, build in peers.items()}
+        whole = {'ours': lambda e=encoder, t=task: build(e, t, args.part, args.device)}
+        whole |= {peer: lambda b=theirs, n=name: b(n) for peer, theirs in peers.items()}
         if args.relative:
-            whole['ViT-B'] = lambda t=task: networks.build(REFERENCE[t], t, args.part, args.device)
+            whole['ViT-B'] = lambda t=task: build(REFERENCE[t], t, args.part, args.device)
         built = {who: module for who, make in whole.items() if (module := make()) is not None}
         for dtype in args.dtype:
             for batch in args.batch:
@@ -200,7 +203,8 @@ def models(args):
                                 row['paper'] = paper.get(name)
                 rows += [row for row in found if row['who'] != 'ViT-B']
         progress(name)
-    return Table(f'Inference, {args.part}s, {args.size[0]} x {args.size[1]}', columns, rows, notes)
+    what = f'Inference, {"deployed " if args.deploy else ""}{args.part}s'
+    return Table(f'{what}, {args.size[0]} x {args.size[1]}', columns, rows, notes)
 
 
 def time_networks(built, dtype, batch, args):

@@ -16,7 +16,7 @@ from mmengine.registry import MODELS
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import trunchier  # noqa: F401  registers the modules
+import trunchier  # registers the modules
 from trunchier import zoo
 
 KEYPOINTS = 17
@@ -89,6 +89,20 @@ def build(encoder, task='pose', part='network', device='cpu'):
         else:
             head = _heatmap_head(row.decoder_channels)
         return Network(backbone, neck, head, task == 'mesh').eval().to(device)
+
+
+def build_deployed(encoder, task='pose', part='network', device='cpu'):
+    """The same network as `trunchier.deploy` makes it, part by part."""
+    network = build(encoder, task, part, device)
+    for name in ('backbone', 'neck', 'head'):
+        module = getattr(network, name)
+        if module is not None and not _is_stand_in(module):
+            setattr(network, name, trunchier.deploy(module, inplace=True))
+    return network
+
+
+def _is_stand_in(module):
+    return type(module).__module__ == __name__
 
 
 def stood_in_for():

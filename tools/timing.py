@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from trunchier.ops.linear import cpu_linear
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ('numpy', 'mmengine', 'mmpose', 'mmpretrain', 'numba', 'triton', 'onnxruntime')
 
@@ -142,6 +144,7 @@ def environment(device='cpu'):
         'CPU capability': torch.backends.cpu.get_cpu_capability(),
         'MKL': torch.backends.mkl.is_available(),
         'oneDNN': torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled,
+        'linear layers': ', '.join(f'{kind} {name}' for kind, name in cpu_linear().items()),
         'matmul precision': torch.get_float32_matmul_precision(),
     }
     if device.type == 'cuda':
