@@ -57,8 +57,14 @@ def keypoints(infer, given, **options):
 # --- the numbers are right ---------------------------------------------------------------------
 
 
+@pytest.fixture
+def undeployed(monkeypatch):
+    """Random heatmaps are so flat that rounding moves what is decoded from them."""
+    monkeypatch.setattr(module._Inferencer, '_deployed', lambda infer, model: model)
+
+
 @pytest.mark.parametrize('flip_test', [True, False])
-def test_poses_equal_those_of_mmpose(inferencers, weights, picture, flip_test):
+def test_poses_equal_those_of_mmpose(undeployed, weights, picture, flip_test):
     from mmpose.apis import inference_topdown, init_model
 
     cfg = pose_config()
@@ -133,6 +139,37 @@ def test_meshes_equal_those_of_the_test_pipeline(inferencers, picture):
     np.testing.assert_allclose(
         found.keypoints, wanted['keypoints_2d'] * side + torch.from_numpy(centre), atol=0.5
     )
+
+
+@pytest.mark.parametrize('flip_test', [True, False])
+def test_deployed_poses_have_the_same_heatmaps(weights, picture, monkeypatch, flip_test):
+    options = dict(flip_test=flip_test, draw_heatmap=True, device='cpu')
+    deployed = PoseInferencer(pose_config(), weights['pose'], **options)
+    monkeypatch.setattr(PoseInferencer, '_deployed', lambda infer, model: model)
+    plain = PoseInferencer(pose_config(), weights['pose'], **options)
+    (found,), (wanted,) = (infer(picture, bboxes=BOXES) for infer in (deployed, plain))
+    found, wanted = (result.pred_fields.heatmaps for result in (found, wanted))
+    assert np.abs(found - wanted).max() < 1e-5 * np.std(wanted)
+
+
+def test_deployed_meshes_are_the_same(inferencers, undeployed, weights, picture):
+    plain = MeshInferencer(mesh_config(), weights['mesh'], device='cpu')
+    (found,), (wanted,) = (infer(picture, bboxes=BOXES) for infer in (inferencers['mesh'], plain))
+    for name, values in wanted.pred_instances.items():
+        np.testing.assert_allclose(
+            found.pred_instances[name], values, rtol=1e-5, atol=1e-4, err_msg=name
+        )
+
+
+@pytest.mark.parametrize('task', CONFIGS)
+def test_models_are_deployed_on_a_cpu(task, inferencers):
+    assert inferencers[task].model.deployed
+
+
+@pytest.mark.parametrize('task', CONFIGS)
+def test_autocast_gets_the_model_as_it_is(task, weights):
+    infer = KINDS[task](CONFIGS[task](), weights[task], device='cpu', precision='bf16')
+    assert not hasattr(infer.model, 'deployed')
 
 
 def test_results_do_not_depend_on_the_batch(infer, picture):
