@@ -380,7 +380,7 @@ def test_a_set_has_its_images_and_a_body_for_each_annotation(written):
     assert shapes['keypoints_2d'] == (44, 3)
     assert shapes['keypoints_3d'] == (44, 4)
     assert shapes['center'] == (2,)
-    assert shapes['scale'] == ()
+    assert shapes['scale'] == (2,)
     assert shapes['body_pose'] == (72,)
     assert shapes['betas'] == (10,)
 

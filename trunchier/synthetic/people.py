@@ -123,7 +123,8 @@ def annotate(scene):
             keypoints_3d (44, 4): with confidence 1.
             body_pose (72,): axis-angle, the first three turn the body into the camera's frame.
             betas (10,). translation (3,): what to add to the body model's output.
-            center (2,), scale: of the box, padded by 1.2, in units of 200 pixels.
+            center (2,), scale (2,): of the box, padded by 1.2; width and height in units of 200
+            pixels.
             has_body_pose, has_betas: 1.0.
     """
     people = []
@@ -150,7 +151,7 @@ def annotate(scene):
                 betas=figure.betas,
                 translation=figure.translation.astype(np.float32),
                 center=np.array((x + (w - 1) / 2, y + (h - 1) / 2), np.float32),
-                scale=np.float32(BOX_PADDING * max(w, h) / 200),
+                scale=np.array((w, h), np.float32) * np.float32(BOX_PADDING / 200),
                 has_body_pose=np.float32(1),
                 has_betas=np.float32(1),
             )
