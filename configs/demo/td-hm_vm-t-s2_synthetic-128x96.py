@@ -1,37 +1,37 @@
-"""What `make demo` trains: two stages of Swin-T, from scratch, on synthetic people."""
+"""What `make demo` trains: two stages of VMamba-T, from scratch, on synthetic people."""
 
 _base_ = '../_base_/pose2d.py'
 from trunchier.zoo import model_cfg
 
 codec = dict(type='UDPHeatmap', input_size=(96, 128), heatmap_size=(24, 32), sigma=1.5)
-model = model_cfg('swin-t-s2')
+model = model_cfg('vm-t-s2')
 model['backbone'].update(init_cfg=None, drop_path_rate=0.0)
 model['head'].update(decoder=codec)
 
-train_cfg = dict(max_epochs=4, val_interval=4)
+train_cfg = dict(max_epochs=2, val_interval=2)
 optim_wrapper = dict(
-    optimizer=dict(lr=1e-3, weight_decay=0.05), paramwise_cfg=dict(layer_decay_rate=1.0)
+    optimizer=dict(lr=7e-4, weight_decay=0.05), paramwise_cfg=dict(layer_decay_rate=1.0)
 )
 param_scheduler = [
-    dict(type='LinearLR', begin=0, end=50, start_factor=0.01, by_epoch=False),
+    dict(type='LinearLR', begin=0, end=100, start_factor=0.01, by_epoch=False),
     dict(
         type='CosineAnnealingLR',
         begin=0,
-        end=4,
-        T_max=4,
+        end=2,
+        T_max=2,
         eta_min=2e-5,
         by_epoch=True,
         convert_to_iter_based=True,
     ),
 ]
-default_hooks = dict(checkpoint=dict(interval=4), logger=dict(interval=20))
+default_hooks = dict(checkpoint=dict(interval=2), logger=dict(interval=20))
 
 data_root = 'demo/'
 train_pipeline = [
     dict(type='LoadImage'),
     dict(type='GetBBoxCenterScale'),
     dict(type='RandomFlip', direction='horizontal'),
-    dict(type='RandomBBoxTransform', rotate_factor=40.0, scale_factor=(0.75, 1.25)),
+    dict(type='RandomBBoxTransform', rotate_factor=20.0, scale_factor=(0.75, 1.25)),
     dict(type='TopdownAffine', input_size=codec['input_size'], use_udp=True),
     dict(type='GenerateTarget', encoder=codec),
     dict(type='PackPoseInputs'),
@@ -43,7 +43,7 @@ val_pipeline = [
     dict(type='PackPoseInputs'),
 ]
 train_dataloader = dict(
-    batch_size=32,
+    batch_size=16,
     num_workers=1,
     dataset=dict(
         data_root=data_root,
