@@ -308,8 +308,8 @@ def test_a_tensor_that_is_no_batch_of_images_is_refused(backbone, shape):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How many samples each block saw, with a cache that holds few."""
-    monkeypatch.setattr('trunchier.models.backbone.CACHED', 2 * 16 * 12 * 20)
+    """How many samples went through the blocks at a time, where few may."""
+    monkeypatch.setattr('trunchier.models.backbone.PART', 2 * 16 * 12 * 20)
     seen = []
     run = Stage._run
 

@@ -15,7 +15,7 @@ from trunchier import portable
 from trunchier.checkpoints import from_groupmixformer, from_swin, from_vmamba
 from trunchier.deployment import deploy, fold_norm
 from trunchier.models import HMR2Head, StageAdapter, TruncatedGMF, TruncatedSwin, TruncatedVMamba
-from trunchier.ops.linear import PackedLinear, set_cpu_linear
+from trunchier.ops.linear import PackedConv2d, PackedLinear, set_cpu_linear
 
 ROWS = dict(channels=(20, 40, 60, 80), depths=(2, 1, 1, 1))
 SMALL = {
@@ -128,7 +128,7 @@ def test_plain_vits_are_equal():
     assert error(outputs(deployed, images), outputs(vit, images)) < 1e-5
     layers = [module for module in deployed.modules() if isinstance(module, nn.Linear)]
     assert {type(layer) for layer in layers} == {PackedLinear}
-    assert sum(layer.gelu for layer in layers) == arch['num_layers']
+    assert [layer.after for layer in layers].count('gelu') == arch['num_layers']
     assert not any(type(module) is nn.GELU for module in deployed.modules())
 
 
@@ -203,6 +203,38 @@ def test_linear_layers_keep_their_order_for_onednn(monkeypatch):
         model.stages[0].blocks[0].mlp.fc1.weight.mul_(2)
     assert error(outputs(deployed, images), outputs(model, images)) < 1e-5
     assert error(outputs(deployed, images), before) > 1e-3, 'the copy follows its weight'
+
+
+def test_convolutions_keep_their_order_for_any_size(monkeypatch):
+    conv = PackedConv2d(6, 8, 3, stride=2, padding=1)
+    plain = nn.Conv2d(6, 8, 3, stride=2, padding=1)
+    plain.load_state_dict(conv.state_dict())
+    for size in ((1, 6, 9, 7), (3, 6, 20, 31), (1, 6, 1, 1)):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            x = torch.randn(size).contiguous(memory_format=layout)
+            with torch.no_grad():
+                torch.testing.assert_close(conv(x), plain(x))
+    assert conv._kept is not None
+    strange = torch.randn(2, 9, 6, 14)[..., ::2].transpose(1, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(conv(strange), plain(strange))
+
+
+@pytest.mark.parametrize(
+    'options', [dict(groups=2), dict(padding='same', stride=1), dict(padding='valid'), dict(padding_mode='reflect'),
+                dict(bias=False), dict(dilation=2)],
+    ids=lambda options: next(iter(options)),
+)  # fmt: skip
+def test_convolutions_of_any_kind_are_equal(options):
+    options = dict(dict(stride=2, padding=1), **options)
+    conv, plain = (kind(6, 8, 3, **options) for kind in (PackedConv2d, nn.Conv2d))
+    plain.load_state_dict(conv.state_dict())
+    x = torch.randn(2, 6, 9, 7)
+    torch.testing.assert_close(conv(x), plain(x))
+    with torch.no_grad():
+        torch.testing.assert_close(conv(x), plain(x))
+        torch.testing.assert_close(conv(x[0]), plain(x[0]))
+        torch.testing.assert_close(conv.double()(x.double()), plain.double()(x.double()))
 
 
 # --- separate ------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from trunchier.ops import linear as module
-from trunchier.ops.linear import cpu_linear, linear, mlp, set_cpu_linear
+from trunchier.ops.linear import cpu_linear, linear, set_cpu_linear
 
 pytestmark = pytest.mark.skipif(
     not module._has_onednn(), reason='this torch has no linear layer of oneDNN'
@@ -96,20 +96,6 @@ def test_a_map_of_other_width_is_an_error(layer, choice):
     set_cpu_linear(choice)
     with pytest.raises(RuntimeError, match='shapes cannot be multiplied'):
         linear(torch.randn(40, 95), layer)
-
-
-@pytest.mark.parametrize('rows', [(200,), (2, 7, 9), (33,), (0,)])
-@torch.no_grad()
-def test_an_mlp_in_parts_is_the_whole_mlp(monkeypatch, products, rows):
-    monkeypatch.setattr(module, 'CACHED', 32 * 160)
-    set_cpu_linear('onednn')
-    first, second = nn.Linear(96, 160), nn.Linear(160, 64)
-    x = torch.randn(*rows, 96)
-    wanted = by_hand(by_hand(x, first, True), second, False)
-    torch.testing.assert_close(mlp(x, first, second).double(), wanted, rtol=1e-5, atol=1e-6)
-    parts = round(x[..., 0].numel() / 32)
-    if x.numel():
-        assert products == ['gelu', 'none'] * max(1, parts)
 
 
 # --- who multiplies ------------------------------------------------------------------------------

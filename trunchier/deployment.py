@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .models import HMR2Head, MeshEstimator, StageAdapter, groupmixformer, vmamba
 from .models.backbone import ResidualConv, SharedDepthwise, TruncatedBackbone
-from .ops.linear import PackedLinear
+from .ops.linear import PackedConv2d, PackedLinear, keep_freed_memory
 
 OURS = (TruncatedBackbone, MeshEstimator, StageAdapter, HMR2Head)
 # Classes of other libraries, by name: they are imported only by who has them.
@@ -65,10 +65,12 @@ def deploy(model, inplace=False, dtype=None):
                 module.__class__ = PackedLinear
             elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
                 module.to(memory_format=torch.channels_last)
+                if is_a(module, nn.Conv2d):
+                    module.__class__ = PackedConv2d
         model.requires_grad_(False)
         if dtype not in (None, torch.float32):
             _lower(model, dtype)
-    _keep_freed_memory()
+    keep_freed_memory()
     model.deployed = True
     model.train = partial(_refuse_training, model)
     model.register_load_state_dict_pre_hook(_refuse_weights)
@@ -137,9 +139,22 @@ def fold_sequence(modules):
         first, second = modules[i], modules[i + 1]
         if isinstance(second, _BatchNorm) and _is_foldable(first):
             modules[i + 1] = fold_norm(first, second)
-        elif is_a(first, nn.Linear) and is_a(second, nn.GELU) and second.approximate == 'none':
-            first.__class__, first.gelu = PackedLinear, True
-            modules[i + 1] = nn.Identity()
+        elif is_a(first, nn.Linear):
+            modules[i + 1] = fold_activation(first, None, second)
+
+
+def fold_activation(layer, norm, act):
+    """Let a linear layer apply the activation that follows it, and a norm that is folded.
+
+    Returns:
+        What stands in the activation's place.
+    """
+    is_exact_gelu = is_a(act, nn.GELU) and act.approximate == 'none'
+    after = 'gelu' if is_exact_gelu else 'hardswish' if is_a(act, nn.Hardswish) else None
+    if after is None or not isinstance(norm, (nn.Identity, type(None))):
+        return act
+    layer.__class__, layer.after = PackedLinear, after
+    return nn.Identity()
 
 
 def _is_foldable(layer):
@@ -164,6 +179,7 @@ def fold_stem(stem):
 
 def fold_embedding(embed):
     embed.norm = fold_norm(embed.pointwise, embed.norm)
+    embed.act = fold_activation(embed.pointwise, embed.norm, embed.act)
 
 
 def fold_block(block):
@@ -175,11 +191,11 @@ def fold_block(block):
 
 
 def fold_aggregator(group):
-    if group.conv is None:
-        group.norm = fold_norm(group.qkv, group.norm, times=3)
-    else:
+    last = group.qkv if group.conv is None else group.pointwise
+    group.norm = fold_norm(last, group.norm, times=3 if group.conv is None else 1)
+    group.act = fold_activation(last, group.norm, group.act)
+    if group.conv is not None:
         assert type(group.conv) is SharedDepthwise
-        group.norm = fold_norm(group.pointwise, group.norm)
         group.conv = like(group.conv, group.conv.weight.repeat(3, 1, 1, 1), None)
 
 
@@ -263,15 +279,3 @@ def _cast(value, dtype):
     if isinstance(value, dict):
         return {name: _cast(each, dtype) for name, each in value.items()}
     return type(value)(_cast(each, dtype) for each in value)
-
-
-# --- memory --------------------------------------------------------------------------------------
-
-
-def _keep_freed_memory():
-    """Let glibc keep what a network frees from one layer to the next.
-
-    It gives freed memory back to the system unless something as large was freed before; getting
-    it again for every layer took 20 % of a small GroupMixFormer's time. So something is: 31 MiB.
-    """
-    torch.empty(31 * 2**20, dtype=torch.uint8)

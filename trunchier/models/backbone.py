@@ -14,8 +14,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from ..ops.linear import mlp
-from ..ops.torch import CACHED, is_traced
+from ..ops.linear import linear
+from ..ops.torch import is_traced
+
+# Elements of a map that a CPU takes through the blocks at a time: what the blocks make of it, up to
+# four times as large, then stays below the 32 MB from which on glibc asks the system each time.
+PART = 2**20
 
 
 class TruncatedBackbone(BaseModule):
@@ -196,17 +200,17 @@ class Stage(nn.Module):
         if self.downsample is not None:
             x = self.downsample(x)
         if self._in_parts(x):
-            together = max(1, CACHED // x[0].numel())
+            together = max(1, PART // x[0].numel())
             return torch.cat([self._run(part) for part in x.split(together)])
         return self._run(x)
 
     def _in_parts(self, x):
-        """Whether samples go through the blocks a few at a time, so that they stay in the cache."""
+        """Whether samples go through the blocks a few at a time."""
         return (
             x.device.type == 'cpu'
             and not is_traced()
             and not self.training
-            and x.numel() > CACHED
+            and x.numel() > PART
             and len(x) > 1
             and not (torch.is_grad_enabled() and wants_gradient(self, x))
         )
@@ -253,7 +257,7 @@ class Mlp(nn.Module):
         self.fc2 = new_linear(hidden, channels)
 
     def forward(self, x):
-        return mlp(x, self.fc1, self.fc2)
+        return linear(linear(x, self.fc1, gelu=True), self.fc2)
 
 
 def new_linear(in_features, out_features, bias=True):

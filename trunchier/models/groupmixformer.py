@@ -97,9 +97,11 @@ class PatchEmbed(nn.Module):
         self.conv = depthwise(in_channels, 3, stride)
         self.pointwise = nn.Linear(in_channels, channels, bias=False)
         self.norm = nn.BatchNorm1d(channels)
+        self.act = nn.Hardswish()
 
     def forward(self, x):
-        return F.hardswish(norm_rows(linear(convolve(x, self.conv), self.pointwise), self.norm))
+        x = linear(convolve(x, self.conv), self.pointwise)
+        return self.act(norm_rows(x, self.norm))
 
 
 class GroupMixBlock(nn.Module):
@@ -185,6 +187,7 @@ class Aggregator(nn.Module):
         self.conv = SharedDepthwise(segment, kernel) if kernel > 1 else None
         self.pointwise = nn.Linear(segment, segment, bias=False) if kernel > 1 else None
         self.norm = nn.BatchNorm1d(segment)
+        self.act = nn.Hardswish()
 
     def forward(self, x):
         """(B, H, W, channels) -> (B, H, W, 3, segment)."""
@@ -194,7 +197,7 @@ class Aggregator(nn.Module):
         x = x.reshape(*x.shape[:3], 3, self.segment)
         if self.pointwise is not None:
             x = linear(x, self.pointwise)
-        return F.hardswish(norm_rows(x, self.norm))
+        return self.act(norm_rows(x, self.norm))
 
 
 class LocalAggregator(nn.Module):

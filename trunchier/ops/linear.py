@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd import forward_ad
 
-from .torch import CACHED, is_traced
+from .torch import is_traced
 
 CHOICES = ('auto', 'mkl', 'onednn')
 VARIABLE = 'TRUNCHIER_CPU_LINEAR'
@@ -29,9 +29,16 @@ VARIABLE = 'TRUNCHIER_CPU_LINEAR'
 KINDS = {'few rows': (8, 768, 768), 'many rows': (256, 256, 256)}
 FEW_ROWS = 32
 # Below these oneDNN is never faster: its call, or reading the weights, takes longer than the rest.
-OPERATIONS = ('linear_pointwise', 'reorder_linear_weight')
 LEAST_ROWS = 5
 LEAST_MACS = 2**20
+
+OPERATIONS = ('linear_pointwise', 'reorder_linear_weight', 'convolution_pointwise')
+# What may follow a product: arguments of oneDNN's, and the same by itself.
+AFTER = {
+    None: (('none', [], ''), lambda x: x),
+    'gelu': (('gelu', [], 'none'), F.gelu),
+    'hardswish': (('hardswish', [], ''), F.hardswish),
+}
 
 _choice = None  # None: what VARIABLE says, when it is first asked
 
@@ -41,65 +48,67 @@ def linear(x, layer, gelu=False):
 
     Args:
         x: (..., in_features), any strides.
-        layer: nn.Linear.
+        layer: nn.Linear, or a PackedLinear, which may know better what is behind it.
         gelu: apply the exact GELU to the result.
 
     Raises:
         ValueError: TRUNCHIER_CPU_LINEAR is set to something unknown.
     """
     weight, bias = layer.weight, layer.bias
+    packed = isinstance(layer, PackedLinear)
+    arguments, after = AFTER['gelu' if gelu else layer.after if packed else None]
     if _takes_onednn(x, weight, bias):
-        after = ('gelu', [], 'none') if gelu else ('none', [], '')
-        if isinstance(layer, PackedLinear):
-            weight = layer.packed()
-        return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, *after)
-    y = F.linear(x, weight, bias)
-    return F.gelu(y) if gelu else y
+        weight = layer.packed() if packed else weight
+        return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, *arguments)
+    return after(F.linear(x, weight, bias))
 
 
-def mlp(x, first, second):
-    """Two nn.Linear with a GELU between, in parts whose hidden map stays in the cache.
-
-    Args:
-        x: (..., in_features of first).
-
-    Returns:
-        (..., out_features of second).
-    """
-    parts = 1
-    if _takes_onednn(x, first.weight, first.bias):
-        rows = x.shape[:-1].numel()
-        parts = round(rows * first.out_features / CACHED)
-    if parts < 2:
-        return linear(linear(x, first, gelu=True), second)
-    some = x.reshape(rows, -1).split(-(-rows // parts))
-    y = torch.cat([linear(linear(rows, first, gelu=True), second) for rows in some])
-    return y.view(*x.shape[:-1], -1)
-
-
-class PackedLinear(nn.Linear):
-    """A linear layer that keeps its weight once more, in the order in which oneDNN reads it.
+class Packed:
+    """A layer that keeps its weight once more, in the order in which oneDNN reads it.
 
     That copy is made when it is first used; it takes as much memory as the weight.
     """
 
-    gelu = False  # apply the exact GELU to the result
     _kept = None  # what the copy was made of, the copy
 
-    def forward(self, x):
-        return linear(x, self, self.gelu)
-
-    def packed(self):
+    def packed(self, *how):
         """The weight for oneDNN's product; the copy follows changes of the weight."""
-        if self.weight.is_inference():  # does not say whether it was changed
-            return self.weight
-        made_of = self.weight.data_ptr(), self.weight._version
+        weight = self.weight
+        if weight.is_inference():  # does not say whether it was changed
+            return weight
+        made_of = weight.data_ptr(), weight._version
         if self._kept is None or self._kept[0] != made_of:
-            self._kept = made_of, torch.ops.mkldnn._reorder_linear_weight(self.weight.detach())
+            with torch.inference_mode(False), torch.no_grad():
+                self._kept = made_of, self.pack(weight.detach(), *how)
         return self._kept[1]
 
     def __getstate__(self):
         return {name: value for name, value in self.__dict__.items() if name != '_kept'}
+
+
+class PackedLinear(Packed, nn.Linear):
+    after = None  # key of AFTER
+
+    def forward(self, x):
+        return linear(x, self)
+
+    def pack(self, weight):
+        return torch.ops.mkldnn._reorder_linear_weight(weight)
+
+
+class PackedConv2d(Packed, nn.Conv2d):
+    def forward(self, x):
+        how = self.padding, self.stride, self.dilation, self.groups
+        is_usual = self.padding_mode == 'zeros' and type(self.padding) is tuple and x.dim() == 4
+        if not is_usual or not can_onednn(x, self.weight, self.bias):
+            return super().forward(x)
+        weight = self.packed(x.shape, *how)
+        arguments, _ = AFTER[None]
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *how, *arguments)
+
+    def pack(self, weight, shape, *how):
+        weight = weight.contiguous().to_mkldnn()
+        return torch._C._nn.mkldnn_reorder_conv2d_weight(weight, *how, list(shape))
 
 
 def cpu_linear():
@@ -143,7 +152,20 @@ def _checked(name, where):
 
 def _takes_onednn(x, weight, bias):
     """Whether `linear` is a product of oneDNN: it can be, and is the faster one or asked for."""
-    if (
+    if not can_onednn(x, weight, bias) or x.shape[-1] != weight.shape[1]:
+        return False  # F.linear has the better message for a wrong shape
+    choice = _chosen()
+    if choice == 'auto':
+        rows = x.numel() // x.shape[-1]
+        if rows < LEAST_ROWS or rows * weight.numel() < LEAST_MACS:
+            return False
+        choice = _faster('few rows' if rows < FEW_ROWS else 'many rows', _threads())
+    return choice == 'onednn' and weight.is_contiguous()
+
+
+def can_onednn(x, weight, bias):
+    """Whether a product of oneDNN does all that torch's own would be wanted for here."""
+    return not (
         is_traced()
         or not _has_onednn()
         or _autocasts()
@@ -152,19 +174,9 @@ def _takes_onednn(x, weight, bias):
         or torch.is_grad_enabled()
         and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad))
         or x.numel() == 0
-        or x.shape[-1] != weight.shape[1]  # F.linear has the better message
-        or not weight.is_contiguous()
         or not torch._C._get_mkldnn_enabled()
         or torch._C._len_torch_dispatch_stack() > 0  # such as a counter of operations
-    ):
-        return False
-    choice = _chosen()
-    if choice == 'auto':
-        rows = x.numel() // x.shape[-1]
-        if rows < LEAST_ROWS or rows * weight.numel() < LEAST_MACS:
-            return False
-        choice = _faster('few rows' if rows < FEW_ROWS else 'many rows', _threads())
-    return choice == 'onednn'
+    )
 
 
 def _is_plain(tensor):
@@ -203,6 +215,7 @@ def _faster(kind, threads):
     """'mkl' or 'onednn', whichever computes a product of this kind sooner."""
     if not _has_onednn():
         return 'mkl'
+    keep_freed_memory()
     seconds = _measure(kind)
     return 'onednn' if seconds['onednn'] < seconds['mkl'] else 'mkl'
 
@@ -224,3 +237,12 @@ def _measure(kind):
             task()
             seconds[name] = min(seconds[name], time.perf_counter() - start)
     return seconds
+
+
+def keep_freed_memory():
+    """Let glibc keep what a network frees from one layer to the next.
+
+    It gives freed memory back to the system unless something as large was freed before; getting
+    it again for every layer took 20 % of a small GroupMixFormer's time. So something is: 31 MiB.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8, device='cpu')
