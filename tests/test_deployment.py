@@ -221,10 +221,17 @@ def test_convolutions_keep_their_order_for_any_size(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'options', [dict(groups=2), dict(padding='same', stride=1), dict(padding='valid'), dict(padding_mode='reflect'),
-                dict(bias=False), dict(dilation=2)],
-    ids=lambda options: next(iter(options)),
-)  # fmt: skip
+    'options',
+    [
+        dict(groups=2),
+        dict(bias=False),
+        dict(dilation=2),
+        dict(padding='same', stride=1),
+        dict(padding='valid'),
+        dict(padding_mode='reflect'),
+    ],
+    ids=str,
+)
 def test_convolutions_of_any_kind_are_equal(options):
     options = dict(dict(stride=2, padding=1), **options)
     conv, plain = (kind(6, 8, 3, **options) for kind in (PackedConv2d, nn.Conv2d))

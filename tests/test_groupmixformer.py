@@ -70,6 +70,16 @@ def test_attention_is_what_it_is_token_by_token():
             torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.parametrize('width', [8, 24])
+def test_inference_mixes_heads_of_any_width_as_training_does(width):
+    q, k, v = torch.randn(3, 2, 3, 4, width * HEADS, dtype=torch.float64, requires_grad=True)
+    trained = linear_attention(q, k, v, 0.5)
+    with torch.no_grad():
+        torch.testing.assert_close(linear_attention(q, k, v, 0.5), trained)
+        none = torch.empty(0, 3, 4, width * HEADS)
+        assert linear_attention(none, none, none).shape == none.shape
+
+
 @torch.no_grad()
 def test_group_mix_attention_follows_the_paper():
     # In the paper's terms: project, cut, aggregate each of q, k, v, attend, add positions.

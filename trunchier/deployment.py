@@ -56,10 +56,9 @@ def deploy(model, inplace=False, dtype=None):
     model.eval()
     model.requires_grad_(False)
     with torch.no_grad():
-        for module in list(model.modules()):
-            for kind, fold in FOLDS.items():
-                if is_a(module, kind):
-                    fold(module)
+        for kind, fold in FOLDS.items():
+            for module in [module for module in model.modules() if is_a(module, kind)]:
+                fold(module)
         for module in list(model.modules()):
             if is_a(module, nn.Linear):
                 module.__class__ = PackedLinear
@@ -191,23 +190,44 @@ def fold_block(block):
 
 
 def fold_aggregator(group):
-    last = group.qkv if group.conv is None else group.pointwise
-    group.norm = fold_norm(last, group.norm, times=3 if group.conv is None else 1)
-    group.act = fold_activation(last, group.norm, group.act)
-    if group.conv is not None:
+    if group.conv is None:
+        group.norm = fold_norm(group.qkv, group.norm, times=3)
+    else:
+        group.norm = fold_norm(group.pointwise, group.norm)
+        group.act = fold_activation(group.pointwise, group.norm, group.act)
         assert type(group.conv) is SharedDepthwise
         group.conv = like(group.conv, group.conv.weight.repeat(3, 1, 1, 1), None)
 
 
-def fold_positions(att):
-    """Depthwise convolutions of the heads by kernels of three sizes: one of the largest."""
-    side = max(conv.kernel_size[0] for conv in att.positions)
+def fold_attention(att):
+    """One projection for all segments, one convolution for all positions."""
+    parts = [*att.groups, att.local]
+    att.qkv = merge_linears([part.qkv for part in parts])
+    for part in parts:
+        del part.qkv
+    att.positions = nn.ModuleList([merge_depthwise(att.positions)])
+
+
+def merge_linears(layers):
+    """Linear layers of the same input as one; their outputs follow each other."""
+    with torch.device(layers[0].weight.device):
+        merged = nn.Linear(
+            layers[0].in_features, sum(layer.out_features for layer in layers),
+            dtype=layers[0].weight.dtype,
+        )  # fmt: skip
+    merged.weight.data = torch.cat([layer.weight for layer in layers])
+    merged.bias.data = torch.cat([layer.bias for layer in layers])
+    return merged.eval()
+
+
+def merge_depthwise(convs):
+    """Depthwise convolutions of channels that follow each other, by kernels of several sizes."""
+    side = max(conv.kernel_size[0] for conv in convs)
     weights = []
-    for conv in att.positions:
+    for conv in convs:
         margin = (side - conv.kernel_size[0]) // 2
         weights.append(nn.functional.pad(conv.weight, (margin,) * 4))
-    bias = torch.cat([conv.bias for conv in att.positions])
-    att.positions = nn.ModuleList([like(att.positions[0], torch.cat(weights), bias)])
+    return like(convs[0], torch.cat(weights), torch.cat([conv.bias for conv in convs]))
 
 
 def like(conv, weight, bias):
@@ -230,7 +250,7 @@ FOLDS = {
     groupmixformer.PatchEmbed: fold_embedding,
     groupmixformer.GroupMixBlock: fold_block,
     groupmixformer.Aggregator: fold_aggregator,
-    groupmixformer.GroupMixAttention: fold_positions,
+    groupmixformer.GroupMixAttention: fold_attention,  # after its groups
 }
 
 

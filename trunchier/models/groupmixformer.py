@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import nn
 
-from ..ops.linear import linear
+from ..ops.linear import linear, product
+from ..ops.torch import is_traced
 from .backbone import (
     Mlp,
     ResidualConv,
@@ -39,6 +40,7 @@ KERNELS = (1, 3, 5, 7)  # aggregators of the four
 HEADS = 8
 POSITION_KERNELS = {3: 2, 5: 3, 7: 3}  # kernel: how many heads
 BLOCK_EPS = 1e-6
+NARROW = 16  # channels of a head
 
 
 @MODELS.register_module()
@@ -144,13 +146,21 @@ class GroupMixAttention(nn.Module):
             depthwise(heads * width, kernel, bias=True)
             for kernel, heads in POSITION_KERNELS.items()
         )
+        self.qkv = None  # those of the groups and of `local` as one, where deployed
         self.proj = new_linear(channels, channels)
 
     def forward(self, x):
-        groups = [group(x) for group in self.groups]  # (B, H, W, 3, segment) each
+        *segments, past = self.project(x)
+        groups = [group(each) for group, each in zip(self.groups, segments, strict=True)]
         q, k, v = (torch.cat([group[..., i, :] for group in groups], -1) for i in range(3))
         mixed = torch.addcmul(linear_attention(q, k, v, self.scale), q, self.position(v))
-        return linear(torch.cat([mixed, self.local(x)], -1), self.proj)
+        return linear(torch.cat([mixed, self.local(past)], -1), self.proj)
+
+    def project(self, x):
+        """q, k and v of each segment: five of (B, H, W, 3 * segment)."""
+        if self.qkv is not None:
+            return linear(x, self.qkv).chunk(SEGMENTS, -1)
+        return [linear(x, part.qkv) for part in (*self.groups, self.local)]
 
     def position(self, v):
         """Each head's v, convolved."""
@@ -173,8 +183,29 @@ def linear_attention(q, k, v, scale=1.0):
     batch, height, width, channels = q.shape
     shape = batch, height * width, HEADS, channels // HEADS
     q, k, v = (t.view(shape).transpose(1, 2) for t in (q, k.flatten(1, 2).softmax(1), v))
-    mixed = q @ (k.transpose(2, 3) @ v * scale)  # (B, HEADS, H*W, C/HEADS)
-    return mixed.transpose(1, 2).reshape(batch, height, width, channels)
+    mixers = k.transpose(2, 3) @ v * scale  # (B, HEADS, C/HEADS, C/HEADS)
+    narrow = channels < NARROW * HEADS and not (is_traced() or q.requires_grad)
+    if narrow and batch:
+        mixed = mix_at_once(q.transpose(1, 2).flatten(2), mixers)
+    else:
+        mixed = (q @ mixers).transpose(1, 2)  # (B, H*W, HEADS, C/HEADS)
+    return mixed.reshape(batch, height, width, channels)
+
+
+def mix_at_once(q, mixers):
+    """All heads by one matrix, with those of the heads on its diagonal: faster for narrow heads.
+
+    Args:
+        q: (B, N, C). mixers: (B, HEADS, C/HEADS, C/HEADS).
+
+    Returns:
+        (B, N, C).
+    """
+    batch, heads, width, _ = mixers.shape
+    weight = mixers.new_zeros(batch, heads, width, heads, width)  # out, in
+    weight.diagonal(dim1=1, dim2=3).copy_(mixers.permute(0, 3, 2, 1))
+    weight = weight.view(batch, heads * width, heads * width)
+    return torch.stack([product(x, w) for x, w in zip(q, weight, strict=True)])
 
 
 class Aggregator(nn.Module):
@@ -190,8 +221,7 @@ class Aggregator(nn.Module):
         self.act = nn.Hardswish()
 
     def forward(self, x):
-        """(B, H, W, channels) -> (B, H, W, 3, segment)."""
-        x = linear(x, self.qkv)
+        """(B, H, W, 3 * segment), projected, -> (B, H, W, 3, segment)."""
         if self.conv is not None:
             x = convolve(x, self.conv)
         x = x.reshape(*x.shape[:3], 3, self.segment)
@@ -211,7 +241,7 @@ class LocalAggregator(nn.Module):
         self.norm = nn.LayerNorm(segment)
 
     def forward(self, x):
-        x = convolve(linear(x, self.qkv), self.conv)
+        x = convolve(x, self.conv)
         return F.hardswish(self.norm(linear(x, self.pointwise)))
 
 

@@ -54,13 +54,18 @@ def linear(x, layer, gelu=False):
     Raises:
         ValueError: TRUNCHIER_CPU_LINEAR is set to something unknown.
     """
-    weight, bias = layer.weight, layer.bias
-    packed = isinstance(layer, PackedLinear)
-    arguments, after = AFTER['gelu' if gelu else layer.after if packed else None]
+    packed = layer.packed if isinstance(layer, PackedLinear) else None
+    after = 'gelu' if gelu else layer.after if packed else None
+    return product(x, layer.weight, layer.bias, after, packed)
+
+
+def product(x, weight, bias=None, after=None, packed=None):
+    """F.linear(x, weight, bias), and `after` (key of AFTER); `packed()` is oneDNN's weight."""
+    arguments, function = AFTER[after]
     if _takes_onednn(x, weight, bias):
-        weight = layer.packed() if packed else weight
+        weight = packed() if packed else weight
         return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, *arguments)
-    return after(F.linear(x, weight, bias))
+    return function(F.linear(x, weight, bias))
 
 
 class Packed:
@@ -185,7 +190,7 @@ def _is_plain(tensor):
         type(tensor) in (torch.Tensor, nn.Parameter)
         and tensor.dtype is torch.float32
         and tensor.layout is torch.strided
-        and tensor.device.type == 'cpu'
+        and tensor.is_cpu
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
     )
 
