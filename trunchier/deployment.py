@@ -36,8 +36,8 @@ def deploy(model, inplace=False, dtype=None):
             takes and returns; docs/deploy.md says what that costs in accuracy. None: as it is.
 
     Returns:
-        A model of the same class with the same methods, equal up to rounding (1e-5 of an output's
-        standard deviation in float32). It stays in eval mode, and its parameters want no gradient.
+        A model of the same class with the same methods, equal up to rounding (below 1e-4 of an
+        output's standard deviation in float32). It stays in eval mode and wants no gradient.
 
     Raises:
         TypeError: another kind of model, or another dtype.

@@ -40,6 +40,8 @@ AFTER = {
     'hardswish': (('hardswish', [], ''), F.hardswish),
 }
 
+PLAIN = {torch.Tensor, nn.Parameter}  # no stand-in for a tensor
+
 _choice = None  # None: what VARIABLE says, when it is first asked
 
 
@@ -181,17 +183,17 @@ def can_onednn(x, weight, bias):
         or x.numel() == 0
         or not torch._C._get_mkldnn_enabled()
         or torch._C._len_torch_dispatch_stack() > 0  # such as a counter of operations
+        or torch._C._functorch.peek_interpreter_stack() is not None  # such as vmap
     )
 
 
 def _is_plain(tensor):
-    """A float32 tensor in the CPU's memory, and no stand-in for one."""
+    """A float32 tensor in the CPU's memory."""
     return (
-        type(tensor) in (torch.Tensor, nn.Parameter)
+        type(tensor) in PLAIN
         and tensor.dtype is torch.float32
         and tensor.layout is torch.strided
         and tensor.is_cpu
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
     )
 
 
