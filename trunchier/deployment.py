@@ -72,7 +72,7 @@ def deploy(model, inplace=False, dtype=None):
     keep_freed_memory()
     model.deployed = True
     model.train = partial(_refuse_training, model)
-    model.register_load_state_dict_pre_hook(_refuse_weights)
+    model._register_load_state_dict_pre_hook(_refuse_weights, with_module=True)
     return model
 
 
