@@ -215,7 +215,8 @@ def time_networks(built, dtype, batch, args):
     tasks, rows = {}, []
     with torch.no_grad(), tf32(dtype == 'tf32'):
         for who, module in built.items():
-            module = module.eval().to(args.device, DTYPES[dtype])
+            module.eval()  # mmpretrain's returns None
+            module = module.to(args.device, DTYPES[dtype])
             if args.channels_last:
                 module = module.to(memory_format=torch.channels_last)
             for mode in args.compile if who == 'ours' else ['no']:
