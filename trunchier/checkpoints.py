@@ -353,6 +353,7 @@ def save_weights(state, path, note=None):
         from safetensors.torch import save_file
 
         save_file(state, part, None if note is None else dict(note=note))
+        part.chmod(0o644)  # safetensors keeps it from everybody else
     elif path.suffix == '.pth':
         torch.save(dict(state_dict=state), part)
     else:

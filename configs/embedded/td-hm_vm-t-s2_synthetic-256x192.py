@@ -9,7 +9,7 @@ codec = dict(type='UDPHeatmap', input_size=(192, 256), heatmap_size=(48, 64), si
 model = dict(head=dict(decoder=codec))
 load_from = 'work_dirs/td-hm_vm-t-s2_synthetic-128x96/epoch_2.pth'
 
-train_cfg = dict(max_epochs=1)
+train_cfg = dict(max_epochs=1, val_interval=1)
 optim_wrapper = dict(optimizer=dict(lr=3e-4))
 param_scheduler = [
     dict(type='LinearLR', begin=0, end=30, start_factor=0.01, by_epoch=False),
