@@ -191,6 +191,8 @@ def test_an_interrupted_command_says_how_to_go_on_and_does(models, tmp_path):
     process = subprocess.Popen(
         [sys.executable, '-W', 'ignore', ROOT / 'tools/predict.py', *command],
         stderr=subprocess.PIPE, text=True,
+        # Children of a shell's background job ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     begin = time.monotonic()
     while not list(tmp_path.glob('out/.clip.part/*.mp4')) and time.monotonic() - begin < 120:

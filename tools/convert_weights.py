@@ -27,9 +27,12 @@ def main(arguments=None):
     parser.add_argument(
         '--note', help='what to know about the weights, kept in a .safetensors file'
     )
+    parser.add_argument('--drop', metavar='PREFIX', help='leave out what begins so')
     args = parser.parse_args(arguments)
     try:
         state = read_official(args.src)
+        if args.drop:
+            state = {k: v for k, v in state.items() if not k.startswith(args.drop)}
         if args.half:
             state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
         save_weights(state, args.dst, args.note)

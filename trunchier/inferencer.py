@@ -28,7 +28,7 @@ from .geometry import (
     matrix_to_rotation_6d,
     rotation_6d_to_matrix,
 )
-from .loading import find_config, find_weights, load_weights, pick_device, weights_note
+from .loading import find_model, load_weights, pick_device, weights_note
 from .saving import Saver
 from .streams import Begin, End, Job, Report, Stopwatch, ahead, batches
 from .visualizer import KeypointPainter, MeshPainter
@@ -90,8 +90,7 @@ class _Inferencer:
             raise ValueError(f'precision must be one of {", ".join(PRECISIONS)}, got {precision!r}')
         if batch_size < 1:
             raise ValueError(f'batch_size must be 1 or more, got {batch_size}')
-        self.cfg, self.name = find_config(model, self.task)
-        self.weights = find_weights(self.name, weights)
+        self.cfg, self.name, self.weights = find_model(model, self.task, weights)
         self.device = pick_device(device)
         self.find_people = detection.find_people(
             det_model, str(self.device), det_weights, bbox_thr, nms_thr

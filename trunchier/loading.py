@@ -11,6 +11,10 @@ from .checkpoints import load_official, local_file, read_weights, unwrap
 
 PACKAGE = Path(__file__).parent
 WEIGHTS = PACKAGE / 'weights'  # what comes with the package: PAPER-NAME.safetensors
+TRAINED_BY = {  # the configs of those
+    'VMPose-T-S2': 'configs/embedded/td-hm_vm-t-s2_synthetic-256x192.py',
+    'VMHMR2.0-T-S2': 'configs/embedded/hmr2_vm-t-s2_synthetic-128.py',
+}
 
 
 def model_names(task):
@@ -42,8 +46,7 @@ def find_config(model, task):
     for encoder, name in names.items():
         path = Path(zoo.config_path(encoder, task))
         if text.lower() in (name.lower(), encoder, path.stem):
-            root = PACKAGE.parent if (PACKAGE.parent / path).is_file() else PACKAGE / '.mim'
-            return Config.fromfile(root / path), name
+            return Config.fromfile(_shipped(path)), name
     if text.endswith('.py'):
         if not Path(text).is_file():
             raise FileNotFoundError(f'no config {text} (from {Path.cwd()})')
@@ -63,6 +66,33 @@ def find_config(model, task):
     raise ValueError(
         f'no {task} model {text!r}; {hint or "choose from " + ", ".join(names.values())}'
     )
+
+
+def find_model(model, task, weights=None):
+    """Config, name and weights of a model.
+
+    Weights that come with the package come with the config that they were trained by (the mesh
+    model's crops are half as large as the paper's), unless `model` is a config itself.
+
+    Args:
+        model, task: see `find_config`.
+        weights: see `find_weights`.
+
+    Returns:
+        mmengine Config, str, path of the weights.
+    """
+    cfg, name = find_config(model, task)
+    path = find_weights(name, weights)
+    by_name = isinstance(model, str) and not model.endswith('.py')
+    if weights is None and by_name and name in TRAINED_BY:
+        cfg = type(cfg).fromfile(_shipped(TRAINED_BY[name]))
+    return cfg, name, path
+
+
+def _shipped(path):
+    """A config of the repository, in a checkout or in an installed wheel."""
+    root = PACKAGE.parent if (PACKAGE.parent / path).is_file() else PACKAGE / '.mim'
+    return root / path
 
 
 def find_weights(name, weights):

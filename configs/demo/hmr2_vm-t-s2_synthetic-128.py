@@ -7,7 +7,7 @@ model = model_cfg('vm-t-s2', 'mesh')
 model['backbone'].update(drop_path_rate=0.0, frozen_stages=2)
 model['init_cfg'].update(checkpoint='demo/pose/epoch_2.pth')
 # Means over the batch, and more of what 3D pose depends on: it has to learn fast.
-model['loss'] = dict(reduction='mean', keypoints_2d=0.05, global_orient=0.05, body_pose=0.02)
+model['loss'] = dict(reduction='mean', keypoints_2d=0.05, global_orient=0.1, body_pose=0.2)
 
 train_cfg = dict(max_iters=1000, val_interval=1000)
 optim_wrapper = dict(

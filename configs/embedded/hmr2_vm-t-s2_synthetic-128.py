@@ -1,4 +1,4 @@
-"""First half of the mesh weights that come with the package: small crops, from the pose model.
+"""The mesh weights that come with the package: small crops, from the pose model of such crops.
 
 See README.md here for the commands.
 """
