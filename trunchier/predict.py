@@ -14,6 +14,7 @@ HELP = """Poses or bodies of the people in pictures and videos, drawn and saved.
 INPUT is a picture, a video, a folder of them, a glob in quotes, or a camera (camera, camera:1).
 """
 EXAMPLES = """examples:
+  predict photo.jpg                              with the weights that come along
   predict photo.jpg --model VMPose-T-S2 --weights pose.pth
   predict photos/ 'more/*.png' --model VMHMR2.0-T-S2 --weights mesh.pth --save json,npz,glb,images
   predict clip.mp4 --model vm-t-s2 --weights pose.pth --boxes yolox_nano.onnx --smooth
