@@ -35,6 +35,9 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
+if 'pipeline' in sys.argv:
+    os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # as tools/predict.py does
+
 import networks
 import numpy as np
 import torch
