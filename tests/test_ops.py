@@ -198,26 +198,6 @@ def test_float32_is_exact_to_1e_5_at_any_decay(decay, dimensions, backend):
     assert worst_error(found, wanted) < 1e-5
 
 
-@needs_numba
-def test_numba_exp_and_softplus_are_exact_to_3e_7():
-    from trunchier.ops import numba as backend
-
-    @backend.numba.njit(fastmath=backend.FREE)
-    def evaluate(x, exps, softpluses, slopes):
-        for i in range(len(x)):
-            exps[i] = backend.exp(-abs(x[i]))
-            softpluses[i] = backend.softplus(x[i])
-            slopes[i] = backend.sigmoid(x[i])
-
-    x = np.linspace(-86, 86, 1_000_001).astype(np.float32)
-    exps, softpluses, slopes = np.empty((3, len(x)), np.float32)
-    evaluate(x, exps, softpluses, slopes)
-    x = x.astype(np.float64)
-    np.testing.assert_allclose(exps, np.exp(-abs(x)), rtol=3e-7)
-    np.testing.assert_allclose(softpluses, np.logaddexp(0, x), rtol=3e-7)
-    np.testing.assert_allclose(slopes, np.exp(-np.logaddexp(0, -x)), rtol=5e-7)
-
-
 @pytest.mark.parametrize('name', NAMES_2D)
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 @pytest.mark.parametrize('backend', ['torch', pytest.param('numba', marks=needs_numba)])
@@ -293,22 +273,6 @@ def test_empty_maps_give_empty_results():
         found = output_and_gradients(selective_scan_2d, maps(*shape, 5))
         assert found['out'].shape == (*shape, 5)
         assert not found['A'].any()
-
-
-@needs_numba
-def test_numba_compiles_where_nothing_can_be_kept(monkeypatch):
-    from trunchier.ops import numba as backend
-
-    def njit(cache=False, **options):
-        def compile_it(function):
-            if cache:
-                raise RuntimeError('cannot cache function: no locator available')
-            return function
-
-        return compile_it
-
-    monkeypatch.setattr(backend.numba, 'njit', njit)
-    assert backend.compiled(abs) is abs
 
 
 # --- graphs --------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .models import HMR2Head, MeshEstimator, StageAdapter, groupmixformer, vmamba
 from .models.backbone import ResidualConv, SharedDepthwise, TruncatedBackbone
+from .ops import cpu_kernels
 from .ops.linear import PackedConv2d, PackedLinear, keep_freed_memory
 
 OURS = (TruncatedBackbone, MeshEstimator, StageAdapter, HMR2Head)
@@ -200,12 +201,42 @@ def fold_aggregator(group):
 
 
 def fold_attention(att):
-    """One projection for all segments, one convolution for all positions."""
+    """One projection for all segments, one convolution for all positions; or all by one kernel."""
     parts = [*att.groups, att.local]
+    att.weights = pack_attention(att)
     att.qkv = merge_linears([part.qkv for part in parts])
     for part in parts:
         del part.qkv
     att.positions = nn.ModuleList([merge_depthwise(att.positions)])
+
+
+def pack_attention(att):
+    """Weights of `ops.fused.mix_groups`; None where it cannot do this attention."""
+    kernels, segment = cpu_kernels(), att.groups[0].segment
+    norms = [group.norm for group in att.groups]
+    if not kernels or not kernels.fits_groups(segment) or not _all_identities(norms):
+        return None
+
+    def taps(convs):
+        return torch.cat([conv.weight.flatten(1).t().flatten() for conv in convs])
+
+    convolved = att.groups[1:]
+    pointwise = [group.pointwise for group in convolved]
+    weights = dict(
+        taps=taps([*(group.conv for group in convolved), att.local.conv]),
+        pointwise=torch.stack([layer.weight.t() for layer in pointwise]),
+        bias=torch.cat([layer.bias for layer in pointwise]),
+        local=att.local.pointwise.weight.t(),
+        norm=torch.stack([att.local.norm.weight, att.local.norm.bias]),
+        position_taps=taps(att.positions),
+        position_bias=torch.cat([conv.bias for conv in att.positions]),
+    )
+    arrays = {name: w.cpu().float().contiguous().numpy() for name, w in weights.items()}
+    return kernels.GroupMix(segment=segment, eps=att.local.norm.eps, scale=att.scale, **arrays)
+
+
+def _all_identities(modules):
+    return all(isinstance(module, nn.Identity) for module in modules)
 
 
 def merge_linears(layers):

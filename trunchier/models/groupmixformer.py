@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import nn
 
+from ..ops import kernels_for
 from ..ops.linear import linear, product
 from ..ops.torch import is_traced
 from .backbone import (
@@ -146,10 +147,14 @@ class GroupMixAttention(nn.Module):
             depthwise(heads * width, kernel, bias=True)
             for kernel, heads in POSITION_KERNELS.items()
         )
-        self.qkv = None  # those of the groups and of `local` as one, where deployed
         self.proj = new_linear(channels, channels)
+        # Where deployed:
+        self.qkv = None  # those of the groups and of `local` as one
+        self.weights = None  # all others for `ops.fused.mix_groups`, where that can be used
 
     def forward(self, x):
+        if self.weights is not None and (kernels := kernels_for(x)):
+            return linear(kernels.mix_groups(linear(x, self.qkv), self.weights), self.proj)
         *segments, past = self.project(x)
         groups = [group(each) for group, each in zip(self.groups, segments, strict=True)]
         q, k, v = (torch.cat([group[..., i, :] for group in groups], -1) for i in range(3))

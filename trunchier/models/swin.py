@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import nn
 
+from ..ops import kernels_for
 from ..ops.linear import linear
 from .backbone import Mlp, TruncatedBackbone, add_branch, new_linear
 
@@ -37,6 +38,7 @@ PLACES = WINDOW**2
 PATCH = 4
 MLP_RATIO = 4
 MASKED = -100.0
+LEAST_FUSED = 16  # channels of a head, for the compiled attention
 
 
 @MODELS.register_module()
@@ -140,19 +142,22 @@ class WindowAttention(nn.Module):
         heads, size = self.num_heads, channels // self.num_heads
         layout = window_layout(index(height), index(width), self.shift, x.device)
         windows = layout.windows
-
         qkv = linear(x, self.qkv).view(batch, height * width, 3 * channels)
-        qkv = to_windows(qkv, self.qkv.bias, layout).view(batch, windows, PLACES, 3, heads, size)
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)  # (B, windows, heads, PLACES, size) each
-
         bias = self.relative_position_bias_table.t().index_select(1, layout.offsets)
-        bias = bias.view(1, heads, PLACES, PLACES)
-        if self.shift:
-            bias = bias + layout.mask[:, None]
-        x = attend(q, k, v, bias).reshape(batch, windows * PLACES, channels)
+        bias = bias.view(heads, PLACES, PLACES)
 
-        x = to_tokens(x, layout).view(batch, height, width, channels)
-        return linear(x, self.proj)
+        kernels = kernels_for(qkv, bias, self.qkv.bias) if size >= LEAST_FUSED else None
+        if kernels:
+            region = layout.region if self.shift else None
+            x = kernels.attend_windows(qkv, self.qkv.bias, bias, layout.tokens, region, MASKED)
+        else:
+            places = to_windows(qkv, self.qkv.bias, layout)
+            places = places.view(batch, windows, PLACES, 3, heads, size)
+            q, k, v = places.permute(3, 0, 1, 4, 2, 5).unbind(0)  # (B, windows, heads, PLACES, d)
+            bias = bias + layout.mask[:, None] if self.shift else bias[None]
+            x = attend(q, k, v, bias).reshape(batch, windows * PLACES, channels)
+            x = to_tokens(x, layout)
+        return linear(x.view(batch, height, width, channels), self.proj)
 
 
 def attend(q, k, v, bias):
@@ -183,6 +188,8 @@ class Layout(NamedTuple):
     into: torch.Tensor  # (windows * PLACES,) the token of each place; any token at padded places
     padded: torch.Tensor  # the places that no token fills
     back: torch.Tensor  # (tokens,) the place of each token
+    tokens: torch.Tensor  # (windows, PLACES) int32, the token of each place, or -1
+    region: torch.Tensor  # (windows, PLACES) int32, places of one see each other
     mask: torch.Tensor  # (windows, PLACES, PLACES) 0, or MASKED across the seam
     offsets: torch.Tensor  # (PLACES * PLACES,) row of the bias table, by query and key
 
@@ -281,13 +288,17 @@ def plan_windows(height, width, shift):
     # Across a seam lie the last `shift` rows, which came from the top.
     row = np.digitize(np.arange(rows), [rows - WINDOW, rows - SHIFT])
     column = np.digitize(np.arange(columns), [columns - WINDOW, columns - SHIFT])
-    region = _windows(3 * row[:, None] + column)
+    region = _windows(3 * row[:, None] + column).astype(np.int32)
     mask = np.where(region[:, :, None] == region[:, None], 0, MASKED).astype(np.float32)
 
     y, x = np.divmod(np.arange(PLACES), WINDOW)
     apart = [axis[:, None] - axis + WINDOW - 1 for axis in (y, x)]
     offsets = (apart[0] * (2 * WINDOW - 1) + apart[1]).ravel()
-    return dict(into=into, padded=padded, back=back, mask=mask, offsets=offsets)
+    tokens = tokens.astype(np.int32)
+    return dict(
+        into=into, padded=padded, back=back, tokens=tokens, region=region, mask=mask,
+        offsets=offsets,
+    )  # fmt: skip
 
 
 def _windows(grid):

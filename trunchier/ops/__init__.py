@@ -19,6 +19,7 @@ from torch.nn import Parameter
 
 from . import reference
 from . import torch as _torch  # binds ops.torch: do not `import torch` in this file
+from .linear import only_computes
 
 __all__ = ['BACKENDS', 'available_backends', 'selective_scan', 'selective_scan_2d']
 
@@ -116,6 +117,16 @@ def selective_scan_2d(x, projection, A, D, delta_weight, delta_bias, backend='au
 def available_backends():
     """{name: 'available', or why it is not and what to do}; for tensors on its own device."""
     return {name: _missing(name) or 'available' for name in BACKENDS}
+
+
+def kernels_for(*tensors):
+    """The module `ops.fused` where its kernels can do what is wanted of `tensors`, else None."""
+    return cpu_kernels() if only_computes(*tensors) else None
+
+
+def cpu_kernels():
+    """The module `ops.fused`, or None where numba is not."""
+    return None if _missing('numba') else importlib.import_module(f'{__name__}.fused')
 
 
 def _backend(name, x):

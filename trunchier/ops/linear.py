@@ -172,16 +172,25 @@ def _takes_onednn(x, weight, bias):
 
 def can_onednn(x, weight, bias):
     """Whether a product of oneDNN does all that torch's own would be wanted for here."""
+    tensors = (x, weight) if bias is None else (x, weight, bias)
+    return only_computes(*tensors) and _has_onednn() and torch._C._get_mkldnn_enabled()
+
+
+def only_computes(*tensors):
+    """Whether nothing but a result in float32 on the CPU is wanted of an operation on `tensors`.
+
+    False where a graph is traced, a gradient is recorded, autocast or a mode of torch's changes
+    what operations do, or there is nothing to compute.
+    """
     return not (
         is_traced()
-        or not _has_onednn()
+        or not _TELLS_TRACING
         or _autocasts()
         or forward_ad._current_level >= 0
-        or not (_is_plain(x) and _is_plain(weight) and (bias is None or _is_plain(bias)))
+        or not all(_is_plain(tensor) for tensor in tensors)
         or torch.is_grad_enabled()
-        and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad))
-        or x.numel() == 0
-        or not torch._C._get_mkldnn_enabled()
+        and any(tensor.requires_grad for tensor in tensors)
+        or tensors[0].numel() == 0
         or torch._C._len_torch_dispatch_stack() > 0  # such as a counter of operations
         or torch._C._functorch.peek_interpreter_stack() is not None  # such as vmap
     )
@@ -199,11 +208,9 @@ def _is_plain(tensor):
 
 @functools.lru_cache
 def _has_onednn():
-    """Whether torch has the product, and says when it is traced (torch >= 2.3)."""
-    return (
-        torch.backends.mkldnn.is_available()
-        and all(hasattr(torch.ops.mkldnn, f'_{name}') for name in OPERATIONS)
-        and hasattr(torch.compiler, 'is_compiling')
+    """Whether torch has the product."""
+    return torch.backends.mkldnn.is_available() and all(
+        hasattr(torch.ops.mkldnn, f'_{name}') for name in OPERATIONS
     )
 
 
@@ -213,6 +220,7 @@ def _autocasts():
     return torch.is_autocast_enabled('cpu')
 
 
+_TELLS_TRACING = hasattr(torch.compiler, 'is_compiling')  # torch >= 2.3
 _OLD_AUTOCAST = not hasattr(torch.amp, 'is_autocast_available')  # torch < 2.4
 _threads = torch.get_num_threads
 

@@ -1,34 +1,17 @@
 """The selective scan on CPU, step by step as in `reference`, compiled by numba.
 
 One pass over memory a direction: the channels of a pixel fill whole vector registers, and delta,
-decay and state never leave the cache. Single precision; exp and log1p are polynomials with errors
-of 3e-7, as a call to the C library would keep the compiler from using vectors. Compiled at the
-first call (some seconds), then kept on disk by numba. The backward pass keeps the inputs alone.
+decay and state never leave the cache. Each thread has channels of its own. Single precision; exp
+and log1p are polynomials with errors of 3e-7. Compiled at the first call (some seconds), then kept
+on disk by numba. The backward pass keeps the inputs alone.
 """
 
-import numba
 import numpy as np
 import torch
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 from torch.autograd.function import once_differentiable
 
+from .native import LANES, bounds, compiled, exp, f32, in_parallel, inlined, sigmoid, softplus, team
 from .torch import CACHED, exactly
-
-f32, i32 = np.float32, np.int32
-
-FREE = {'contract', 'reassoc', 'nsz', 'arcp'}  # sums may be reordered into vectors; NaN stays NaN
-inlined = numba.njit(fastmath=FREE, error_model='numpy', inline='always')
-
-
-def compiled(function):
-    """Decorator: compile, and keep the result on disk where numba finds a folder for it."""
-    options = dict(fastmath=FREE, error_model='numpy', nogil=True)
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return numba.njit(**options)(function)
 
 
 def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=True):
@@ -60,7 +43,7 @@ class _SelectiveScan2d(torch.autograd.Function):
                 arrays = _arrays(pixels[some], projected[some], A, y[some])
                 for way, order in enumerate(_orders(height, width)):
                     z = _before_softplus(projected[some], weight, bias, way)
-                    scan_way(z.numpy(), *arrays, way, order, True)
+                    scan_way(_crew(z, A), z.numpy(), *arrays, way, order, True)
             return y.view(x.shape).to(x.dtype)
 
     @staticmethod
@@ -78,10 +61,10 @@ class _SelectiveScan2d(torch.autograd.Function):
             )
             for some in _parts(pixels):
                 arrays = _arrays(pixels[some], projected[some], A, grad_y[some])
-                grads = _arrays(grad_x[some], grad_projected[some], grad_A)
                 for way, order in enumerate(_orders(height, width)):
                     z = _before_softplus(projected[some], weight, bias, way)
-                    scan_way_back(z.numpy(), *arrays, way, order, True, *grads)
+                    sums = grad_projected[some, :, way], grad_A[way]
+                    _scan_back(z, arrays, way, order, True, grad_x[some], *sums)
                     z = z.flatten(0, 1)  # by now its gradient
                     low, grad_low = (
                         t[some, :, way, : weight.shape[2]] for t in (projected, grad_projected)
@@ -152,7 +135,7 @@ class _SelectiveScan(torch.autograd.Function):
             y = torch.zeros_like(x) if D is None else x * _per_channel(D, x)
             for k in range(groups):
                 arrays = _arrays(z[k], x[k], projected, A, y[k])
-                scan_way(*arrays, k, (0, 1, 0, length, 1), ctx.delta_softplus)
+                scan_way(_crew(z, A), *arrays, k, (0, 1, 0, length, 1), ctx.delta_softplus)
             return _channels_first(y).to(u.dtype)
 
     @staticmethod
@@ -167,10 +150,10 @@ class _SelectiveScan(torch.autograd.Function):
             grad_D = None if D is None else torch.mul(grad_y, x).sum((1, 2)).flatten().to(D.dtype)
             grad_A, grad_projected = torch.zeros_like(A_t), torch.zeros_like(projected)
             for k in range(groups):
-                arrays = _arrays(z[k], x[k], projected, A_t, grad_y[k])
-                grads = _arrays(grad_x[k], grad_projected, grad_A)
+                arrays = _arrays(x[k], projected, A_t, grad_y[k])
                 order = 0, 1, 0, length, 1
-                scan_way_back(*arrays, k, order, ctx.delta_softplus, *grads)
+                sums = grad_projected[:, :, k], grad_A[k]
+                _scan_back(z[k], arrays, k, order, ctx.delta_softplus, grad_x[k], *sums)
             grad_B, grad_C = grad_projected.permute(0, 2, 3, 1).split(states, dim=2)
             grad_bias = None
             if delta_bias is not None:
@@ -214,6 +197,29 @@ def _per_channel(vector, t):
     return vector.float().view(len(t), 1, 1, -1)
 
 
+# --- both ----------------------------------------------------------------------------------------
+
+
+def _crew(z, A):
+    return team(2 * z.numel() * A.shape[-2])
+
+
+def _scan_back(z, arrays, way, order, soft, grad_x, grad_projected, grad_A):
+    """`scan_way_back`, and the sum of what its threads found for B, C and A.
+
+    Args:
+        grad_projected: (S, P, ...), which ends with N entries of B and N of C.
+        grad_A: (N, d).
+    """
+    states, crew = len(grad_A), _crew(z, grad_A)
+    both = z.new_zeros(2, crew.threads, *z.shape[:2], states)
+    grads_A = z.new_zeros(crew.threads, *grad_A.shape)
+    grads = _arrays(grad_x, *both, grads_A)
+    scan_way_back(crew, z.detach().numpy(), *arrays, way, order, soft, *grads)
+    grad_projected[..., -2 * states :] += torch.cat(both.sum(1).unbind(0), dim=-1)
+    grad_A += grads_A.sum(0)
+
+
 # --- one direction -------------------------------------------------------------------------------
 #
 # Arrays, float32: z (delta before softplus), x, y (S, P, d) of S samples with P pixels or steps;
@@ -222,33 +228,66 @@ def _per_channel(vector, t):
 
 
 @compiled
-def scan_way(z, x, projection, A, y, way, order, soft):
+def scan_way(crew, z, x, projection, A, y, way, order, soft):
     """Add C_t h_t of direction `way` to y; `soft`: z goes through a softplus."""
+    in_parallel(_scan_share, crew, (z, x, projection, A, y, way, order, soft))
+
+
+@compiled
+def scan_way_back(
+    crew, z, x, projection, A, grad_y, way, order, soft, grad_x, grad_B, grad_C, grad_A
+):
+    """From grad_y add to grad_x, grad_B, grad_C and grad_A; z becomes its gradient.
+
+    Each thread has its own grad_B, grad_C (threads, S, P, N) and grad_A (threads, N, d).
+    """
+    grads = grad_x, grad_B, grad_C, grad_A
+    in_parallel(_scan_share_back, crew, (z, x, projection, A, grad_y, way, order, soft, grads))
+
+
+@inlined
+def sample_and_channels(unit, end, channels):
+    """What comes next of units [unit, end): a sample, its channels as a slice, and the unit then.
+
+    A unit is LANES channels of a sample, which a thread scans together with the next ones.
+    """
+    blocks = -(-channels // LANES)
+    sample, block = unit // blocks, unit % blocks
+    more = min(blocks - block, end - unit)
+    return sample, slice(block * LANES, min((block + more) * LANES, channels)), unit + more
+
+
+@compiled
+def _scan_share(share, shares, z, x, projection, A, y, way, order, soft):
     first, count_outer, outer, count_inner, inner = order
     states, channels = A.shape[1:]
     at_B = projection.shape[3] - 2 * states
     delta = np.empty(channels, np.float32)
     h = np.empty((states, channels), np.float32)
-    for s in range(len(z)):
+    unit, last = bounds(share, shares, len(z) * -(-channels // LANES))
+    while unit < last:
+        s, some, unit = sample_and_channels(unit, last, channels)
+        width = some.stop - some.start
         h[:] = 0
         for i in range(count_outer):
             for j in range(count_inner):
                 p = first + i * outer + j * inner
-                z_p, x_p, y_p = z[s, p], x[s, p], y[s, p]
-                for c in range(channels):
+                z_p, x_p, y_p = z[s, p, some], x[s, p, some], y[s, p, some]
+                for c in range(width):
                     delta[c] = softplus(z_p[c]) if soft else z_p[c]
                 for n in range(states):
-                    A_n, h_n = A[way, n], h[n]
+                    A_n, h_n = A[way, n, some], h[n]
                     B = projection[s, p, way, at_B + n]
                     C = projection[s, p, way, at_B + states + n]
-                    for c in range(channels):
+                    for c in range(width):
                         h_n[c] = exp(delta[c] * A_n[c]) * h_n[c] + delta[c] * x_p[c] * B
                         y_p[c] += C * h_n[c]
 
 
 @compiled
-def scan_way_back(z, x, projection, A, grad_y, way, order, soft, grad_x, grad_projection, grad_A):
-    """From grad_y add to grad_x, grad_projection (B and C) and grad_A; z becomes its gradient."""
+def _scan_share_back(share, shares, z, x, projection, A, grad_y, way, order, soft, grads):
+    grad_x, grads_B, grads_C, grads_A = grads
+    grad_B, grad_C, grad_A = grads_B[share], grads_C[share], grads_A[share]
     first, count_outer, outer, count_inner, inner = order
     length = count_outer * count_inner
     states, channels = A.shape[1:]
@@ -257,34 +296,38 @@ def scan_way_back(z, x, projection, A, grad_y, way, order, soft, grad_x, grad_pr
     delta, slope, grad_delta = np.empty((3, channels), np.float32)
     carried = np.empty((states, channels), np.float32)  # a_t dL/dh_t
     recent_A = np.empty((states, channels), np.float32)  # summed apart for a while, for accuracy
-    for s in range(len(z)):
+    unit, last = bounds(share, shares, len(z) * -(-channels // LANES))
+    while unit < last:
+        s, some, unit = sample_and_channels(unit, last, channels)
+        width = some.stop - some.start
         for t in range(length):
             p = first + (t // count_inner) * outer + (t % count_inner) * inner
-            z_p, x_p = z[s, p], x[s, p]
-            for c in range(channels):
+            z_p, x_p = z[s, p, some], x[s, p, some]
+            for c in range(width):
                 delta[c] = softplus(z_p[c]) if soft else z_p[c]
             for n in range(states):
-                A_n, before, after = A[way, n], h[t, n], h[t + 1, n]
+                A_n, before, after = A[way, n, some], h[t, n], h[t + 1, n]
                 B = projection[s, p, way, at_B + n]
-                for c in range(channels):
+                for c in range(width):
                     after[c] = exp(delta[c] * A_n[c]) * before[c] + delta[c] * x_p[c] * B
 
         carried[:] = 0
         recent_A[:] = 0
         for t in range(length - 1, -1, -1):
             p = first + (t // count_inner) * outer + (t % count_inner) * inner
-            z_p, x_p, gy_p, gx_p = z[s, p], x[s, p], grad_y[s, p], grad_x[s, p]
-            for c in range(channels):
+            z_p, x_p = z[s, p, some], x[s, p, some]
+            gy_p, gx_p = grad_y[s, p, some], grad_x[s, p, some]
+            for c in range(width):
                 delta[c] = softplus(z_p[c]) if soft else z_p[c]
                 slope[c] = sigmoid(z_p[c]) if soft else f32(1)
                 grad_delta[c] = 0
             for n in range(states):
-                A_n, before, after = A[way, n], h[t, n], h[t + 1, n]
+                A_n, before, after = A[way, n, some], h[t, n], h[t + 1, n]
                 carried_n, recent_n = carried[n], recent_A[n]
                 B = projection[s, p, way, at_B + n]
                 C = projection[s, p, way, at_B + states + n]
-                grad_B = grad_C = f32(0)
-                for c in range(channels):
+                sum_B = sum_C = f32(0)
+                for c in range(width):
                     # dL/dh_t = C_t dL/dy_t + a_{t+1} dL/dh_{t+1}
                     grad_h = gy_p[c] * C + carried_n[c]
                     scaled = grad_h * delta[c]
@@ -293,71 +336,15 @@ def scan_way_back(z, x, projection, A, grad_y, way, order, soft, grad_x, grad_pr
                     recent_n[c] += grad_log * delta[c]
                     grad_delta[c] += grad_log * A_n[c] + grad_h * B * x_p[c]
                     gx_p[c] += scaled * B
-                    grad_B += scaled * x_p[c]
-                    grad_C += gy_p[c] * after[c]
-                grad_projection[s, p, way, at_B + n] += grad_B
-                grad_projection[s, p, way, at_B + states + n] += grad_C
-            for c in range(channels):
+                    sum_B += scaled * x_p[c]
+                    sum_C += gy_p[c] * after[c]
+                grad_B[s, p, n] += sum_B
+                grad_C[s, p, n] += sum_C
+            for c in range(width):
                 z_p[c] = grad_delta[c] * slope[c]
             if t % 64 == 0:
                 for n in range(states):
-                    grad_A_n, recent_n = grad_A[way, n], recent_A[n]
-                    for c in range(channels):
+                    grad_A_n, recent_n = grad_A[n, some], recent_A[n]
+                    for c in range(width):
                         grad_A_n[c] += recent_n[c]
                         recent_n[c] = 0
-
-
-# --- elementary functions ------------------------------------------------------------------------
-
-
-@intrinsic
-def float_of_bits(context, bits):
-    """The float32 with the bits of an int32."""
-
-    def cast(context, builder, signature, args):
-        return builder.bitcast(args[0], ir.FloatType())
-
-    return types.float32(types.int32), cast
-
-
-@inlined
-def exp(x):
-    """e^x for x <= 0; 2e-38 below -87, where the true value is smaller still.
-
-    2^n e^r with |r| <= log(2)/2; coefficients of Cephes' expf.
-    """
-    x = f32(-87.0) if x < f32(-87.0) else x
-    n = np.floor(x * f32(1.44269504088896341) + f32(0.5))
-    r = x - n * f32(0.693359375)
-    r = r - n * f32(-2.12194440e-4)
-    p = f32(1.9875691500e-4)
-    p = p * r + f32(1.3981999507e-3)
-    p = p * r + f32(8.3334519073e-3)
-    p = p * r + f32(4.1665795894e-2)
-    p = p * r + f32(1.6666665459e-1)
-    p = p * r + f32(5.0000001201e-1)
-    p = p * (r * r) + (r + f32(1))
-    return p * float_of_bits((i32(n) + i32(127)) << i32(23))
-
-
-@inlined
-def softplus(x):
-    """log(1 + e^x): max(x, 0) + log1p(e^-|x|), with log1p(e) / e a polynomial on [0, 1]."""
-    e = exp(-abs(x))
-    p = f32(0.005253457796743533)
-    p = p * e + f32(-0.029588507391508756)
-    p = p * e + f32(0.07836166801601366)
-    p = p * e + f32(-0.13674769705249476)
-    p = p * e + f32(0.19111431080410513)
-    p = p * e + f32(-0.24844369892406562)
-    p = p * e + f32(0.33319271342488666)
-    p = p * e + f32(-0.49999501516785977)
-    p = p * e + f32(0.9999999705406566)
-    return (x if x > f32(0) else f32(0)) + p * e
-
-
-@inlined
-def sigmoid(x):
-    """Derivative of softplus."""
-    e = exp(-abs(x))
-    return (f32(1) if x >= f32(0) else e) / (f32(1) + e)
