@@ -182,27 +182,68 @@ def test_a_torch_without_onednn_multiplies_by_mkl(monkeypatch, products):
         set_cpu_linear('onednn')
 
 
-# --- where only F.linear is right ----------------------------------------------------------------
-
-
-def test_gradients_flow(layer, products):
-    set_cpu_linear('onednn')
-    x = torch.randn(40, 96, requires_grad=True)
-    linear(x, layer, gelu=True).sum().backward()
+@torch.no_grad()
+def test_mkl_multiplies_where_onednn_is_hardly_faster(monkeypatch, products):
+    monkeypatch.setattr(module, '_measure', lambda kind: {'mkl': 1.0, 'onednn': 0.95})
+    linear(torch.randn(200, 512), nn.Linear(512, 512))
     assert products == []
-    assert x.grad.abs().min() > 0
-    assert layer.weight.grad.abs().min() > 0
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('kind', sorted(INPUTS))
+@pytest.mark.parametrize('shape', [(96, 160), (96, 40)])
+@pytest.mark.parametrize('bias', [True, False])
+@pytest.mark.parametrize('gelu', [True, False])
+def test_gradients_are_those_of_mkl(kind, shape, bias, gelu, products):
+    found = []
+    for choice in ('mkl', 'onednn'):
+        set_cpu_linear(choice)
+        torch.manual_seed(0)
+        layer, x = nn.Linear(*shape, bias), INPUTS[kind]().requires_grad_()
+        y = linear(x, layer, gelu)
+        (y * torch.randn_like(y)).sum().backward()
+        found.append([y, x.grad, *(parameter.grad for parameter in layer.parameters())])
+    for wanted, got in zip(*found, strict=True):
+        assert got.shape == wanted.shape
+        if got.numel():
+            assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+    assert len(products) == (3 if y.numel() else 0)
 
 
 @pytest.mark.parametrize('learns', ['x', 'weight', 'bias'])
-def test_one_gradient_is_enough(layer, products, learns):
+def test_only_gradients_that_are_wanted_are_computed(layer, products, learns):
     set_cpu_linear('onednn')
     layer.requires_grad_(False)
     x = torch.randn(40, 96)
     tensor = dict(x=x, weight=layer.weight, bias=layer.bias)[learns].requires_grad_()
     linear(x, layer).sum().backward()
-    assert products == []
+    assert len(products) == (1 if learns == 'bias' else 2)
     assert tensor.grad is not None
+
+
+def test_differentiating_twice_is_an_error_not_a_wrong_result(layer):
+    set_cpu_linear('onednn')
+    x = torch.randn(40, 96, requires_grad=True)
+    (grad,) = torch.autograd.grad(linear(x, layer).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match='once_differentiable'):
+        grad.sum().backward()
+
+
+@torch.enable_grad()
+def test_blocks_may_be_recomputed(layer):
+    from torch.utils.checkpoint import checkpoint
+
+    set_cpu_linear('onednn')
+    x = torch.randn(40, 96, requires_grad=True)
+    checkpoint(lambda x: linear(x, layer, gelu=True), x, use_reentrant=False).sum().backward()
+    found, x.grad = x.grad, None
+    linear(x, layer, gelu=True).sum().backward()
+    torch.testing.assert_close(found, x.grad)
+
+
+# --- where only F.linear is right ----------------------------------------------------------------
 
 
 def test_frozen_layers_need_no_gradient(layer, products):

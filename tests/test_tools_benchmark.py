@@ -292,6 +292,16 @@ def test_all_goes_on_after_a_failure(tmp_path, monkeypatch):
     assert len(json.loads((tmp_path / 'table.json').read_text())['tables']) == 2
 
 
+def test_all_times_peers_where_there_can_be_one(peer, tmp_path, monkeypatch):
+    lines = 'scan --lengths 4 --channels 8 --backends torch', 'data --num 0'
+    monkeypatch.setitem(benchmark.ALL, 'cpu', lines)
+    out = tmp_path / 'table.json'
+    benchmark.main(['all', *QUICK, '--against', peer, '--format', 'json', '--out', str(out)])
+    scan, data = json.loads(out.read_text())['tables']
+    assert 'tenfold' in {row['who'] for row in scan['rows']}
+    assert 'against' not in data['command']
+
+
 def test_all_knows_its_own_commands():
     for lines in benchmark.ALL.values():
         for line in lines:
@@ -299,6 +309,27 @@ def test_all_knows_its_own_commands():
             if 'models' in args and args.command != 'pipeline':
                 part = getattr(args, 'part', 'backbone')
                 assert networks.names(args.models, part)
+
+
+def test_the_example_of_a_peer_has_what_is_installed_and_leaves_out_the_rest(monkeypatch):
+    pytest.importorskip('mmpretrain')
+    for name in ('VMAMBA', 'GROUPMIXFORMER', 'FOURD_HUMANS'):
+        monkeypatch.delenv(name, raising=False)
+    build = benchmark.load_peers([f'official={ROOT / "examples"}'], 'build')['official']
+    for name in ('swin-t-s2', 'SwinPose-T-S2'):
+        part = 'network' if name[0] == 'S' else 'backbone'
+        ((encoder, task),) = networks.names([name], part).values()
+        ours = networks.build(encoder, task, part)
+        images = torch.randn(1, 3, 64, 48)
+        with torch.no_grad():
+            theirs = build(name)
+            found = theirs(images)
+            found = found[-1] if isinstance(found, tuple) else found
+            assert found.shape == ours(images).shape
+        sizes = [sum(p.numel() for p in model.parameters()) for model in (theirs, ours)]
+        assert sizes[0] == sizes[1]
+    assert build('gmf-t-s2') is None and build('VMPose-B-S4') is None
+    assert build('SwinHMR2.0-T-S2') is None
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@
 What stands in one table was measured in interleaved rounds: medians, and +- half the distance of
 the quartiles. The weights are random; that changes no time here.
 
---against NAME=DIR times a peer beside ours. DIR/peer.py is yours and has one or both of
+--against NAME=DIR times a peer beside ours. DIR/peer.py is yours (examples/peer.py takes the
+authors' checkouts, see there) and has one or both of
 
     build(name)        a module that takes our input (batch, 3, H, W), for a name of the table
                        ('swin-t-s4' with --part backbone, else 'SwinPose-T-S4'); None if it has none
@@ -57,12 +58,13 @@ REFERENCE = dict(pose='vit-b', mesh='vit-b')  # ViTPose-B and HMR2.0-B
 # What `all` runs, by kind of device.
 ALL = {
     'cpu': (
-        'models --deploy --part backbone --models *-t-s4 vit-s --batch 1 8',
-        'models --part backbone --models *-t-s4 vit-s --batch 1 8',
-        'models --deploy --models *-t-s2 vit-s --batch 1',
-        'models --part backbone --models *-t-s4 vit-s --batch 1 --dtype bf16',
+        'models --deploy --part backbone --models *-s4 vit-s vit-b',
+        'models --deploy --part backbone --models *-t-s4 vit-s --batch 8',
+        'models --deploy --models *-t-s4 vit-s --batch 1 8',
+        'models --part backbone --models *-t-s4 vit-s',
+        'models --deploy --part backbone --models *-t-s4 vit-s --batch 1 8 --dtype bf16',
         'scan',
-        'train --part backbone --models *-t-s4 --batch 8',
+        'train --part backbone --models *-t-s4 --batch 4',
         'data',
         'pipeline',
         'scaling',
@@ -117,6 +119,7 @@ def parse_args(arguments=None):
         _common_arguments(command)
     command = commands.add_parser('all', help='all of these, with what suits the device')
     command.add_argument('--only', nargs='+', choices=COMMANDS, help='some of them')
+    command.add_argument('--against', nargs='+', default=[], metavar='NAME=DIR', help='peers')
     _common_arguments(command)
     args = parser.parse_args(arguments)
     if torch.device(args.device).type == 'cuda' and not torch.cuda.is_available():
@@ -884,8 +887,10 @@ class Report:
         self.tables = []
 
     def run(self, args, command):
-        """One command; the files of `self.args` are written again, with its table."""
-        table = COMMANDS[args.command][0](args)
+        self.add(command, COMMANDS[args.command][0](args))
+
+    def add(self, command, table):
+        """One more; the files of `self.args` are written again with it."""
         self.tables.append((command, table))
         if self.args.out is not None:
             _write(self.args.out, self.text())
@@ -925,13 +930,15 @@ def run_all(args):
         if args.threads is not None:
             how += ['--threads', args.threads]
         command = [*line.split(), *map(str, how)]
+        if args.against and line.split()[0] in HAVE_PEERS:
+            command += ['--against', *args.against]
         progress(line)
         try:
             report.run(parse_args(command), shlex.join(command))
         except Exception as error:  # what could be measured is kept, and this is said
             said = f'{type(error).__name__}: {error}'.rstrip('.')
             failed = Table(line.split()[0].capitalize(), {}, [], (f'Not measured: {said}',))
-            report.tables.append((line, failed))
+            report.add(line, failed)
     return report
 
 
@@ -950,6 +957,8 @@ COMMANDS = {
     'pipeline': (pipeline, pipeline_arguments, 'video to results, beside the network alone'),
     'scaling': (scaling, scaling_arguments, 'time and memory against batch and pixels'),
 }
+
+HAVE_PEERS = ('models', 'scan', 'train')
 
 if __name__ == '__main__':
     main()

@@ -1,13 +1,14 @@
 """The one place where token maps meet a weight matrix, and who multiplies them on a CPU.
 
 `F.linear` is MKL's product, which some CPUs run at half their speed. oneDNN has the same product,
-in the same float32, with the GELU that follows it in the same pass; but no gradient flows through
-it and no tracer knows it. So it is taken where only a result is wanted, and where it was measured
-to be faster on this machine: once a process, for products of few and of many rows. (Its sum with a
-residual in the same pass is slower than adding in place.)
+in the same float32, with the GELU that follows it in the same pass; but it has no gradient of its
+own and no tracer knows it. So it is taken in float32 outside of graphs, where it was measured to be
+faster on this machine: once a process, for products of few and of many rows. In training its
+gradients are such products too, once differentiable. (Its sum with a residual in the same pass is
+slower than adding in place.)
 
     set_cpu_linear('mkl'), or TRUNCHIER_CPU_LINEAR=mkl      F.linear always
-    set_cpu_linear('onednn'), or ...=onednn                 oneDNN for float32 without gradients
+    set_cpu_linear('onednn'), or ...=onednn                 oneDNN for float32
     set_cpu_linear('auto')                                  the faster one; the default
 """
 
@@ -19,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd import forward_ad
+from torch.autograd.function import once_differentiable
 
 from .torch import is_traced
 
@@ -31,6 +33,7 @@ FEW_ROWS = 32
 # Below these oneDNN is never faster: its call, or reading the weights, takes longer than the rest.
 LEAST_ROWS = 5
 LEAST_MACS = 2**20
+MARGIN = 0.9  # of MKL's time: where they are alike, every process chooses MKL
 
 OPERATIONS = ('linear_pointwise', 'reorder_linear_weight', 'convolution_pointwise')
 # What may follow a product: arguments of oneDNN's, and the same by itself.
@@ -64,10 +67,40 @@ def linear(x, layer, gelu=False):
 def product(x, weight, bias=None, after=None, packed=None):
     """F.linear(x, weight, bias), and `after` (key of AFTER); `packed()` is oneDNN's weight."""
     arguments, function = AFTER[after]
-    if _takes_onednn(x, weight, bias):
-        weight = packed() if packed else weight
-        return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, *arguments)
-    return function(F.linear(x, weight, bias))
+    if not _takes_onednn(x, weight, bias):
+        return function(F.linear(x, weight, bias))
+    if _records_gradient(x, weight, bias):
+        return function(_Product.apply(x.contiguous(), weight, bias))
+    weight = packed() if packed else weight
+    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, *arguments)
+
+
+class _Product(torch.autograd.Function):
+    """F.linear and its gradients by oneDNN."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return _onednn(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _onednn(grad.contiguous(), weight.t())
+        rows, x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
+        if ctx.needs_input_grad[1]:  # twice as fast with the wider factor last
+            wide = len(weight) > weight.shape[1]
+            grad_weight = _onednn(x.t(), rows.t()).t() if wide else _onednn(rows.t(), x.t())
+        if ctx.needs_input_grad[2]:
+            grad_bias = rows.sum(0)
+        return grad_x, grad_weight, grad_bias
+
+
+def _onednn(x, weight, bias=None):
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *AFTER[None][0])
 
 
 class Packed:
@@ -107,7 +140,7 @@ class PackedConv2d(Packed, nn.Conv2d):
     def forward(self, x):
         how = self.padding, self.stride, self.dilation, self.groups
         is_usual = self.padding_mode == 'zeros' and type(self.padding) is tuple and x.dim() == 4
-        if not is_usual or not can_onednn(x, self.weight, self.bias):
+        if not (is_usual and only_computes(x, self.weight, self.bias) and _onednn_is_on()):
             return super().forward(x)
         weight = self.packed(x.shape, *how)
         arguments, _ = AFTER[None]
@@ -158,8 +191,10 @@ def _checked(name, where):
 
 
 def _takes_onednn(x, weight, bias):
-    """Whether `linear` is a product of oneDNN: it can be, and is the faster one or asked for."""
-    if not can_onednn(x, weight, bias) or x.shape[-1] != weight.shape[1]:
+    """Whether `product` is one of oneDNN: it can be, and is the faster one or asked for."""
+    if not _is_plain_work(x, weight, bias) or not _onednn_is_on():
+        return False
+    if x.shape[-1] != weight.shape[1]:
         return False  # F.linear has the better message for a wrong shape
     choice = _chosen()
     if choice == 'auto':
@@ -170,26 +205,33 @@ def _takes_onednn(x, weight, bias):
     return choice == 'onednn' and weight.is_contiguous()
 
 
-def can_onednn(x, weight, bias):
-    """Whether a product of oneDNN does all that torch's own would be wanted for here."""
-    tensors = (x, weight) if bias is None else (x, weight, bias)
-    return only_computes(*tensors) and _has_onednn() and torch._C._get_mkldnn_enabled()
+def _onednn_is_on():
+    return _has_onednn() and torch._C._get_mkldnn_enabled()
 
 
 def only_computes(*tensors):
     """Whether nothing but a result in float32 on the CPU is wanted of an operation on `tensors`.
 
     False where a graph is traced, a gradient is recorded, autocast or a mode of torch's changes
-    what operations do, or there is nothing to compute.
+    what operations do, or there is nothing to compute. Some may be None.
     """
+    return _is_plain_work(*tensors) and not _records_gradient(*tensors)
+
+
+def _records_gradient(*tensors):
+    return torch.is_grad_enabled() and any(
+        tensor.requires_grad for tensor in tensors if tensor is not None
+    )
+
+
+def _is_plain_work(*tensors):
+    """As `only_computes`, gradients or not."""
     return not (
         is_traced()
         or not _TELLS_TRACING
         or _autocasts()
         or forward_ad._current_level >= 0
-        or not all(_is_plain(tensor) for tensor in tensors)
-        or torch.is_grad_enabled()
-        and any(tensor.requires_grad for tensor in tensors)
+        or not all(_is_plain(tensor) for tensor in tensors if tensor is not None)
         or tensors[0].numel() == 0
         or torch._C._len_torch_dispatch_stack() > 0  # such as a counter of operations
         or torch._C._functorch.peek_interpreter_stack() is not None  # such as vmap
@@ -232,7 +274,7 @@ def _faster(kind, threads):
         return 'mkl'
     keep_freed_memory()
     seconds = _measure(kind)
-    return 'onednn' if seconds['onednn'] < seconds['mkl'] else 'mkl'
+    return 'onednn' if seconds['onednn'] < MARGIN * seconds['mkl'] else 'mkl'
 
 
 @torch.no_grad()
