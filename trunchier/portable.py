@@ -344,10 +344,14 @@ def _translations():
         return op.Mul(half, op.Constant(value_float=0.5))
 
     def softplus(x, beta=1.0, threshold=20.0):
-        # ONNX's own takes longer than the rest of the scan. Above 80 there is no 1 to add.
-        most = op.Constant(value_float=80.0)
-        one = op.Constant(value_float=1.0)
-        return op.Max(x, op.Log(op.Add(op.Exp(op.Clip(x, None, most)), one)))
+        c = lambda v: op.Constant(value_float=v)
+        t = op.Exp(op.Neg(op.Abs(x)))
+        s = op.Div(t, op.Add(t, c(2.0)))
+        q = op.Mul(s, s)
+        p = op.Add(op.Mul(q, c(0.34226051)), c(0.39589461))
+        p = op.Add(op.Mul(q, p), c(0.66676003))
+        p = op.Add(op.Mul(q, p), c(1.99999967))
+        return op.Add(op.Mul(p, s), op.Relu(x))
 
     return {torch.ops.aten.softplus.default: softplus, torch.ops.aten.gelu.default: gelu}
 

@@ -160,7 +160,7 @@ class Tree(NamedTuple):
     few: tuple  # steps of a group, at each level
     pixels: tuple  # for each of few[0]: (ways * groups,) pixel
     places: tuple  # for each of few[0]: (ways * groups,) pixel * ways + way
-    back: torch.Tensor  # (ways * pixels,) where each is found again among ways * steps
+    back: tuple  # for each way: (pixels,) place of each among ways * steps
 
 
 def tree_scan(a, b, few):
@@ -182,7 +182,7 @@ def _scan_sequence(a, b, way=0):
         return b
     tree = plan_tree(1, b.shape[1], (way,), b.device)
     a, b = ([t.index_select(1, pixels) for pixels in tree.pixels] for t in (a, b))
-    return torch.cat(tree_scan(a, b, tree.few), dim=1).index_select(1, tree.back)
+    return torch.cat(tree_scan(a, b, tree.few), dim=1).index_select(1, tree.back[0])
 
 
 def _states(a, b, state):
@@ -207,8 +207,9 @@ def _before_groups(a, b, few):
 
 _trees = {}
 MOST_TREES = 64
-FEW = range(8, 3, -1)  # steps of a group
-ROOT = 12  # steps that need no groups
+import os
+FEW = eval(os.environ.get("FEW", "range(6, 3, -1)"))
+ROOT = int(os.environ.get("ROOT", 12))
 
 
 @torch.compiler.assume_constant_result
@@ -225,9 +226,9 @@ def plan_tree(height, width, ways, device):
             return nn.Parameter(torch.from_numpy(array).to(device), requires_grad=False)
 
     few, pixels, places, back = lay_out_tree(height, width, ways)
-    tree = Tree(few, tuple(map(constant, pixels)), tuple(map(constant, places)), constant(back))
+    tree = Tree(few, *(tuple(map(constant, arrays)) for arrays in (pixels, places, back)))
     # Not a tracer's stand-in, nor made by operations that jit.trace records.
-    if type(tree.back) is nn.Parameter and not torch.jit.is_tracing():
+    if type(tree.back[0]) is nn.Parameter and not torch.jit.is_tracing():
         if len(_trees) == MOST_TREES:
             del _trees[next(iter(_trees))]
         _trees[key] = tree
@@ -254,7 +255,7 @@ def lay_out_tree(height, width, ways):
     pixels = [array.ravel() for array in pixels.swapaxes(0, 1)]
     places = [array * len(ways) + way.repeat(len(array) // len(ways)) for array in pixels]
     back = np.argsort(step)[np.argsort(pixel)] + way * len(step)
-    return tuple(few), pixels, places, back.ravel()
+    return tuple(few), pixels, places, list(back)
 
 
 # --- sequences -----------------------------------------------------------------------------------
@@ -494,22 +495,28 @@ def _traced_2d(x, projection, A, D, delta_weight, delta_bias):
         return x
     rank, states = delta_weight.shape[2], A.shape[2]
     tree = plan_tree(height, width, (0, 1, 2, 3), x.device)
-    pixels, projection = x.flatten(1, 2).to(exact), projection.flatten(1, 3).to(exact)
-    weight, bias, A, D = (t.to(exact) for t in (delta_weight.mT, delta_bias[:, None], A, D))
-    seen = []  # delta, x, B, C of the t-th steps of all groups: (batch, 4, groups, .)
-    for pixel, place in zip(tree.pixels, tree.places, strict=True):
-        x_t = pixels.index_select(1, pixel).unflatten(1, (4, -1))
-        projected = projection.index_select(1, place).unflatten(1, (4, -1))
-        low, B, C = projected.split((rank, states, states), dim=-1)
-        seen.append((F.softplus((low @ weight).to(exact) + bias), x_t, B, C))
-    y = [0] * len(seen)
-    for n in range(states):
-        a = [torch.exp(delta * A[:, None, :, n]) for delta, *_ in seen]
-        b = [x_t * B[..., n, None] * delta for delta, x_t, B, _ in seen]
-        h = tree_scan(a, b, tree.few)
-        y = [y_t + h_t * C[..., n, None] for y_t, h_t, (*_, C) in zip(y, h, seen, strict=True)]
-    y = torch.cat(y, dim=2).flatten(1, 2).index_select(1, tree.back).unflatten(1, (4, -1)).sum(1)
-    return (y + pixels * D.sum(0)).view(x.shape).to(x.dtype)
+    with exactly(x):
+        pixels, projection = x.flatten(1, 2).to(exact), projection.flatten(1, 3).to(exact)
+        A, D, weight, bias = (t.to(exact) for t in (A, D, delta_weight, delta_bias))
+        projection = F.pad(projection, (1, 0), value=1.0)  # the bias is the weight of these ones
+        weight = torch.cat((bias.unsqueeze(2), weight), dim=2).mT
+        y = []
+        for n in range(states):
+            a, b, c = [], [], []  # of the t-th steps of all groups: (batch, 4, groups, d or 1)
+            for pixel, place in zip(tree.pixels, tree.places, strict=True):
+                projected = projection.index_select(1, place).unflatten(1, (4, -1))
+                low, *columns = projected.split((1 + rank, *[1] * 2 * states), dim=-1)
+                delta = F.softplus(low @ weight)
+                x_t = pixels.index_select(1, pixel).unflatten(1, (4, -1))
+                a.append(torch.exp(delta * A[:, None, :, n]))
+                b.append(x_t * columns[n] * delta)
+                c.append(columns[states + n])
+            h = tree_scan(a, b, tree.few)
+            y.append([c_t * h_t for c_t, h_t in zip(c, h, strict=True)])
+        y = [sum(y_t) for y_t in zip(*y, strict=True)]
+        y = torch.cat(y, dim=2).flatten(1, 2)
+        y = sum((y.index_select(1, back) for back in tree.back), pixels * D.sum(0))
+    return y.view(x.shape).to(x.dtype)
 
 
 # --- both ----------------------------------------------------------------------------------------
