@@ -14,7 +14,7 @@ from golden_rule import golden_values, load_golden
 
 from trunchier import ops
 from trunchier.ops import available_backends, reference, selective_scan, selective_scan_2d
-from trunchier.ops.torch import plan_tree, tree_scan
+from trunchier.ops.torch import scan_sequence
 
 GOLDEN = load_golden('selective_scan')
 CASES = [name for name, case in GOLDEN.items() if isinstance(case, dict) and 'loss' in case]
@@ -314,15 +314,14 @@ def test_numba_compiles_where_nothing_can_be_kept(monkeypatch):
 # --- graphs --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('length', [1, 2, 7, 8, 9, 13, 64, 100])
+@pytest.mark.parametrize('length', [1, 2, 7, 12, 13, 64, 100, 293])
 def test_tree_is_the_recurrence(length):
     a, b = torch.rand(2, length, 3).double(), torch.randn(2, length, 3).double()
     h, wanted = torch.zeros(2, 3).double(), []
     for t in range(length):
         h = a[:, t] * h + b[:, t]
         wanted.append(h)
-    tree = plan_tree(1, length, (0,), a.device)
-    torch.testing.assert_close(tree_scan(a, b, tree), torch.stack(wanted, 1))
+    torch.testing.assert_close(scan_sequence(a, b), torch.stack(wanted, 1))
 
 
 @pytest.mark.parametrize('dimensions', [1, 2])

@@ -127,7 +127,7 @@ def _scan_long(step, b, time, backwards):
     order = (0, 1, 5 - time, time, 4)  # chunks before steps, there and back again
     shape = b.permute(order).shape
     step, sequence = (t.permute(order).flatten(2, 3).flatten(0, 1) for t in (step, b))
-    h = _scan_sequence(step, sequence, 2 if backwards else 0)
+    h = scan_sequence(step, sequence, 2 if backwards else 0)
     return b.copy_(h.view(shape).permute(order))
 
 
@@ -145,39 +145,60 @@ def _neighbour(h, time, backwards=False):
 
 # --- the whole sequence as a tree ----------------------------------------------------------------
 #
-# A few neighbouring steps, a group, are one step of a shorter sequence (Blelloch, 1990). At every
-# level the first step of each group lie together, then the second ones, and so on: a level is a
-# split, some products and a join, which makes graphs small.
+# A few steps, a group, are one step of a shorter sequence (Blelloch, 1990). At every level the
+# first steps of all groups lie together, then the second ones, and so on: a level is a split, some
+# products and a join, which makes graphs small.
 
 
 class Tree(NamedTuple):
-    """How sequences over one map are cut into groups, groups of groups, ...
+    """How sequences over one map are cut into groups, and groups of groups.
 
-    The t-th of the tensors in `pixels` and `places` says where the t-th steps of all groups are
-    from; steps beyond the end are read from any pixel.
+    The t-th tensors of `pixels` and `places` say where the t-th steps of all groups are read, from
+    maps that have ways and from maps that have none; steps beyond the end are read anywhere.
     """
 
     few: tuple  # steps of a group, at each level
-    pixels: tuple  # for each of few[0]: (ways * groups,) pixel
-    places: tuple  # for each of few[0]: (ways * groups,) pixel * ways + way
-    back: tuple  # for each way: (pixels,) place of each among ways * steps
+    pixels: tuple  # few[0] of (ways * groups,): pixel
+    places: tuple  # few[0] of (ways * groups,): pixel * ways + way
+    back: tuple  # ways of (pixels,): where they are among the ways * steps
 
 
 def tree_scan(a, b, few):
-    """h_t = a_t h_{t-1} + b_t in functional, differentiable operations, log2(L) deep.
+    """h_t = a_t h_{t-1} + b_t in functional, differentiable operations, log(L) deep.
 
     Args:
         a, b: lists of few[0] tensors (..., groups, c), the t-th steps of all groups.
-        few: of a Tree.
+        few: of the Tree.
 
     Returns:
         list like b.
     """
-    return _states(a, b, _before_groups(a, b, few))[1:]
+    return _follow(a, b, _entering(a, b, few))[1:]
 
 
-def _scan_sequence(a, b, way=0):
-    """`tree_scan` of a, b (batch, L, c), to the same."""
+def _follow(a, b, state):
+    """`state`, and that after each step."""
+    states = [state]
+    for a_t, b_t in zip(a, b, strict=True):
+        states.append(a_t * states[-1] + b_t)
+    return states
+
+
+def _entering(a, b, few):
+    """(..., groups, c): the state before the first step of each group."""
+    if len(few) == 1:
+        return torch.zeros_like(b[0])
+    decay = a[0]
+    for a_t in a[1:]:
+        decay = a_t * decay
+    end = _follow(a[1:], b[1:], b[0])[-1]
+    few = few[1:]
+    a, b = decay.chunk(few[0], dim=-2), end.chunk(few[0], dim=-2)
+    return torch.cat(_follow(a[:-1], b[:-1], _entering(a, b, few)), dim=-2)
+
+
+def scan_sequence(a, b, way=0):
+    """`tree_scan` of a, b (batch, L, c), to the same; `way` 2 is from the end."""
     if b.shape[1] == 0:
         return b
     tree = plan_tree(1, b.shape[1], (way,), b.device)
@@ -185,31 +206,10 @@ def _scan_sequence(a, b, way=0):
     return torch.cat(tree_scan(a, b, tree.few), dim=1).index_select(1, tree.back[0])
 
 
-def _states(a, b, state):
-    """The state before each step, and the last one."""
-    states = [state]
-    for a_t, b_t in zip(a, b, strict=True):
-        states.append(a_t * states[-1] + b_t)
-    return states
-
-
-def _before_groups(a, b, few):
-    """(..., groups, c): the state before each group's first step."""
-    if len(few) == 1:
-        return torch.zeros_like(b[0])
-    product, end = a[0], b[0]
-    for a_t, b_t in zip(a[1:], b[1:], strict=True):
-        product, end = a_t * product, a_t * end + b_t
-    few = few[1:]
-    a, b = product.chunk(few[0], dim=-2), end.chunk(few[0], dim=-2)
-    return torch.cat(_states(a[:-1], b[:-1], _before_groups(a, b, few)), dim=-2)
-
-
 _trees = {}
 MOST_TREES = 64
-import os
-FEW = eval(os.environ.get("FEW", "range(6, 3, -1)"))
-ROOT = int(os.environ.get("ROOT", 12))
+FEW = (6, 5, 4)  # steps of a group
+ROOT = 12  # steps that are few enough for one group
 
 
 @torch.compiler.assume_constant_result
@@ -352,7 +352,7 @@ def _traced(u, delta, A, B, C, D, delta_bias, delta_softplus):
     y = 0 if D is None else D.to(exact) * x
     for n in range(A.shape[1]):
         B_n, C_n = (t[:, :, n].to(exact).repeat_interleave(each, 1).mT for t in (B, C))
-        y = y + C_n * _scan_sequence(torch.exp(delta * A[:, n]), delta * x * B_n)
+        y = y + C_n * scan_sequence(torch.exp(delta * A[:, n]), delta * x * B_n)
     return y.mT.to(u.dtype)
 
 
@@ -489,10 +489,10 @@ def _delta(low, weight, bias):
 
 def _traced_2d(x, projection, A, D, delta_weight, delta_bias):
     """`selective_scan_2d` of functional, differentiable operations only."""
-    exact = _exact_dtype(x)
     height, width = x.shape[1:3]
     if height * width == 0:
         return x
+    exact = _exact_dtype(x)
     rank, states = delta_weight.shape[2], A.shape[2]
     tree = plan_tree(height, width, (0, 1, 2, 3), x.device)
     with exactly(x):
@@ -502,7 +502,7 @@ def _traced_2d(x, projection, A, D, delta_weight, delta_bias):
         weight = torch.cat((bias.unsqueeze(2), weight), dim=2).mT
         y = []
         for n in range(states):
-            a, b, c = [], [], []  # of the t-th steps of all groups: (batch, 4, groups, d or 1)
+            a, b, C = [], [], []  # of the t-th steps of all groups: (batch, 4, groups, d or 1)
             for pixel, place in zip(tree.pixels, tree.places, strict=True):
                 projected = projection.index_select(1, place).unflatten(1, (4, -1))
                 low, *columns = projected.split((1 + rank, *[1] * 2 * states), dim=-1)
@@ -510,11 +510,10 @@ def _traced_2d(x, projection, A, D, delta_weight, delta_bias):
                 x_t = pixels.index_select(1, pixel).unflatten(1, (4, -1))
                 a.append(torch.exp(delta * A[:, None, :, n]))
                 b.append(x_t * columns[n] * delta)
-                c.append(columns[states + n])
+                C.append(columns[states + n])
             h = tree_scan(a, b, tree.few)
-            y.append([c_t * h_t for c_t, h_t in zip(c, h, strict=True)])
-        y = [sum(y_t) for y_t in zip(*y, strict=True)]
-        y = torch.cat(y, dim=2).flatten(1, 2)
+            y.append(torch.cat([C_t * h_t for C_t, h_t in zip(C, h, strict=True)], dim=2))
+        y = sum(y).flatten(1, 2)
         y = sum((y.index_select(1, back) for back in tree.back), pixels * D.sum(0))
     return y.view(x.shape).to(x.dtype)
 
