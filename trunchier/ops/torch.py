@@ -44,6 +44,7 @@ def is_traced():
 
 
 _is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)  # torch >= 2.3
+_is_dynamo = getattr(torch.compiler, 'is_dynamo_compiling', lambda: False)
 
 
 # --- grids of sequences: (ways, batch, X, Y, channels), consecutive steps along X or Y -----------
@@ -151,16 +152,12 @@ def _neighbour(h, time, backwards=False):
 
 
 class Tree(NamedTuple):
-    """How sequences over one map are cut into groups, and groups of groups.
-
-    The t-th tensors of `pixels` and `places` say where the t-th steps of all groups are read, from
-    maps that have ways and from maps that have none; steps beyond the end are read anywhere.
-    """
+    """How sequences over one map are cut into groups, and groups of groups."""
 
     few: tuple  # steps of a group, at each level
-    pixels: tuple  # few[0] of (ways * groups,): pixel
-    places: tuple  # few[0] of (ways * groups,): pixel * ways + way
-    back: tuple  # ways of (pixels,): where they are among the ways * steps
+    pixels: torch.Tensor  # (ways, few[0] * groups): where steps are read; beyond the end, anywhere
+    places: torch.Tensor  # the same in a map of pixels that have ways
+    back: tuple  # for each way (pixels,): where they are among all ways * steps
 
 
 def tree_scan(a, b, few):
@@ -202,7 +199,7 @@ def scan_sequence(a, b, way=0):
     if b.shape[1] == 0:
         return b
     tree = plan_tree(1, b.shape[1], (way,), b.device)
-    a, b = ([t.index_select(1, pixels) for pixels in tree.pixels] for t in (a, b))
+    a, b = (t.index_select(1, tree.pixels[0]).chunk(tree.few[0], dim=1) for t in (a, b))
     return torch.cat(tree_scan(a, b, tree.few), dim=1).index_select(1, tree.back[0])
 
 
@@ -226,7 +223,7 @@ def plan_tree(height, width, ways, device):
             return nn.Parameter(torch.from_numpy(array).to(device), requires_grad=False)
 
     few, pixels, places, back = lay_out_tree(height, width, ways)
-    tree = Tree(few, *(tuple(map(constant, arrays)) for arrays in (pixels, places, back)))
+    tree = Tree(few, constant(pixels), constant(places), tuple(map(constant, back)))
     # Not a tracer's stand-in, nor made by operations that jit.trace records.
     if type(tree.back[0]) is nn.Parameter and not torch.jit.is_tracing():
         if len(_trees) == MOST_TREES:
@@ -251,11 +248,10 @@ def lay_out_tree(height, width, ways):
     rows, columns = grid.ravel(), grid.T.ravel()
     pixel = np.stack([(rows, columns, rows[::-1], columns[::-1])[way] for way in ways])
     way = np.arange(len(ways))[:, None]
-    pixels = pixel[:, np.minimum(step, length - 1)].reshape(len(ways), few[0], -1)
-    pixels = [array.ravel() for array in pixels.swapaxes(0, 1)]
-    places = [array * len(ways) + way.repeat(len(array) // len(ways)) for array in pixels]
+    read = pixel[:, np.minimum(step, length - 1)]
+
     back = np.argsort(step)[np.argsort(pixel)] + way * len(step)
-    return tuple(few), pixels, places, list(back)
+    return tuple(few), read, read * len(ways) + way, list(back)
 
 
 # --- sequences -----------------------------------------------------------------------------------
@@ -489,12 +485,17 @@ def _delta(low, weight, bias):
 
 def _traced_2d(x, projection, A, D, delta_weight, delta_bias):
     """`selective_scan_2d` of functional, differentiable operations only."""
-    height, width = x.shape[1:3]
+    height, width, channels = x.shape[1:]
     if height * width == 0:
         return x
     exact = _exact_dtype(x)
     rank, states = delta_weight.shape[2], A.shape[2]
     tree = plan_tree(height, width, (0, 1, 2, 3), x.device)
+    # A runtime without a compiler passes over its memory at every step of the arithmetic: a part
+    # of a large map at a time, the t-th steps of all groups, stays in the cache.
+    parts = 1
+    if not _is_dynamo() and 4 * height * width * channels > 2 * CACHED:
+        parts = tree.few[0]
     with exactly(x):
         pixels, projection = x.flatten(1, 2).to(exact), projection.flatten(1, 3).to(exact)
         A, D, weight, bias = (t.to(exact) for t in (A, D, delta_weight, delta_bias))
@@ -502,15 +503,18 @@ def _traced_2d(x, projection, A, D, delta_weight, delta_bias):
         weight = torch.cat((bias.unsqueeze(2), weight), dim=2).mT
         y = []
         for n in range(states):
-            a, b, C = [], [], []  # of the t-th steps of all groups: (batch, 4, groups, d or 1)
-            for pixel, place in zip(tree.pixels, tree.places, strict=True):
-                projected = projection.index_select(1, place).unflatten(1, (4, -1))
+            a, b, C = [], [], []  # of each part: (batch, ways, places, d or 1)
+            tables = (table.chunk(parts, dim=1) for table in (tree.pixels, tree.places))
+            for pixel, place in zip(*tables, strict=True):
+                projected = projection.index_select(1, place.flatten()).unflatten(1, (4, -1))
                 low, *columns = projected.split((1 + rank, *[1] * 2 * states), dim=-1)
                 delta = F.softplus(low @ weight)
-                x_t = pixels.index_select(1, pixel).unflatten(1, (4, -1))
+                x_t = pixels.index_select(1, pixel.flatten()).unflatten(1, (4, -1))
                 a.append(torch.exp(delta * A[:, None, :, n]))
                 b.append(x_t * columns[n] * delta)
                 C.append(columns[states + n])
+            if parts == 1:
+                a, b, C = (t[0].chunk(tree.few[0], dim=2) for t in (a, b, C))
             h = tree_scan(a, b, tree.few)
             y.append(torch.cat([C_t * h_t for C_t, h_t in zip(C, h, strict=True)], dim=2))
         y = sum(y).flatten(1, 2)
