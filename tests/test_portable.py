@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import small_models
 import torch
+import torch.nn.functional as F
 from mmengine.config import Config
+from torch import nn
 
 from trunchier import portable, zoo
 from trunchier.loading import find_config
@@ -69,6 +71,28 @@ def test_onnx_takes_any_number_of_crops(family, tmp_path):
     assert together.shape == (5, 17, 64, 48)
     apart = np.concatenate([run(crop[None])['heatmaps'] for crop in crops])
     np.testing.assert_allclose(together, apart, atol=1e-5 * together.std())
+
+
+class Functions(nn.Module):
+    """What onnxruntime is not asked for by its own names."""
+
+    outputs = ('softplus', 'gelu')
+
+    def forward(self, x):
+        return F.softplus(x.float()), F.gelu(x)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+def test_rewritten_functions_are_exact_everywhere(dtype, tmp_path):
+    x = torch.cat((torch.linspace(-20, 20, 4001), torch.tensor([-1e4, -88.0, 88, 1e4]))).to(dtype)
+    portable._write_onnx(Functions(), x, tmp_path / 'functions.onnx', {}, dynamic_batch=False)
+    found = onnxruntime.InferenceSession(tmp_path / 'functions.onnx').run(
+        None, {'images': x.numpy()}
+    )
+    np.testing.assert_allclose(found[0], np.logaddexp(0, x.double().numpy()), rtol=5e-7)
+    np.testing.assert_allclose(
+        found[1], F.gelu(x.double()).numpy(), rtol=1e-3, atol=2 * torch.finfo(dtype).eps
+    )
 
 
 @pytest.mark.parametrize(

@@ -340,19 +340,20 @@ def _translations():
 
     def gelu(x, approximate='none'):
         # In the order in which onnxruntime sees that it is one.
-        return op.Mul(op.Mul(x, op.Add(op.Erf(op.Div(x, 2**0.5)), 1.0)), 0.5)
+        root, one, half = (op.CastLike(value, x) for value in (2**0.5, 1.0, 0.5))
+        return op.Mul(op.Mul(x, op.Add(op.Erf(op.Div(x, root)), one)), half)
 
     def softplus(x, beta=1.0, threshold=20.0):
         # onnxruntime's own, and its logarithm, take longer than the scan that follows. Here
         # log(1 + t) = 2 atanh(s) with t = exp(-|x|) and s = t / (2 + t), at most 1/3: an odd
         # polynomial, fitted, to 2e-7 of the value.
+        two, *coefficients = (op.CastLike(value, x) for value in (2.0, *ATANH))
         t = op.Exp(op.Neg(op.Abs(x)))
-        s = op.Div(t, op.Add(t, 2.0))
-        square = op.Mul(s, s)
-        factor = op.Add(op.Mul(square, ATANH[0]), ATANH[1])
-        for coefficient in ATANH[2:]:
-            factor = op.Add(op.Mul(factor, square), coefficient)
-        return op.Add(op.Relu(x), op.Mul(factor, s))
+        s = op.Div(t, op.Add(t, two))
+        square, factor = op.Mul(s, s), coefficients[0]
+        for coefficient in coefficients[1:]:
+            factor = op.Add(op.Mul(square, factor), coefficient)
+        return op.Add(op.Relu(x), op.Mul(s, factor))
 
     return {torch.ops.aten.gelu.default: gelu, torch.ops.aten.softplus.default: softplus}
 
