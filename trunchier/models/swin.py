@@ -19,6 +19,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from ..ops.linear import linear
+from ..ops.torch import is_traced
 from .backbone import Mlp, TruncatedBackbone, add_branch, new_linear
 
 # fmt: off
@@ -181,6 +182,7 @@ class Layout(NamedTuple):
     windows: int
     num_padded: int
     into: torch.Tensor  # (windows * PLACES,) the token of each place; any token at padded places
+    joined: torch.Tensor  # the same; at padded places one beyond the last token
     padded: torch.Tensor  # the places that no token fills
     back: torch.Tensor  # (tokens,) the place of each token
     mask: torch.Tensor  # (windows, PLACES, PLACES) 0, or MASKED across the seam
@@ -203,6 +205,9 @@ def to_tokens(places, layout):
 
 
 def _to_windows(tokens, padding, layout):
+    if is_traced() and layout.num_padded:  # graphs do not write in place: they would copy twice
+        padding = padding.expand(tokens.shape[0], 1, -1)
+        return torch.cat((tokens, padding), dim=1).index_select(1, layout.joined)
     places = tokens.index_select(1, layout.into)
     if layout.num_padded:
         padding = padding.expand(places.shape[0], layout.num_padded, -1)
@@ -274,6 +279,7 @@ def plan_windows(height, width, shift):
     tokens[:height, :width] = np.arange(height * width).reshape(height, width)
     tokens = _windows(np.roll(tokens, (-shift, -shift), (0, 1)))
     into, padded = tokens.ravel().clip(0), np.flatnonzero(tokens.ravel() < 0)
+    joined = np.where(tokens.ravel() < 0, height * width, into)
     back = np.empty(height * width, dtype=np.int64)
     filled = tokens.ravel() >= 0
     back[tokens.ravel()[filled]] = np.flatnonzero(filled)
@@ -287,7 +293,7 @@ def plan_windows(height, width, shift):
     y, x = np.divmod(np.arange(PLACES), WINDOW)
     apart = [axis[:, None] - axis + WINDOW - 1 for axis in (y, x)]
     offsets = (apart[0] * (2 * WINDOW - 1) + apart[1]).ravel()
-    return dict(into=into, padded=padded, back=back, mask=mask, offsets=offsets)
+    return dict(into=into, joined=joined, padded=padded, back=back, mask=mask, offsets=offsets)
 
 
 def _windows(grid):
