@@ -14,7 +14,7 @@ from golden_rule import golden_values, load_golden
 
 from trunchier import ops
 from trunchier.ops import available_backends, reference, selective_scan, selective_scan_2d
-from trunchier.ops.torch import plan_tree, tree_scan
+from trunchier.ops.torch import scan_sequence
 
 GOLDEN = load_golden('selective_scan')
 CASES = [name for name, case in GOLDEN.items() if isinstance(case, dict) and 'loss' in case]
@@ -278,15 +278,14 @@ def test_empty_maps_give_empty_results():
 # --- graphs --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('length', [1, 2, 7, 8, 9, 13, 64, 100])
+@pytest.mark.parametrize('length', [1, 2, 7, 12, 13, 64, 100, 293])
 def test_tree_is_the_recurrence(length):
     a, b = torch.rand(2, length, 3).double(), torch.randn(2, length, 3).double()
     h, wanted = torch.zeros(2, 3).double(), []
     for t in range(length):
         h = a[:, t] * h + b[:, t]
         wanted.append(h)
-    tree = plan_tree(1, length, (0,), a.device)
-    torch.testing.assert_close(tree_scan(a, b, tree), torch.stack(wanted, 1))
+    torch.testing.assert_close(scan_sequence(a, b), torch.stack(wanted, 1))
 
 
 @pytest.mark.parametrize('dimensions', [1, 2])
@@ -309,7 +308,27 @@ def test_graph_grows_with_the_logarithm_of_the_pixels():
         return len(torch.export.export(Scan2d(), inputs).graph.nodes)
 
     small, large = nodes(4, 4), nodes(32, 32)
-    assert large - small < 6 * 25  # six more levels of pairs, not 1008 more steps
+    assert large - small < 150  # three more levels of groups, not 1008 more steps
+
+
+@pytest.mark.parametrize('cached', [0, 2**18])  # read in parts, and at once
+@pytest.mark.parametrize('size', [(1, 1), (1, 14), (13, 1), (5, 7), (12, 9)])
+def test_exported_map_equals_the_loop(size, cached, monkeypatch):
+    monkeypatch.setattr(ops.torch, 'CACHED', cached)
+    inputs = maps(2, *size, 3, states=2)
+    exported = torch.export.export(Scan2d(), tuple(inputs.values())).module()
+    wanted = selective_scan_2d(**inputs, backend='reference')
+    torch.testing.assert_close(exported(*inputs.values()), wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize('decay', [0.01, 1, 1000])
+def test_traced_gradients_are_exact_to_1e_5_at_any_decay(decay):
+    inputs = {name: t.float().double() for name, t in maps(1, 24, 18, 4, decay=decay).items()}
+    inputs['delta_bias'] += torch.tensor([-100.0, 0, 30, 200])
+    wanted = output_and_gradients(selective_scan_2d, inputs, backend='reference')
+    torch.compiler.reset()  # or maps of another size before this make its size dynamic
+    traced = torch.compile(selective_scan_2d, fullgraph=True, backend='aot_eager')
+    assert worst_error(output_and_gradients(traced, inputs, torch.float32), wanted) < 1e-5
 
 
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning', 'ignore::FutureWarning')

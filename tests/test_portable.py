@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import small_models
 import torch
+import torch.nn.functional as F
 from mmengine.config import Config
+from torch import nn
 
-from trunchier import portable, zoo
+from trunchier import ops, portable, zoo
 from trunchier.loading import find_config
+from trunchier.models import swin
 
 onnx = pytest.importorskip('onnx', reason='needs onnx, onnxscript and onnxruntime')
 onnxruntime = pytest.importorskip('onnxruntime', reason='needs onnx, onnxscript and onnxruntime')
@@ -71,6 +74,28 @@ def test_onnx_takes_any_number_of_crops(family, tmp_path):
     np.testing.assert_allclose(together, apart, atol=1e-5 * together.std())
 
 
+class Functions(nn.Module):
+    """What onnxruntime is not asked for by its own names."""
+
+    outputs = ('softplus', 'gelu')
+
+    def forward(self, x):
+        return F.softplus(x.float()), F.gelu(x)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+def test_rewritten_functions_are_exact_everywhere(dtype, tmp_path):
+    x = torch.cat((torch.linspace(-20, 20, 4001), torch.tensor([-1e4, -88.0, 88, 1e4]))).to(dtype)
+    portable._write_onnx(Functions(), x, tmp_path / 'functions.onnx', {}, dynamic_batch=False)
+    found = onnxruntime.InferenceSession(tmp_path / 'functions.onnx').run(
+        None, {'images': x.numpy()}
+    )
+    np.testing.assert_allclose(found[0], np.logaddexp(0, x.double().numpy()), rtol=5e-7)
+    np.testing.assert_allclose(
+        found[1], F.gelu(x.double()).numpy(), rtol=1e-3, atol=2 * torch.finfo(dtype).eps
+    )
+
+
 @pytest.mark.parametrize(
     ('family', 'format'),
     [
@@ -83,6 +108,8 @@ def test_onnx_takes_any_number_of_crops(family, tmp_path):
     ],
 )
 def test_formats_of_torch_take_any_number_of_crops(family, format, tmp_path):
+    for plans in (swin._layouts, ops.torch._trees):  # as in a new process
+        plans.clear()
     path = tmp_path / f'model{portable.FORMATS[format]}'
     done = written(pose_config(family), path, format=format, dynamic_batch=True)
     assert done['errors']['heatmaps'] < 1e-4

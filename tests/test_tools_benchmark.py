@@ -252,6 +252,38 @@ def test_scaling_fits_exponents(tmp_path):
     assert [index for index, row in enumerate(rows) if 'ms_exponent' in row] == [1, 3]
 
 
+def test_files_beside_their_models(tmp_path):
+    pytest.importorskip('mmpose')
+    rows = run(
+        *('export', '--models', 'SwinPose-T-S2', '--batch', '1', '2', '--to', 'torchscript'),
+        out=tmp_path / 'table.json',
+    )
+    assert [(row['name'], row['batch']) for row in rows] == [
+        ('SwinPose-T-S2', 1), ('SwinPose-T-S2', 2)
+    ]  # fmt: skip
+    for row in rows:
+        assert float(row['error']) < 1e-4
+        assert row['ratio'] == pytest.approx(row['eager'] / row['file'])
+        assert row['deployed'] > 0
+
+
+def test_files_are_checked_alone_and_failures_listed(tmp_path, monkeypatch):
+    pytest.importorskip('mmpose')
+    monkeypatch.setitem(benchmark.portable.TOLERANCES, 'fp32', 0.0)
+    (row,) = run(
+        *('export', '--models', 'SwinPose-T-S2', '--to', 'torchscript', '--check-only'),
+        out=tmp_path / 'failed.json',
+    )
+    assert 'computes something else' in row['failed']
+    monkeypatch.undo()
+    (row,) = run(
+        *('export', '--models', 'SwinPose-T-S2', '--to', 'torchscript', '--check-only'),
+        out=tmp_path / 'checked.json',
+    )
+    assert float(row['error']) < 1e-4
+    assert 'eager' not in row
+
+
 def test_data_by_stage(tmp_path):
     pytest.importorskip('mmpose')
     pytest.importorskip('numba')

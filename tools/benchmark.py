@@ -7,6 +7,8 @@
     python tools/benchmark.py data --num 200 --workers 2
     python tools/benchmark.py pipeline --model VMPose-T-S2 --frames 150
     python tools/benchmark.py scaling --models swin-t-s4 vm-t-s4
+    python tools/benchmark.py export --models 'VM*-T-S4' --batch 1 8 --threads 1
+    python tools/benchmark.py export --models all --check-only
     python tools/benchmark.py all --out docs/benchmarks/DATE-DEVICE.md
 
 What stands in one table was measured in interleaved rounds: medians, and +- half the distance of
@@ -33,6 +35,7 @@ import shlex
 import sys
 import tempfile
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +47,9 @@ import numpy as np
 import torch
 from timing import ROOT, environment, interleaved, markdown, peak_memory, peaks
 
-from trunchier import ops
+import trunchier
+from trunchier import ops, portable
+from trunchier.loading import find_config
 
 DTYPES = {
     'fp32': torch.float32,
@@ -805,6 +810,66 @@ def slope(amounts, values):
     return float(np.polyfit(np.log(amounts), np.log(values), 1)[0])
 
 
+# --- exported files ------------------------------------------------------------------------------
+
+
+def export_arguments(add):
+    add('--models', nargs='+', default=['*-t-s4'], metavar='NAME', help='names or patterns; all')
+    add('--batch', nargs='+', type=int, default=[1], metavar='N')
+    add('--to', choices=portable.FORMATS, default='onnx', help='of the files (default: onnx)')
+    add('--check-only', action='store_true', help='export and compare, measure no time')
+
+
+def export(args):
+    """What the files of `portable` compute, and how fast, beside the models they were made of."""
+    if torch.device(args.device).type != 'cpu':
+        raise ValueError(f'files are run on the CPU, --device is {args.device}; give cpu')
+    columns = dict(
+        name='model', batch='batch', error='largest error (std)', nodes='nodes', megabytes='MB',
+        eager='eager ms', deployed='deployed ms', file=f'{args.to} ms', spread='+- %',
+        ratio=f'{args.to} x as fast as eager', failed='failed',
+    )  # fmt: skip
+    keypoints = range(networks.KEYPOINTS)
+    meta = dict(keypoint_id2name=keypoints, flip_indices=keypoints, skeleton_links=[])
+    rows = []
+    for name, (_, task) in networks.names(args.models).items():
+        cfg, _ = find_config(name, task)
+        model = portable.build(cfg)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, 'model' + portable.FORMATS[args.to])
+            facts = portable.describe(cfg, name, meta)
+            try:
+                done = portable.export(model, path, facts, args.to, dynamic_batch=True)
+            except portable.ExportError as error:
+                rows.append(dict(name=name, failed=str(error)))
+                continue
+            row = dict(name=name, nodes=done['nodes'], megabytes=done['bytes'] / 1e6)
+            row['error'] = f'{max(done["errors"].values()):.1e}'
+            rows += (
+                [row]
+                if args.check_only
+                else [row | times for times in time_file(model, path, args)]
+            )
+        progress(name)
+    return Table(f'Files of {args.to}, any number of crops, random weights', columns, rows)
+
+
+def time_file(model, path, args):
+    """Rows (batch, eager, deployed, file, spread, ratio) of a model and its file."""
+    file, graphs = portable.Exported(path), dict(eager=model, deployed=trunchier.deploy(model))
+    rows = []
+    for batch in args.batch:
+        images = torch.randn(batch, 3, *networks.SIZE)
+        tasks = {who: partial(portable.Graph(made).eval(), images) for who, made in graphs.items()}
+        with torch.no_grad():
+            tasks['file'] = partial(file, images.numpy())
+            times = interleaved(tasks, args.rounds, args.seconds)
+        row = {who: 1e3 * time.median for who, time in times.items()}
+        row |= dict(batch=batch, spread=100 * max(time.spread for time in times.values()))
+        rows.append(row | dict(ratio=row['eager'] / row['file']))
+    return rows
+
+
 # --- peers, settings -----------------------------------------------------------------------------
 
 
@@ -956,6 +1021,7 @@ COMMANDS = {
     'train': (train, train_arguments, 'images a second and memory of training'),
     'pipeline': (pipeline, pipeline_arguments, 'video to results, beside the network alone'),
     'scaling': (scaling, scaling_arguments, 'time and memory against batch and pixels'),
+    'export': (export, export_arguments, 'exported files: their error and speed'),
 }
 
 HAVE_PEERS = ('models', 'scan', 'train')

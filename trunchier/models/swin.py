@@ -20,6 +20,7 @@ from torch import nn
 
 from ..ops import kernels_for
 from ..ops.linear import linear
+from ..ops.torch import is_traced
 from .backbone import Mlp, TruncatedBackbone, add_branch, new_linear
 
 # fmt: off
@@ -186,6 +187,7 @@ class Layout(NamedTuple):
     windows: int
     num_padded: int
     into: torch.Tensor  # (windows * PLACES,) the token of each place; any token at padded places
+    joined: torch.Tensor  # the same; at padded places one beyond the last token
     padded: torch.Tensor  # the places that no token fills
     back: torch.Tensor  # (tokens,) the place of each token
     tokens: torch.Tensor  # (windows, PLACES) int32, the token of each place, or -1
@@ -210,6 +212,9 @@ def to_tokens(places, layout):
 
 
 def _to_windows(tokens, padding, layout):
+    if is_traced() and layout.num_padded:  # graphs do not write in place: they would copy twice
+        padding = padding.expand(tokens.shape[0], 1, -1)
+        return torch.cat((tokens, padding), dim=1).index_select(1, layout.joined)
     places = tokens.index_select(1, layout.into)
     if layout.num_padded:
         padding = padding.expand(places.shape[0], layout.num_padded, -1)
@@ -281,6 +286,7 @@ def plan_windows(height, width, shift):
     tokens[:height, :width] = np.arange(height * width).reshape(height, width)
     tokens = _windows(np.roll(tokens, (-shift, -shift), (0, 1)))
     into, padded = tokens.ravel().clip(0), np.flatnonzero(tokens.ravel() < 0)
+    joined = np.where(tokens.ravel() < 0, height * width, into)
     back = np.empty(height * width, dtype=np.int64)
     filled = tokens.ravel() >= 0
     back[tokens.ravel()[filled]] = np.flatnonzero(filled)
@@ -296,8 +302,8 @@ def plan_windows(height, width, shift):
     offsets = (apart[0] * (2 * WINDOW - 1) + apart[1]).ravel()
     tokens = tokens.astype(np.int32)
     return dict(
-        into=into, padded=padded, back=back, tokens=tokens, region=region, mask=mask,
-        offsets=offsets,
+        into=into, joined=joined, padded=padded, back=back, tokens=tokens, region=region,
+        mask=mask, offsets=offsets,
     )  # fmt: skip
 
 

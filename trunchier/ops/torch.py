@@ -44,6 +44,7 @@ def is_traced():
 
 
 _is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)  # torch >= 2.3
+_is_dynamo = getattr(torch.compiler, 'is_dynamo_compiling', lambda: False)
 
 
 # --- grids of sequences: (ways, batch, X, Y, channels), consecutive steps along X or Y -----------
@@ -127,8 +128,8 @@ def _scan_long(step, b, time, backwards):
     order = (0, 1, 5 - time, time, 4)  # chunks before steps, there and back again
     shape = b.permute(order).shape
     step, sequence = (t.permute(order).flatten(2, 3).flatten(0, 1) for t in (step, b))
-    plan = plan_tree(1, sequence.shape[1], (2 if backwards else 0,), b.device)
-    return b.copy_(tree_scan(step, sequence, plan).view(shape).permute(order))
+    h = scan_sequence(step, sequence, 2 if backwards else 0)
+    return b.copy_(h.view(shape).permute(order))
 
 
 def _neighbour(h, time, backwards=False):
@@ -145,50 +146,67 @@ def _neighbour(h, time, backwards=False):
 
 # --- the whole sequence as a tree ----------------------------------------------------------------
 #
-# Two neighbouring steps are one step of a sequence half as long (Blelloch, 1990). Steps are laid
-# out so that at every level the first half holds the even steps and the second the odd ones:
-# a level is a split, some products and a join, which makes graphs small.
+# A few steps, a group, are one step of a shorter sequence (Blelloch, 1990). At every level the
+# first steps of all groups lie together, then the second ones, and so on: a level is a split, some
+# products and a join, which makes graphs small.
 
 
 class Tree(NamedTuple):
-    """Where the steps of sequences over one map lie."""
+    """How sequences over one map are cut into groups, and groups of groups."""
 
-    ways: int
-    into: torch.Tensor  # (places * ways,) the pixel and way of each place; any beyond the end
-    back: torch.Tensor  # (pixels * ways,) the place of each pixel and way
-    begun: torch.Tensor  # (places, 1) 0 at the first step, which has no state before it, else 1
-    before: tuple  # for each level, of each even step the place of the step before it
+    few: tuple  # steps of a group, at each level
+    pixels: torch.Tensor  # (ways, few[0] * groups): where steps are read; beyond the end, anywhere
+    places: torch.Tensor  # the same in a map of pixels that have ways
+    back: tuple  # for each way (pixels,): where they are among all ways * steps
 
 
-def tree_scan(a, b, tree):
-    """h_t = a_t h_{t-1} + b_t in functional, differentiable operations, log2(L) deep.
+def tree_scan(a, b, few):
+    """h_t = a_t h_{t-1} + b_t in functional, differentiable operations, log(L) deep.
 
     Args:
-        a, b: (batch, pixels * ways, c).
-        tree: from `plan_tree`.
+        a, b: lists of few[0] tensors (..., groups, c), the t-th steps of all groups.
+        few: of the Tree.
+
+    Returns:
+        list like b.
     """
+    return _follow(a, b, _entering(a, b, few))[1:]
+
+
+def _follow(a, b, state):
+    """`state`, and that after each step."""
+    states = [state]
+    for a_t, b_t in zip(a, b, strict=True):
+        states.append(a_t * states[-1] + b_t)
+    return states
+
+
+def _entering(a, b, few):
+    """(..., groups, c): the state before the first step of each group."""
+    if len(few) == 1:
+        return torch.zeros_like(b[0])
+    decay = a[0]
+    for a_t in a[1:]:
+        decay = a_t * decay
+    end = _follow(a[1:], b[1:], b[0])[-1]
+    few = few[1:]
+    a, b = decay.chunk(few[0], dim=-2), end.chunk(few[0], dim=-2)
+    return torch.cat(_follow(a[:-1], b[:-1], _entering(a, b, few)), dim=-2)
+
+
+def scan_sequence(a, b, way=0):
+    """`tree_scan` of a, b (batch, L, c), to the same; `way` 2 is from the end."""
     if b.shape[1] == 0:
         return b
-    a, b = (t.index_select(1, tree.into).unflatten(1, (-1, tree.ways)) for t in (a, b))
-    a, b = a.flatten(2) * tree.begun.to(a.dtype), b.flatten(2)  # (batch, places, ways * c)
-    h = _scan_level(a, b, tree.before).unflatten(2, (tree.ways, -1)).flatten(1, 2)
-    return h.index_select(1, tree.back)
-
-
-def _scan_level(a, b, before):
-    if not before:  # at most eight steps
-        h = [b[:, 0]]
-        for t in range(1, b.shape[1]):
-            h.append(a[:, t] * h[-1] + b[:, t])
-        return torch.stack(h, dim=1)
-    (a0, a1), (b0, b1) = a.chunk(2, dim=1), b.chunk(2, dim=1)
-    odd = _scan_level(a1 * a0, a1 * b0 + b1, before[1:])
-    even = a0 * odd.index_select(1, before[0]) + b0
-    return torch.cat((even, odd), dim=1)
+    tree = plan_tree(1, b.shape[1], (way,), b.device)
+    a, b = (t.index_select(1, tree.pixels[0]).chunk(tree.few[0], dim=1) for t in (a, b))
+    return torch.cat(tree_scan(a, b, tree.few), dim=1).index_select(1, tree.back[0])
 
 
 _trees = {}
 MOST_TREES = 64
+FEW = (6, 5, 4)  # steps of a group
+ROOT = 12  # steps that are few enough for one group
 
 
 @torch.compiler.assume_constant_result
@@ -204,10 +222,10 @@ def plan_tree(height, width, ways, device):
         with torch.inference_mode(False):
             return nn.Parameter(torch.from_numpy(array).to(device), requires_grad=False)
 
-    *arrays, before = lay_out_tree(height, width, ways)
-    tree = Tree(len(ways), *map(constant, arrays), tuple(map(constant, before)))
+    few, pixels, places, back = lay_out_tree(height, width, ways)
+    tree = Tree(few, constant(pixels), constant(places), tuple(map(constant, back)))
     # Not a tracer's stand-in, nor made by operations that jit.trace records.
-    if type(tree.into) is nn.Parameter and not torch.jit.is_tracing():
+    if type(tree.back[0]) is nn.Parameter and not torch.jit.is_tracing():
         if len(_trees) == MOST_TREES:
             del _trees[next(iter(_trees))]
         _trees[key] = tree
@@ -215,23 +233,25 @@ def plan_tree(height, width, ways, device):
 
 
 def lay_out_tree(height, width, ways):
-    """Arrays of a `Tree`: into, back, begun, [before]."""
+    """few, pixels, places and back of a `Tree`, as arrays."""
     length = height * width
-    levels = max(0, length.bit_length() - 3)
-    step = np.arange(-(-length // 2**levels))  # the step at each place: four to eight at the root
-    before = []
-    for _ in range(levels):
-        before.insert(0, np.argsort(step)[np.maximum(step - 1, 0)])
-        step = np.concatenate((2 * step, 2 * step + 1))
+    few, groups = [], length
+    while groups > ROOT:
+        few.append(min(FEW, key=lambda n: -groups % n))  # that fills up least
+        groups = -(-groups // few[-1])
+    few.append(groups)
+    step = np.zeros(1, int)  # the step at each place
+    for n in reversed(few):
+        step = np.concatenate([n * step + t for t in range(n)])
 
     grid = np.arange(length).reshape(height, width)
     rows, columns = grid.ravel(), grid.T.ravel()
     pixel = np.stack([(rows, columns, rows[::-1], columns[::-1])[way] for way in ways])
-    way = np.arange(len(ways))
-    into = pixel[:, np.minimum(step, length - 1)].T * len(ways) + way
-    back = np.argsort(step)[np.argsort(pixel)].T * len(ways) + way
-    begun = (step > 0)[:, None].astype(np.float32)
-    return into.ravel(), back.ravel(), begun, before
+    way = np.arange(len(ways))[:, None]
+    read = pixel[:, np.minimum(step, length - 1)]
+
+    back = np.argsort(step)[np.argsort(pixel)] + way * len(step)
+    return tuple(few), read, read * len(ways) + way, list(back)
 
 
 # --- sequences -----------------------------------------------------------------------------------
@@ -323,14 +343,12 @@ def _traced(u, delta, A, B, C, D, delta_bias, delta_softplus):
     if delta_bias is not None:
         delta = delta + delta_bias.to(exact)
     if delta_softplus:
-        delta = _traced_softplus(delta)
+        delta = F.softplus(delta)
     each = u.shape[1] // B.shape[1]
-    tree = plan_tree(1, u.shape[2], (0,), u.device)
     y = 0 if D is None else D.to(exact) * x
     for n in range(A.shape[1]):
         B_n, C_n = (t[:, :, n].to(exact).repeat_interleave(each, 1).mT for t in (B, C))
-        h = tree_scan(torch.exp(delta * A[:, n]), delta * x * B_n, tree)
-        y = y + C_n * h
+        y = y + C_n * scan_sequence(torch.exp(delta * A[:, n]), delta * x * B_n)
     return y.mT.to(u.dtype)
 
 
@@ -467,20 +485,40 @@ def _delta(low, weight, bias):
 
 def _traced_2d(x, projection, A, D, delta_weight, delta_bias):
     """`selective_scan_2d` of functional, differentiable operations only."""
+    height, width, channels = x.shape[1:]
+    if height * width == 0:
+        return x
     exact = _exact_dtype(x)
-    height, width = x.shape[1:3]
     rank, states = delta_weight.shape[2], A.shape[2]
-    low, B, C = projection.flatten(1, 2).split((rank, states, states), dim=-1)  # (batch, L, 4, .)
-    delta = torch.einsum('blkr,kdr->blkd', low, delta_weight.to(low.dtype))
-    delta = _traced_softplus(delta.to(exact) + delta_bias.to(exact))
-    pixels, B, C, A = x.flatten(1, 2).to(exact), B.to(exact), C.to(exact), A.to(exact)
     tree = plan_tree(height, width, (0, 1, 2, 3), x.device)
-    y = pixels * D.sum(0).to(exact)
-    for n in range(states):
-        step = torch.exp(delta * A[..., n])
-        added = delta * pixels.unsqueeze(2) * B[..., n, None]
-        h = tree_scan(step.flatten(1, 2), added.flatten(1, 2), tree).view_as(step)
-        y = y + (h * C[..., n, None]).sum(2)
+    # A runtime without a compiler passes over its memory at every step of the arithmetic: a part
+    # of a large map at a time, the t-th steps of all groups, stays in the cache.
+    parts = 1
+    if not _is_dynamo() and 4 * height * width * channels > 2 * CACHED:
+        parts = tree.few[0]
+    with exactly(x):
+        pixels, projection = x.flatten(1, 2).to(exact), projection.flatten(1, 3).to(exact)
+        A, D, weight, bias = (t.to(exact) for t in (A, D, delta_weight, delta_bias))
+        projection = F.pad(projection, (1, 0), value=1.0)  # the bias is the weight of these ones
+        weight = torch.cat((bias.unsqueeze(2), weight), dim=2).mT
+        y = []
+        for n in range(states):
+            a, b, C = [], [], []  # of each part: (batch, ways, places, d or 1)
+            tables = (table.chunk(parts, dim=1) for table in (tree.pixels, tree.places))
+            for pixel, place in zip(*tables, strict=True):
+                projected = projection.index_select(1, place.flatten()).unflatten(1, (4, -1))
+                low, *columns = projected.split((1 + rank, *[1] * 2 * states), dim=-1)
+                delta = F.softplus(low @ weight)
+                x_t = pixels.index_select(1, pixel.flatten()).unflatten(1, (4, -1))
+                a.append(torch.exp(delta * A[:, None, :, n]))
+                b.append(x_t * columns[n] * delta)
+                C.append(columns[states + n])
+            if parts == 1:
+                a, b, C = (t[0].chunk(tree.few[0], dim=2) for t in (a, b, C))
+            h = tree_scan(a, b, tree.few)
+            y.append(torch.cat([C_t * h_t for C_t, h_t in zip(C, h, strict=True)], dim=2))
+        y = sum(y).flatten(1, 2)
+        y = sum((y.index_select(1, back) for back in tree.back), pixels * D.sum(0))
     return y.view(x.shape).to(x.dtype)
 
 
@@ -495,11 +533,6 @@ def _exact_dtype(x):
 def exactly(x):
     """Autocast off: its casts would undo `_exact_dtype`."""
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
-
-
-def _traced_softplus(x):
-    """F.softplus(x) in other words: onnxruntime's own takes longer than the whole scan."""
-    return torch.maximum(x, x.new_zeros(())) + torch.log1p(torch.exp(-x.abs()))
 
 
 def _softplus_slope(y):
