@@ -73,6 +73,7 @@ ALL = {
         'data',
         'pipeline',
         'scaling',
+        'export',
     ),
     'cuda': (
         'models --models all --batch 1 64 --dtype fp32 fp16 --relative',
