@@ -10,7 +10,19 @@ import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
-from .native import LANES, bounds, compiled, exp, f32, in_parallel, inlined, sigmoid, softplus, team
+from .native import (
+    LANES,
+    bounds,
+    compiled,
+    exp,
+    f32,
+    in_parallel,
+    inlined,
+    multiply,
+    sigmoid,
+    softplus,
+    team,
+)
 from .torch import CACHED, exactly
 
 
@@ -28,7 +40,7 @@ def selective_scan_2d(x, projection, A, D, delta_weight, delta_bias):
 
 
 class _SelectiveScan2d(torch.autograd.Function):
-    """The four directions one after the other over the same map, as many samples as are cached."""
+    """The four directions one after the other over the same map."""
 
     @staticmethod
     def forward(ctx, x, projection, A, D, delta_weight, delta_bias):
@@ -38,12 +50,10 @@ class _SelectiveScan2d(torch.autograd.Function):
             pixels, projected, A, skip, weight, bias = _flat(
                 x, projection, A, D, delta_weight, delta_bias
             )
-            y = pixels * skip
-            for some in _parts(pixels):
-                arrays = _arrays(pixels[some], projected[some], A, y[some])
-                for way, order in enumerate(_orders(height, width)):
-                    z = _before_softplus(projected[some], weight, bias, way)
-                    scan_way(_crew(z, A), z.numpy(), *arrays, way, order, True)
+            if pixels.shape[2] < LANES:
+                y = _scan_map_by_ways(pixels, projected, A, skip, weight, bias, height, width)
+            else:
+                y = _scan_map(pixels, projected, A, skip, weight, bias, height, width)
             return y.view(x.shape).to(x.dtype)
 
     @staticmethod
@@ -78,6 +88,26 @@ class _SelectiveScan2d(torch.autograd.Function):
             grad_projected.view(projection.shape).to(projection.dtype),
             *(g.to(w.dtype) for g, w in zip(grads, weights, strict=True)),
         )
+
+
+def _scan_map(pixels, projected, A, skip, weight, bias, height, width):
+    """All directions at once, each line's delta projected when its turn comes."""
+    y = torch.empty_like(pixels)
+    crew = team(8 * pixels.numel() * A.shape[1])
+    scratch = torch.empty(crew.threads, max(height, width) * pixels.shape[2])
+    arrays = pixels, projected, A, skip, weight.mT.contiguous(), bias.contiguous(), scratch, y
+    scan_map(crew, *_arrays(*arrays), tuple(_orders(height, width)))
+    return y
+
+
+def _scan_map_by_ways(pixels, projected, A, skip, weight, bias, height, width):
+    """The same for a few channels, which do not fill a vector."""
+    y = pixels * skip
+    arrays = _arrays(pixels, projected, A, y)
+    for way, order in enumerate(_orders(height, width)):
+        z = _before_softplus(projected, weight, bias, way)
+        scan_way(_crew(z, A), z.numpy(), *arrays, way, order, True)
+    return y
 
 
 def _flat(x, projection, A, D, delta_weight, delta_bias):
@@ -225,6 +255,66 @@ def _scan_back(z, arrays, way, order, soft, grad_x, grad_projected, grad_A):
 # Arrays, float32: z (delta before softplus), x, y (S, P, d) of S samples with P pixels or steps;
 # projection (S, P, ways, ...), which ends with N entries of B and N of C; A (ways, N, d).
 # Step i * count_inner + j is at pixel first + i * outer + j * inner.
+
+
+@compiled
+def scan_map(crew, *arguments):
+    """y = D x and, added, C_t h_t of each direction.
+
+    Args:
+        crew: Team.
+        arguments: x, projection, A as above, D (d,), weight (ways, R, d) and bias (ways, d) of
+            delta, scratch (threads, longest line * d), y, and the order of each direction.
+    """
+    in_parallel(_map_share, crew, arguments)
+
+
+@compiled
+def _map_share(share, shares, x, projection, A, D, weight, bias, scratch, y, orders):
+    states, channels = A.shape[1:]
+    pixels, rank, entries = x.shape[1], weight.shape[1], projection.shape[3]
+    ways, at_B = len(orders), entries - 2 * states
+    z = scratch[share]
+    delta = np.empty(channels, np.float32)
+    h = np.empty((states, channels), np.float32)
+    unit, last = bounds(share, shares, len(x) * -(-channels // LANES))
+    while unit < last:
+        s, some, unit = sample_and_channels(unit, last, channels)
+        width = some.stop - some.start
+        # What is projected may begin sooner: a product has whole vectors.
+        projected = max(width, LANES)
+        start = min(some.start, channels - projected)
+        own = some.start - start
+        D_s = D[some]
+        for p in range(pixels):
+            x_p, y_p = x[s, p, some], y[s, p, some]
+            for c in range(width):
+                y_p[c] = x_p[c] * D_s[c]
+        for way in range(ways):
+            first, count_outer, outer, count_inner, inner = orders[way]
+            bias_w = bias[way, some]
+            h[:] = 0
+            for i in range(count_outer):
+                line = first + i * outer
+                multiply(
+                    count_inner, projected, rank,
+                    projection, ((s * pixels + line) * ways + way) * entries,
+                    inner * ways * entries, 1,
+                    weight, way * rank * channels + start, channels, z, 0, projected,
+                )  # fmt: skip
+                for j in range(count_inner):
+                    p = line + j * inner
+                    z_p = z[j * projected + own : j * projected + own + width]
+                    x_p, y_p = x[s, p, some], y[s, p, some]
+                    for c in range(width):
+                        delta[c] = softplus(z_p[c] + bias_w[c])
+                    for n in range(states):
+                        A_n, h_n = A[way, n, some], h[n]
+                        B = projection[s, p, way, at_B + n]
+                        C = projection[s, p, way, at_B + states + n]
+                        for c in range(width):
+                            h_n[c] = exp(delta[c] * A_n[c]) * h_n[c] + delta[c] * x_p[c] * B
+                            y_p[c] += C * h_n[c]
 
 
 @compiled
