@@ -184,6 +184,24 @@ def test_map_in_parts_equals_the_map_at_once(cached, backend, dtype, monkeypatch
     assert worst_error(parts, whole) < ALLOWED[dtype]
 
 
+@needs_numba
+@pytest.mark.parametrize('threads', [1, 3])
+@pytest.mark.parametrize('channels', [5, 16, 50])
+@pytest.mark.parametrize('states', [1, 2])
+def test_threads_share_the_channels_of_numba(threads, channels, states, monkeypatch):
+    from trunchier.ops import native
+
+    monkeypatch.setattr(native, 'LEAST_WORK', 0)
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: threads)
+    for scan, inputs in (
+        (selective_scan_2d, maps(2, 7, 5, channels, states)),
+        (selective_scan, sequences(2, 2, channels, states, 19)),
+    ):
+        wanted = output_and_gradients(scan, inputs, backend='reference')
+        found = output_and_gradients(scan, inputs, torch.float32, backend='numba')
+        assert worst_error(found, wanted) < 1e-5
+
+
 @pytest.mark.parametrize('decay', [0.01, 0.1, 1, 10, 100, 1000])
 @pytest.mark.parametrize('dimensions', [1, 2])
 @pytest.mark.parametrize('backend', ['torch', pytest.param('numba', marks=needs_numba)])
