@@ -19,7 +19,7 @@ from torch.nn import Parameter
 
 from . import reference
 from . import torch as _torch  # binds ops.torch: do not `import torch` in this file
-from .linear import only_computes
+from .linear import KERNEL_TYPES, only_computes
 
 __all__ = ['BACKENDS', 'available_backends', 'selective_scan', 'selective_scan_2d']
 
@@ -121,7 +121,7 @@ def available_backends():
 
 def kernels_for(*tensors):
     """The module `ops.fused` where its kernels can do what is wanted of `tensors`, else None."""
-    return cpu_kernels() if only_computes(*tensors) else None
+    return cpu_kernels() if only_computes(*tensors, types=KERNEL_TYPES) else None
 
 
 def cpu_kernels():

@@ -1,5 +1,5 @@
 """Attention of Swin and of GroupMixFormer on CPU, compiled by numba: all that lies between two
-linear layers, for inference in float32.
+linear layers, for inference. The arithmetic is float32, what goes in and out also lower precision.
 
 The tokens are read where the projection left them, what is computed of them stays in the cache,
 and the mixed tokens are written; torch would move whole maps through a dozen small operations. What
@@ -35,7 +35,7 @@ def attend_windows(qkv, padding, bias, tokens, region=None, masked=0.0):
     """Multi-head attention among the places of each window.
 
     Args:
-        qkv: (B, N, 3 C), float32.
+        qkv: (B, N, 3 C).
         padding: (3 C,), q, k and v of places without a token.
         bias: (heads, places, places), of query and key, added to their score.
         tokens: (windows, places) int32, the token of each place, or -1.
@@ -55,12 +55,12 @@ def attend_windows(qkv, padding, bias, tokens, region=None, masked=0.0):
     pairs = batch * len(tokens) * heads
     crew = team(pairs * places * width * 6)
     scratch = torch.empty(crew.threads, 4 * size * width + (places + 2) * width)
-    bias = F.pad(bias.transpose(1, 2), (0, width - places))
+    bias = F.pad(bias.float().transpose(1, 2), (0, width - places))
     regions = tokens[:0] if region is None else F.pad(region, (0, width - places))
-    arrays = qkv.reshape(-1), padding, bias, tokens, regions, scratch, out.view(-1)
+    arrays = qkv.float().reshape(-1), padding.float(), bias, tokens, regions, scratch, out.view(-1)
     arrays = (array.detach().numpy() for array in arrays)
     _attend_windows(crew, batch, channels, *arrays, f32(masked))
-    return out
+    return out.to(qkv.dtype)
 
 
 @compiled
@@ -174,7 +174,7 @@ def mix_groups(x, weights):
     """Group-mix attention, from the projection of its five segments to what is projected back.
 
     Args:
-        x: (B, H, W, 15 S), float32: q, k and v of the segment without a kernel, of the three with
+        x: (B, H, W, 15 S): q, k and v of the segment without a kernel, of the three with
             one, and of the local one.
         weights: GroupMix.
 
@@ -193,10 +193,10 @@ def mix_groups(x, weights):
         crew.threads, (height + 6) * (width + 6) * LANES + 2 * max(pixels, segment) * LANES
     )
     out = torch.empty(batch, height, width, 5 * segment)
-    arrays = x.detach().reshape(-1), convolved, *qkv, mixers, total, scratch, out.view(-1)
+    arrays = x.detach().float().reshape(-1), convolved, *qkv, mixers, total, scratch, out.view(-1)
     arrays = tuple(array.numpy() for array in arrays)
     _mix_groups(crew, (batch, height, width, segment), arrays, tuple(weights))
-    return out
+    return out.to(x.dtype)
 
 
 @compiled

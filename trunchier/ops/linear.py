@@ -43,6 +43,8 @@ AFTER = {
     'hardswish': (('hardswish', [], ''), F.hardswish),
 }
 
+KERNEL_TYPES = torch.float32, torch.bfloat16, torch.float16  # in and out; float32 within
+
 PLAIN = {torch.Tensor, nn.Parameter}  # no stand-in for a tensor
 
 _choice = None  # None: what VARIABLE says, when it is first asked
@@ -209,13 +211,13 @@ def _onednn_is_on():
     return _has_onednn() and torch._C._get_mkldnn_enabled()
 
 
-def only_computes(*tensors):
-    """Whether nothing but a result in float32 on the CPU is wanted of an operation on `tensors`.
+def only_computes(*tensors, types=(torch.float32,)):
+    """Whether nothing but a result on the CPU is wanted of an operation on `tensors` of `types`.
 
     False where a graph is traced, a gradient is recorded, autocast or a mode of torch's changes
     what operations do, or there is nothing to compute. Some may be None.
     """
-    return _is_plain_work(*tensors) and not _records_gradient(*tensors)
+    return _is_plain_work(*tensors, types=types) and not _records_gradient(*tensors)
 
 
 def _records_gradient(*tensors):
@@ -224,25 +226,25 @@ def _records_gradient(*tensors):
     )
 
 
-def _is_plain_work(*tensors):
+def _is_plain_work(*tensors, types=(torch.float32,)):
     """As `only_computes`, gradients or not."""
     return not (
         is_traced()
         or not _TELLS_TRACING
         or _autocasts()
         or forward_ad._current_level >= 0
-        or not all(_is_plain(tensor) for tensor in tensors if tensor is not None)
+        or not all(_is_plain(tensor, types) for tensor in tensors if tensor is not None)
         or tensors[0].numel() == 0
         or torch._C._len_torch_dispatch_stack() > 0  # such as a counter of operations
         or torch._C._functorch.peek_interpreter_stack() is not None  # such as vmap
     )
 
 
-def _is_plain(tensor):
-    """A float32 tensor in the CPU's memory."""
+def _is_plain(tensor, types):
+    """A tensor of one of `types` in the CPU's memory."""
     return (
         type(tensor) in PLAIN
-        and tensor.dtype is torch.float32
+        and tensor.dtype in types
         and tensor.layout is torch.strided
         and tensor.is_cpu
     )
