@@ -60,7 +60,7 @@ def selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus):
 def _backbone(encoder):
     family, size, *stages = encoder.split('-')
     if family == 'vit':
-        return networks.build(encoder, part='backbone')
+        return networks._backbone(encoder)
     kind = dict(swin=Swin, gmf=GroupMixFormer, vm=VMamba)[family]
     if kind.checkout and not os.environ.get(kind.checkout):
         return None

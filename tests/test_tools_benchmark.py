@@ -348,11 +348,11 @@ def test_the_example_of_a_peer_has_what_is_installed_and_leaves_out_the_rest(mon
     for name in ('VMAMBA', 'GROUPMIXFORMER', 'FOURD_HUMANS'):
         monkeypatch.delenv(name, raising=False)
     build = benchmark.load_peers([f'official={ROOT / "examples"}'], 'build')['official']
-    for name in ('swin-t-s2', 'SwinPose-T-S2'):
-        part = 'network' if name[0] == 'S' else 'backbone'
+    for name in ('swin-t-s2', 'SwinPose-T-S2', 'ViTPose-S'):
+        part = 'backbone' if name in zoo.ENCODERS else 'network'
         ((encoder, task),) = networks.names([name], part).values()
         ours = networks.build(encoder, task, part)
-        images = torch.randn(1, 3, 64, 48)
+        images = torch.randn(1, 3, *networks.SIZE)
         with torch.no_grad():
             theirs = build(name)
             found = theirs(images)

@@ -11,6 +11,7 @@ change: after a change here, touch those.
 
 import ctypes
 import functools
+import os
 from typing import NamedTuple
 
 import numba
@@ -66,12 +67,23 @@ LEAST_WORK = 50_000  # cycles; a start takes about 5000
 @functools.lru_cache
 def _openmp():
     """Addresses for a `Team`, or None."""
-    functions = 'GOMP_parallel', 'omp_get_thread_num', 'omp_get_num_threads'
     try:
-        library = ctypes.CDLL(None)  # what the process has loaded for all to see
-        return tuple(ctypes.cast(getattr(library, f), ctypes.c_void_p).value for f in functions)
+        process, found = ctypes.CDLL(None), _Symbol()  # what is loaded for all to see
+        process.dladdr(ctypes.cast(process.GOMP_parallel, ctypes.c_void_p), ctypes.byref(found))
+        library = ctypes.CDLL(os.fsdecode(found.file))  # there may be several OpenMPs
+        functions = library.GOMP_parallel, library.omp_get_thread_num, library.omp_get_num_threads
     except (AttributeError, OSError, TypeError):
         return None
+    return tuple(ctypes.cast(function, ctypes.c_void_p).value for function in functions)
+
+
+class _Symbol(ctypes.Structure):
+    """What dladdr tells of a function (Dl_info)."""
+
+    _fields_ = (
+        ('file', ctypes.c_char_p), ('base', ctypes.c_void_p),
+        ('name', ctypes.c_char_p), ('address', ctypes.c_void_p),
+    )  # fmt: skip
 
 
 @intrinsic
