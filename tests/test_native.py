@@ -143,8 +143,8 @@ def turn_and_scale(x, y, z):
 
 
 def test_turn_transposes_and_move_scales():
-    x, y, z = random(LANES, LANES + 2), np.zeros((LANES, LANES)), np.zeros(LANES + 2)
-    y, z = y.astype(np.float32), z.astype(np.float32)
+    x = random(LANES, LANES + 2)
+    y, z = np.zeros((LANES, LANES), np.float32), np.zeros(LANES + 2, np.float32)
     turn_and_scale(x, y, z)
     np.testing.assert_array_equal(y, x[:, 2:].T)
     np.testing.assert_array_equal(z, [0, *3 * x[0, 2:], 0])
