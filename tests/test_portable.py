@@ -77,10 +77,11 @@ def test_onnx_takes_any_number_of_crops(family, tmp_path):
 class Functions(nn.Module):
     """What onnxruntime is not asked for by its own names."""
 
-    outputs = ('softplus', 'gelu')
+    outputs = ('softplus', 'gelu', 'softplus_2', 'gelu_tanh')
 
     def forward(self, x):
-        return F.softplus(x.float()), F.gelu(x)
+        exact = x.float()
+        return F.softplus(exact), F.gelu(x), F.softplus(exact, 2), F.gelu(x, approximate='tanh')
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
@@ -90,10 +91,14 @@ def test_rewritten_functions_are_exact_everywhere(dtype, tmp_path):
     found = onnxruntime.InferenceSession(tmp_path / 'functions.onnx').run(
         None, {'images': x.numpy()}
     )
-    np.testing.assert_allclose(found[0], np.logaddexp(0, x.double().numpy()), rtol=5e-7)
-    np.testing.assert_allclose(
-        found[1], F.gelu(x.double()).numpy(), rtol=1e-3, atol=2 * torch.finfo(dtype).eps
-    )
+    exact = x.double()
+    np.testing.assert_allclose(found[0], np.logaddexp(0, exact), rtol=5e-7)
+    np.testing.assert_allclose(found[2], np.logaddexp(0, 2 * exact) / 2, rtol=5e-7, atol=1e-45)
+    # onnxruntime's tanh near -1 is off by up to 2 eps, which x / 2 multiplies.
+    for place, approximate, eps in ((1, 'none', 2), (3, 'tanh', 5)):
+        wanted = F.gelu(exact, approximate=approximate)
+        rough = eps * torch.finfo(dtype).eps
+        np.testing.assert_allclose(found[place], wanted, rtol=1e-3, atol=rough)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ are enough to use it. Nothing is written unless the file, read back, computes wh
 import copy
 import json
 import logging
+import math
 import os
 import shutil
 import warnings
@@ -340,14 +341,22 @@ def _translations():
 
     def gelu(x, approximate='none'):
         # In the order in which onnxruntime sees that it is one.
-        root, one, half = (op.CastLike(value, x) for value in (2**0.5, 1.0, 0.5))
-        return op.Mul(op.Mul(x, op.Add(op.Erf(op.Div(x, root)), one)), half)
+        one, half = (op.CastLike(value, x) for value in (1.0, 0.5))
+        if approximate == 'tanh':
+            cubic, root = (op.CastLike(value, x) for value in (0.044715, (2 / math.pi) ** 0.5))
+            inner = op.Mul(root, op.Add(x, op.Mul(cubic, op.Mul(x, op.Mul(x, x)))))
+            inner = op.Tanh(inner)
+        else:
+            inner = op.Erf(op.Div(x, op.CastLike(2**0.5, x)))
+        return op.Mul(op.Mul(x, op.Add(inner, one)), half)
 
     def softplus(x, beta=1.0, threshold=20.0):
         # onnxruntime's own, and its logarithm, take longer than the scan that follows. Here
         # log(1 + t) = 2 atanh(s) with t = exp(-|x|) and s = t / (2 + t), at most 1/3: an odd
         # polynomial, fitted, to 2e-7 of the value.
         two, *coefficients = (op.CastLike(value, x) for value in (2.0, *ATANH))
+        if beta != 1:
+            return op.Div(softplus(op.Mul(x, op.CastLike(beta, x))), op.CastLike(beta, x))
         t = op.Exp(op.Neg(op.Abs(x)))
         s = op.Div(t, op.Add(t, two))
         square, factor = op.Mul(s, s), coefficients[0]

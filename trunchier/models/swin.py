@@ -39,7 +39,6 @@ PLACES = WINDOW**2
 PATCH = 4
 MLP_RATIO = 4
 MASKED = -100.0
-LEAST_FUSED = 16  # channels of a head, for the compiled attention
 
 
 @MODELS.register_module()
@@ -147,8 +146,8 @@ class WindowAttention(nn.Module):
         bias = self.relative_position_bias_table.t().index_select(1, layout.offsets)
         bias = bias.view(heads, PLACES, PLACES)
 
-        kernels = kernels_for(qkv, bias, self.qkv.bias) if size >= LEAST_FUSED else None
-        if kernels:
+        kernels = kernels_for(qkv, bias, self.qkv.bias)
+        if kernels and kernels.fits_windows(size):
             region = layout.region if self.shift else None
             x = kernels.attend_windows(qkv, self.qkv.bias, bias, layout.tokens, region, MASKED)
         else:

@@ -31,6 +31,11 @@ from .native import (
 # --- windows -------------------------------------------------------------------------------------
 
 
+def fits_windows(size):
+    """Whether `attend_windows` can do heads of so many channels."""
+    return size >= 16
+
+
 def attend_windows(qkv, padding, bias, tokens, region=None, masked=0.0):
     """Multi-head attention among the places of each window.
 
@@ -44,8 +49,6 @@ def attend_windows(qkv, padding, bias, tokens, region=None, masked=0.0):
 
     Returns:
         (B, N, C).
-
-    Heads have 16 channels or more.
     """
     batch, num_tokens, channels = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     heads, places, _ = bias.shape
