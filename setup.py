@@ -50,7 +50,7 @@ setup(
     package_data={
         'trunchier': [
             *('**/*.npz', '**/*.json', '**/*.md', '**/LICENSE*', '**/NOTICE*'),
-            'weights/*.safetensors',
+            'assets/*.safetensors',
         ]
     },
     # mmpose is no dependency in the metadata's sense: its own metadata asks for chumpy, which no

@@ -1,11 +1,11 @@
-"""The authors' code as a peer of tools/benchmark.py, from checkouts of their repositories:
+"""The authors' code as a peer of tools/benchmark, from checkouts of their repositories:
 
     git clone https://github.com/MzeroMiko/VMamba
     git clone https://github.com/AILab-CVC/GroupMixFormer
     git clone https://github.com/shubham-goel/4D-Humans
     pip install timm einops fvcore
     export VMAMBA=VMamba GROUPMIXFORMER=GroupMixFormer FOURD_HUMANS=4D-Humans
-    python tools/benchmark.py models --models '*-t-s4' --against official=examples
+    python tools/benchmark models --models '*-t-s4' --against official=examples
 
 Swin and ViT are mmpretrain's, the pose head is mmpose's, the mesh head that of 4D-Humans. VMamba
 scans by its CUDA extension where that is installed and the images are on a GPU, else by its torch
@@ -27,7 +27,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from trunchier import zoo
-from trunchier.models.smpl_head import EMBEDDED_MEAN_PARAMS
+from trunchier.models.mesh.hmr2_head import EMBEDDED_MEAN_PARAMS
 
 SIZES = dict(t='tiny', s='small', b='base')
 

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
-from trunchier import exports
-from trunchier.models.body import EMBEDDED_BODY
+from trunchier.files.whole import whole_file
+from trunchier.inference import writers
+from trunchier.models.mesh.body import EMBEDDED_BODY
 
 ROOT = Path(__file__).resolve().parents[1]
 SWIN = dict(channels=(16, 32, 64, 64), depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 2))
@@ -64,8 +65,8 @@ def noise(height, width, seed=0):
 def write_clip(path, frames=12, height=96, width=128, fps=10):
     """An MP4 of a picture that slides."""
     picture = noise(height, width + 8 * frames)
-    with exports.whole_file(path) as part:
-        writer = exports.VideoWriter(part, fps, (height, width))
+    with whole_file(path) as part:
+        writer = writers.VideoWriter(part, fps, (height, width))
         for i in range(frames):
             writer.write(np.ascontiguousarray(picture[:, 8 * i : 8 * i + width]))
         writer.close()

@@ -11,16 +11,13 @@ PACKAGE = Path(__file__).resolve().parents[1] / 'trunchier'
 
 # A room may import what stands in an earlier line; not its neighbours, not what comes later.
 ROOMS = (
-    ('compat', 'conventions', 'costs', 'detection', 'inputs', 'safe_pickle', 'stand_ins', 'zoo'),
-    ('exports', 'geometry', 'streams', 'tracking'),
-    ('ops',),
-    ('checkpoints', 'datasets', 'metrics', 'models', 'training'),
-    ('deployment', 'loading', 'synthetic'),
-    ('portable', 'renderer'),
-    ('visualizer',),
-    ('saving', 'viewer'),
-    ('inferencer',),
-    ('predict',),
+    ('assets', 'compat', 'conventions', 'files', 'zoo'),
+    ('geometry', 'ops', 'weights'),
+    ('datasets', 'engine', 'metrics', 'models'),
+    ('synthetic',),
+    ('deploy', 'render'),
+    ('visualization',),
+    ('inference',),
     ('__main__',),
 )
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

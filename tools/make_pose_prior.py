@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Make `trunchier/synthetic/pose_prior.npz`, the real poses that the discriminator sees by default.
+"""Make `trunchier/assets/pose_prior.npz`, the real poses that the discriminator sees by default.
 
     python tools/make_pose_prior.py [--num 4000] [--seed 0]
 
@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from trunchier import assets
 from trunchier.geometry import matrix_to_axis_angle
 from trunchier.synthetic.poses import sample_pose
 
-OUT = Path(__file__).resolve().parents[1] / 'trunchier' / 'synthetic' / 'pose_prior.npz'
+OUT = assets.path('pose_prior.npz')
 
 
 def main():

@@ -4,7 +4,7 @@ python tools/model_table.py --task pose
 python tools/model_table.py --task all --format csv --out models.csv
 
 Parameters are counted on the built model; GFLOPs follow the paper's convention (multiply-
-accumulates of the official code at 1 x 3 x 256 x 192, see trunchier/costs.py). A row that does not
+accumulates of the official code at 1 x 3 x 256 x 192, see paper_costs.py). A row that does not
 come out to the paper's printed digit says why.
 """
 
@@ -18,12 +18,13 @@ import sys
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
+import paper_costs as costs
 import torch
 import yaml
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from trunchier import costs, zoo
+from trunchier import zoo
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ('name', 'config', 'params_m', 'gflops', 'paper_params_m', 'paper_gflops', 'note')

@@ -7,7 +7,7 @@ import sys
 # Idle threads of the network leave their core to those that decode and crop. Read with torch.
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
-from trunchier.predict import main  # noqa: E402
+from trunchier.inference.command import main  # noqa: E402
 
 if __name__ == '__main__':
     sys.exit(main())

@@ -9,16 +9,16 @@ from . import compat
 
 compat.apply()  # first: what is registered below may meet the parts of the stack that it mends
 
-from . import checkpoints, datasets, metrics, models, synthetic, training  # noqa: E402
-from .deployment import deploy  # noqa: E402
+from . import datasets, engine, metrics, models, synthetic, weights  # noqa: E402
+from .deploy.fuse import deploy  # noqa: E402
 
 __all__ = [
-    'checkpoints',
     'compat',
     'datasets',
     'deploy',
+    'engine',
     'metrics',
     'models',
     'synthetic',
-    'training',
+    'weights',
 ]

@@ -14,12 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ..conventions import (
-    AXIS_ANGLE_FLIP_SIGNS,
-    BODY_POSE_23_FLIP,
-    IMAGE_SIZE,
-    JOINTS_44_FLIP,
-)
+from ..conventions import AXIS_ANGLE_FLIP_SIGNS, BODY_POSE_23_FLIP, IMAGE_SIZE, JOINTS_44_FLIP
 
 
 # ---------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from mmengine.registry import DATASETS
 
-from .. import safe_pickle
 from ..conventions import EVAL_IGNORED_3D
+from ..files import pickles
 from .annotations import AnnotationFilter, BadRecord, check_annotation, describe, judge, log_warning
 from .people import People
 
@@ -193,6 +193,6 @@ def _read_array(archive, name):
         if read_header is not None:
             shape, _, dtype = read_header(file)
             if dtype.hasobject:
-                return np.asarray(safe_pickle.load(file.read())).reshape(shape)
+                return np.asarray(pickles.load(file.read())).reshape(shape)
     with archive.open(name + '.npy') as file:
         return np.lib.format.read_array(file, allow_pickle=False)

@@ -29,7 +29,7 @@ from mmengine import dist
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
-from .. import safe_pickle
+from ..files import pickles
 from .annotations import AnnotationFilter, BadRecord, check_annotation, describe, judge, log_warning
 from .people import People, generator
 from .released import CORRUPT_KEYS
@@ -389,7 +389,7 @@ def read_people(data):
         BadRecord: a forbidden class, no pickle, or no list.
     """
     try:
-        people = safe_pickle.load(data)
+        people = pickles.load(data)
     except (pickle.UnpicklingError, ImportError) as error:
         raise BadRecord('unreadable annotation', str(error)) from error
     if not isinstance(people, list | tuple):

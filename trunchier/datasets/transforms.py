@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from mmengine.registry import TRANSFORMS
 
+from .. import assets
 from ..conventions import IMAGE_SIZE, NUM_BETAS
 from . import crops
 
@@ -185,7 +186,7 @@ class AddRealPoses:
         return {**record, 'real_body_pose': self._poses[index], 'real_betas': betas}
 
 
-EMBEDDED_POSES = Path(__file__).parents[1] / 'synthetic' / 'pose_prior.npz'
+EMBEDDED_POSES = assets.path('pose_prior.npz')
 
 
 def load_real_poses(path=None):

@@ -1,12 +1,12 @@
-from .body import BodyModel
-from .discriminator import HMRDiscriminator
-from .groupmixformer import TruncatedGMF
-from .losses import MeshLoss
-from .mesh_estimator import MeshEstimator
-from .smpl_head import HMR2Head
-from .stage_adapter import StageAdapter
-from .swin import TruncatedSwin
-from .vmamba import TruncatedVMamba
+from .backbones.groupmixformer import TruncatedGMF
+from .backbones.swin import TruncatedSwin
+from .backbones.vmamba import TruncatedVMamba
+from .mesh.body import BodyModel
+from .mesh.discriminator import HMRDiscriminator
+from .mesh.estimator import MeshEstimator
+from .mesh.hmr2_head import HMR2Head
+from .mesh.losses import MeshLoss
+from .necks.stage_adapter import StageAdapter
 
 __all__ = [
     'BodyModel',

@@ -17,9 +17,8 @@ import os
 from torch import Tensor, float64
 from torch.nn import Parameter
 
-from . import reference
-from . import torch as _torch  # binds ops.torch: do not `import torch` in this file
 from .linear import KERNEL_TYPES, only_computes
+from .scan import parallel, reference
 
 __all__ = ['BACKENDS', 'available_backends', 'selective_scan', 'selective_scan_2d']
 
@@ -120,13 +119,13 @@ def available_backends():
 
 
 def kernels_for(*tensors):
-    """The module `ops.fused` where its kernels can do what is wanted of `tensors`, else None."""
+    """`ops.cpu.attention` if its kernels support these tensors, else None."""
     return cpu_kernels() if only_computes(*tensors, types=KERNEL_TYPES) else None
 
 
 def cpu_kernels():
-    """The module `ops.fused`, or None where numba is not."""
-    return None if _missing('numba') else importlib.import_module(f'{__name__}.fused')
+    """The module `ops.cpu.attention`, or None where numba is not."""
+    return None if _missing('numba') else importlib.import_module(f'{__name__}.cpu.attention')
 
 
 def _backend(name, x):
@@ -138,10 +137,15 @@ def _backend(name, x):
         raise RuntimeError(f"no backend {name!r}; give 'auto' or one of {BACKENDS}")
     elif reason := _refusal(name, x) or _missing(name):
         raise RuntimeError(f"backend {name!r} {reason}; or use backend='torch'")
-    return MODULES.get(name) or importlib.import_module(f'{__name__}.{name}')
+    return _module(name)
 
 
-MODULES = dict(reference=reference, torch=_torch)  # the others are imported when first used
+MODULES = dict(reference=reference, torch=parallel)  # the others are imported when first used
+
+
+def _module(name):
+    places = dict(numba='cpu', triton='cuda')
+    return MODULES.get(name) or importlib.import_module(f'{__name__}.scan.{places[name]}')
 
 
 def _refusal(name, x):
@@ -150,7 +154,7 @@ def _refusal(name, x):
         return f"needs CPU tensors, got {x.device.type}; use 'triton'"
     if name == 'numba' and x.dtype == float64:
         return f'computes in float32, got {x.dtype}; convert the tensors'
-    traced = _torch.is_traced() or type(x) not in (Tensor, Parameter)  # such as a FakeTensor
+    traced = parallel.is_traced() or type(x) not in (Tensor, Parameter)  # such as a FakeTensor
     if name in ('numba', 'triton') and traced:
         return "cannot be traced into a graph; use 'auto'"
     if name == 'triton' and not (x.is_cuda or os.environ.get('TRITON_INTERPRET') == '1'):
@@ -166,7 +170,7 @@ def _missing(name):
     if importlib.util.find_spec(name) is None:
         return f'needs the package {name}; pip install {name}'
     try:
-        importlib.import_module(f'{__name__}.{name}')
+        _module(name)
     except ImportError as error:  # numba refuses versions of numpy that it does not know
         return f'needs the package {name}, which cannot be imported: {error}'
     return ''

@@ -22,7 +22,7 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
-from .torch import is_traced
+from .scan.parallel import is_traced
 
 CHOICES = ('auto', 'mkl', 'onednn')
 VARIABLE = 'TRUNCHIER_CPU_LINEAR'

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..conventions import COCO_17, SMPL_24, SMPLX_TO_OPENPOSE
-from ..models.body import EMBEDDED_BODY, read_body
+from ..models.mesh.body import EMBEDDED_BODY, read_body
 from . import kernels
 from .poses import PARENTS, _forward
 from .wardrobe import FOLDS, Grid

@@ -10,14 +10,14 @@ The pack (poses.npz) is DeepMimic's motion data in the 24 joints, 351 poses of 1
 import functools
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numba import njit
 
+from .. import assets
 from ..conventions import AXIS_ANGLE_FLIP_SIGNS, SMPL_24_FLIP, SMPL_PARENTS
 
-POSE_PACK = Path(__file__).with_name('poses.npz')
+POSE_PACK = assets.path('poses.npz')
 PARENTS = np.array(SMPL_PARENTS)
 
 
@@ -255,7 +255,7 @@ def pose_pack():
 @functools.lru_cache(maxsize=1)
 def rest_joints():
     """(24, 3) joints of the embedded body's mean shape in the T-pose, metres, pelvis at 0."""
-    from ..models.body import EMBEDDED_BODY
+    from ..models.mesh.body import EMBEDDED_BODY
 
     with np.load(EMBEDDED_BODY) as body:
         joints = body['J_regressor'].astype(np.float64) @ body['v_template'].astype(np.float64)

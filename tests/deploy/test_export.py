@@ -1,0 +1,276 @@
+"""Exported files compute what the model does, say what they want, and carry no more than asked."""
+
+import copy
+
+import numpy as np
+import pytest
+import small_models
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from torch import nn
+
+from trunchier import ops, zoo
+from trunchier.deploy import export
+from trunchier.models.backbones import swin
+from trunchier.weights.find import find_config
+
+onnx = pytest.importorskip('onnx', reason='needs onnx, onnxscript and onnxruntime')
+onnxruntime = pytest.importorskip('onnxruntime', reason='needs onnx, onnxscript and onnxruntime')
+
+SHARED_ROWS = dict(channels=(20, 40, 40, 40), depths=(1, 1, 1, 1))
+FAMILIES = {
+    'swin': dict(
+        type='TruncatedSwin',
+        arch=dict(SHARED_ROWS, num_heads=(1, 2, 2, 2)),
+    ),
+    'gmf': dict(type='TruncatedGMF', arch=dict(SHARED_ROWS, mlp_ratios=(2, 2, 2, 2))),
+    'vm': dict(type='TruncatedVMamba', arch=SHARED_ROWS),
+}
+COCO = dict(
+    keypoint_id2name={i: f'joint{i}' for i in range(17)},
+    flip_indices=list(range(17)),
+    skeleton_links=[(0, 1)],
+)
+
+
+def pose_config(family='swin'):
+    cfg = small_models.pose_config()
+    cfg.model.backbone = dict(FAMILIES[family], num_stages=2)
+    cfg.model.neck.in_channels = 40
+    return cfg
+
+
+def built(cfg):
+    """A model whose weights are not just initialised: norms too have something to do."""
+    torch.manual_seed(0)
+    model = export.build(cfg)
+    with torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if 'norm' in name and tensor.is_floating_point():
+                tensor.copy_(torch.rand_like(tensor) + 0.5)
+    return model
+
+
+def written(cfg, path, **options):
+    meta = COCO if export.task_of(cfg) == 'pose' else None
+    return export.export(built(cfg), path, export.describe(cfg, 'small', meta), **options)
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_onnx_takes_any_number_of_crops(family, tmp_path):
+    path = tmp_path / 'model.onnx'
+    done = written(pose_config(family), path, dynamic_batch=True)
+    assert done['errors']['heatmaps'] < 1e-4
+    model = onnx.load(path)
+    assert [entry.version for entry in model.opset_import if entry.domain == ''] >= [17]
+    assert {entry.domain for entry in model.opset_import} == {''}, 'standard operators only'
+    assert [p.name for p in tmp_path.iterdir()] == ['model.onnx'], 'nothing unfinished is left'
+
+    run = export.Exported(path)
+    crops = np.random.default_rng(0).standard_normal((5, 3, 256, 192), np.float32)
+    together = run(crops)['heatmaps']
+    assert together.shape == (5, 17, 64, 48)
+    apart = np.concatenate([run(crop[None])['heatmaps'] for crop in crops])
+    np.testing.assert_allclose(together, apart, atol=1e-5 * together.std())
+
+
+class Functions(nn.Module):
+    """What onnxruntime is not asked for by its own names."""
+
+    outputs = ('softplus', 'gelu', 'softplus_2', 'gelu_tanh')
+
+    def forward(self, x):
+        exact = x.float()
+        return F.softplus(exact), F.gelu(x), F.softplus(exact, 2), F.gelu(x, approximate='tanh')
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+def test_rewritten_functions_are_exact_everywhere(dtype, tmp_path):
+    x = torch.cat((torch.linspace(-20, 20, 4001), torch.tensor([-1e4, -88.0, 88, 1e4]))).to(dtype)
+    export._write_onnx(Functions(), x, tmp_path / 'functions.onnx', {}, dynamic_batch=False)
+    found = onnxruntime.InferenceSession(tmp_path / 'functions.onnx').run(
+        None, {'images': x.numpy()}
+    )
+    exact = x.double()
+    np.testing.assert_allclose(found[0], np.logaddexp(0, exact), rtol=5e-7)
+    np.testing.assert_allclose(found[2], np.logaddexp(0, 2 * exact) / 2, rtol=5e-7, atol=1e-45)
+    # onnxruntime's tanh near -1 is off by up to 2 eps, which x / 2 multiplies.
+    for place, approximate, eps in ((1, 'none', 2), (3, 'tanh', 5)):
+        wanted = F.gelu(exact, approximate=approximate)
+        rough = eps * torch.finfo(dtype).eps
+        np.testing.assert_allclose(found[place], wanted, rtol=1e-3, atol=rough)
+
+
+@pytest.mark.parametrize(
+    ('family', 'format'),
+    [
+        ('swin', 'torchscript'),
+        ('gmf', 'torchscript'),
+        ('vm', 'torchscript'),
+        ('swin', 'torch-export'),
+        pytest.param('gmf', 'torch-export', marks=pytest.mark.slow),
+        pytest.param('vm', 'torch-export', marks=pytest.mark.slow),
+    ],
+)
+def test_formats_of_torch_take_any_number_of_crops(family, format, tmp_path):
+    for plans in (swin._layouts, ops.parallel._trees):  # as in a new process
+        plans.clear()
+    path = tmp_path / f'model{export.FORMATS[format]}'
+    done = written(pose_config(family), path, format=format, dynamic_batch=True)
+    assert done['errors']['heatmaps'] < 1e-4
+    run = export.Exported(path)
+    assert run(np.zeros((4, 3, 256, 192), np.float32))['heatmaps'].shape == (4, 17, 64, 48)
+    assert run.metadata['keypoint_names'] == list(COCO['keypoint_id2name'].values())
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ('format', 'precision'),
+    [
+        pytest.param('onnx', 'fp16', marks=SLOW),
+        ('torchscript', 'fp16'),
+        pytest.param('torchscript', 'bf16', marks=SLOW),
+        pytest.param('torch-export', 'fp16', marks=SLOW),
+        pytest.param('torch-export', 'bf16', marks=SLOW),
+    ],
+)
+def test_low_precision_halves_the_file_not_its_interface(format, precision, tmp_path):
+    sizes = []
+    for each in ('fp32', precision):
+        path = tmp_path / f'{each}{export.FORMATS[format]}'
+        cfg = pose_config()
+        cfg.model.head.deconv_out_channels = (96, 96)
+        sizes.append(written(cfg, path, format=format, precision=each)['bytes'])
+        heatmaps = export.Exported(path)(np.zeros((1, 3, 256, 192), np.float32))['heatmaps']
+        assert heatmaps.dtype == np.float32
+    assert sizes[1] < 0.65 * sizes[0]
+
+
+@pytest.fixture(scope='module')
+def meshes(tmp_path_factory):
+    """Folder of a small mesh model as bare.onnx, one crop at a time, and body.onnx, any number."""
+    folder = tmp_path_factory.mktemp('mesh')
+    for name, with_body in (('bare', False), ('body', True)):
+        path = folder / f'{name}.onnx'
+        written(small_models.mesh_config(), path, dynamic_batch=with_body, with_body=with_body)
+    return folder
+
+
+def test_mesh_ends_with_parameters_and_camera(meshes):
+    found = export.Exported(meshes / 'bare.onnx')(np.ones((1, 3, 256, 192), np.float32))
+    assert {name: array.shape for name, array in found.items()} == dict(
+        global_orient=(1, 1, 3, 3), body_pose=(1, 23, 3, 3), betas=(1, 10), camera=(1, 3)
+    )
+    rotations = found['body_pose'][0]
+    identity = rotations @ rotations.swapaxes(1, 2)
+    np.testing.assert_allclose(identity, np.broadcast_to(np.eye(3), (23, 3, 3)), atol=1e-5)
+
+
+def test_one_crop_at_a_time_unless_asked(meshes):
+    sessions = (onnxruntime.InferenceSession(meshes / f'{n}.onnx') for n in ('bare', 'body'))
+    assert [s.get_inputs()[0].shape[0] for s in sessions] == [1, 'batch']
+
+
+def test_body_is_there_on_request_only(meshes):
+    body = export.Exported(meshes / 'body.onnx')(np.zeros((3, 3, 256, 192), np.float32))
+    assert body['vertices'].shape == (3, 6890, 3)
+    assert body['joints'].shape == (3, 44, 3)
+    for name, has_body in (('bare', False), ('body', True)):
+        arrays = onnx.load(meshes / f'{name}.onnx').graph.initializer
+        assert any(6890 in array.dims or 6890 * 3 in array.dims for array in arrays) == has_body
+
+
+def test_torchscript_carries_no_body_unasked(tmp_path):
+    done = written(small_models.mesh_config(), tmp_path / 'model.pt', format='torchscript')
+    assert done['bytes'] < 3e6  # the body alone has 6890 x 24 weights and more
+
+
+def test_metadata_says_what_stands_before_and_after(tmp_path):
+    written(pose_config(), tmp_path / 'model.pt', format='torchscript')
+    facts = export.Exported(tmp_path / 'model.pt').metadata
+    assert facts['input_size'] == [192, 256]
+    assert facts['mean'] == [123.675, 116.28, 103.53]
+    assert facts['std'] == [58.395, 57.12, 57.375]
+    assert facts['channels'] == 'RGB'
+    assert facts['codec'] == dict(
+        type='UDPHeatmap', input_size=[192, 256], heatmap_size=[48, 64], sigma=2
+    )
+    assert facts['box_padding'] == 1.25
+    assert (facts['task'], facts['model'], facts['weights']) == ('pose', 'small', 'random')
+
+
+def test_keypoints_of_another_data_set_are_refused():
+    meta = dict(COCO, keypoint_id2name={0: 'nose'})
+    with pytest.raises(ValueError, match='17 keypoints, its data set 1'):
+        export.describe(pose_config(), 'small', meta)
+
+
+def test_file_that_computes_something_else_is_not_written(tmp_path, monkeypatch):
+    def other_weights(graph, *args):
+        other = copy.deepcopy(graph)
+        other.model.head.final_layer.weight.data *= 1.01
+        return export._write_torchscript(other, *args)
+
+    monkeypatch.setitem(export.WRITERS, 'torchscript', other_weights)
+    with pytest.raises(export.ExportError, match='something else .* nothing was written'):
+        written(pose_config(), tmp_path / 'model.pt', format='torchscript')
+    assert not list(tmp_path.iterdir())
+
+
+def test_interrupted_export_leaves_what_was_there(tmp_path, monkeypatch):
+    def interrupted(graph, images, path, *args):
+        path.write_bytes(b'half')
+        raise KeyboardInterrupt
+
+    (tmp_path / 'model.pt').write_bytes(b'before')
+    monkeypatch.setitem(export.WRITERS, 'torchscript', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        written(pose_config(), tmp_path / 'model.pt', format='torchscript')
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b'before']
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(format='tflite'), "no format 'tflite'; choose from onnx"),
+        (dict(precision='int8'), "no precision 'int8'; choose from fp32"),
+        (dict(precision='bf16'), 'choose --precision fp16'),
+        (dict(with_body=True), 'no body'),
+    ],
+)
+def test_impossible_requests_are_refused_before_any_work(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        written(pose_config(), tmp_path / 'model', **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_models_are_refused():
+    with pytest.raises(ValueError, match='cannot export a BottomupPoseEstimator'):
+        export.task_of(Config(dict(model=dict(type='BottomupPoseEstimator'))))
+
+
+def test_files_of_others_are_refused(tmp_path, shared):
+    with pytest.raises(ValueError, match='not written by trunchier'):
+        export.Exported(shared / 'data/detector/yolox_nano.onnx')
+    (tmp_path / 'model.tflite').touch()
+    with pytest.raises(ValueError, match=r'ends in none of \.onnx'):
+        export.Exported(tmp_path / 'model.tflite')
+    with pytest.raises(FileNotFoundError, match='no exported model'):
+        export.Exported(tmp_path / 'absent.onnx')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('task', zoo.TASKS)
+@pytest.mark.parametrize('name', zoo.ENCODERS)
+def test_every_model_exports_to_onnx(name, task, tmp_path):
+    cfg, paper = find_config(name, task)
+    done = export.export(
+        export.build(cfg),
+        tmp_path / 'model.onnx',
+        export.describe(cfg, paper, COCO),
+        dynamic_batch=True,
+    )
+    print(f'{paper}: {done["nodes"]} nodes, {done["bytes"] / 1e6:.1f} MB, {done["errors"]}')

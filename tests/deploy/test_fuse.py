@@ -1,0 +1,349 @@
+"""A deployed model computes what the model does, the authors' numbers included, and only that."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from golden_rule import assert_matches, golden_input, golden_state, load_golden, official_shapes
+from small_models import SWIN, mesh_config, pose_config
+from torch import nn
+
+import trunchier
+from trunchier.deploy import export
+from trunchier.deploy.fuse import deploy, fold_norm
+from trunchier.models import HMR2Head, StageAdapter, TruncatedGMF, TruncatedSwin, TruncatedVMamba
+from trunchier.ops.linear import PackedConv2d, PackedLinear, set_cpu_linear
+from trunchier.weights.load import from_groupmixformer, from_swin, from_vmamba
+
+ROWS = dict(channels=(20, 40, 60, 80), depths=(2, 1, 1, 1))
+SMALL = {
+    'swin': dict(type='TruncatedSwin', arch=dict(SWIN, depths=(2, 1, 1, 1))),
+    'gmf': dict(type='TruncatedGMF', arch=dict(ROWS, mlp_ratios=(2, 2, 2, 2))),
+    'vmamba': dict(type='TruncatedVMamba', arch=ROWS),
+}
+KINDS = dict(swin=TruncatedSwin, gmf=TruncatedGMF, vmamba=TruncatedVMamba)
+
+
+def lively(model):
+    """Norms and biases that are not just initialised, so that folding has something to do."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if tensor.is_floating_point() and ('norm' in name or name.endswith('bias')):
+                tensor.copy_(torch.rand_like(tensor) + 0.5)
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2)
+    return model.eval()
+
+
+def small(family, **options):
+    return lively(KINDS[family](SMALL[family]['arch'], **options))
+
+
+def estimator(task, family):
+    cfg = dict(pose=pose_config, mesh=mesh_config)[task]()
+    cfg.model.backbone = dict(SMALL[family], num_stages=2)
+    cfg.model.neck.in_channels = SMALL[family]['arch']['channels'][1]
+    model = lively(export.build(cfg))
+    if task == 'pose':
+        model.head.final_layer.weight.data.normal_(0, 0.1)
+    return model
+
+
+def outputs(model, images):
+    """{name: tensor} of any of these models."""
+    with torch.no_grad():
+        y = model(images, None, mode='tensor') if hasattr(model, 'backbone') else model(images)
+    if torch.is_tensor(y):
+        return {'': y}
+    return y if isinstance(y, dict) else dict(enumerate(y))
+
+
+def error(found, wanted):
+    """The largest, in standard deviations."""
+    assert found.keys() == wanted.keys()
+    return max(float((found[k] - wanted[k]).abs().max() / wanted[k].std()) for k in wanted)
+
+
+# --- equal ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'kind, convert, keys, golden',
+    [
+        (TruncatedSwin, from_swin, 'swin_tiny_keys', 'swin_tiny_det'),
+        (TruncatedGMF, from_groupmixformer, 'gmf_tiny_keys', 'gmf_tiny'),
+        (TruncatedVMamba, from_vmamba, 'vmamba_tiny_keys', 'vmamba_tiny'),
+    ],
+)
+def test_every_stage_has_the_official_values(kind, convert, keys, golden):
+    golden = load_golden(golden)
+    model = kind('tiny', out_indices=(0, 1, 2, 3), out_norm=False)
+    state = convert(golden_state(official_shapes(keys)))
+    model.load_state_dict({key: state[key] for key in model.state_dict()})
+    model = deploy(model, inplace=True)
+    for stage, output in outputs(model, golden_input(**golden['input'])).items():
+        assert_matches(output, golden[f'stage{stage + 1}_raw'])
+
+
+@pytest.mark.parametrize('family', SMALL)
+@pytest.mark.parametrize('size', [(64, 48), (61, 37)])
+@pytest.mark.parametrize('multiplied_by', ['mkl', 'onednn'])
+def test_backbones_are_equal_at_any_size(family, size, multiplied_by, monkeypatch):
+    monkeypatch.setattr('trunchier.ops.linear._choice', None)
+    model = small(family, out_indices=(0, 1, 2, 3))
+    images = torch.randn(3, 3, *size)
+    set_cpu_linear('mkl')
+    wanted = outputs(model, images)
+    set_cpu_linear(multiplied_by)
+    assert error(outputs(deploy(model), images), wanted) < 1e-5
+
+
+@pytest.mark.parametrize('family', SMALL)
+@pytest.mark.parametrize('task', ['pose', 'mesh'])
+def test_whole_models_are_equal(task, family):
+    model = estimator(task, family)
+    images = torch.randn(2, 3, 256, 192)
+    wanted = outputs(model, images)
+    deployed = deploy(model)
+    assert type(deployed) is type(model)
+    assert error(outputs(deployed, images), wanted) < 1e-5
+
+
+def test_plain_vits_are_equal():
+    pytest.importorskip('mmpretrain')
+    from mmpretrain.models import VisionTransformer
+
+    arch = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)
+    vit = VisionTransformer(
+        arch, (256, 192), 16, patch_cfg=dict(padding=2), with_cls_token=False, out_type='featmap'
+    )
+    vit = lively(vit) or vit  # mmpretrain's eval() returns None
+    images = torch.randn(2, 3, 256, 192)
+    deployed = deploy(vit)
+    assert error(outputs(deployed, images), outputs(vit, images)) < 1e-5
+    layers = [module for module in deployed.modules() if isinstance(module, nn.Linear)]
+    assert {type(layer) for layer in layers} == {PackedLinear}
+    assert [layer.after for layer in layers].count('gelu') == arch['num_layers']
+    assert not any(type(module) is nn.GELU for module in deployed.modules())
+
+
+@pytest.mark.parametrize(
+    'part, shape',
+    [
+        (StageAdapter(16, 24, 4), (2, 16, 8, 6)),
+        (HMR2Head(16, depth=2, num_heads=2, head_dim=8, mlp_dim=32), (2, 16, 16, 12)),
+    ],
+    ids=['neck', 'head'],
+)
+def test_parts_are_equal(part, shape):
+    x = torch.randn(shape)
+    given = (x,) if isinstance(part, StageAdapter) else x
+    assert error(outputs(deploy(part), given), outputs(part, given)) < 1e-5
+
+
+@pytest.mark.parametrize('family', SMALL)
+def test_in_double_precision_it_is_the_same_function(family):
+    model = small(family).double()
+    images = torch.randn(1, 3, 40, 40, dtype=torch.float64)
+    assert error(outputs(deploy(model), images), outputs(model, images)) < 1e-13
+
+
+@pytest.mark.parametrize(
+    'layer', [nn.Conv2d(6, 4, 3), nn.ConvTranspose2d(6, 4, 3), nn.Linear(5, 4, bias=False)],
+    ids=lambda layer: type(layer).__name__,
+)  # fmt: skip
+@pytest.mark.parametrize('affine', [True, False])
+@torch.no_grad()
+def test_a_norm_goes_into_the_layer_before_it(layer, affine):
+    is_linear = isinstance(layer, nn.Linear)
+    norm = (nn.BatchNorm1d if is_linear else nn.BatchNorm2d)(4, affine=affine)
+    both = lively(nn.Sequential(copy.deepcopy(layer), norm))
+    x = torch.randn(3, 5) if is_linear else torch.randn(2, 6, 5, 5)
+    wanted = both(x)
+    assert type(fold_norm(both[0], both[1])) is nn.Identity
+    torch.testing.assert_close(both[0](x), wanted)
+
+
+def test_a_norm_without_statistics_stays():
+    norm = nn.BatchNorm2d(4, track_running_stats=False)
+    assert fold_norm(nn.Conv2d(3, 4, 1), norm) is norm
+
+
+# --- cheaper -------------------------------------------------------------------------------------
+
+
+def test_nothing_is_left_to_fold():
+    for task in ('pose', 'mesh'):
+        deployed = deploy(estimator(task, 'gmf'))
+        left = [
+            name for name, module in deployed.named_modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not name.endswith('norm1')
+        ]  # fmt: skip
+        assert left == [], 'the output norm of the backbone has no layer before it'
+
+
+def test_linear_layers_keep_their_order_for_onednn(monkeypatch):
+    monkeypatch.setattr('trunchier.ops.linear._choice', None)
+    set_cpu_linear('onednn')
+    model = small('swin')
+    deployed = deploy(model)
+    images = torch.randn(1, 3, 64, 48)
+    before = outputs(deployed, images)
+    layer = deployed.stages[0].blocks[0].mlp.fc1
+    kept = layer.packed()
+    assert kept.layout == torch._mkldnn
+    assert layer.packed() is kept
+    with torch.no_grad():
+        layer.weight.mul_(2)
+        model.stages[0].blocks[0].mlp.fc1.weight.mul_(2)
+    assert error(outputs(deployed, images), outputs(model, images)) < 1e-5
+    assert error(outputs(deployed, images), before) > 1e-3, 'the copy follows its weight'
+
+
+def test_convolutions_keep_their_order_for_any_size(monkeypatch):
+    conv = PackedConv2d(6, 8, 3, stride=2, padding=1)
+    plain = nn.Conv2d(6, 8, 3, stride=2, padding=1)
+    plain.load_state_dict(conv.state_dict())
+    for size in ((1, 6, 9, 7), (3, 6, 20, 31), (1, 6, 1, 1)):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            x = torch.randn(size).contiguous(memory_format=layout)
+            with torch.no_grad():
+                torch.testing.assert_close(conv(x), plain(x))
+    assert conv._kept is not None
+    strange = torch.randn(2, 9, 6, 14)[..., ::2].transpose(1, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(conv(strange), plain(strange))
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(groups=2),
+        dict(bias=False),
+        dict(dilation=2),
+        dict(padding='same', stride=1),
+        dict(padding='valid'),
+        dict(padding_mode='reflect'),
+    ],
+    ids=str,
+)
+def test_convolutions_of_any_kind_are_equal(options):
+    options = dict(dict(stride=2, padding=1), **options)
+    conv, plain = (kind(6, 8, 3, **options) for kind in (PackedConv2d, nn.Conv2d))
+    plain.load_state_dict(conv.state_dict())
+    x = torch.randn(2, 6, 9, 7)
+    torch.testing.assert_close(conv(x), plain(x))
+    with torch.no_grad():
+        torch.testing.assert_close(conv(x), plain(x))
+        torch.testing.assert_close(conv(x[0]), plain(x[0]))
+        torch.testing.assert_close(conv.double()(x.double()), plain.double()(x.double()))
+
+
+# --- separate ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('family', SMALL)
+def test_the_model_is_left_as_it_was(family):
+    model = estimator('pose', family)
+    model.train()
+    state = copy.deepcopy(model.state_dict())
+    outputs(deploy(model), torch.randn(1, 3, 256, 192))
+    assert model.training
+    assert all(param.requires_grad for param in model.parameters())
+    after = model.state_dict()
+    assert after.keys() == state.keys()
+    assert all(torch.equal(after[key], state[key]) for key in state)
+    model.train()
+
+
+def test_in_place_it_is_the_same_model():
+    model = small('gmf')
+    wanted = outputs(model, images := torch.randn(1, 3, 40, 40))
+    assert deploy(model, inplace=True) is model
+    assert error(outputs(model, images), wanted) < 1e-5
+
+
+def test_it_wants_no_gradient_even_where_gradients_are_on(monkeypatch):
+    monkeypatch.setattr('trunchier.ops.linear._choice', None)
+    set_cpu_linear('onednn')
+    (output,) = deploy(small('gmf'))(torch.randn(2, 3, 64, 48))
+    assert not output.requires_grad
+
+
+def test_it_is_copied_and_saved_like_any_model():
+    deployed = deploy(small('gmf'))
+    images = torch.randn(1, 3, 64, 48)
+    wanted = outputs(deployed, images)
+    file = io.BytesIO()
+    torch.save(deployed, file)
+    file.seek(0)
+    for again in (copy.deepcopy(deployed), pickle.loads(pickle.dumps(deployed)),
+                  torch.load(file, weights_only=False)):  # fmt: skip
+        assert error(outputs(again, images), wanted) < 1e-6
+        with pytest.raises(RuntimeError, match='is deployed and cannot train'):
+            again.train()
+        assert again.eval() is again
+
+
+# --- other types ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('family', SMALL)
+@pytest.mark.parametrize('task', ['pose', 'mesh'])
+def test_bfloat16_is_near(task, family):
+    model = estimator(task, family)
+    images = torch.randn(2, 3, 256, 192)
+    found = outputs(deploy(model, dtype=torch.bfloat16), images)
+    assert all(tensor.dtype == torch.float32 for tensor in found.values())
+    assert 1e-4 < error(found, outputs(model, images)) < 0.2
+
+
+@pytest.mark.parametrize('family', SMALL)
+def test_a_bfloat16_backbone_takes_and_gives_float32(family):
+    model = small(family)
+    images = torch.randn(1, 3, 64, 48)
+    deployed = deploy(model, dtype=torch.bfloat16)
+    found = outputs(deployed, images)
+    assert found[0].dtype == torch.float32
+    assert 1e-4 < error(found, outputs(model, images)) < 0.2
+    exact = {'A_logs', 'Ds', 'dt_projs_bias'}
+    for name, param in deployed.named_parameters():
+        wanted = torch.float32 if name.rpartition('.')[2] in exact else torch.bfloat16
+        assert param.dtype == wanted, name
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+def test_training_is_refused():
+    deployed = trunchier.deploy(small('swin'))
+    with pytest.raises(RuntimeError, match='this TruncatedSwin is deployed and cannot train'):
+        deployed.train()
+    assert deployed.eval() is deployed
+
+
+def test_checkpoints_are_refused():
+    model = small('swin')
+    with pytest.raises(RuntimeError, match='load the checkpoint into a model that is not'):
+        deploy(model).load_state_dict(model.state_dict())
+
+
+def test_deploying_twice_is_refused():
+    with pytest.raises(TypeError, match='the model is deployed already'):
+        deploy(deploy(small('swin')))
+
+
+@pytest.mark.parametrize('thing', [nn.Linear(2, 2), None, 'swin'])
+def test_unknown_models_are_refused(thing):
+    with pytest.raises(TypeError, match=f'cannot deploy a {type(thing).__name__}; give one of'):
+        deploy(thing)
+
+
+def test_unknown_types_are_refused():
+    with pytest.raises(TypeError, match='cannot deploy in torch.int8; give torch.bfloat16'):
+        deploy(small('swin'), dtype=torch.int8)

@@ -1,0 +1,220 @@
+"""The command does what its help says, and its exit code tells how it went."""
+
+import json
+import runpy
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+from small_models import ROOT, mesh_config, noise, pose_config, write_clip, write_weights
+
+from trunchier.inference import command as predict
+from trunchier.inference.sources import import_av
+from trunchier.weights import find
+
+
+@pytest.fixture(scope='module')
+def models(tmp_path_factory):
+    """Arguments that name small models: config and weights."""
+    folder = tmp_path_factory.mktemp('models')
+    for task, config in (('pose', pose_config), ('mesh', mesh_config)):
+        cfg = config()
+        cfg.dump(folder / f'{task}_model.py')
+        write_weights(cfg, folder / f'{task}.pth')
+    return folder
+
+
+def arguments(models, *tasks):
+    return [
+        '--device', 'cpu', '--model', *(str(models / f'{task}_model.py') for task in tasks),
+        '--weights', *(str(models / f'{task}.pth') for task in tasks),
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / 'photos').mkdir()
+    for i in range(3):
+        cv2.imwrite(str(tmp_path / 'photos' / f'{i}.png'), noise(60, 80, seed=i))
+    return tmp_path
+
+
+def run(*given):
+    return predict.main([str(each) for each in given])
+
+
+def test_pictures_are_predicted_drawn_and_saved(models, folder, capsys):
+    code = run(folder / 'photos', '--out-dir', folder / 'out', *arguments(models, 'pose'))
+    printed = capsys.readouterr()
+    assert code == 0 and printed.out == ''
+    for i in range(3):
+        (person,) = json.loads((folder / f'out/predictions/{i}.json').read_text())
+        assert len(person['keypoints']) == 17 and person['bbox'] == [[0, 0, 80, 60]]
+        assert cv2.imread(str(folder / f'out/visualizations/{i}.jpg')).shape == (60, 80, 3)
+    assert '3 frames, 3 people' in printed.err and 'network' in printed.err
+    assert '\r' not in printed.err and '━' not in printed.err  # no bar into a pipe
+
+
+def test_quiet_is_quiet(models, folder, capfd):
+    code = run(folder / 'photos', '--out-dir', folder, '--quiet', *arguments(models, 'pose'))
+    assert code == 0 and capfd.readouterr() == ('', '')
+
+
+def test_all_formats_of_a_mesh_model(models, folder):
+    write_clip(folder / 'clip.mp4', frames=3)
+    code = run(
+        folder / 'photos/0.png', folder / 'clip.mp4', '--out-dir', folder / 'out', '--save',
+        'json,npz,obj,glb,video,images', '--style', 'both', '--side', *arguments(models, 'mesh'),
+    )  # fmt: skip
+    found = {str(p.relative_to(folder / 'out')) for p in (folder / 'out').rglob('*.*')}
+    assert code == 0
+    assert found == {
+        'run.json', 'predictions/0.json', 'predictions/0.npz', 'visualizations/0.jpg',
+        'meshes/0.glb', 'meshes/0_0.obj', 'predictions/clip.json', 'predictions/clip.npz',
+        'visualizations/clip.mp4', *(f'meshes/clip/{i:06d}.glb' for i in range(3)),
+        *(f'meshes/clip/{i:06d}_0.obj' for i in range(3)),
+    }  # fmt: skip
+
+
+def test_a_sheet_sets_models_side_by_side(models, folder):
+    code = run(
+        folder / 'photos', '--sheet', folder / 'sheet.png', *arguments(models, 'pose', 'mesh')
+    )
+    sheet = cv2.imread(str(folder / 'sheet.png'))
+    assert code == 0
+    assert sheet.shape == (32 + 8 + 3 * (256 + 8), 8 + 3 * (341 + 8), 3)  # input and two models
+    photo = cv2.resize(noise(60, 80, seed=2), (341, 256))
+    shown = sheet[40 + 2 * 264 : 40 + 2 * 264 + 256, 8:349]
+    assert np.abs(shown.astype(int) - photo).mean() < 1
+    assert [p.name for p in folder.iterdir() if p.name not in ('photos', 'sheet.png')] == []
+
+
+def test_several_models_keep_their_files_apart(models, folder):
+    code = run(
+        folder / 'photos/0.png', '--out-dir', folder / 'out', '--save', 'json',
+        *arguments(models, 'pose', 'mesh'),
+    )  # fmt: skip
+    assert code == 0
+    for name, joints in (('pose_model', 17), ('mesh_model', 44)):
+        (person,) = json.loads((folder / f'out/{name}/predictions/0.json').read_text())
+        assert len(person['keypoints']) == joints
+
+
+def test_boxes_come_from_a_file(models, folder):
+    boxes = {'0.png': [[1, 2, 30, 40], [20, 5, 70, 55]], '2.png': []}
+    (folder / 'boxes.json').write_text(json.dumps(boxes))
+    code = run(
+        folder / 'photos', '--boxes', folder / 'boxes.json', '--out-dir', folder,
+        *arguments(models, 'pose'),
+    )  # fmt: skip
+    people = [json.loads((folder / f'predictions/{i}.json').read_text()) for i in range(3)]
+    assert code == 0 and [len(each) for each in people] == [2, 0, 0]
+    assert people[0][1]['bbox'] == [[20, 5, 70, 55]]
+
+
+def test_people_of_a_photo_come_from_yolox(models, shared, tmp_path):
+    code = run(
+        shared / 'data/photos/000000000785.jpg', '--boxes',
+        shared / 'data/detector/yolox_nano.onnx', '--out-dir', tmp_path, *arguments(models, 'pose'),
+    )  # fmt: skip
+    (person,) = json.loads((tmp_path / 'predictions/000000000785.json').read_text())
+    assert code == 0 and person['bbox_score'] > 0.8
+
+
+# --- exit codes --------------------------------------------------------------------------------
+
+
+def test_skipped_input_is_told_and_the_rest_is_done(models, folder, capsys):
+    (folder / 'photos/1.png').write_bytes(b'broken')
+    code = run(folder / 'photos', '--out-dir', folder, *arguments(models, 'pose'))
+    assert code == predict.EXIT_SKIPPED
+    assert '1 skipped' in capsys.readouterr().err
+    assert len(list((folder / 'predictions').iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    'given, says',
+    [
+        (['nowhere.jpg'], 'no file nowhere.jpg'),
+        (['photos/*.tiff'], 'no file matches'),
+        (['photos', '--model', 'VMPose-T-S9'], 'did you mean VMPose-T-S'),
+        (['photos', '--model', 'VMPose-T-S2'], 'no weights of VMPose-T-S2'),
+        (['photos', '--model', 'pose'], 'no pose model comes with weights'),
+        (['photos', '--model', 'a', 'b', '--weights', 'c'], '2 models and 1 weights'),
+        (['photos', '--model', 'nowhere.py'], 'no config nowhere.py'),
+        (['photos', '--weights', 'nowhere.pth', '--model', 'vm-t-s2'], 'nowhere.pth'),
+        (['photos', '--save', 'glb', 'POSE'], 'obj and glb are of meshes'),
+        (['photos', '--boxes', 'nowhere.json', 'POSE'], 'no file nowhere.json'),
+        (['photos', '--out-dir', 'file/x', 'POSE'], 'nothing can be written to'),
+        (['camera:63', 'POSE'], 'nothing could be predicted'),
+        (['broken.png', 'POSE'], 'nothing could be predicted'),
+        (['photos', '--show', 'POSE'], 'wants a display'),
+    ],
+)
+def test_errors_say_what_is_wrong_in_a_line(given, says, models, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv('DISPLAY', raising=False)
+    monkeypatch.delenv('WAYLAND_DISPLAY', raising=False)
+    monkeypatch.setattr(find, 'WEIGHTS', folder)
+    (folder / 'file').touch()
+    (folder / 'broken.png').write_bytes(b'broken')
+    if 'POSE' in given:
+        given = [*given[: given.index('POSE')], *arguments(models, 'pose')]
+    assert run(*given) == predict.EXIT_ERROR
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith('error: ') and says in last
+
+
+def test_a_wrong_command_line_is_told(capsys):
+    for given in ([], ['a.jpg', '--save', 'png'], ['a.jpg', '--precision', 'fp8']):
+        with pytest.raises(SystemExit) as error:
+            run(*given)
+        assert error.value.code == 2
+    assert 'invalid choice' in capsys.readouterr().err
+
+
+def test_help_shows_examples_and_exit_codes(capsys):
+    with pytest.raises(SystemExit) as error:
+        run('--help')
+    text = capsys.readouterr().out
+    assert error.value.code == 0 and 'examples:' in text and 'exit codes:' in text
+
+
+def test_an_interrupted_command_says_how_to_go_on_and_does(models, tmp_path):
+    """In a process of its own, by Ctrl-C, through both of the command's doors."""
+    frames = 2000  # long enough for the signal to arrive in time on a busy machine
+    clip = write_clip(tmp_path / 'clip.mp4', frames=frames)
+    command = [clip, '--out-dir', tmp_path / 'out', *arguments(models, 'pose')]
+    process = subprocess.Popen(
+        [sys.executable, '-W', 'ignore', ROOT / 'tools/predict.py', *command],
+        stderr=subprocess.PIPE, text=True,
+        # Children of a shell's background job ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    begin = time.monotonic()
+    while not list(tmp_path.glob('out/.clip.part/*.mp4')) and time.monotonic() - begin < 120:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == predict.EXIT_INTERRUPTED
+    assert 'the same command with --resume' in errors
+    assert run(*command, '--resume') == 0
+    assert len(json.loads((tmp_path / 'out/predictions/clip.json').read_text())) == frames
+    with import_av().open(str(tmp_path / 'out/visualizations/clip.mp4')) as container:
+        assert sum(1 for _ in container.decode(video=0)) == frames
+
+
+@pytest.mark.parametrize(
+    'given, code, says',
+    [(['predict', '--help'], 0, 'examples:'), ([], 2, 'usage: '), (['--help'], 0, 'usage: ')],
+)
+def test_the_package_is_a_command_too(given, code, says, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['trunchier', *given])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module('trunchier', run_name='__main__')
+    assert end.value.code == code and says in capsys.readouterr().out

@@ -1,0 +1,284 @@
+"""People are where the boxes say: the user's in every form, and YOLOX's whatever the export."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.structures import InstanceData
+
+from trunchier.inference import detection
+from trunchier.inference.sources import Frame, Source
+
+BOX, OTHER = [1, 2, 30, 40], [5, 6, 70, 80]
+
+
+def frame(name='photo', index=0, kind='image', order=0, shape=(48, 64), path=None):
+    image = np.zeros((*shape, 3), np.uint8)
+    return Frame(image, Source(name, kind, path or f'/somewhere/{name}.jpg', order=order), index)
+
+
+def boxes_of(finder, *frames):
+    return [finder(each)[:, :4].tolist() for each in frames]
+
+
+# --- the whole picture, and boxes of the user's --------------------------------------------------
+
+
+@pytest.mark.parametrize('given', [None, 'whole', 'whole_image'])
+def test_the_whole_picture_is_one_person(given):
+    found = detection.find_people(given)(frame(shape=(48, 64)))
+    np.testing.assert_array_equal(found, [[0, 0, 64, 48, 1]])
+
+
+@pytest.mark.parametrize('given', [BOX, [BOX], np.array([BOX]), np.array([[*BOX, 0.5]])])
+def test_boxes_in_memory_hold_for_every_frame(given):
+    finder = detection.find_people(given)
+    assert boxes_of(finder, frame('a'), frame('b', order=1)) == [[BOX], [BOX]]
+
+
+def test_scores_come_along_and_are_one_where_none_are_given():
+    assert detection.find_people([[*BOX, 0.5]])(frame())[0, 4] == 0.5
+    assert detection.find_people([BOX])(frame())[0, 4] == 1
+
+
+def test_a_list_of_boxes_goes_by_picture_and_by_frame():
+    finder = detection.find_people([[BOX], [], [BOX, OTHER]])
+    pictures = [frame(str(i), order=i) for i in range(4)]
+    assert boxes_of(finder, *pictures) == [[BOX], [], [BOX, OTHER], []]
+    video = [frame('clip', index=i, kind='video') for i in (2, 0)]
+    assert boxes_of(finder, *video) == [[BOX, OTHER], [BOX]]
+
+
+@pytest.mark.parametrize('name', ['photo', 'photo.jpg', '/somewhere/photo.jpg', 'else/photo.png'])
+def test_boxes_by_name_find_their_picture(name):
+    finder = detection.find_people({name: [BOX]})
+    assert boxes_of(finder, frame('photo'), frame('other')) == [[BOX], []]
+
+
+def test_boxes_of_a_video_by_name_go_by_frame():
+    finder = detection.find_people({'clip': [[BOX], [OTHER]]})
+    assert boxes_of(finder, *(frame('clip', i, 'video') for i in range(3))) == [[BOX], [OTHER], []]
+
+
+def test_coco_annotations_and_detections_are_read(tmp_path):
+    xywh = [1, 2, 29, 38]
+    annotations = {
+        'images': [{'id': 7, 'file_name': 'folder/photo.jpg'}],
+        'annotations': [
+            {'image_id': 7, 'bbox': xywh, 'category_id': 1},
+            {'image_id': 7, 'bbox': [9, 9, 9, 9], 'category_id': 2},  # no person
+        ],
+    }
+    detections = [{'image_id': 785, 'bbox': xywh, 'score': 0.25, 'category_id': 1}]
+    for content, name in ((annotations, 'photo'), (detections, '000000000785')):
+        (tmp_path / 'boxes.json').write_text(json.dumps(content))
+        finder = detection.find_people(tmp_path / 'boxes.json')
+        assert boxes_of(finder, frame(name), frame('other')) == [[BOX], []]
+    assert finder(frame(name))[0, 4] == 0.25
+
+
+def test_predictions_and_arrays_are_read_back(tmp_path):
+    person = {'keypoints': [[0, 0]], 'bbox': [BOX], 'bbox_score': 0.5}
+    video = [{'frame_id': 0, 'instances': [person]}, {'frame_id': 1, 'instances': []}]
+    (tmp_path / 'picture.json').write_text(json.dumps([person]))
+    (tmp_path / 'video.json').write_text(json.dumps(video))
+    np.save(tmp_path / 'boxes.npy', np.array([BOX]))
+    for name in ('picture.json', 'boxes.npy'):
+        assert boxes_of(detection.find_people(tmp_path / name), frame()) == [[BOX]]
+    clip = (frame('clip', 0, 'video'), frame('clip', 1, 'video'))
+    assert boxes_of(detection.find_people(tmp_path / 'video.json'), *clip) == [[BOX], []]
+
+
+@pytest.mark.parametrize(
+    'given, says',
+    [
+        ([[1, 2, 3]], r'boxes has shape \(1, 3\); wanted x1, y1, x2, y2'),
+        ({'photo.jpg': [[1, 2, 3]]}, r'photo.jpg has shape \(1, 3\)'),
+        ([[BOX], [[1, 2, 3]]], r'boxes\[1\] has shape \(1, 3\)'),
+        ([BOX, [1, 2, 3]], r'boxes\[1\] has shape \(3,\)'),
+        ([[[[BOX]]]], 'wanted x1, y1, x2, y2'),
+        ([['a', 'b', 'c', 'd']], 'wanted x1, y1, x2, y2'),
+    ],
+)
+def test_boxes_of_another_shape_are_refused(given, says):
+    with pytest.raises(ValueError, match=says):
+        detection.find_people(given)
+
+
+def test_files_that_are_absent_or_no_json_are_named(tmp_path):
+    (tmp_path / 'broken.json').write_text('{')
+    with pytest.raises(ValueError, match='broken.json is no JSON file'):
+        detection.find_people(tmp_path / 'broken.json')
+    for name in ('absent.json', 'absent.onnx', 'absent.npy', 'absent.py'):
+        with pytest.raises(FileNotFoundError, match=name):
+            detection.find_people(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    'box, good',
+    [
+        ([1, 2, 3, 4], True),
+        ([-5, -5, 1, 1], True),
+        ([1, 2, 1, 4], False),
+        ([3, 2, 1, 4], False),
+        ([1, 2, np.nan, 4], False),
+        ([1, 2, np.inf, 4], False),
+        ([64, 2, 70, 9], False),
+        ([-9, 2, 0, 9], False),
+    ],
+)
+def test_only_boxes_with_an_area_on_the_picture_are_used(box, good):
+    assert detection.usable(np.array([[*box, 1.0]], np.float32), (48, 64)).tolist() == [good]
+
+
+# --- YOLOX -------------------------------------------------------------------------------------
+
+
+def encode(boxes, scores, size, strides=(8, 16, 32), classes=3):
+    """What YOLOX would put out for people at `boxes`, by the cell that their centre is in."""
+    rows = []
+    for stride in strides:
+        for y in range(size[0] // stride):
+            for x in range(size[1] // stride):
+                row = np.zeros(5 + classes, np.float32)
+                for box, score in zip(boxes, scores, strict=True):
+                    cx, cy = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+                    if (cx // stride, cy // stride) == (x, y):
+                        row[:2] = cx / stride - x, cy / stride - y
+                        row[2:4] = np.log([(box[2] - box[0]) / stride, (box[3] - box[1]) / stride])
+                        row[4], row[5] = score, 1
+                rows.append(row)
+    return np.array(rows)
+
+
+@pytest.mark.parametrize('size', [(64, 96), (416, 416)])
+@pytest.mark.parametrize('strides', [(8, 16, 32), (8, 16, 32, 64)])
+def test_anchors_are_decoded_for_any_size_and_strides(size, strides):
+    out = encode([BOX], [0.9], size, strides)
+    found = detection.decode_yolox(out, size)
+    people = found[found[:, 4] > 0]
+    assert len(people) == len(strides)
+    centre, extent = [15.5, 21], [29, 38]
+    np.testing.assert_allclose(people[:, :4], [[*centre, *extent]] * len(strides), rtol=1e-4)
+    np.testing.assert_array_equal(detection.decode_yolox(found, size), found)  # already decoded
+
+
+def test_another_number_of_anchors_is_refused():
+    with pytest.raises(ValueError, match=r'model: 99 anchors for an input of \(64, 96\)'):
+        detection.decode_yolox(np.zeros((99, 8)), (64, 96))
+
+
+def test_of_boxes_that_overlap_the_best_stays():
+    boxes = np.array([[0, 0, 10, 10, 0.5], [1, 0, 11, 10, 0.9], [20, 0, 30, 10, 0.4]])
+    assert detection.suppress(boxes, 0.5).tolist() == [1, 2]
+    assert detection.suppress(np.empty((0, 5)), 0.5).tolist() == []
+
+
+def test_the_picture_fills_the_input_and_grey_the_rest():
+    blob, ratio = detection.letterbox(np.full((20, 40, 3), 7, np.uint8), (64, 96))
+    assert blob.shape == (1, 3, 64, 96) and ratio == 2.4
+    assert (blob[:, :, :48] == 7).all() and (blob[:, :, 48:] == 114).all()
+
+
+class Session:
+    """Stands for an onnxruntime session of a model with given outputs."""
+
+    def __init__(self, outputs, shape=(1, 3, 64, 96)):
+        self.outputs, self.shape = outputs, list(shape)
+
+    def get_inputs(self):
+        return [SimpleNamespace(name='images', shape=self.shape)]
+
+    def run(self, names, feed):
+        assert feed['images'].shape[:2] == (1, 3)
+        return self.outputs
+
+
+def test_people_of_every_layout_come_back_in_pixels_of_the_picture(monkeypatch):
+    picture = frame(shape=(128, 192))  # twice the input
+    twice = (2 * np.array(BOX)).tolist()
+    raw = encode([BOX], [0.9], (64, 96))
+    others = raw.copy()
+    others[:, 5:] = others[:, [6, 5, 7]]  # of another class
+    end_to_end = [np.float32([[[*BOX, 0.9], [*OTHER, 0.8]]]), np.array([[0, 1]])]
+    for outputs, wanted in (
+        ([raw[None]], [twice]),
+        ([others[None]], []),
+        ([detection.decode_yolox(raw, (64, 96))[None]], [twice]),
+        (end_to_end, [twice]),
+    ):
+        monkeypatch.setattr(detection, '_onnx_session', lambda path, o=outputs: Session(o))
+        found = detection.YoloxDetector('yolox.onnx')(picture)
+        np.testing.assert_allclose(found[:, :4].reshape(-1, 4), np.reshape(wanted, (-1, 4)), 1e-4)
+
+
+def test_models_that_are_not_yolox_are_refused(tmp_path, monkeypatch):
+    (tmp_path / 'broken.onnx').write_bytes(b'no model')
+    with pytest.raises(ValueError, match='broken.onnx is no ONNX model'):
+        detection.find_people(tmp_path / 'broken.onnx')
+    monkeypatch.setattr(detection, '_onnx_session', lambda path: Session([np.zeros((1, 1000))]))
+    with pytest.raises(ValueError, match=r'gives \[\(1, 1000\)\]; wanted'):
+        detection.YoloxDetector('classifier.onnx')(frame())
+    monkeypatch.setattr(detection, '_onnx_session', lambda path: Session([], (1, 10)))
+    with pytest.raises(ValueError, match=r'takes \[1, 10\]; wanted \(1, 3, height, width\)'):
+        detection.YoloxDetector('text.onnx')
+
+
+def test_yolox_nano_finds_the_people_of_the_photos(shared):
+    finder = detection.find_people(shared / 'data/detector/yolox_nano.onnx')
+    annotations = json.loads((shared / 'data/photos/keypoints_ccby.json').read_text())
+    names = {image['id']: image['file_name'] for image in annotations['images']}
+    overlaps = []
+    for each in annotations['annotations']:
+        path = shared / 'data/photos' / names[each['image_id']]
+        found = finder(Frame(cv2.imread(str(path)), Source(path.stem, 'image', str(path))))
+        x, y, width, height = each['bbox']
+        overlaps.append(max(overlap(box, [x, y, x + width, y + height]) for box in found))
+    assert np.mean(np.array(overlaps) > 0.5) >= 5 / 6
+
+
+def overlap(a, b):
+    """Intersection over union of two boxes xyxy."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    both = max(width, 0) * max(height, 0)
+    return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
+
+
+# --- mmdet -------------------------------------------------------------------------------------
+
+
+def test_mmdet_models_give_their_people(monkeypatch):
+    made = []
+
+    class DetInferencer:
+        def __init__(self, model, weights, device, show_progress):
+            made.append((model, weights, device))
+
+        def __call__(self, image, return_datasamples):
+            found = InstanceData(
+                bboxes=torch.tensor([BOX, OTHER, BOX]),
+                scores=torch.tensor([0.9, 0.8, 0.1]),
+                labels=torch.tensor([0, 1, 0]),
+            )
+            return {'predictions': [SimpleNamespace(pred_instances=found)]}
+
+    monkeypatch.setitem(sys.modules, 'mmdet.apis', SimpleNamespace(DetInferencer=DetInferencer))
+    finder = detection.find_people('rtmdet-tiny', device='cpu', weights='a.pth')
+    assert boxes_of(finder, frame()) == [[BOX]]  # no other class, no weak one
+    assert made == [('rtmdet-tiny', 'a.pth', 'cpu')]
+
+
+def test_a_name_that_mmdet_does_not_know_is_explained():
+    with pytest.raises(ValueError, match="boxes='yolox-pico': .*wanted 'whole', a .json"):
+        detection.find_people('yolox-pico')
+
+
+def test_an_mmdet_config_wants_its_weights(tmp_path):
+    (tmp_path / 'config.py').write_text('')
+    with pytest.raises(ValueError, match='give its checkpoint'):
+        detection.find_people(str(tmp_path / 'config.py'))

@@ -1,0 +1,258 @@
+"""Truncated Swin: the authors' numbers through the authors' keys, and windows by hand."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from golden_rule import assert_matches, golden_input, golden_state, load_golden, official_shapes
+
+from trunchier.models import TruncatedSwin
+from trunchier.models.backbones import swin
+from trunchier.models.backbones.swin import (
+    PLACES,
+    WINDOW,
+    WindowAttention,
+    plan_windows,
+    window_layout,
+)
+from trunchier.weights.load import CheckpointError, from_swin
+
+# Maps: whole windows, partial ones, less than one; rows and columns differ.
+MAPS = [(14, 7), (16, 12), (8, 6), (3, 20), (1, 1)]
+
+
+def official_state(variant):
+    return golden_state(official_shapes(f'swin_{variant}_keys'))
+
+
+# --- the authors' numbers ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'variant, golden',
+    [
+        ('tiny', 'swin_tiny_det'),  # 256 x 192
+        ('small', 'swin_small_det'),  # 97 x 131: every stage pads
+        ('tiny', 'swin_tiny_cls'),  # 224 x 224; the classifier's stage 4 has no windows to shift
+        ('base', 'swin_base_cls'),
+    ],
+)
+def test_every_stage_has_the_official_values(variant, golden):
+    golden = load_golden(golden)
+    stages = [i for i in range(4) if f'stage{i + 1}_raw' in golden]
+    model = TruncatedSwin(variant, len(stages), out_indices=stages, out_norm=False).eval()
+    state = from_swin(official_state(variant))
+    model.load_state_dict({key: state[key] for key in model.state_dict()})
+    with torch.no_grad():
+        outputs = model(golden_input(**golden['input']))
+    for stage, output in zip(stages, outputs, strict=True):
+        assert_matches(output, golden[f'stage{stage + 1}_raw'])
+
+
+@pytest.mark.parametrize('variant', ['tiny', 'small'])
+def test_output_norms_have_the_official_values(variant):
+    golden = load_golden(f'swin_{variant}_det')
+    model = TruncatedSwin(variant, out_indices=(0, 1, 2, 3)).eval()
+    # The detection code's keys: norms of every stage, no head.
+    shapes = {
+        key: s for key, s in official_shapes(f'swin_{variant}_keys').items() if 'head' not in key
+    }
+    for i, channels in enumerate(model.channels):
+        shapes |= {f'norm{i}.weight': (channels,), f'norm{i}.bias': (channels,)}
+    del shapes['norm.weight'], shapes['norm.bias']
+    model.load_state_dict(from_swin(golden_state(shapes)))
+    with torch.no_grad():
+        outputs = model(golden_input(**golden['input']))
+    for stage, output in enumerate(outputs, start=1):
+        assert_matches(output, golden[f'stage{stage}_normdet'])
+
+
+def test_the_classifiers_norm_is_the_last_output_norm():
+    golden = load_golden('swin_tiny_det')
+    model = TruncatedSwin('tiny').eval()
+    model.load_state_dict(from_swin(official_state('tiny')))
+    with torch.no_grad():
+        (output,) = model(golden_input(**golden['input']))
+    assert_matches(output, golden['stage4_norm'])
+
+
+# --- windows by hand -----------------------------------------------------------------------------
+
+
+def attention_by_hand(attn, x):
+    """Window attention of one (H, W, C) map, place by place.
+
+    A window sees a torus of zero-padded tokens from `shift` on; places that were carried across
+    the torus' seam and places that were not do not see each other.
+    """
+    height, width, channels = x.shape
+    rows, columns = (-(-n // WINDOW) * WINDOW for n in (height, width))
+    x = F.pad(x, (0, 0, 0, columns - width, 0, rows - height))
+    q, k, v = (
+        F.linear(x, attn.qkv.weight, attn.qkv.bias).unflatten(2, (3, attn.num_heads, -1)).unbind(2)
+    )
+    scale = (channels // attn.num_heads) ** -0.5
+    mixed = torch.zeros_like(x)
+    for top in range(0, rows, WINDOW):
+        for left in range(0, columns, WINDOW):
+            places = []
+            for i in range(top + attn.shift, top + attn.shift + WINDOW):
+                for j in range(left + attn.shift, left + attn.shift + WINDOW):
+                    places.append((i % rows, j % columns, i, j, (i >= rows, j >= columns)))
+            for row, column, i, j, side in places:
+                scores = []
+                for other_row, other_column, other_i, other_j, other_side in places:
+                    offset = (
+                        (i - other_i + WINDOW - 1) * (2 * WINDOW - 1) + j - other_j + WINDOW - 1
+                    )
+                    score = scale * (q[row, column] * k[other_row, other_column]).sum(-1)
+                    score = score + attn.relative_position_bias_table[offset]
+                    scores.append(score - 100.0 * (side != other_side))
+                weights = torch.stack(scores).softmax(0)  # (places, heads)
+                values = torch.stack([v[place[0], place[1]] for place in places])
+                mixed[row, column] = (weights[..., None] * values).sum(0).flatten()
+    return F.linear(mixed[:height, :width], attn.proj.weight, attn.proj.bias)
+
+
+@pytest.fixture(params=[0, swin.SHIFT], ids=['straight', 'shifted'])
+def attn(request):
+    attn = WindowAttention(channels=8, num_heads=2, shift=request.param).double()
+    for param in attn.parameters():
+        torch.nn.init.normal_(param)
+    return attn
+
+
+@pytest.mark.parametrize('size', [(8, 6), (3, 9)])
+@torch.no_grad()
+def test_attention_is_what_it_is_by_hand(attn, size):
+    x = torch.randn(1, *size, 8, dtype=torch.float64)
+    torch.testing.assert_close(attn(x)[0], attention_by_hand(attn, x[0]))
+
+
+@pytest.mark.parametrize('size', MAPS)
+def test_training_computes_what_inference_does(attn, size):
+    x = torch.randn(3, *size, 8, dtype=torch.float64)
+    trained = attn(x)
+    assert trained.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(attn(x), trained.detach())
+
+
+def test_gradients_are_right(attn):
+    x = torch.randn(2, 2, 8, 8, dtype=torch.float64, requires_grad=True)
+    names, params = zip(*attn.named_parameters(), strict=True)
+
+    def run(x, *params):
+        return torch.func.functional_call(attn, dict(zip(names, params, strict=True)), x)
+
+    assert torch.autograd.gradcheck(run, (x, *params), fast_mode=True)
+
+
+@pytest.mark.parametrize('size', MAPS)
+@pytest.mark.parametrize('shift', [0, swin.SHIFT])
+def test_every_token_has_one_place_and_every_place_a_token_or_padding(size, shift):
+    plan = plan_windows(*size, shift)
+    tokens = size[0] * size[1]
+    assert (plan['into'][plan['back']] == range(tokens)).all()
+    places = set(range(len(plan['into'])))
+    assert set(plan['back']) | set(plan['padded']) == places
+    assert len(plan['back']) + len(plan['padded']) == len(places) == len(plan['mask']) * PLACES
+
+
+def test_layouts_are_made_once_and_forgotten_in_time(monkeypatch):
+    monkeypatch.setattr(swin, '_layouts', {})
+    cpu = torch.device('cpu')
+    first = window_layout(5, 5, 0, cpu)
+    assert window_layout(5, 5, 0, cpu) is first
+    for height in range(swin.MOST_LAYOUTS):
+        window_layout(height + 6, 5, 0, cpu)
+    assert len(swin._layouts) == swin.MOST_LAYOUTS
+    assert window_layout(5, 5, 0, cpu) is not first
+
+
+def test_a_tracers_layout_is_not_kept(monkeypatch):
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    monkeypatch.setattr(swin, '_layouts', {})
+    attn = WindowAttention(8, 2, swin.SHIFT)
+    x = torch.randn(1, 9, 9, 8)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        attn(mode.from_tensor(x))
+    assert attn(x).isfinite().all()
+
+
+def test_shifted_windows_compile_as_one_graph_at_any_size():
+    attn = WindowAttention(8, 2, swin.SHIFT)
+    torch.compiler.reset()
+    compiled = torch.compile(attn, fullgraph=True, backend='eager', dynamic=True)
+    for size in ((2, 9, 9), (1, 9, 9), (2, 14, 5)):
+        x = torch.randn(*size, 8)
+        torch.testing.assert_close(compiled(x), attn(x))
+
+
+# --- official checkpoints ------------------------------------------------------------------------
+
+
+def first_stage():
+    """A small official file: what one stage needs, and a head that no backbone does."""
+    state = official_state('tiny')
+    return {k: v for k, v in state.items() if k.startswith(('patch_embed', 'layers.0', 'head'))}
+
+
+def test_init_cfg_loads_an_official_file(tmp_path):
+    path = tmp_path / 'swin_tiny_patch4_window7_224.pth'
+    torch.save({'model': first_stage()}, path)
+    init_cfg = dict(type='OfficialPretrained', checkpoint=str(path))
+    model = TruncatedSwin('tiny', num_stages=1, init_cfg=init_cfg)
+    model.init_weights()
+    loaded, wanted = model.state_dict(), from_swin(first_stage())
+    assert {key for key in loaded if key not in wanted} == {'norm0.weight', 'norm0.bias'}
+    assert all(torch.equal(loaded[key], wanted[key]) for key in loaded if key in wanted)
+
+
+def test_another_variants_file_is_refused(tmp_path):
+    path = tmp_path / 'swin_tiny_patch4_window7_224.pth'
+    torch.save({'model': first_stage()}, path)
+    init_cfg = dict(type='OfficialPretrained', checkpoint=str(path))
+    with pytest.raises(CheckpointError, match='misshapen'):
+        TruncatedSwin('base', num_stages=1, init_cfg=init_cfg).init_weights()
+
+
+@pytest.mark.parametrize('variant', ['tiny', 'small', 'base'])
+def test_conversion_leaves_nothing_over(variant):
+    with torch.device('meta'):
+        model = TruncatedSwin(variant)
+    state = from_swin(
+        {key: torch.empty(s) for key, s in official_shapes(f'swin_{variant}_keys').items()}
+    )
+    assert {k: v.shape for k, v in state.items()} == {
+        k: v.shape for k, v in model.state_dict().items()
+    }
+
+
+def test_initial_weights_are_the_official_ones():
+    model = TruncatedSwin('tiny', num_stages=2)
+    for name, param in model.named_parameters():
+        if 'stem.proj' in name:
+            continue
+        if name.endswith('bias'):
+            assert not param.any(), name
+        elif 'norm' in name:
+            assert (param == 1).all(), name
+        else:
+            assert param.std().item() == pytest.approx(0.02, rel=0.15), name
+
+
+def test_channels_that_cannot_be_cut_into_heads_are_refused():
+    with pytest.raises(ValueError, match='96 channels in 5 heads; give a multiple'):
+        TruncatedSwin(dict(swin.ARCHS['tiny'], num_heads=(5, 6, 12, 24)))
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float64])
+def test_trains_in_other_precisions(dtype):
+    attn = WindowAttention(8, 2, swin.SHIFT).to(dtype)
+    x = torch.randn(1, 9, 9, 8, dtype=dtype)
+    y = attn(x)
+    y.sum().backward()
+    assert y.dtype == attn.relative_position_bias_table.grad.dtype == dtype
+    with torch.no_grad():
+        assert attn(x).dtype == dtype

@@ -1,0 +1,462 @@
+"""The selective scan: against the authors' numbers, against the equation, and at its edges."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from golden_rule import golden_values, load_golden
+
+from trunchier import ops
+from trunchier.ops import available_backends, selective_scan, selective_scan_2d
+from trunchier.ops.scan import reference
+from trunchier.ops.scan.parallel import scan_sequence
+
+GOLDEN = load_golden('selective_scan')
+CASES = [name for name, case in GOLDEN.items() if isinstance(case, dict) and 'loss' in case]
+NAMES = ('u', 'delta', 'A', 'B', 'C', 'D', 'delta_bias')
+NAMES_2D = ('x', 'projection', 'A', 'D', 'delta_weight', 'delta_bias')
+needs_numba = pytest.mark.skipif(find_spec('numba') is None, reason='numba is not installed')
+# Every backend that runs on CPU, with the precisions that it computes in.
+FAST = [
+    pytest.param('torch', torch.float64),
+    pytest.param('torch', torch.float32),
+    pytest.param('numba', torch.float32, marks=needs_numba),
+]
+ALLOWED = {torch.float64: 1e-12, torch.float32: 1e-5}
+
+
+def sequences(batch, groups, channels, states, length, decay=1.0):
+    """Random arguments of `selective_scan`, float64; the mean |delta A| is about `decay`."""
+    wide, exact = groups * channels, dict(dtype=torch.float64)
+    return {
+        'u': torch.randn(batch, wide, length, **exact),
+        'delta': torch.randn(batch, wide, length, **exact),
+        'A': -decay * torch.randn(wide, states, **exact).mul(0.5).exp(),
+        'B': torch.randn(batch, groups, states, length, **exact),
+        'C': torch.randn(batch, groups, states, length, **exact),
+        'D': torch.randn(wide, **exact),
+        'delta_bias': torch.randn(wide, **exact),
+    }
+
+
+def maps(batch, height, width, channels, states=1, rank=2, decay=1.0):
+    """Random arguments of `selective_scan_2d`, float64."""
+    exact = dict(dtype=torch.float64)
+    return {
+        'x': torch.randn(batch, height, width, channels, **exact),
+        'projection': torch.randn(batch, height, width, 4, rank + 2 * states, **exact),
+        'A': -decay * torch.randn(4, channels, states, **exact).mul(0.5).exp(),
+        'D': torch.randn(4, channels, **exact),
+        'delta_weight': torch.randn(4, channels, rank, **exact),
+        'delta_bias': torch.randn(4, channels, **exact),
+    }
+
+
+def output_and_gradients(scan, inputs, dtype=torch.float64, **options):
+    """{'out': y, input's name: gradient of sum(y * fixed noise)}."""
+    leaves = {name: t.detach().to(dtype, copy=True).requires_grad_() for name, t in inputs.items()}
+    y = scan(**leaves, **options)
+    noise = np.random.Generator(np.random.PCG64(0)).standard_normal(tuple(y.shape))
+    loss = (y * torch.from_numpy(noise).to(y)).sum()
+    grads = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+    return {'out': y.detach(), **dict(zip(leaves, grads, strict=True))}
+
+
+def worst_error(found, wanted):
+    """Largest error of any entry, relative to the largest value of its tensor."""
+    errors = {
+        name: float((found[name].double() - t.double()).abs().max() / t.double().abs().max())
+        for name, t in wanted.items()
+        if t.numel() and t.abs().max()
+    }
+    return max(errors.values(), default=0.0)
+
+
+# --- the authors' numbers ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('backend', 'dtype'),
+    [('reference', torch.float64), ('reference', torch.float32), *FAST],
+)
+@pytest.mark.parametrize('name', CASES)
+def test_scan_and_its_seven_gradients_are_the_official_ones(name, backend, dtype):
+    case = GOLDEN[name]
+    batch, groups, channels, states, length = (case[key] for key in 'BKCNL')
+    rng = np.random.Generator(np.random.PCG64(case['seed']))
+
+    def normal(*shape):
+        return torch.from_numpy(rng.standard_normal(size=shape))
+
+    wide = groups * channels
+    inputs = {
+        'u': normal(batch, wide, length),
+        'delta': case['delta_scale'] * normal(batch, wide, length),
+        'A': -torch.exp(0.5 * normal(wide, states)),
+        'B': normal(batch, groups, states, length),
+        'C': normal(batch, groups, states, length),
+        'D': normal(wide),
+        'delta_bias': -1 + 0.5 * normal(wide),
+    }
+    inputs = {key: value.to(dtype).requires_grad_() for key, value in inputs.items()}
+    y = selective_scan(**inputs, backend=backend)
+    (y * normal(batch, wide, length).to(dtype)).sum().backward()
+
+    found = {'out': y, **{f'grad_{key}': value.grad for key, value in inputs.items()}}
+    # Where delta is above its threshold of 20, softplus is taken as linear: 2e-9 off.
+    allowed = 1e-9 if dtype == torch.float64 else 1e-5
+    for key, tensor in found.items():
+        ours, golden = golden_values(tensor, case[key])
+        assert np.abs(ours - golden).max() <= allowed * np.abs(golden).max(), key
+
+
+def test_cross_scan_reads_in_the_official_order():
+    golden = GOLDEN['cross_scan']
+    x = torch.arange(2 * golden['H'] * golden['W']).view(1, 2, golden['H'], golden['W'])
+    ours, wanted = golden_values(reference.cross_scan(x), golden['scan_output'])
+    assert (ours == wanted).all()
+
+
+def test_cross_merge_adds_in_the_official_order():
+    golden = GOLDEN['cross_scan']
+    y = torch.arange(4 * 2 * golden['H'] * golden['W']).view(1, 4, 2, -1)
+    merged = reference.cross_merge(y, golden['H'], golden['W']).flatten(2)
+    ours, wanted = golden_values(merged, golden['merge_output'])
+    assert (ours == wanted).all()
+
+
+# --- against the equation ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('length', [0, 1, 2, 3, 5, 8, 31, 64, 100])
+@pytest.mark.parametrize(('backend', 'dtype'), FAST)
+def test_any_length_equals_the_loop(length, backend, dtype):
+    inputs = sequences(2, 3, 4, 2, length)
+    wanted = output_and_gradients(selective_scan, inputs, backend='reference')
+    found = output_and_gradients(selective_scan, inputs, dtype, backend=backend)
+    assert worst_error(found, wanted) < ALLOWED[dtype]
+
+
+@pytest.mark.parametrize('absent', ['D', 'delta_bias'])
+@pytest.mark.parametrize(('backend', 'dtype'), FAST)
+def test_skip_and_bias_may_be_absent(absent, backend, dtype):
+    inputs = sequences(2, 2, 3, 1, 9)
+    del inputs[absent]
+    wanted = output_and_gradients(selective_scan, inputs, backend='reference')
+    found = output_and_gradients(selective_scan, inputs, dtype, backend=backend)
+    assert worst_error(found, wanted) < ALLOWED[dtype]
+
+
+@pytest.mark.parametrize(('backend', 'dtype'), FAST)
+def test_delta_may_be_taken_as_it_is(backend, dtype):
+    inputs = sequences(2, 2, 3, 1, 9)
+    inputs['delta'] = inputs['delta'].abs()
+    options = dict(delta_softplus=False)
+    wanted = output_and_gradients(selective_scan, inputs, backend='reference', **options)
+    found = output_and_gradients(selective_scan, inputs, dtype, backend=backend, **options)
+    assert worst_error(found, wanted) < ALLOWED[dtype]
+
+
+@pytest.mark.parametrize('states', [1, 3])
+@pytest.mark.parametrize(
+    'size', [(1, 1), (3, 4), (8, 6), (5, 7), (1, 9), (9, 1), (90, 1), (2, 150)]
+)
+@pytest.mark.parametrize(('backend', 'dtype'), FAST)
+def test_any_map_equals_the_loop(size, states, backend, dtype):
+    inputs = maps(2, *size, 5, states)
+    wanted = output_and_gradients(selective_scan_2d, inputs, backend='reference')
+    found = output_and_gradients(selective_scan_2d, inputs, dtype, backend=backend)
+    assert worst_error(found, wanted) < ALLOWED[dtype]
+
+
+@pytest.mark.parametrize('cached', [1, 1000, 2500])
+@pytest.mark.parametrize(('backend', 'dtype'), FAST)
+def test_map_in_parts_equals_the_map_at_once(cached, backend, dtype, monkeypatch):
+    inputs = maps(5, 6, 4, 40)
+    whole = output_and_gradients(selective_scan_2d, inputs, dtype, backend=backend)
+    monkeypatch.setattr(ops._module(backend), 'CACHED', cached)
+    parts = output_and_gradients(selective_scan_2d, inputs, dtype, backend=backend)
+    assert worst_error(parts, whole) < ALLOWED[dtype]
+
+
+@needs_numba
+@pytest.mark.parametrize('threads', [1, 3])
+@pytest.mark.parametrize('channels', [5, 16, 50])
+@pytest.mark.parametrize('states', [1, 2])
+def test_threads_share_the_channels_of_numba(threads, channels, states, monkeypatch):
+    from trunchier.ops.cpu import simd
+
+    monkeypatch.setattr(simd, 'LEAST_WORK', 0)
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: threads)
+    for scan, inputs in (
+        (selective_scan_2d, maps(2, 7, 5, channels, states)),
+        (selective_scan, sequences(2, 2, channels, states, 19)),
+    ):
+        wanted = output_and_gradients(scan, inputs, backend='reference')
+        found = output_and_gradients(scan, inputs, torch.float32, backend='numba')
+        assert worst_error(found, wanted) < 1e-5
+
+
+@pytest.mark.parametrize('decay', [0.01, 0.1, 1, 10, 100, 1000])
+@pytest.mark.parametrize('dimensions', [1, 2])
+@pytest.mark.parametrize('backend', ['torch', pytest.param('numba', marks=needs_numba)])
+def test_float32_is_exact_to_1e_5_at_any_decay(decay, dimensions, backend):
+    if dimensions == 1:
+        scan, inputs = selective_scan, sequences(1, 2, 4, 1, 400, decay)
+    else:
+        scan, inputs = selective_scan_2d, maps(1, 24, 18, 8, decay=decay)
+    inputs = {name: t.float().double() for name, t in inputs.items()}
+    wanted = output_and_gradients(scan, inputs, backend='reference')
+    found = output_and_gradients(scan, inputs, torch.float32, backend=backend)
+    assert worst_error(found, wanted) < 1e-5
+
+
+@pytest.mark.parametrize('name', NAMES_2D)
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+@pytest.mark.parametrize('backend', ['torch', pytest.param('numba', marks=needs_numba)])
+def test_broken_numbers_are_not_hidden(name, value, backend):
+    inputs = {key: t.float() for key, t in maps(1, 3, 4, 5).items()}
+    inputs[name].view(-1)[0] = value
+    assert not selective_scan_2d(**inputs, backend=backend).isfinite().all()
+
+
+def test_gradients_are_those_of_finite_differences():
+    inputs = [t.requires_grad_() for t in sequences(1, 2, 2, 2, 5).values()]
+    assert torch.autograd.gradcheck(lambda *a: selective_scan(*a, backend='torch'), inputs)
+    inputs = [t.requires_grad_() for t in maps(1, 3, 2, 3, states=2).values()]
+    assert torch.autograd.gradcheck(lambda *a: selective_scan_2d(*a, backend='torch'), inputs)
+
+
+@pytest.mark.parametrize(('backend', 'dtype'), FAST)
+def test_backward_keeps_the_inputs_alone(backend, dtype):
+    inputs = {name: t.to(dtype).requires_grad_() for name, t in maps(2, 8, 6, 16).items()}
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        selective_scan_2d(**inputs, backend=backend)
+    assert {t.data_ptr() for t in kept} == {t.data_ptr() for t in inputs.values()}
+
+
+# --- kinds of tensors ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('backend', ['torch', pytest.param('numba', marks=needs_numba)])
+def test_half_precision_is_rounded_only_at_the_end(dtype, backend):
+    inputs = {name: t.to(dtype) for name, t in maps(2, 7, 5, 8).items()}
+    y = selective_scan_2d(**inputs, backend=backend)
+    exact = {name: t.double() for name, t in inputs.items()}
+    wanted = selective_scan_2d(**exact, backend='reference')
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.double(), wanted, rtol=torch.finfo(dtype).eps, atol=1e-5)
+
+
+def test_half_precision_gradients_have_their_inputs_dtypes():
+    inputs = {name: t.float() for name, t in sequences(2, 2, 3, 1, 9).items()}
+    inputs['u'], inputs['B'] = inputs['u'].bfloat16(), inputs['B'].bfloat16()
+    for t in inputs.values():
+        t.requires_grad_()
+    selective_scan(**inputs).sum().backward()
+    assert all(t.grad.dtype == t.dtype for t in inputs.values())
+
+
+def test_autocast_changes_nothing_inside():
+    inputs = {name: t.float() for name, t in maps(1, 6, 5, 8).items()}
+    wanted = output_and_gradients(selective_scan_2d, inputs, torch.float32)
+    with torch.autocast('cpu', torch.bfloat16):
+        found = output_and_gradients(selective_scan_2d, inputs, torch.float32)
+    assert worst_error(found, wanted) == 0
+
+
+def test_strides_do_not_matter():
+    inputs = maps(2, 6, 4, 8)
+    wanted = output_and_gradients(selective_scan_2d, inputs)
+    strided = {name: t.mT.contiguous().mT if t.dim() > 1 else t for name, t in inputs.items()}
+    strided['x'] = inputs['x'].permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    assert not strided['x'].is_contiguous()
+    assert worst_error(output_and_gradients(selective_scan_2d, strided), wanted) < 1e-12
+
+    inputs = sequences(2, 2, 3, 2, 9)
+    wanted = output_and_gradients(selective_scan, inputs)
+    strided = {name: t.mT.contiguous().mT if t.dim() > 1 else t for name, t in inputs.items()}
+    assert worst_error(output_and_gradients(selective_scan, strided), wanted) < 1e-12
+
+
+def test_empty_maps_give_empty_results():
+    for shape in ((0, 4, 3), (2, 0, 3), (2, 4, 0)):
+        found = output_and_gradients(selective_scan_2d, maps(*shape, 5))
+        assert found['out'].shape == (*shape, 5)
+        assert not found['A'].any()
+
+
+# --- graphs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('length', [1, 2, 7, 12, 13, 64, 100, 293])
+def test_tree_is_the_recurrence(length):
+    a, b = torch.rand(2, length, 3).double(), torch.randn(2, length, 3).double()
+    h, wanted = torch.zeros(2, 3).double(), []
+    for t in range(length):
+        h = a[:, t] * h + b[:, t]
+        wanted.append(h)
+    torch.testing.assert_close(scan_sequence(a, b), torch.stack(wanted, 1))
+
+
+@pytest.mark.parametrize('dimensions', [1, 2])
+def test_compiled_without_breaks_it_is_the_same(dimensions):
+    scan = [selective_scan, selective_scan_2d][dimensions - 1]
+    inputs = sequences(2, 2, 3, 2, 11) if dimensions == 1 else maps(2, 5, 3, 4, states=2)
+    compiled = torch.compile(scan, fullgraph=True, backend='aot_eager')
+    wanted = output_and_gradients(scan, inputs)
+    assert worst_error(output_and_gradients(compiled, inputs), wanted) < 1e-12
+
+
+class Scan2d(torch.nn.Module):
+    def forward(self, *inputs):
+        return selective_scan_2d(*inputs)
+
+
+def test_graph_grows_with_the_logarithm_of_the_pixels():
+    def nodes(height, width):
+        inputs = tuple(t.float() for t in maps(2, height, width, 4).values())
+        return len(torch.export.export(Scan2d(), inputs).graph.nodes)
+
+    small, large = nodes(4, 4), nodes(32, 32)
+    assert large - small < 150  # three more levels of groups, not 1008 more steps
+
+
+@pytest.mark.parametrize('cached', [0, 2**18])  # read in parts, and at once
+@pytest.mark.parametrize('size', [(1, 1), (1, 14), (13, 1), (5, 7), (12, 9)])
+def test_exported_map_equals_the_loop(size, cached, monkeypatch):
+    monkeypatch.setattr(ops.parallel, 'CACHED', cached)
+    inputs = maps(2, *size, 3, states=2)
+    exported = torch.export.export(Scan2d(), tuple(inputs.values())).module()
+    wanted = selective_scan_2d(**inputs, backend='reference')
+    torch.testing.assert_close(exported(*inputs.values()), wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize('decay', [0.01, 1, 1000])
+def test_traced_gradients_are_exact_to_1e_5_at_any_decay(decay):
+    inputs = {name: t.float().double() for name, t in maps(1, 24, 18, 4, decay=decay).items()}
+    inputs['delta_bias'] += torch.tensor([-100.0, 0, 30, 200])
+    wanted = output_and_gradients(selective_scan_2d, inputs, backend='reference')
+    torch.compiler.reset()  # or maps of another size before this make its size dynamic
+    traced = torch.compile(selective_scan_2d, fullgraph=True, backend='aot_eager')
+    assert worst_error(output_and_gradients(traced, inputs, torch.float32), wanted) < 1e-5
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning', 'ignore::FutureWarning')
+def test_jit_trace_is_the_same_for_another_batch():
+    inputs = tuple(maps(2, 6, 4, 4).values())
+    traced = torch.jit.trace(Scan2d(), inputs)
+    other = tuple(maps(3, 6, 4, 4).values())
+    torch.testing.assert_close(traced(*other), selective_scan_2d(*other))
+
+
+# --- triton --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def interpreted():
+    """{case: error} of the Triton kernels, run on CPU by Triton's interpreter."""
+    pytest.importorskip('triton', reason='triton is not installed')
+    script = Path(__file__).with_name('triton_interpreted.py')
+    root = str(script.parents[2])
+    environment = {**os.environ, 'TRITON_INTERPRET': '1', 'PYTHONPATH': root}
+    run = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_triton_kernels_equal_the_loop(interpreted):
+    rounded = interpreted.pop('bfloat16')
+    assert len(interpreted) > 10
+    wrong = {case: error for case, error in interpreted.items() if not error < 1e-5}
+    assert wrong == {}
+    assert rounded < 2 * torch.finfo(torch.bfloat16).eps
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
+@pytest.mark.parametrize('states', [1, 4])
+@pytest.mark.parametrize('size', [(1, 1), (64, 48), (33, 7)])
+def test_triton_on_the_device_equals_the_loop(size, states):
+    inputs = {name: t.cuda() for name, t in maps(2, *size, 40, states).items()}
+    wanted = output_and_gradients(selective_scan_2d, inputs, backend='reference')
+    found = output_and_gradients(selective_scan_2d, inputs, torch.float32, backend='triton')
+    assert worst_error(found, wanted) < 1e-5
+
+
+# --- backends and bad input ----------------------------------------------------------------------
+
+
+def test_a_named_backend_never_falls_back():
+    inputs = sequences(1, 1, 2, 1, 3)
+    with pytest.raises(RuntimeError, match="no backend 'cuda'; give 'auto' or one of"):
+        selective_scan(**inputs, backend='cuda')
+    with pytest.raises(RuntimeError, match="'triton' needs CUDA tensors.*use backend='torch'"):
+        selective_scan(**inputs, backend='triton')
+    with pytest.raises(RuntimeError, match="'numba' computes in float32.*use backend='torch'"):
+        selective_scan(**inputs, backend='numba')
+    with pytest.raises(RuntimeError, match="'numba' needs CPU tensors"):
+        selective_scan(**{k: t.float().to('meta') for k, t in inputs.items()}, backend='numba')
+
+
+def test_an_absent_backend_says_what_to_do(monkeypatch):
+    assert available_backends()['torch'] == 'available'
+    monkeypatch.setattr(ops.importlib.util, 'find_spec', lambda name: None)
+    ops._missing.cache_clear()
+    inputs = {name: t.float() for name, t in maps(1, 2, 2, 2).items()}
+    try:
+        assert 'pip install triton' in available_backends()['triton']
+        with pytest.raises(RuntimeError, match='pip install numba'):
+            selective_scan_2d(**inputs, backend='numba')
+        assert ops._backend('auto', inputs['x']) is ops.parallel
+    finally:
+        ops._missing.cache_clear()
+
+
+@needs_numba
+def test_auto_takes_the_fastest_that_can():
+    x = torch.zeros(1)
+    assert ops._backend('auto', x) is ops._module('numba')
+    assert ops._backend('auto', x.double()) is ops.parallel
+    assert ops._backend('auto', x.to('meta')) is ops.parallel
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_misshapen_sequences_are_named(name):
+    inputs = sequences(2, 3, 4, 2, 5)
+    inputs[name] = inputs[name][..., :-1]
+    with pytest.raises(ValueError, match='shape.*wanted|shape.*give|channels in'):
+        selective_scan(**inputs)
+
+
+@pytest.mark.parametrize('name', NAMES_2D)
+def test_misshapen_maps_are_named(name):
+    inputs = maps(2, 3, 4, 5)
+    inputs[name] = inputs[name][..., :-1]
+    with pytest.raises(ValueError, match='has shape .* wanted'):
+        selective_scan_2d(**inputs)
+
+
+def test_integers_and_scattered_devices_are_refused():
+    inputs = sequences(1, 1, 2, 1, 3)
+    with pytest.raises(TypeError, match='int64; give a floating-point tensor'):
+        selective_scan(**{**inputs, 'u': inputs['u'].long()})
+    with pytest.raises(ValueError, match='B is on meta, the scanned tensor on cpu'):
+        selective_scan(**{**inputs, 'B': inputs['B'].to('meta')})
+
+
+def test_channels_must_divide_into_groups():
+    inputs = sequences(1, 3, 2, 1, 3)
+    inputs['u'] = inputs['u'][:, :5]
+    with pytest.raises(ValueError, match='5 channels in 3 groups'):
+        selective_scan(**inputs)

@@ -1,0 +1,137 @@
+"""The export command, and the example that runs its file without torch or this package."""
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import small_models
+
+pytest.importorskip('mmpose')
+pytest.importorskip('onnxruntime')
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / 'tools'))
+import export  # noqa: E402
+
+EXAMPLE = ROOT / 'examples' / 'onnx_pose.py'
+BOX = (30.0, 20.0, 300.0, 200.0)
+
+
+@pytest.fixture(scope='module')
+def work(tmp_path_factory):
+    """Folder with a small pose model: config, weights, pose.onnx, and a picture."""
+    folder = tmp_path_factory.mktemp('export')
+    cfg = small_models.pose_config()
+    cfg.dump(folder / 'pose.py')
+    small_models.write_weights(cfg, folder / 'pose.pth')
+    cv2.imwrite(str(folder / 'noise.png'), small_models.noise(211, 333))
+    files = [str(folder / name) for name in ('pose.py', 'pose.pth', 'pose.onnx')]
+    export.main([*files[:2], '--dynamic-batch', '--output', files[2]])
+    return folder
+
+
+def refused(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        export.main([str(argument) for argument in arguments])
+    return f'{stop.value.code} {capsys.readouterr().err}'
+
+
+def test_report_tells_error_and_speed(work, capsys):
+    files = work / 'pose.py', work / 'pose.pth'
+    export.main([*map(str, files), '--format', 'torchscript', '--output', str(work / 'pose.pt')])
+    told = capsys.readouterr().out
+    assert 'pose.pt: ' in told
+    assert 'largest error in standard deviations: heatmaps ' in told
+    assert 'torchscript ' in told
+    assert ' ms, eager fp32 ' in told
+
+
+def test_random_weights_must_be_asked_for(work, capsys):
+    assert '--allow-random' in refused(capsys, work / 'pose.py', 'random')
+
+
+def test_unknown_names_get_the_nearest(capsys):
+    assert 'did you mean VMPose-T-S2' in refused(capsys, 'VMPoose-T-S2', 'random')
+
+
+def test_absent_files_are_named(work, capsys):
+    assert 'no config absent.py' in refused(capsys, 'absent.py', 'random')
+    assert 'absent.pth' in refused(capsys, work / 'pose.py', 'absent.pth')
+
+
+def test_unknown_formats_are_refused(work, capsys):
+    told = refused(capsys, work / 'pose.py', work / 'pose.pth', '--format', 'tflite')
+    assert "invalid choice: 'tflite'" in told
+
+
+def test_weights_of_another_model_are_refused(work, capsys):
+    assert 'missing' in refused(capsys, 'SwinPose-T-S2', work / 'pose.pth').lower()
+    assert not Path('SwinPose-T-S2.onnx').exists()
+
+
+def test_pose_models_take_no_body(work, capsys):
+    told = refused(
+        capsys, work / 'pose.py', 'random', '--allow-random', '--body-model', 'SMPL_NEUTRAL.npz'
+    )
+    assert 'has no body' in told
+
+
+class TestExample:
+    """numpy, onnxruntime and a picture reader are all that a user of the file needs."""
+
+    @pytest.fixture
+    def names(self, work, monkeypatch):
+        """What the example has in its namespace after it has run."""
+        files = str(work / 'pose.onnx'), str(work / 'noise.png')
+        monkeypatch.setattr(sys, 'argv', [str(EXAMPLE), *files, *map(str, BOX)])
+        return runpy.run_path(str(EXAMPLE))
+
+    def test_has_sixty_lines(self):
+        assert len(EXAMPLE.read_text().splitlines()) <= 60
+
+    def test_runs_without_torch_and_this_package(self, work):
+        script = (
+            'import sys, runpy\n'
+            "sys.modules |= dict.fromkeys(('torch', 'mmengine', 'mmpose', 'trunchier'))\n"
+            f"sys.argv = ['x', {str(work / 'pose.onnx')!r}, {str(work / 'noise.png')!r}]\n"
+            f'runpy.run_path({str(EXAMPLE)!r})\n'
+        )
+        run = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        assert [line.split()[0] for line in run.stdout.splitlines()][:2] == ['nose', 'left_eye']
+
+    def test_crops_as_the_model_was_trained(self, work, names):
+        from trunchier.inference.inferencer import PoseInferencer
+
+        reference = PoseInferencer(work / 'pose.py', work / 'pose.pth', flip_test=False)
+        data = dict(
+            img=cv2.imread(str(work / 'noise.png')),
+            img_path='noise.png',
+            bbox=np.float32([BOX]),
+            bbox_score=np.ones(1, np.float32),
+        )
+        crop = reference.pipeline(data | reference.dataset_meta)['inputs'].numpy()[::-1]
+        std = np.array(names['meta']['std'])[:, None, None]
+        mean = np.array(names['meta']['mean'])[:, None, None]
+        grey = np.abs(names['crop'][0] * std + mean - crop)
+        assert grey.max() <= 4  # OpenCV knows a 32nd of a pixel
+        assert grey.mean() < 0.05
+
+        (result,) = reference(str(work / 'noise.png'), bboxes=np.array([BOX]))
+        scores = names['heatmaps'].max((1, 2))
+        np.testing.assert_allclose(scores, result.pred_instances.keypoint_scores[0], atol=0.01)
+
+    def test_decodes_as_mmpose(self, names):
+        from mmpose.codecs import UDPHeatmap
+
+        codec = UDPHeatmap((192, 256), (48, 64), sigma=2)
+        rng = np.random.default_rng(0)
+        points = rng.uniform((0, 0), (191, 255), (1, 40, 2))
+        heatmaps = codec.encode(points, np.ones((1, 40)))['heatmaps']
+        heatmaps += rng.normal(0, 0.01, heatmaps.shape).astype(np.float32)
+        found = np.array([names['locate'](heatmap) for heatmap in heatmaps])
+        wanted = codec.decode(heatmaps)[0][0] / (192, 256) * (47, 63)
+        np.testing.assert_allclose(found, wanted, atol=1e-4)

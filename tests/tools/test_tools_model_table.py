@@ -1,0 +1,87 @@
+"""The table of models: every row agrees with the paper's printed digits, or says why not."""
+
+import csv
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config  # noqa: F401  fails early where mmengine is broken
+
+from trunchier import zoo
+
+pytest.importorskip('mmpose')
+TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+sys.path.insert(0, str(TOOLS))
+import model_table  # noqa: E402
+
+EXPLAINED = {
+    'pose': {'SwinPose-B-S3', 'VMPose-S-S2'} | {f'GMFPose-{s}-S{n}' for s in 'BST' for n in (3, 2)},
+    'mesh': {'SwinHMR2.0-B-S3', 'SwinHMR2.0-T-S3', 'SwinHMR2.0-T-S2', 'VMHMR2.0-T-S3'}
+    | {'VMHMR2.0-S-S2'}
+    | {f'GMFHMR2.0-{s}-S{n}' for s in 'BST' for n in (3, 2)},
+}
+
+
+@pytest.fixture(scope='module')
+def rows():
+    return {task: [model_table.row(name, task) for name in zoo.ENCODERS] for task in zoo.TASKS}
+
+
+@pytest.mark.parametrize('task', zoo.TASKS)
+def test_rows_agree_with_the_paper_or_say_why_not(rows, task):
+    for row in rows[task]:
+        differs = (
+            model_table.rounded(row['params_m']) != row['paper_params_m']
+            or model_table.rounded(row['gflops']) != row['paper_gflops']
+        )
+        assert not differs or row['note'], row
+        assert 'unexplained' not in row['note'], row
+    assert {row['name'] for row in rows[task] if row['note']} == EXPLAINED[task]
+
+
+@pytest.mark.parametrize('task', zoo.TASKS)
+def test_parts_add_up(rows, task):
+    for row in rows[task]:
+        for unit in ('params_m', 'gflops'):
+            parts = sum(row[f'{part}_{unit}'] for part in model_table.PARTS)
+            assert parts == pytest.approx(row[unit], abs=0.02)
+
+
+def test_decoders_of_the_mesh_models_are_table_1s(rows):
+    sizes = {row['name']: row['decoder_params_m'] for row in rows['mesh']}
+    wanted = {'HMR2.0-H': 39.5, 'HMR2.0-L': 19.1, 'HMR2.0-B': 7.0, 'HMR2.0-S': 2.3}
+    assert {name: model_table.rounded(sizes[name]) for name in wanted} == wanted
+
+
+def test_formats_hold_the_same_rows(rows):
+    table = rows['pose'][:3]
+    lines = model_table.as_markdown(table).splitlines()
+    assert len(lines) == 2 + 3 and '[SwinPose-B-S4](configs/pose2d/td-hm_swin-b-s4' in lines[2]
+    read = list(csv.DictReader(io.StringIO(model_table.as_csv(table))))
+    assert [float(row['params_m']) for row in read] == [row['params_m'] for row in table]
+    assert list(read[0])[:7] == list(model_table.COLUMNS)
+
+
+def test_the_readme_shows_the_table_as_the_tool_prints_it(rows):
+    readme = (TOOLS.parent / 'README.md').read_text()
+    for task in zoo.TASKS:
+        assert model_table.as_markdown(rows[task]).strip() in readme
+
+
+def test_the_tool_writes_a_file(tmp_path):
+    out = tmp_path / 'table.json'
+    command = [sys.executable, str(TOOLS / 'model_table.py'), '--task', 'pose', '--format', 'json']
+    done = subprocess.run([*command, '--out', str(out)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert out.read_text().count('"name"') == 31
+    assert [p.name for p in tmp_path.iterdir()] == ['table.json']
+
+
+def test_a_backbone_without_a_formula_is_named():
+    class Strange:
+        backbone = head = object()
+
+    with pytest.raises(TypeError, match='no cost formula for the backbone object'):
+        model_table.costs.model_costs(Strange())

@@ -1,0 +1,319 @@
+"""Official files in: unwrapped, converted, cut to the kept stages, or refused with reasons."""
+
+import http.server
+import threading
+
+import pytest
+import torch
+from golden_rule import assert_matches, golden_input, golden_state, load_golden, official_shapes
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from trunchier.models import StageAdapter, TruncatedSwin, TruncatedVMamba
+from trunchier.weights import load
+from trunchier.weights.load import CheckpointError, OfficialPretrained, load_official, read_weights
+from trunchier.zoo import model_cfg
+
+
+def save(tmp_path, content, name='official.pth'):
+    torch.save(content, tmp_path / name)
+    return tmp_path / name
+
+
+@pytest.fixture(scope='module')
+def swin_state():
+    return golden_state(official_shapes('swin_tiny_keys'))
+
+
+# --- truncation ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('num_stages', [1, 2, 3, 4])
+def test_truncation_keeps_its_stages_and_drops_the_rest(tmp_path, swin_state, num_stages):
+    path = save(tmp_path, dict(model=swin_state))
+    model = TruncatedSwin('tiny', num_stages=num_stages)
+    load_official(model, path)
+    last = num_stages - 1
+    ours = model.stages[last].blocks[1].attn.qkv.weight
+    assert torch.equal(ours, swin_state[f'layers.{last}.blocks.1.attn.qkv.weight'])
+    if num_stages == 4:
+        assert torch.equal(model.norm3.weight, swin_state['norm.weight'])
+
+
+@pytest.mark.parametrize('wrapper', ['model', 'state_dict', 'model_ema', None])
+def test_every_official_wrapper_is_opened(tmp_path, swin_state, wrapper):
+    path = save(tmp_path, {wrapper: swin_state, 'epoch': 300} if wrapper else swin_state)
+    load_official(TruncatedSwin('tiny', num_stages=1), path)
+
+
+def test_weights_of_the_network_come_before_their_moving_average(tmp_path, swin_state):
+    path = save(
+        tmp_path, dict(model_ema={k: v * 0 for k, v in swin_state.items()}, model=swin_state)
+    )
+    model = TruncatedSwin('tiny', num_stages=1)
+    load_official(model, path)
+    assert model.stages[0].blocks[0].mlp.fc1.weight.abs().sum() > 0
+
+
+# --- refusal -------------------------------------------------------------------------------------
+
+
+def test_another_variant_lists_what_does_not_fit(tmp_path):
+    path = save(tmp_path, dict(model=golden_state(official_shapes('swin_base_keys'))))
+    model = TruncatedSwin('tiny', num_stages=2)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r'(?s)another variant.*misshapen.*file \(128'):
+        load_official(model, path)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_missing_keys_are_listed(tmp_path, swin_state):
+    del (state := dict(swin_state))['layers.1.blocks.0.attn.qkv.bias']
+    with pytest.raises(CheckpointError, match=r'(?s)1 missing:\n  stages\.1\.blocks\.0\.attn\.qkv'):
+        load_official(TruncatedSwin('tiny', num_stages=2), save(tmp_path, state))
+
+
+def test_unexpected_keys_are_listed(tmp_path, swin_state):
+    state = dict(swin_state, absolute_pos_embed=torch.zeros(1))
+    with pytest.raises(CheckpointError, match=r'(?s)1 unexpected:\n  absolute_pos_embed'):
+        load_official(TruncatedSwin('tiny', num_stages=2), save(tmp_path, state))
+
+
+def test_a_family_does_not_fit_another(tmp_path, swin_state):
+    with pytest.raises(CheckpointError, match='does not fit TruncatedVMamba'):
+        load_official(TruncatedVMamba('tiny', num_stages=1), save(tmp_path, swin_state))
+
+
+def test_an_unknown_layout_shows_its_keys(tmp_path):
+    path = save(tmp_path, {'conv1.weight': torch.zeros(1)})
+    with pytest.raises(CheckpointError, match=r'(?s)none of the layouts.*Swin.*conv1\.weight'):
+        load_official(TruncatedSwin('tiny', num_stages=1), path)
+
+
+@pytest.mark.parametrize('content', [[torch.zeros(1)], {'epoch': 3}])
+def test_a_file_without_tensors_says_so(tmp_path, content):
+    with pytest.raises(CheckpointError, match='not a state_dict|no tensors'):
+        load_official(TruncatedSwin('tiny', num_stages=1), save(tmp_path, content))
+
+
+def test_a_cut_file_is_named(tmp_path, swin_state):
+    path = save(tmp_path, swin_state)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match=r'official\.pth cannot be read.*cut off'):
+        load_official(TruncatedSwin('tiny', num_stages=1), path)
+
+
+@pytest.mark.parametrize('name', ['picture.pth', 'picture.safetensors'])
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path, name):
+    (tmp_path / name).write_bytes(b'\x89PNG\r\n' + bytes(200))
+    with pytest.raises(CheckpointError, match=name):
+        read_weights(tmp_path / name)
+
+
+class Forbidden:
+    def __reduce__(self):
+        return print, ('code of the file ran',)
+
+
+def test_a_forbidden_global_is_named_and_not_run(tmp_path, capsys):
+    path = save(tmp_path, dict(model={}, config=Forbidden()))
+    with pytest.raises(CheckpointError, match='print'):
+        read_weights(path)
+    assert 'ran' not in capsys.readouterr().out
+
+
+def test_an_absent_file_says_where_it_may_come_from():
+    with pytest.raises(
+        FileNotFoundError, match=r'(?s)no checkpoint .*absent\.pth.*README.*init_cfg'
+    ):
+        load_official(nn.Linear(1, 1), 'absent.pth')
+
+
+@pytest.mark.skipif(not hasattr(torch.serialization, 'safe_globals'), reason='torch < 2.5')
+def test_a_training_script_s_own_config_is_read_as_an_inert_dict(tmp_path):
+    """VMamba's checkpoints carry a yacs config beside the weights; yacs is not needed."""
+    import sys
+    import types
+
+    module = types.ModuleType('yacs.config')
+    module.CfgNode = type('CfgNode', (dict,), {'__module__': 'yacs.config'})
+    sys.modules.update({'yacs': types.ModuleType('yacs'), 'yacs.config': module})
+    try:
+        path = save(tmp_path, dict(model={'w': torch.ones(1)}, config=module.CfgNode(a=1)))
+    finally:
+        del sys.modules['yacs'], sys.modules['yacs.config']
+    content = read_weights(path)
+    assert torch.equal(content['model']['w'], torch.ones(1))
+    assert type(content['config']).__module__ == 'collections'
+
+
+# --- whole models --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def vitpose():
+    pytest.importorskip('mmpose')
+    init_default_scope('mmpose')
+    cfg = model_cfg('vit-s')
+    codec = dict(type='UDPHeatmap', input_size=(192, 256), heatmap_size=(48, 64), sigma=2)
+    head = dict(
+        type='HeatmapHead',
+        out_channels=17,
+        deconv_out_channels=(256, 256),
+        deconv_kernel_sizes=(4, 4),
+        decoder=codec,
+    )
+    return dict(type='TopdownPoseEstimator', backbone=cfg['backbone'], head=head | cfg['head'])
+
+
+def test_official_vitpose_is_the_official_function(tmp_path, vitpose):
+    path = save(tmp_path, dict(state_dict=golden_state(official_shapes('vitpose_small_keys'))))
+    vitpose['init_cfg'] = dict(type='OfficialPretrained', checkpoint=str(path))
+    vitpose['backbone'].pop('init_cfg')
+    model = MODELS.build(vitpose)
+    model.init_weights()
+    model.eval()
+    golden = load_golden('vitpose_small')
+    with torch.no_grad():
+        (features,) = model.backbone(golden_input(**golden['input']))
+        assert_matches(features, golden['backbone'])
+        assert_matches(model.head((features,)), golden['heatmap'])
+
+
+def test_vitpose_weights_alone_survive_the_backbone_s_own_initialisation(tmp_path, vitpose):
+    state = golden_state(official_shapes('vitpose_small_keys'))
+    path = save(tmp_path, dict(state_dict=state))
+    backbone = vitpose['backbone']
+    backbone['init_cfg'] = dict(type='OfficialPretrained', checkpoint=str(path))
+    model = MODELS.build(backbone)
+    model.init_weights()
+    embed = state['backbone.pos_embed']
+    assert torch.equal(model.pos_embed, embed[:, 1:] + embed[:, :1])
+    assert torch.equal(
+        model.layers[3].ffn.layers[1].weight, state['backbone.blocks.3.mlp.fc2.weight']
+    )
+
+
+class Whole(nn.Module):
+    def __init__(self, neck_channels=384):
+        super().__init__()
+        self.backbone = TruncatedSwin('tiny', num_stages=2)
+        self.neck = StageAdapter(192, neck_channels, 2)
+        self.head = nn.Linear(3, 3)
+
+
+def test_our_own_checkpoint_gives_its_backbone_and_adapter_to_another_task(tmp_path):
+    pose, mesh = Whole(), Whole()
+    mesh.head = nn.Linear(5, 5)
+    path = save(tmp_path, dict(state_dict=pose.state_dict(), meta={}))
+    head = mesh.head.weight.clone()
+    load_official(mesh, path, parts=['backbone', 'neck'])
+    assert torch.equal(mesh.head.weight, head)
+    for part in ('backbone', 'neck'):
+        ours = getattr(mesh, part).state_dict()
+        assert all(torch.equal(v, ours[k]) for k, v in getattr(pose, part).state_dict().items())
+    with pytest.raises(CheckpointError, match=r'(?s)misshapen:\n  head\.weight'):
+        load_official(mesh, path)
+
+
+def test_an_unknown_part_is_named(tmp_path):
+    path = save(tmp_path, Whole().state_dict())
+    with pytest.raises(CheckpointError, match=r"no part \['decoder'\].*'backbone', 'neck', 'head'"):
+        OfficialPretrained(path, parts=['decoder'])(Whole())
+
+
+def test_a_checkpoint_of_ours_reads_back_from_either_format(tmp_path):
+    model = TruncatedSwin('tiny', num_stages=1)
+    for name in ('ours.pth', 'ours.safetensors'):
+        load.save_weights(model.state_dict(), tmp_path / name)
+        again = TruncatedSwin('tiny', num_stages=1)
+        load_official(again, tmp_path / name)
+        assert torch.equal(again.stem.proj.weight, model.stem.proj.weight)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['ours.pth', 'ours.safetensors']
+
+
+def test_another_suffix_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r'\.safetensors or \.pth'):
+        load.save_weights({}, tmp_path / 'ours.onnx')
+
+
+# --- downloads -----------------------------------------------------------------------------------
+
+CONTENT = bytes(range(256)) * 40
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Serves CONTENT; its first answer to /cut.pth breaks off in the middle."""
+
+    requests = []
+
+    def do_GET(self):
+        start = 0
+        if 'Range' in self.headers:
+            start = int(self.headers['Range'].split('=')[1].rstrip('-'))
+        first = not any(path == self.path for path, _ in self.requests)
+        self.requests.append((self.path, start))
+        if self.path.startswith('/page'):
+            self.send_response(200)
+            self.send_header('Content-Type', 'text/html')
+            self.send_header('Content-Length', '3')
+            self.end_headers()
+            self.wfile.write(b'hi!')
+            return
+        self.send_response(206 if start else 200)
+        self.send_header('Content-Type', 'application/octet-stream')
+        self.send_header('Content-Length', str(len(CONTENT) - start))
+        self.end_headers()
+        end = len(CONTENT) // 2 if first and 'cut' in self.path else len(CONTENT)
+        self.wfile.write(CONTENT[start:end])
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Server.requests.clear()
+    httpd = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Server)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{httpd.server_port}'
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def test_a_download_that_breaks_off_continues_where_it_was(server, tmp_path):
+    path = load.download(f'{server}/cut.pth', tmp_path)
+    assert path.read_bytes() == CONTENT
+    assert Server.requests == [('/cut.pth', 0), ('/cut.pth', len(CONTENT) // 2)]
+    assert not list(tmp_path.glob('*.part'))
+
+
+def test_a_file_is_downloaded_once(server, tmp_path):
+    for _ in range(2):
+        load.download(f'{server}/once.pth', tmp_path)
+    assert len(Server.requests) == 1
+
+
+def test_a_copy_put_there_by_hand_is_taken_first(server, tmp_path):
+    (tmp_path / 'data' / 'checkpoints').mkdir(parents=True)
+    (tmp_path / 'data' / 'checkpoints' / 'mine.pth').write_bytes(b'mine')
+    assert load.local_file(f'{server}/mine.pth').read_bytes() == b'mine'
+    assert Server.requests == []
+
+
+def test_a_name_with_a_hash_is_checked(server, tmp_path):
+    with pytest.raises(CheckpointError, match='SHA-256'):
+        load.download(f'{server}/net-0123abcd.pth', tmp_path)
+    assert not list(tmp_path.glob('net*'))
+
+
+def test_a_web_page_is_no_checkpoint(server, tmp_path):
+    with pytest.raises(CheckpointError, match='web page'):
+        load.download(f'{server}/page.pth', tmp_path)
+
+
+def test_no_connection_says_where_to_put_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match='data/checkpoints/swin.pth'):
+        load.download('http://127.0.0.1:9/swin.pth', tmp_path)

@@ -1,0 +1,65 @@
+"""The weights that come with the package are small, labelled, and know people."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from trunchier.conventions import EVAL_14_IN_44, PELVIS
+from trunchier.inference.inferencer import MeshInferencer, PoseInferencer
+from trunchier.synthetic.people import SyntheticPeople
+from trunchier.weights import find
+
+MODELS = dict(pose='VMPose-T-S2', mesh='VMHMR2.0-T-S2')
+PEOPLE = 24
+
+
+@pytest.fixture(scope='module')
+def people():
+    """Pictures that no training saw, and who is on them."""
+    drawn = [one for one in SyntheticPeople(seed=1234, plain=True, length=PEOPLE)]
+    return [one['image'][..., ::-1] for one in drawn], [one['people'][0] for one in drawn]
+
+
+@pytest.mark.parametrize('task', MODELS)
+def test_they_are_small_and_labelled(task):
+    path = find.find_weights(MODELS[task], None)
+    assert find.embedded_model(task) == MODELS[task]
+    assert path.stat().st_size <= 10e6
+    assert 'synthetic people only' in find.weights_note(path)
+
+
+def test_who_uses_them_is_told(caplog):
+    with caplog.at_level(logging.WARNING, logger='trunchier'):
+        PoseInferencer(MODELS['pose'])
+    assert 'VMPose-T-S2.safetensors: trained on synthetic people only' in caplog.text
+
+
+def test_keypoints_are_where_they_are(people):
+    images, truth = people
+    boxes = [xyxy(person['bbox']) for person in truth]
+    results = PoseInferencer(MODELS['pose'])(images, bboxes=boxes)
+    right = []
+    for result, person in zip(results, truth, strict=True):
+        error = result.pred_instances.keypoints[0] - person['keypoints'][:, :2]
+        right.append(np.linalg.norm(error, axis=1) < 0.1 * max(person['bbox'][2:]))
+    assert np.mean(right) > 0.8  # always the same pose: less than 0.5
+
+
+def test_bodies_are_nearer_than_the_mean_body(people):
+    images, truth = people
+    boxes = [xyxy(person['bbox']) for person in truth]
+    results = MeshInferencer(MODELS['mesh'])(images, bboxes=boxes)
+    found = np.stack([centred(result.pred_instances.joints[0]) for result in results])
+    wanted = np.stack([centred(person['keypoints_3d'][:, :3]) for person in truth])
+    error = np.linalg.norm(found - wanted, axis=-1).mean()
+    constant = np.linalg.norm(wanted.mean(0) - wanted, axis=-1).mean()  # of these very people
+    assert error < 0.8 * constant
+
+
+def xyxy(box):
+    return np.array([[box[0], box[1], box[0] + box[2], box[1] + box[3]]], np.float32)
+
+
+def centred(joints):
+    return (joints - joints[PELVIS])[list(EVAL_14_IN_44)]

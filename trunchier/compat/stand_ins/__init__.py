@@ -1,0 +1,1 @@
+"""Packages that stand in for others which cannot be imported; `compat.patches` says when."""

@@ -1,0 +1,1 @@
+"""Models for inference: folded, lowered, exported, and exported files as networks."""

@@ -1,0 +1,1 @@
+"""Inference on images, videos and cameras."""

@@ -1,0 +1,257 @@
+"""Metrics of mesh recovery: PCK of reprojected keypoints, MPJPE and PA-MPJPE, the paper's scores.
+
+They equal EvaluatorPCK and Evaluator of shubham-goel/4D-Humans (hmr2/utils/pose_utils.py,
+pck_accuracy.py). One test run may hold several data sets: results are grouped by the name in each
+sample's metainfo, and every table is printed with the protocol that it follows.
+
+Both metrics read data samples as dicts (mmengine makes them of PoseDataSample):
+
+    pred_instances  keypoints (1, 44, 2) pixels of the picture; joints (1, 44, 3) metres
+    gt_instances    keypoints (1, 44, 2) pixels, keypoints_visible (1, 44) confidence;
+                    keypoints_3d (1, 44, 4) metres, confidence
+    metainfo        dataset, its name; box_scale (2,) width and height of the annotated box in
+                    pixels / 200; id and img_path for error messages
+
+Each sample leaves exactly one result on its rank, scored or not, so that mmengine can put the
+ranks' results in order and cut off the samples that filled up the last batch.
+"""
+
+import numpy as np
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
+from mmengine.registry import METRICS
+
+from ..conventions import EVAL_14_IN_44, PELVIS
+from ..geometry import align_similarity
+
+
+class _PerDataset(BaseMetric):
+    """Results of each data set by itself, then a score over the sets.
+
+    Args:
+        datasets: names of those to score; None for all that are annotated for this metric.
+        others: of mmengine's BaseMetric.
+    """
+
+    def __init__(self, datasets=None, collect_device='cpu', prefix=None, collect_dir=None):
+        # mmengine warns of a missing prefix; here the names of the sets are the prefixes.
+        super().__init__(collect_device, prefix or 'mesh', collect_dir)
+        self.prefix = prefix
+        self.datasets = datasets
+
+    def process(self, data_batch, data_samples):
+        for sample in data_samples:
+            dataset = sample.get('dataset') or (self.dataset_meta or {}).get('dataset_name', 'all')
+            scored = self.datasets is None or dataset in self.datasets
+            self.results.append({'dataset': dataset, **(self.measure(sample) if scored else {})})
+
+    def compute_metrics(self, results):
+        groups = {}
+        for result in results:
+            if len(result) > 1:
+                groups.setdefault(result.pop('dataset'), []).append(result)
+        metrics, lines = {}, []
+        for dataset, group in groups.items():
+            values, count = self.summarise(group)
+            metrics |= {f'{dataset}/{name}': value for name, value in values.items()}
+            numbers = ', '.join(f'{name} {value:.2f} {self.unit}' for name, value in values.items())
+            lines.append(f'  {dataset}: {numbers} ({count})')
+        for dataset in self.datasets or (() if groups else ('any data set',)):
+            if dataset not in groups:
+                lines.append(f'  {dataset}: no annotated sample was evaluated')
+        scores = phi_scores(metrics)
+        lines += [f'  {name} {value:.2f} {self.unit}' for name, value in scores.items()]
+        print_log('\n'.join([self.protocol(), *lines]), logger='current')
+        return metrics | scores
+
+
+@METRICS.register_module()
+class MeshPCK(_PerDataset):
+    """Percentage of correct keypoints: DATASET/PCK@0.05, ..., and PhiM2D over the data sets.
+
+    A keypoint counts if its confidence is above `confidence`. It is correct if the error is less
+    than the threshold times the longer side of the annotated box. The rate of each of the 44
+    keypoints is taken first, then the mean over the keypoints that have data.
+
+    Args:
+        thresholds: fractions of the longer side.
+        confidence: keypoints at or below it are ignored.
+        datasets, others: see `_PerDataset`.
+    """
+
+    unit = '%'
+
+    def __init__(self, thresholds=(0.05, 0.1), confidence=0.5, **others):
+        super().__init__(**others)
+        self.thresholds = tuple(thresholds)
+        self.confidence = confidence
+
+    def protocol(self):
+        return (
+            'PCK of reprojected keypoints, in %: 44 keypoints (25 OpenPose + 19), those with '
+            f'confidence > {self.confidence}; no alignment; correct if the error < threshold * '
+            'the longer side of the annotated box; mean per keypoint, then over the keypoints that '
+            'have data; PhiM2D: mean over data sets and thresholds'
+        )
+
+    def measure(self, sample):
+        truth = sample['gt_instances']
+        visible = _array(truth['keypoints_visible']).reshape(-1) > self.confidence
+        if not visible.any() and self.datasets is None:
+            return {}
+        side = 200 * float(_array(sample['box_scale']).max())
+        if not side > 0:
+            raise ValueError(
+                f'{_name(sample)} has a box of {side} pixels; a positive one is wanted'
+            )
+        pred = _finite(sample, 'keypoints')
+        error = np.linalg.norm(pred - _array(truth['keypoints'])[0], axis=-1) / side
+        return {'error': error, 'visible': visible}
+
+    def summarise(self, group):
+        error = np.stack([result['error'] for result in group])
+        visible = np.stack([result['visible'] for result in group])
+        values = {
+            f'PCK@{threshold}': 100 * mean_pck(error, visible, threshold)[0]
+            for threshold in self.thresholds
+        }
+        seen = visible.any(0).sum()
+        return values, f'{len(group)} samples, {visible.sum()} keypoints, {seen} of 44 kinds'
+
+
+@METRICS.register_module()
+class MeshJointError(_PerDataset):
+    """Mean joint errors in mm: DATASET/MPJPE, DATASET/PA-MPJPE, and PhiM3D over the data sets.
+
+    Over 14 joints, [25..37, 43] of 44, both sets centred on joint 39. PA-MPJPE aligns each sample
+    by a similarity with scale and without reflection. Degenerate sets stay finite: a prediction
+    whose joints coincide is aligned to the truth's mean. As official, confidences are not looked
+    at, except that a sample without any annotated joint is left out.
+    """
+
+    unit = 'mm'
+
+    def protocol(self):
+        return (
+            'Joint errors in mm: 14 joints (25..37 and 43 of 44), prediction and truth centred on '
+            'the pelvis (39); MPJPE: no further alignment; PA-MPJPE: aligned by a similarity '
+            '(rotation, scale, translation; no reflection) for each sample; mean over joints, then '
+            'over samples; PhiM3D: mean over data sets and both errors'
+        )
+
+    def measure(self, sample):
+        truth = torch.from_numpy(_array(sample['gt_instances']['keypoints_3d']))
+        annotated = truth[0, list(EVAL_14_IN_44), 3] > 0
+        if not annotated.any():
+            return {}
+        pred = torch.from_numpy(_finite(sample, 'joints'))[None]
+        plain, aligned = joint_errors(pred, truth[..., :3])
+        return {
+            'MPJPE': 1000 * plain.item(),
+            'PA-MPJPE': 1000 * aligned.item(),
+            'whole': bool(annotated.all()),
+        }
+
+    def summarise(self, group):
+        values = {
+            name: float(np.mean([result[name] for result in group]))
+            for name in ('MPJPE', 'PA-MPJPE')
+        }
+        count = f'{len(group)} samples'
+        partly = sum(not result['whole'] for result in group)
+        if partly:
+            count += f', {partly} of which lack some of the 14 joints and are scored all the same'
+        return values, count
+
+
+def mean_pck(error, visible, threshold):
+    """Share of correct keypoints.
+
+    Args:
+        error: (N, K), as a fraction of the box.
+        visible: (N, K) bool.
+        threshold: correct means strictly less.
+
+    Returns:
+        mean over the keypoints that were seen at all (0 if none was); rates (K,), NaN if unseen.
+    """
+    seen = visible.sum(0)
+    correct = ((error < threshold) & visible).sum(0)
+    rates = np.where(seen > 0, correct / np.maximum(seen, 1), np.nan)
+    return (float(np.nanmean(rates)) if seen.any() else 0.0), rates
+
+
+def joint_errors(pred, truth, joints=EVAL_14_IN_44, centre=PELVIS):
+    """Mean distances of joints, centred and aligned.
+
+    Args:
+        pred, truth: (B, 44, 3), metres.
+        joints: indices of those that count.
+        centre: index of the joint that both are centred on.
+
+    Returns:
+        MPJPE (B,) and PA-MPJPE (B,), metres, float64.
+    """
+    index = list(joints)
+    pred, truth = (
+        (points - points[:, centre, None])[:, index] for points in (pred.double(), truth.double())
+    )
+    return tuple(
+        (each - truth).norm(dim=-1).mean(-1) for each in (pred, align_similarity(pred, truth))
+    )
+
+
+# What each score averages over data sets, and the factor to the paper's unit.
+PHI = {
+    'PhiP2D': (('AP', 'AR'), 100),
+    'PhiM2D': (('PCK@0.05', 'PCK@0.1'), 1),
+    'PhiM3D': (('MPJPE', 'PA-MPJPE'), 1),
+}
+
+
+def phi_scores(metrics):
+    """The paper's scores (Equations 1 to 3): mean over data sets of the mean of two metrics.
+
+    Args:
+        metrics: results of a test run, such as {'coco/AP': 0.758, 'coco/AR': 0.811} of mmpose's
+            CocoMetric or {'3dpw-test/MPJPE': 80.0, '3dpw-test/PA-MPJPE': 52.7}.
+
+    Returns:
+        Those of PhiP2D (%), PhiM2D (%) and PhiM3D (mm) of which there is a data set.
+    """
+    scores = {}
+    for score, (names, factor) in PHI.items():
+        sets = [key.rpartition('/')[0] for key in metrics if key.rpartition('/')[2] == names[0]]
+        values = [
+            metrics[f'{dataset}/{name}' if dataset else name] for dataset in sets for name in names
+        ]
+        if values:
+            scores[score] = factor * float(np.mean(values))
+    return scores
+
+
+def relative_change(value, reference):
+    """The tables' deltas: change from `reference` (the model with all stages), in percent."""
+    return 100 * (value - reference) / reference
+
+
+def _finite(sample, name):
+    """`pred_instances` of a sample, (44, D) float64."""
+    value = _array(sample['pred_instances'][name])[0]
+    if not np.isfinite(value).all():
+        raise ValueError(
+            f'predicted {name} of {_name(sample)} are not finite; '
+            'training has diverged, or the weights are damaged'
+        )
+    return value
+
+
+def _name(sample):
+    return f'sample {sample.get("id")} of {sample.get("dataset")} ({sample.get("img_path")})'
+
+
+def _array(value):
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().numpy()
+    return np.asarray(value, np.float64)

@@ -1,0 +1,1 @@
+"""Truncated hierarchical backbones, one file a family."""

@@ -1,0 +1,312 @@
+"""What the truncated backbones share: a stem, the first stages, a norm for each output.
+
+Maps travel as (B, H, W, C) from the stem to the outputs, whatever the family: linear layers and
+layer norms read them as they lie, and a depthwise convolution sees them as channels_last.
+"""
+
+import contextlib
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from ...ops.linear import linear
+from ...ops.scan.parallel import is_traced
+
+# Elements of a map that a CPU takes through the blocks at a time: what the blocks make of it, up to
+# four times as large, then stays below the 32 MB from which on glibc asks the system each time.
+PART = 2**20
+
+
+class TruncatedBackbone(BaseModule):
+    """The first `num_stages` stages of a hierarchical backbone. Later stages are never built.
+
+    A family sets `ARCHS` and says how to build its parts: `build_stem`, `build_downsample`,
+    `build_block`, `build_norm`.
+
+    Args:
+        arch: name in `ARCHS`, or a dict with the same keys as its rows.
+        num_stages: how many stages to keep.
+        out_indices: stages (from 0) to return, increasing; the last kept one by default.
+        out_norm: norm each output (`norm0`, `norm1`, ...). False returns the raw stage output,
+            after its last block and before the next stage's downsampling.
+        drop_path_rate: rate of the *full* network's last block; it grows linearly from 0, so a
+            kept block has the same rate whatever is truncated. The ImageNet recipe's by default.
+        frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages with their
+            output norms. Frozen modules stay in eval mode.
+        with_cp: recompute each block in the backward pass instead of storing its activations.
+        in_channels: channels of the input image.
+        init_cfg: mmengine's; without it the weights keep the official random initialisation.
+
+    Raises:
+        ValueError: an unknown arch, or stages and rates out of range.
+    """
+
+    ARCHS = {}
+
+    def __init__(
+        self,
+        arch='tiny',
+        num_stages=4,
+        out_indices=None,
+        out_norm=True,
+        drop_path_rate=None,
+        frozen_stages=-1,
+        with_cp=False,
+        in_channels=3,
+        init_cfg=None,
+    ):
+        super().__init__(init_cfg)
+        self.arch = self._arch_row(arch)
+        depths = self.arch['depths']
+        if num_stages not in range(1, len(depths) + 1):
+            raise ValueError(f'num_stages={num_stages}; this arch has stages 1 to {len(depths)}')
+        out_indices = (num_stages - 1,) if out_indices is None else tuple(out_indices)
+        kept = sorted(set(out_indices) & set(range(num_stages)))
+        if not out_indices or list(out_indices) != kept:
+            raise ValueError(
+                f'out_indices={out_indices} with num_stages={num_stages}; give increasing stage '
+                f'indices from 0 to {num_stages - 1}, or keep more stages'
+            )
+        if frozen_stages not in range(-1, num_stages + 1):
+            raise ValueError(
+                f'frozen_stages={frozen_stages}; give -1 (none), 0 (stem) or 1 to {num_stages}'
+            )
+        if drop_path_rate is None:
+            drop_path_rate = self.arch.get('drop_path_rate', 0.0)
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f'drop_path_rate={drop_path_rate}; give a probability below 1')
+
+        self.num_stages = num_stages
+        self.out_indices = out_indices
+        self.channels = tuple(self.arch['channels'][i] for i in out_indices)
+        self.strides = tuple(4 * 2**i for i in out_indices)
+        self.in_channels = in_channels
+
+        steps = max(sum(depths) - 1, 1)
+        self.stem = self.build_stem(in_channels)
+        self.stages = nn.ModuleList(
+            Stage(
+                self.build_downsample(i) if i else None,
+                [
+                    self.build_block(i, j, drop_path_rate * (sum(depths[:i]) + j) / steps)
+                    for j in range(depths[i])
+                ],
+                with_cp,
+            )
+            for i in range(num_stages)
+        )
+        if out_norm:
+            for i, width in zip(out_indices, self.channels, strict=True):
+                self.add_module(f'norm{i}', self.build_norm(width))
+        self.out_norm = out_norm
+
+        self._frozen = []
+        if frozen_stages >= 0:
+            norms = [f'norm{i}' for i in out_indices if out_norm and i < frozen_stages]
+            self._frozen = ['stem', *(f'stages.{i}' for i in range(frozen_stages)), *norms]
+        for name in self._frozen:
+            self.get_submodule(name).requires_grad_(False).eval()
+
+    def _arch_row(self, arch):
+        if isinstance(arch, str):
+            if arch not in self.ARCHS:
+                raise ValueError(f'arch={arch!r}; give one of {list(self.ARCHS)} or a dict')
+            return self.ARCHS[arch]
+        wanted = set(next(iter(self.ARCHS.values())))
+        if wanted - set(arch) - {'drop_path_rate'} or set(arch) - wanted:
+            raise ValueError(f'arch has the keys {sorted(arch)}; give {sorted(wanted)}')
+        lengths = {key: len(row) for key, row in arch.items() if isinstance(row, (list, tuple))}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f'arch has rows of unequal length {lengths}; give one value a stage')
+        return dict(arch)
+
+    def forward(self, x):
+        """(B, in_channels, H, W) -> tuple of (B, C_i, h_i, w_i), one for each out index."""
+        if x.dim() != 4 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
+            raise ValueError(
+                f'{type(self).__name__} got {tuple(x.shape)}; give (B, {self.in_channels}, H, W)'
+            )
+        x = self.stem(x)
+        outputs = []
+        for i, stage in enumerate(self.stages):
+            x = stage(x)
+            if i in self.out_indices:
+                outputs.append(self.output(x, i))
+        return tuple(outputs)
+
+    def output(self, x, stage):
+        """(B, h, w, C) -> (B, C, h, w), normed by a layer norm."""
+        if self.out_norm:
+            x = getattr(self, f'norm{stage}')(x)
+        return x.permute(0, 3, 1, 2)
+
+    def train(self, mode=True):
+        super().train(mode)
+        for name in self._frozen:
+            self.get_submodule(name).eval()
+        return self
+
+    def get_layer_depth(self, param_name, prefix=''):
+        """(layer, num_layers) of a parameter for layer-wise decay, as mmpretrain's backbones do.
+
+        The stem is layer 0, each kept block one layer with the downsampling before it, the output
+        norms and everything outside the backbone the last.
+        """
+        depths = self.arch['depths'][: self.num_stages]
+        last = sum(depths) + 1
+        if not param_name.startswith(prefix):
+            return last, last + 1
+        part, *rest = param_name[len(prefix) :].split('.')
+        if part == 'stem':
+            return 0, last + 1
+        if part != 'stages':
+            return last, last + 1
+        stage, child, index = int(rest[0]), rest[1], rest[2]
+        block = int(index) if child == 'blocks' else 0
+        return sum(depths[:stage]) + block + 1, last + 1
+
+    def build_stem(self, in_channels):
+        """Module from (B, in_channels, H, W) to (B, h, w, C_0)."""
+        raise NotImplementedError
+
+    def build_downsample(self, stage):
+        """Module from (B, h, w, C_{stage-1}) to (B, h/2, w/2, C_stage)."""
+        raise NotImplementedError
+
+    def build_block(self, stage, index, drop_path_rate):
+        """Module from (B, h, w, C_stage) to the same."""
+        raise NotImplementedError
+
+    def build_norm(self, channels):
+        """Norm of an output."""
+        raise NotImplementedError
+
+
+class Stage(nn.Module):
+    """Downsampling (None in the first stage), then blocks."""
+
+    def __init__(self, downsample, blocks, with_cp):
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.ModuleList(blocks)
+        self.with_cp = with_cp
+
+    def forward(self, x):
+        if self.downsample is not None:
+            x = self.downsample(x)
+        if self._in_parts(x):
+            together = max(1, PART // x[0].numel())
+            return torch.cat([self._run(part) for part in x.split(together)])
+        return self._run(x)
+
+    def _in_parts(self, x):
+        """Whether samples go through the blocks a few at a time."""
+        return (
+            x.device.type == 'cpu'
+            and not is_traced()
+            and not self.training
+            and x.numel() > PART
+            and len(x) > 1
+            and not (torch.is_grad_enabled() and wants_gradient(self, x))
+        )
+
+    def _run(self, x):
+        for block in self.blocks:
+            if self.with_cp and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False, context_fn=partial(contexts, block))
+            else:
+                x = block(x)
+        return x
+
+
+def wants_gradient(module, x):
+    return x.requires_grad or any(param.requires_grad for param in module.parameters())
+
+
+def contexts(block):
+    """For `checkpoint`: how the first pass through `block` runs, and how its recomputation does."""
+    return contextlib.nullcontext(), still_statistics(block)
+
+
+@contextlib.contextmanager
+def still_statistics(block):
+    """The batch norms of `block` normalise as usual but do not count this batch (a second time)."""
+    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(batches)
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between."""
+
+    def __init__(self, channels, hidden):
+        super().__init__()
+        self.fc1 = new_linear(channels, hidden)
+        self.fc2 = new_linear(hidden, channels)
+
+    def forward(self, x):
+        return linear(linear(x, self.fc1, gelu=True), self.fc2)
+
+
+def new_linear(in_features, out_features, bias=True):
+    """A linear layer as all three families initialise theirs."""
+    layer = nn.Linear(in_features, out_features, bias)
+    nn.init.trunc_normal_(layer.weight, std=0.02)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def convolve(x, conv):
+    """`conv` on a map (B, H, W, C), which a convolution sees as channels_last."""
+    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class ResidualConv(nn.Conv2d):
+    """A convolution that is added to its input."""
+
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+class SharedDepthwise(nn.Conv2d):
+    """A depthwise convolution of several groups of channels by the same weights."""
+
+    def __init__(self, channels, kernel):
+        super().__init__(
+            channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False
+        )
+
+    def forward(self, x):
+        """(B, n * channels, H, W) -> the same."""
+        groups = x.shape[1]
+        weight = self.weight.repeat(groups // self.in_channels, 1, 1, 1)
+        return F.conv2d(x, weight, padding=self.padding, groups=groups)
+
+
+def add_branch(x, y, drop_path_rate, training):
+    """x plus what a branch made of it, by drop path in training; y may be overwritten."""
+    y = drop_path(y, drop_path_rate, training)
+    if is_traced() or x.requires_grad or y.requires_grad or x.dtype != y.dtype:
+        return x + y
+    return y.add_(x)
+
+
+def drop_path(x, rate, training):
+    """Zero whole samples with probability `rate` and scale the others, in training only."""
+    if not training or rate == 0:
+        return x
+    keep = x.new_empty((x.shape[0],) + (1,) * (x.dim() - 1)).bernoulli_(1 - rate)
+    return x * keep.div_(1 - rate)

@@ -1,0 +1,263 @@
+"""GroupMixFormer, its first stages: "Advancing Vision Transformers with Group-Mix Attention"
+(2023), section 3.
+
+Behaves as AILab-CVC/GroupMixFormer. Differences: plain batch norms, which mmengine's `sync_bn`
+turns into synchronised ones; odd maps work (each halving rounds up, where the authors' code
+fails); the first patch embedding belongs to the stem, the others to the stage they lead to; and
+the channels of q, k and v lie by segment, so that each segment is projected, aggregated and normed
+as one map.
+"""
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import nn
+
+from ...ops import kernels_for
+from ...ops.linear import linear, product
+from ...ops.scan.parallel import is_traced
+from .base import (
+    Mlp,
+    ResidualConv,
+    SharedDepthwise,
+    TruncatedBackbone,
+    add_branch,
+    convolve,
+    new_linear,
+)
+
+# fmt: off
+ARCHS = {
+    'tiny':  dict(channels=( 80, 160, 200, 240), depths=(4, 4, 12, 4), mlp_ratios=(4, 4, 4, 4),
+                  drop_path_rate=0.1),
+    'small': dict(channels=( 80, 160, 320, 320), depths=(2, 4, 12, 4), mlp_ratios=(4, 4, 4, 4),
+                  drop_path_rate=0.2),
+    'base':  dict(channels=(200, 240, 320, 480), depths=(8, 8, 12, 8), mlp_ratios=(2, 2, 4, 4),
+                  drop_path_rate=0.5),
+}
+# fmt: on
+SEGMENTS = 5  # of the channels: four to the attention, one past it
+KERNELS = (1, 3, 5, 7)  # aggregators of the four
+HEADS = 8
+POSITION_KERNELS = {3: 2, 5: 3, 7: 3}  # kernel: how many heads
+BLOCK_EPS = 1e-6
+NARROW = 16  # channels of a head
+
+
+@MODELS.register_module()
+class TruncatedGMF(TruncatedBackbone):
+    """The first stages of a GroupMixFormer; arguments in `TruncatedBackbone`.
+
+    A dict `arch` has the keys of `ARCHS`: `channels` (multiples of 10), `depths` and `mlp_ratios`
+    by stage. Any image size works: stage i gives ceil(H / stride) x ceil(W / stride).
+    """
+
+    ARCHS = ARCHS
+
+    def build_stem(self, in_channels):
+        return Stem(in_channels, self.arch['channels'][0])
+
+    def build_downsample(self, stage):
+        return PatchEmbed(*self.arch['channels'][stage - 1 : stage + 1], stride=2)
+
+    def build_block(self, stage, index, drop_path_rate):
+        channels = self.arch['channels'][stage]
+        if channels % (2 * SEGMENTS):
+            raise ValueError(f'channels={channels} in stage {stage}; give a multiple of 10')
+        return GroupMixBlock(channels, self.arch['mlp_ratios'][stage], drop_path_rate)
+
+    def build_norm(self, channels):
+        return nn.BatchNorm2d(channels)
+
+    def output(self, x, stage):
+        x = x.permute(0, 3, 1, 2)
+        return getattr(self, f'norm{stage}')(x) if self.out_norm else x
+
+
+class Stem(nn.Module):
+    """Two convolutions of stride 2, then a patch embedding that halves nothing."""
+
+    def __init__(self, in_channels, channels):
+        super().__init__()
+        self.proj1 = nn.Conv2d(in_channels, channels // 2, 3, stride=2, padding=1)
+        self.norm1 = nn.BatchNorm2d(channels // 2)
+        self.proj2 = nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1)
+        self.norm2 = nn.BatchNorm2d(channels)
+        self.embed = PatchEmbed(channels, channels, stride=1)
+
+    def forward(self, x):
+        x = x.contiguous(memory_format=torch.channels_last)
+        x = F.hardswish(self.norm1(self.proj1(x)))
+        x = F.hardswish(self.norm2(self.proj2(x)))
+        return self.embed(x.permute(0, 2, 3, 1))  # (B, H/4, W/4, C)
+
+
+class PatchEmbed(nn.Module):
+    """A depthwise 3x3 convolution and a linear layer."""
+
+    def __init__(self, in_channels, channels, stride):
+        super().__init__()
+        self.conv = depthwise(in_channels, 3, stride)
+        self.pointwise = nn.Linear(in_channels, channels, bias=False)
+        self.norm = nn.BatchNorm1d(channels)
+        self.act = nn.Hardswish()
+
+    def forward(self, x):
+        x = linear(convolve(x, self.conv), self.pointwise)
+        return self.act(norm_rows(x, self.norm))
+
+
+class GroupMixBlock(nn.Module):
+    """A position convolution, group-mix attention and an MLP, each added to its input."""
+
+    def __init__(self, channels, mlp_ratio, drop_path_rate):
+        super().__init__()
+        self.cpe = ResidualConv(channels, channels, 3, padding=1, groups=channels)
+        self.norm1 = nn.LayerNorm(channels, eps=BLOCK_EPS)
+        self.att = GroupMixAttention(channels)
+        self.norm2 = nn.LayerNorm(channels, eps=BLOCK_EPS)
+        self.mlp = Mlp(channels, int(mlp_ratio * channels))
+        self.drop_path_rate = drop_path_rate
+
+    def forward(self, x):
+        x = convolve(x, self.cpe)
+        x = self._add(x, self.att(self.norm1(x)))
+        return self._add(x, self.mlp(self.norm2(x)))
+
+    def _add(self, x, y):
+        return add_branch(x, y, self.drop_path_rate, self.training)
+
+
+class GroupMixAttention(nn.Module):
+    """Linear attention between proxies of groups of tokens, of four sizes.
+
+    q, k and v are cut into five segments of channels. In four of them each token becomes a proxy
+    of its neighbourhood (1, 3, 5 or 7 wide); these attend to each other. The fifth goes past.
+    """
+
+    def __init__(self, channels):
+        super().__init__()
+        segment = channels // SEGMENTS
+        width = len(KERNELS) * segment // HEADS
+        # The authors' scale: of the heads before a segment goes past.
+        self.scale = (channels // HEADS) ** -0.5
+        self.groups = nn.ModuleList(Aggregator(channels, segment, kernel) for kernel in KERNELS)
+        self.local = LocalAggregator(channels, segment)
+        self.positions = nn.ModuleList(
+            depthwise(heads * width, kernel, bias=True)
+            for kernel, heads in POSITION_KERNELS.items()
+        )
+        self.proj = new_linear(channels, channels)
+        # Where deployed:
+        self.qkv = None  # those of the groups and of `local` as one
+        self.weights = None  # all others for `ops.fused.mix_groups`, where that can be used
+
+    def forward(self, x):
+        if self.weights is not None and (kernels := kernels_for(x)):
+            return linear(kernels.mix_groups(linear(x, self.qkv), self.weights), self.proj)
+        *segments, past = self.project(x)
+        groups = [group(each) for group, each in zip(self.groups, segments, strict=True)]
+        q, k, v = (torch.cat([group[..., i, :] for group in groups], -1) for i in range(3))
+        mixed = torch.addcmul(linear_attention(q, k, v, self.scale), q, self.position(v))
+        return linear(torch.cat([mixed, self.local(past)], -1), self.proj)
+
+    def project(self, x):
+        """q, k and v of each segment: five of (B, H, W, 3 * segment)."""
+        if self.qkv is not None:
+            return linear(x, self.qkv).chunk(SEGMENTS, -1)
+        return [linear(x, part.qkv) for part in (*self.groups, self.local)]
+
+    def position(self, v):
+        """Each head's v, convolved."""
+        parts = v.split([conv.in_channels for conv in self.positions], -1)
+        parts = zip(parts, self.positions, strict=True)
+        parts = [convolve(part.contiguous(), conv) for part, conv in parts]
+        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+
+
+def linear_attention(q, k, v, scale=1.0):
+    """scale q (softmax(k)^T v) in HEADS heads, the softmax over all places.
+
+    Args:
+        q, k, v: (B, H, W, C).
+        scale: a number.
+
+    Returns:
+        (B, H, W, C).
+    """
+    batch, height, width, channels = q.shape
+    shape = batch, height * width, HEADS, channels // HEADS
+    q, k, v = (t.view(shape).transpose(1, 2) for t in (q, k.flatten(1, 2).softmax(1), v))
+    mixers = k.transpose(2, 3) @ v * scale  # (B, HEADS, C/HEADS, C/HEADS)
+    narrow = channels < NARROW * HEADS and not (is_traced() or q.requires_grad)
+    if narrow and batch:
+        mixed = mix_at_once(q.transpose(1, 2).flatten(2), mixers)
+    else:
+        mixed = (q @ mixers).transpose(1, 2)  # (B, H*W, HEADS, C/HEADS)
+    return mixed.reshape(batch, height, width, channels)
+
+
+def mix_at_once(q, mixers):
+    """All heads by one matrix, with those of the heads on its diagonal: faster for narrow heads.
+
+    Args:
+        q: (B, N, C). mixers: (B, HEADS, C/HEADS, C/HEADS).
+
+    Returns:
+        (B, N, C).
+    """
+    batch, heads, width, _ = mixers.shape
+    weight = mixers.new_zeros(batch, heads, width, heads, width)  # out, in
+    weight.diagonal(dim1=1, dim2=3).copy_(mixers.permute(0, 3, 2, 1))
+    weight = weight.view(batch, heads * width, heads * width)
+    return torch.stack([product(x, w) for x, w in zip(q, weight, strict=True)])
+
+
+class Aggregator(nn.Module):
+    """One segment of q, k and v, each convolved by the same weights (not at all for kernel 1)."""
+
+    def __init__(self, channels, segment, kernel):
+        super().__init__()
+        self.segment = segment
+        self.qkv = new_linear(channels, 3 * segment)
+        self.conv = SharedDepthwise(segment, kernel) if kernel > 1 else None
+        self.pointwise = nn.Linear(segment, segment, bias=False) if kernel > 1 else None
+        self.norm = nn.BatchNorm1d(segment)
+        self.act = nn.Hardswish()
+
+    def forward(self, x):
+        """(B, H, W, 3 * segment), projected, -> (B, H, W, 3, segment)."""
+        if self.conv is not None:
+            x = convolve(x, self.conv)
+        x = x.reshape(*x.shape[:3], 3, self.segment)
+        if self.pointwise is not None:
+            x = linear(x, self.pointwise)
+        return self.act(norm_rows(x, self.norm))
+
+
+class LocalAggregator(nn.Module):
+    """The segment that goes past the attention: q, k and v convolved to one map."""
+
+    def __init__(self, channels, segment):
+        super().__init__()
+        self.qkv = new_linear(channels, 3 * segment)
+        self.conv = depthwise(3 * segment, 3)
+        self.pointwise = nn.Linear(3 * segment, segment, bias=False)
+        self.norm = nn.LayerNorm(segment)
+
+    def forward(self, x):
+        x = convolve(x, self.conv)
+        return F.hardswish(self.norm(linear(x, self.pointwise)))
+
+
+def depthwise(channels, kernel, stride=1, bias=False):
+    """A convolution of each channel by itself."""
+    padding = kernel // 2
+    return nn.Conv2d(channels, channels, kernel, stride, padding, groups=channels, bias=bias)
+
+
+def norm_rows(x, norm):
+    """A batch norm over all but the last dimension; nothing where it is folded."""
+    if isinstance(norm, nn.Identity):
+        return x
+    return norm(x.reshape(-1, x.shape[-1])).view(x.shape)

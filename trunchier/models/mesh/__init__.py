@@ -1,0 +1,1 @@
+"""Human mesh recovery: estimator, head, body model, losses, discriminator."""

@@ -1,0 +1,222 @@
+"""A body in SMPL's layout: pose and shape in, vertices and the 44 joints of HMR2.0 out.
+
+SMPL (Loper et al., SIGGRAPH Asia 2015) by the library `smplx`, with the joint map and the extra
+regressor of shubham-goel/4D-Humans (hmr2/models/smpl_wrapper.py). The default body is the
+permissively licensed one of trunchier/synthetic: SMPL's skeleton and topology count, but not
+SMPL. Its betas are its own, and models trained on SMPL do not carry over to it. A user's SMPL is
+read from the npz that tools/convert_smpl.py writes.
+"""
+
+import contextlib
+import io
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import nn
+
+from ... import assets
+from ...conventions import (
+    EXTRA_19,
+    NUM_BETAS,
+    NUM_FACES,
+    NUM_VERTICES,
+    SMPL_24,
+    SMPL_PARENTS,
+    SMPLX_TO_OPENPOSE,
+)
+
+EMBEDDED_BODY = assets.path('body.npz')
+FILE_NAME = 'SMPL_NEUTRAL.npz'
+
+# Arrays of a body file. `shapedirs` may have more components: the first ten are used.
+SHAPES = {
+    'v_template':        (NUM_VERTICES, 3),              # metres, y up, facing z
+    'shapedirs':         (NUM_VERTICES, 3, NUM_BETAS),   # metres per unit of beta
+    'posedirs':          (NUM_VERTICES, 3, 207),         # metres per entry of R - I; optional
+    'J_regressor':       (len(SMPL_24), NUM_VERTICES),
+    'J_regressor_extra': (len(EXTRA_19), NUM_VERTICES),  # SMPL_to_J19
+    'weights':           (NUM_VERTICES, len(SMPL_24)),
+    'kintree_table':     (2, len(SMPL_24)),
+    'f':                 (NUM_FACES, 3),
+}  # fmt: skip
+
+# Where the extra joints of a body without SMPL_to_J19 lie: means of its own joints and of the
+# COCO keypoints that it has a regressor for. LSP's hips are the outer ones of COCO; MPII's pelvis
+# lies between them, its thorax between the shoulders; H36M's spine is halfway between the two.
+EXTRA_FROM = {
+    'extra_right_ankle':    ('coco right_ankle',),
+    'extra_right_knee':     ('coco right_knee',),
+    'extra_right_hip':      ('coco right_hip',),
+    'extra_left_hip':       ('coco left_hip',),
+    'extra_left_knee':      ('coco left_knee',),
+    'extra_left_ankle':     ('coco left_ankle',),
+    'extra_right_wrist':    ('coco right_wrist',),
+    'extra_right_elbow':    ('coco right_elbow',),
+    'extra_right_shoulder': ('coco right_shoulder',),
+    'extra_left_shoulder':  ('coco left_shoulder',),
+    'extra_left_elbow':     ('coco left_elbow',),
+    'extra_left_wrist':     ('coco left_wrist',),
+    'extra_neck_lsp':       ('smpl neck',),
+    'extra_head_top_lsp':   ('top',),
+    'extra_pelvis_mpii':    ('coco left_hip', 'coco right_hip'),
+    'extra_thorax_mpii':    ('coco left_shoulder', 'coco right_shoulder'),
+    'extra_spine_h36m':     ('smpl spine3',),
+    'extra_jaw_h36m':       ('coco nose', 'smpl head'),
+    'extra_head_h36m':      ('coco left_ear', 'coco right_ear', 'top', 'top'),
+}  # fmt: skip
+
+
+class BodyModel(nn.Module):
+    """Rotation matrices and betas to vertices and joints, in float32 also under autocast.
+
+    It has no parameters, and its buffers stay out of checkpoints: SMPL may not be passed on.
+
+    Args:
+        path: npz that tools/convert_smpl.py wrote, or the folder that holds SMPL_NEUTRAL.npz.
+            None: the embedded SMPL-layout body.
+
+    Attributes:
+        faces: (13776, 3) int64 array, vertex indices, counter-clockwise from outside.
+        parents: 24 joint indices, -1 for the root.
+
+    Raises:
+        ImportError: without `smplx`.
+        FileNotFoundError, ValueError: the file is absent or not a body of SMPL's layout.
+    """
+
+    parents = SMPL_PARENTS
+
+    def __init__(self, path=None):
+        super().__init__()
+        arrays = read_body(EMBEDDED_BODY if path is None else path)
+        self.faces = arrays['f'].astype(np.int64)
+        self.layer = _smplx_layer(arrays)
+        joint_map = torch.tensor(SMPLX_TO_OPENPOSE)
+        extra = torch.from_numpy(arrays['J_regressor_extra'].astype(np.float32))
+        self.register_buffer('joint_map', joint_map, persistent=False)
+        self.register_buffer('extra_regressor', extra, persistent=False)
+
+    def forward(self, global_orient, body_pose, betas):
+        """Pose the body; its root joint stays near the origin.
+
+        Args:
+            global_orient: (B, 1, 3, 3) rotation matrices.
+            body_pose: (B, 23, 3, 3) rotation matrices relative to the parent joint.
+            betas: (B, 10).
+
+        Returns:
+            dict, metres: vertices (B, 6890, 3), joints (B, 44, 3), skeleton (B, 24, 3).
+        """
+        from smplx.lbs import lbs
+
+        layer = self.layer
+        with torch.autocast(betas.device.type, enabled=False):
+            # Not layer(...): it asks for the batch size as a number, and tracers keep that one.
+            vertices, skeleton = lbs(
+                betas.float(),
+                torch.cat((global_orient, body_pose), dim=1).float(),
+                layer.v_template,
+                layer.shapedirs,
+                layer.posedirs,
+                layer.J_regressor,
+                layer.parents,
+                layer.lbs_weights,
+                pose2rot=False,
+            )
+            openpose = layer.vertex_joint_selector(vertices, skeleton)[:, self.joint_map]
+            extra = torch.einsum('bvc,jv->bjc', vertices, self.extra_regressor)
+        return {
+            'vertices': vertices,
+            'joints': torch.cat((openpose, extra), dim=1),
+            'skeleton': skeleton,
+        }
+
+
+def read_body(path):
+    """Arrays of a body file by name, checked; `J_regressor_extra` is derived where it may be."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / FILE_NAME
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'no {path.name} in {path.parent}; see "Body model" in README: '
+            'tools/convert_smpl.py writes it from the official files'
+        )
+    if path.suffix != '.npz':
+        raise ValueError(
+            f'{path} is not an npz; convert official SMPL files with tools/convert_smpl.py'
+        )
+    with np.load(path, allow_pickle=False) as file:
+        known = {*SHAPES, 'coco17_regressor', 'coco17_names'}  # it may hold other things too
+        arrays = {name: file[name] for name in file.files if name in known}
+
+    if 'J_regressor_extra' not in arrays and {'coco17_regressor', 'coco17_names'} <= set(arrays):
+        arrays['J_regressor_extra'] = _extra_regressor(arrays)
+    arrays.setdefault('posedirs', np.zeros(SHAPES['posedirs'], np.float32))
+    if 'shapedirs' in arrays:
+        arrays['shapedirs'] = arrays['shapedirs'][..., :NUM_BETAS]
+    check_body(arrays, path)
+    return arrays
+
+
+def check_body(arrays, path):
+    """ValueError, naming `path`, unless the arrays are a body with the layout of SMPL."""
+    for name, shape in SHAPES.items():
+        if name not in arrays:
+            raise ValueError(f'{path} has no array {name!r}; see tools/convert_smpl.py')
+        if arrays[name].shape != shape:
+            raise ValueError(
+                f'{name} of {path} has shape {arrays[name].shape}, wanted {shape}: '
+                'only bodies with the layout of SMPL fit'
+            )
+    if tuple(arrays['kintree_table'][0, 1:].astype(int)) != SMPL_PARENTS[1:]:
+        raise ValueError(
+            f'kintree_table of {path} is not the skeleton of SMPL '
+            '(conventions.SMPL_PARENTS); only bodies with the layout of SMPL fit'
+        )
+
+
+def _extra_regressor(arrays):
+    """(19, 6890): the rows that EXTRA_FROM names, averaged."""
+    rows = {f'smpl {name}': row for name, row in zip(SMPL_24, arrays['J_regressor'], strict=True)}
+    names = arrays['coco17_names'].tolist()
+    rows |= {
+        f'coco {name}': row for name, row in zip(names, arrays['coco17_regressor'], strict=True)
+    }
+    height = arrays['v_template'][:, 1]
+    top = (height > height.max() - 0.02).astype(np.float32)  # the highest 2 cm
+    rows['top'] = top / top.sum()
+    return np.stack([np.mean([rows[name] for name in EXTRA_FROM[joint]], 0) for joint in EXTRA_19])
+
+
+def _smplx_layer(arrays):
+    try:
+        import smplx
+    except ImportError as error:
+        raise ImportError(
+            'the body model needs the package smplx: pip install smplx==0.1.28 '
+            '(its licence is non-commercial; see README)'
+        ) from error
+
+    # smplx prints that the file has only ten betas, which is all that HMR uses.
+    with contextlib.redirect_stdout(io.StringIO()):
+        layer = smplx.SMPLLayer('', data_struct=SimpleNamespace(**arrays), num_betas=NUM_BETAS)
+    for module in layer.modules():
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            module.register_buffer(name, buffer, persistent=False)
+    del layer.parents
+    layer.parents = _Parents(SMPL_PARENTS)
+    return layer
+
+
+class _Parents(tuple):
+    """What smplx needs of its tensor of parents, by each of which it indexes a list.
+
+    As a buffer it would wait for the GPU 23 times, and tracers could not follow.
+    """
+
+    @property
+    def shape(self):
+        return (len(self),)

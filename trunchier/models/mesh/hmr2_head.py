@@ -1,0 +1,176 @@
+"""HMR2.0's head: one query token reads the feature map and tells pose, shape and camera.
+
+Goel et al., "Humans in 4D", ICCV 2023; equals SMPLTransformerDecoderHead of shubham-goel/4D-Humans
+(hmr2/models/heads/smpl_head.py) on its weights. What differs is the work that is left out, because
+there is a single query and its input is zero:
+
+- Attention of one token to itself is its value: queries and keys are not computed. Their weights
+  stay in `to_qkv`, as in the official checkpoints and in the paper's parameter counts; their
+  gradient is zero.
+- q . (W x) = (W^T q) . x and sum(a W x) = W sum(a x): keys and values are applied to the query and
+  to the pooled map instead of to each of the 192 cells.
+- The embedding of a zero input is its bias, and the position embedding is added to it: both are the
+  one parameter `token`.
+- Iterative refinement starts each time from the same zero token, so all of its steps are the same:
+  the residual is added `ief_iters` times.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import nn
+
+from ... import assets
+from ...conventions import NUM_BETAS, SMPL_24
+from ...geometry import rotation_6d_to_matrix
+
+WIDTH = 1024
+EMBEDDED_MEAN_PARAMS = assets.path('mean_params.npz')
+
+# Arrays of a mean parameter file: 24 rotations in 6D, betas, (s, tx, ty).
+MEAN_PARAMS = {'pose': 6 * len(SMPL_24), 'shape': NUM_BETAS, 'cam': 3}
+
+
+@MODELS.register_module()
+class HMR2Head(BaseModule):
+    """Features to SMPL parameters and a camera.
+
+    Args:
+        in_channels: channels of the feature map.
+        depth, num_heads, head_dim, mlp_dim: the decoder (Table 1 of the paper).
+        mean_params: npz with `pose` (144), `shape` (10) and `cam` (3), to which the predictions
+            are added. None: those of the embedded body.
+        ief_iters: how often the predicted residual is added.
+        init_cfg: mmengine's.
+
+    Raises:
+        FileNotFoundError, ValueError: mean parameters absent or of another size.
+    """
+
+    def __init__(
+        self,
+        in_channels,
+        depth,
+        num_heads,
+        head_dim,
+        mlp_dim,
+        mean_params=None,
+        ief_iters=1,
+        init_cfg=None,
+    ):
+        super().__init__(init_cfg)
+        self.in_channels = in_channels
+        self.depth = depth
+        self.num_heads = num_heads
+        self.head_dim = head_dim
+        self.mlp_dim = mlp_dim
+        self.ief_iters = ief_iters
+
+        # As PyTorch initialises the bias of a linear layer of one input, plus a position.
+        self.token = nn.Parameter(torch.empty(1, WIDTH).uniform_(-1, 1) + torch.randn(1, WIDTH))
+        self.layers = nn.ModuleList(
+            DecoderLayer(in_channels, num_heads, head_dim, mlp_dim) for _ in range(depth)
+        )
+        mean = read_mean_params(EMBEDDED_MEAN_PARAMS if mean_params is None else mean_params)
+        self.pose_out = nn.Linear(WIDTH, MEAN_PARAMS['pose'])
+        self.betas_out = nn.Linear(WIDTH, MEAN_PARAMS['shape'])
+        self.camera_out = nn.Linear(WIDTH, MEAN_PARAMS['cam'])
+        self.register_buffer('mean_pose', mean['pose'])
+        self.register_buffer('mean_betas', mean['shape'])
+        self.register_buffer('mean_camera', mean['cam'])
+
+    def forward(self, features):
+        """Predict.
+
+        Args:
+            features: (B, in_channels, H, W).
+
+        Returns:
+            dict: global_orient (B, 1, 3, 3) and body_pose (B, 23, 3, 3) rotation matrices,
+            betas (B, 10), camera (B, 3) as (s, tx, ty); float32 or better.
+        """
+        token = self.read(features)
+        pose, betas, camera = (
+            mean + self.ief_iters * out(token).to(mean.dtype)
+            for mean, out in (
+                (self.mean_pose, self.pose_out),
+                (self.mean_betas, self.betas_out),
+                (self.mean_camera, self.camera_out),
+            )
+        )
+        matrices = rotation_6d_to_matrix(pose.unflatten(1, (len(SMPL_24), 6)))
+        return {
+            'global_orient': matrices[:, :1],
+            'body_pose': matrices[:, 1:],
+            'betas': betas,
+            'camera': camera,
+        }
+
+    def read(self, features):
+        """The token after all layers: (B, in_channels, H, W) -> (B, 1024)."""
+        cells = features.flatten(2)  # (B, C, H*W)
+        token = self.token  # one for the whole batch, until it has met the features
+        for layer in self.layers:
+            token = layer(token, cells)
+        return token
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, cross-attention and MLP of a single token, each after a layer norm."""
+
+    def __init__(self, in_channels, num_heads, head_dim, mlp_dim):
+        super().__init__()
+        inner = num_heads * head_dim
+        self.num_heads = num_heads
+        self.norm_self = nn.LayerNorm(WIDTH)
+        self.to_qkv = nn.Linear(WIDTH, 3 * inner, bias=False)
+        self.self_out = nn.Linear(inner, WIDTH)
+        self.norm_cross = nn.LayerNorm(WIDTH)
+        self.to_q = nn.Linear(WIDTH, inner, bias=False)
+        self.to_kv = nn.Linear(in_channels, 2 * inner, bias=False)
+        self.cross_out = nn.Linear(inner, WIDTH)
+        self.norm_mlp = nn.LayerNorm(WIDTH)
+        self.mlp_in = nn.Linear(WIDTH, mlp_dim)
+        self.mlp_out = nn.Linear(mlp_dim, WIDTH)
+
+    def forward(self, token, cells):
+        """token (B or 1, 1024), cells (B, in_channels, N) -> (B, 1024)."""
+        value = F.linear(self.norm_self(token), self.to_qkv.weight.chunk(3)[2])
+        token = token + self.self_out(value)
+        token = token + self.cross_out(self.attend(self.norm_cross(token), cells))
+        return token + self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(token))))
+
+    def attend(self, token, cells):
+        """Softmax attention of the token to the cells: (B, heads * head_dim)."""
+        keys, values = self.to_kv.weight.unflatten(0, (2, self.num_heads, -1))  # (heads, d, C)
+        query = self.to_q(token).unflatten(1, (self.num_heads, -1))
+        query = query * query.shape[-1] ** -0.5
+        scores = torch.einsum('bhd,hdc->bhc', query, keys) @ cells  # (B, heads, N)
+        pooled = scores.softmax(-1).to(cells.dtype) @ cells.transpose(1, 2)  # (B, heads, C)
+        return torch.einsum('bhc,hdc->bhd', pooled, values).flatten(1)
+
+
+def read_mean_params(path):
+    """{'pose': (1, 144), 'shape': (1, 10), 'cam': (1, 3)} float32 tensors of an npz."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'no mean parameters {path}; see "Body model" in README, or leave mean_params out to '
+            'start from those of the embedded body'
+        )
+    tensors = {}
+    with np.load(path, allow_pickle=False) as file:
+        for name, size in MEAN_PARAMS.items():
+            if name not in file:
+                raise ValueError(f'{path} has no array {name!r}; wanted {list(MEAN_PARAMS)}')
+            if file[name].size != size:
+                raise ValueError(
+                    f'{name} of {path} has shape {file[name].shape}, wanted {size} numbers; '
+                    'the file for HMR2.0 is smpl_mean_params.npz'
+                )
+            tensors[name] = torch.from_numpy(file[name].astype(np.float32)).reshape(1, size)
+    return tensors

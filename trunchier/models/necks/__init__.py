@@ -1,0 +1,1 @@
+"""Adapters between a truncated backbone and a head."""

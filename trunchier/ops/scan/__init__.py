@@ -1,0 +1,1 @@
+"""Selective scan of VMamba: the recurrence, and one module a backend."""

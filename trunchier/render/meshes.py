@@ -1,0 +1,154 @@
+"""Meshes to pictures on one CPU core, without OpenGL: what `visualizer` draws bodies with.
+
+A z-buffer (numba, shared with the renderer of synthetic people) decides what is in front, so people
+hide each other as they should; light comes from the camera, a little from above.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from ..synthetic.kernels import project, rasterise, vertex_normals
+
+LIGHT = np.array([-0.25, -0.5, -0.83], np.float32)  # to the light; y points down
+AMBIENT = np.float32(0.35)
+STYLES = {'solid': (True, False), 'wireframe': (False, True), 'both': (True, True)}
+
+
+def draw_meshes(
+    image, people, faces, focal, centre, colours, alpha=1.0, style='solid', width=1.0, samples=2
+):
+    """Paint bodies over a picture, in place.
+
+    Args:
+        image: (H, W, 3) uint8, C-contiguous.
+        people: (P, V, 3), metres, camera frame (x right, y down, z forward).
+        faces: (F, 3), counter-clockwise from outside.
+        focal: (fx, fy), pixels.
+        centre: (cx, cy), pixels, of the principal point.
+        colours: (P, 3), 0..255 in the order of the picture's channels.
+        alpha: opacity of surfaces; lines are opaque.
+        style: 'solid', 'wireframe' (hidden lines removed) or 'both'.
+        width: of lines, pixels; those of small faces are thinner.
+        samples: a pixel is the mean of samples x samples points in it.
+
+    Raises:
+        ValueError: another style.
+    """
+    if style not in STYLES:
+        raise ValueError(f'style must be one of {", ".join(STYLES)}, got {style!r}')
+    if len(people) == 0:
+        return
+    solid, lines = STYLES[style]
+    people = np.ascontiguousarray(people, np.float32)
+    count, per_body = people.shape[:2]
+    vertices = people.reshape(-1, 3)
+    # Unequal focal lengths are a camera with one, of points stretched along y.
+    stretched = vertices * np.array([1, focal[1] / focal[0], 1], np.float32)
+    points = np.empty_like(vertices)
+    project(stretched, np.float32(focal[0]), np.float32(centre[0]), np.float32(centre[1]), points)
+
+    window = _window(points, image.shape)
+    if window is None:
+        return
+    left, top, right, bottom = window
+    # To the finer grid, whose pixel centres are whole numbers too.
+    points[:, :2] = (points[:, :2] - np.float32([left, top]) + 0.5) * samples - 0.5
+    offsets = (np.arange(count, dtype=np.int32) * per_body)[:, None, None]
+    all_faces = (np.asarray(faces, np.int32)[None] + offsets).reshape(-1, 3)
+    nearest = np.zeros(((bottom - top) * samples, (right - left) * samples), np.float32)
+    ids = np.full(nearest.shape, -1, np.int32)
+    rasterise(points, all_faces, len(all_faces), nearest, ids)
+    normals = np.empty_like(vertices)
+    vertex_normals(vertices, all_faces, normals)
+    _paint(
+        image[top:bottom, left:right], samples, ids, nearest, points, normals, all_faces,
+        len(faces), np.ascontiguousarray(colours, np.float32), np.float32(alpha), solid,
+        np.float32(samples * width / 2 if lines else 0),
+    )  # fmt: skip
+
+
+def _window(points, shape):
+    """Left, top, right, bottom of the part of the picture that the points may cover, or None."""
+    seen = points[points[:, 2] < 10]  # 1 / z: what is nearer than 10 cm is not drawn
+    if len(seen) == 0 or not np.isfinite(seen).all():
+        return None
+    low = np.maximum(np.floor(seen[:, :2].min(0)), 0)
+    high = np.minimum(np.ceil(seen[:, :2].max(0)) + 1, [shape[1], shape[0]])
+    return None if (high <= low).any() else (*low.astype(int), *high.astype(int))
+
+
+@njit(cache=True, fastmath=True)
+def _paint(
+    image, samples, ids, nearest, points, normals, faces, faces_per_body, colours, alpha, solid,
+    reach,
+):  # fmt: skip
+    """Light and blend the pixels of a window that the z-buffer found faces for.
+
+    Args:
+        image: (h, w, 3) uint8, in and out.
+        ids, nearest: (h * samples, w * samples), see `rasterise`.
+        points: (V, 3), pixels of that grid and 1 / z; normals: (V, 3).
+        reach: half the width of lines, pixels of that grid; 0 for none.
+    """
+    for row in range(image.shape[0]):
+        for col in range(image.shape[1]):
+            red = green = blue = cover = np.float32(0.0)
+            for fine_row in range(row * samples, (row + 1) * samples):
+                for fine_col in range(col * samples, (col + 1) * samples):
+                    f = ids[fine_row, fine_col]
+                    if f < 0:
+                        continue
+                    bright, line = _light(
+                        faces[f], fine_row, fine_col, nearest, points, normals, reach
+                    )
+                    if not (line or solid):
+                        continue
+                    if line and solid:
+                        bright *= np.float32(0.55)
+                    opacity = np.float32(1.0) if line else alpha
+                    colour = colours[f // faces_per_body]
+                    cover += opacity
+                    red += opacity * bright * colour[0]
+                    green += opacity * bright * colour[1]
+                    blue += opacity * bright * colour[2]
+            if cover > 0:
+                share = np.float32(1.0) / (samples * samples)
+                rest = np.float32(1.0) - cover * share
+                pixel = image[row, col]
+                pixel[0] = int(min(red * share + rest * pixel[0], np.float32(255.0)))
+                pixel[1] = int(min(green * share + rest * pixel[1], np.float32(255.0)))
+                pixel[2] = int(min(blue * share + rest * pixel[2], np.float32(255.0)))
+
+
+@njit(cache=True, fastmath=True, inline='always')
+def _light(face, row, col, nearest, points, normals, reach):
+    """Brightness of a face at a point of it, and whether that lies on one of its edges."""
+    a, b, c = face[0], face[1], face[2]
+    ax, ay, bx, by, cx, cy = (
+        points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
+    )  # fmt: skip
+    area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+    inverse = np.float32(1.0) / area
+    w0 = ((bx - col) * (cy - row) - (by - row) * (cx - col)) * inverse
+    w1 = ((cx - col) * (ay - row) - (cy - row) * (ax - col)) * inverse
+    w2 = np.float32(1.0) - w0 - w1
+
+    line = False
+    if reach > 0:  # distance to the edge opposite a corner = its weight * its height over it
+        size = abs(area)
+        reach = min(reach, np.float32(0.08) * math.sqrt(size))  # small faces stay visible
+        line = (
+            w0 * size < reach * math.sqrt((cx - bx) ** 2 + (cy - by) ** 2)
+            or w1 * size < reach * math.sqrt((ax - cx) ** 2 + (ay - cy) ** 2)
+            or w2 * size < reach * math.sqrt((bx - ax) ** 2 + (by - ay) ** 2)
+        )
+    z = np.float32(1.0) / nearest[row, col]
+    w0, w1, w2 = w0 * points[a, 2] * z, w1 * points[b, 2] * z, w2 * points[c, 2] * z
+    nx = w0 * normals[a, 0] + w1 * normals[b, 0] + w2 * normals[c, 0]
+    ny = w0 * normals[a, 1] + w1 * normals[b, 1] + w2 * normals[c, 1]
+    nz = w0 * normals[a, 2] + w1 * normals[b, 2] + w2 * normals[c, 2]
+    norm = math.sqrt(nx * nx + ny * ny + nz * nz + np.float32(1e-12))
+    facing = (nx * LIGHT[0] + ny * LIGHT[1] + nz * LIGHT[2]) / norm
+    return AMBIENT + (np.float32(1.0) - AMBIENT) * max(facing, np.float32(0.0)), line

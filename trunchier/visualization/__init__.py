@@ -1,0 +1,1 @@
+"""Drawn predictions: overlays, plots, the viewer in a browser."""
