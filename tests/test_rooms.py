@@ -12,7 +12,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / 'trunchier'
 # A room may import what stands in an earlier line; not its neighbours, not what comes later.
 ROOMS = (
     ('assets', 'compat', 'conventions', 'files', 'zoo'),
-    ('geometry', 'ops', 'weights'),
+    ('geometry',),
+    ('ops',),
+    ('weights',),
     ('datasets', 'engine', 'metrics', 'models'),
     ('synthetic',),
     ('deploy', 'render'),

@@ -366,8 +366,8 @@ def interpreted():
     """{case: error} of the Triton kernels, run on CPU by Triton's interpreter."""
     pytest.importorskip('triton', reason='triton is not installed')
     script = Path(__file__).with_name('triton_interpreted.py')
-    root = str(script.parents[2])
-    environment = {**os.environ, 'TRITON_INTERPRET': '1', 'PYTHONPATH': root}
+    path = os.pathsep.join(str(folder) for folder in script.parents[1:3])  # golden_rule, trunchier
+    environment = {**os.environ, 'TRITON_INTERPRET': '1', 'PYTHONPATH': path}
     run = subprocess.run(
         [sys.executable, script], env=environment, capture_output=True, text=True, check=False
     )
