@@ -11,7 +11,8 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 
 import trunchier  # noqa: F401  registers our models for configs that do not import them
-from trunchier.weights.load import CheckpointError, local_file, read_weights
+from trunchier.files import local_file
+from trunchier.weights.load import CheckpointError, read_weights
 
 
 def parser(description):

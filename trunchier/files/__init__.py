@@ -1,1 +1,16 @@
-"""Reading and writing files safely: whole or not at all, and without running what they hold."""
+"""Reading and writing files safely: complete or absent, and without running what they hold."""
+
+from .download import DownloadError, download, local_file
+from .optional import need
+from .whole import check_writable, save_npz, whole_file, whole_folder
+
+__all__ = [
+    'DownloadError',
+    'check_writable',
+    'download',
+    'local_file',
+    'need',
+    'save_npz',
+    'whole_file',
+    'whole_folder',
+]

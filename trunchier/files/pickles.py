@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .optional import need
+
 PLAIN_TYPES = {
     'bool', 'bytearray', 'bytes', 'complex', 'dict', 'float', 'frozenset', 'int', 'list',
     'object', 'range', 'set', 'slice', 'str', 'tuple',
@@ -73,7 +75,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         if top == 'numpy' and name in NUMPY_FUNCTIONS:
             return NUMPY_FUNCTIONS[name]
         if module.startswith('scipy.sparse') and name in SPARSE_TYPES:
-            return getattr(_scipy_sparse(), name)
+            return getattr(need('scipy.sparse', 'reading sparse matrices'), name)
         if top == 'chumpy' and name in ('Ch', 'Select'):
             return _Chumpy
         if (module, name) in OTHERS:
@@ -121,14 +123,6 @@ def _reconstructor(kind, base, state):
     if base is not object:
         raise _Refused(f'forbidden base class {base.__name__}')
     return object.__new__(kind)
-
-
-def _scipy_sparse():
-    try:
-        import scipy.sparse
-    except ImportError as error:
-        raise ImportError('this pickle holds sparse matrices: pip install scipy') from error
-    return scipy.sparse
 
 
 # How numpy itself pickles arrays and scalars; the modules have moved, the names have not.

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from .. import assets, zoo
-from .load import load_official, local_file, read_weights, unwrap
+from ..files import local_file
+from .load import load_official, read_weights, unwrap
 
 PACKAGE = Path(__file__).parents[1]
 WEIGHTS = assets.FOLDER  # what comes with the package: PAPER-NAME.safetensors

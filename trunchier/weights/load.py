@@ -8,17 +8,15 @@ cannot say. What truncation drops is dropped; anything else that is left over is
 
 import collections
 import contextlib
-import hashlib
-import os
 import re
-import urllib.error
-import urllib.parse
-import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from mmengine.registry import WEIGHT_INITIALIZERS
+from torch import Tensor
+
+from ..files import local_file, need, whole_file
 
 # Classes that training scripts leave beside the weights. Each is read as an inert dict.
 INERT_CLASSES = (
@@ -30,7 +28,6 @@ INERT_CLASSES = (
     'lightning_fabric.utilities.data.AttributeDict',
 )
 WRAPPERS = ('state_dict', 'model', 'model_ema', 'module')
-RESUME_ATTEMPTS = 3
 
 
 class CheckpointError(RuntimeError):
@@ -236,129 +233,26 @@ def _kept(key, backbone):
 # --- files -------------------------------------------------------------------------------------
 
 
-def local_file(checkpoint):
-    """Path of `checkpoint` on this machine; an http(s) address is downloaded once.
-
-    Raises:
-        FileNotFoundError: no such file; says where it may be put.
-        CheckpointError: the download failed.
-    """
-    checkpoint = str(checkpoint)
-    if re.match(r'https?://', checkpoint):
-        return download(checkpoint)
-    path = Path(checkpoint)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'no checkpoint {path} (from {Path.cwd()}); "Weights" in README.md says where it comes '
-            'from. To train from scratch: --cfg-options model.backbone.init_cfg=None (pose) or '
-            'model.init_cfg=None (mesh)'
-        )
-    return path
-
-
-def download(url, folder=None):
-    """Fetch `url` once, into `folder` (default: torch.hub's checkpoints), and return the path.
-
-    A copy in data/checkpoints is taken first. The download goes to a `.part` file that a second
-    call continues, and gets its name only when its size is what the server said and, where the
-    name carries a hash (`name-1a2b3c4d.pth`), its SHA-256 begins with it.
-
-    Raises:
-        CheckpointError: no connection, an answer that is no file, or another size or hash.
-    """
-    name = Path(urllib.parse.unquote(urllib.parse.urlparse(url).path)).name
-    by_hand = Path('data/checkpoints') / name
-    if by_hand.is_file():
-        return by_hand
-    folder = Path(folder or os.path.join(torch.hub.get_dir(), 'checkpoints'))
-    path = folder / name
-    if path.is_file():
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'{name}.part')
-    size, error = None, None
-    for _ in range(RESUME_ATTEMPTS):
-        try:
-            size = _continue_download(url, part)
-        except (urllib.error.URLError, OSError) as failure:
-            error = failure
-            continue
-        if part.stat().st_size == size:
-            break
-        error = f'{part.stat().st_size} of {size} bytes came'
-    else:
-        raise CheckpointError(
-            f'{url} could not be downloaded: {error}. Fetch it by other means and put it at '
-            f'{by_hand}; a later call continues from {part}'
-        )
-    _check_hash(part, name)
-    os.replace(part, path)
-    return path
-
-
-def _continue_download(url, part):
-    """Append what `part` lacks of `url`; returns the size of the whole file in bytes."""
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={'Range': f'bytes={have}-'} if have else {})
-    try:
-        answer = urllib.request.urlopen(request, timeout=60)
-    except urllib.error.HTTPError as error:
-        if error.code != 416:
-            raise
-        # The server has nothing beyond `have`: the part is whole, or of another file.
-        whole = re.search(r'\*/(\d+)', error.headers.get('Content-Range', ''))
-        if not whole or int(whole[1]) != have:
-            part.unlink()
-            raise
-        return have
-    with answer, open(part, 'ab' if answer.status == 206 else 'wb') as file:
-        if answer.headers.get_content_type() == 'text/html':
-            raise OSError('the answer is a web page, not a file')
-        start = file.tell()
-        length = answer.headers.get('Content-Length')
-        while block := answer.read(1 << 20):
-            file.write(block)
-        return start + int(length) if length else file.tell()
-
-
-def _check_hash(path, name):
-    wanted = re.search(r'-([0-9a-f]{8,64})\.\w+$', name)
-    if not wanted:
-        return
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if not found.startswith(wanted[1]):
-        path.unlink()
-        raise CheckpointError(
-            f'{name}: SHA-256 is {found[:16]}..., its name says {wanted[1]}; the download was '
-            'damaged and has been removed, try again'
-        )
-
-
-def save_weights(state, path, note=None):
-    """Write a state_dict as .safetensors or .pth, whole or not at all.
+def save_weights(state: dict[str, Tensor], path: str | Path, note: str | None = None) -> None:
+    """Write a state_dict as .safetensors or .pth; the file appears complete or not at all.
 
     Args:
-        state: dict of tensors.
-        path: of the file.
-        note: what to know about the weights; only a .safetensors file keeps it.
+        note: what users of the weights should know; only .safetensors keeps it.
 
     Raises:
         ValueError: another suffix.
     """
-    path = Path(path)
-    part = path.with_name(f'.{path.name}.part')
-    path.parent.mkdir(parents=True, exist_ok=True)
     state = {key: value.contiguous().clone() for key, value in state.items()}
-    if path.suffix == '.safetensors':
-        from safetensors.torch import save_file
-
-        save_file(state, part, None if note is None else dict(note=note))
-        part.chmod(0o644)  # safetensors keeps it from everybody else
-    elif path.suffix == '.pth':
-        torch.save(dict(state_dict=state), part)
-    else:
+    suffix = Path(path).suffix
+    if suffix not in ('.safetensors', '.pth'):
         raise ValueError(f'{path}: weights are written as .safetensors or .pth')
-    os.replace(part, path)
+    with whole_file(path) as part:
+        if suffix == '.pth':
+            torch.save(dict(state_dict=state), part)
+        else:
+            safetensors = need('safetensors.torch', 'writing .safetensors')
+            safetensors.save_file(state, part, None if note is None else dict(note=note))
+            part.chmod(0o644)  # safetensors makes it readable for its owner alone
 
 
 # --- families ----------------------------------------------------------------------------------

@@ -1,0 +1,62 @@
+"""Files and folders appear complete or not at all; a missing package is named with its remedy."""
+
+import numpy as np
+import pytest
+
+from trunchier.files import need, save_npz, whole_file, whole_folder
+
+
+def test_a_file_appears_when_it_is_complete(tmp_path):
+    path = tmp_path / 'new' / 'a.txt'
+    with whole_file(path) as part:
+        part.write_text('1')
+        assert part.suffix == '.txt' and not path.exists()
+    assert path.read_text() == '1' and [*path.parent.iterdir()] == [path]
+
+
+def test_a_failure_leaves_the_old_file(tmp_path):
+    path = tmp_path / 'a.txt'
+    path.write_text('old')
+    with pytest.raises(RuntimeError), whole_file(path) as part:
+        part.write_text('half')
+        raise RuntimeError
+    assert path.read_text() == 'old' and [*tmp_path.iterdir()] == [path]
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path):
+    with whole_folder(tmp_path / 'set') as part:
+        (part / 'a').touch()
+        assert not (tmp_path / 'set').exists()
+    assert [p.name for p in tmp_path.rglob('*')] == ['set', 'a']
+
+
+def test_a_failure_leaves_no_folder(tmp_path):
+    with pytest.raises(RuntimeError), whole_folder(tmp_path / 'set') as part:
+        (part / 'a').touch()
+        raise RuntimeError
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_with_content_is_not_replaced(tmp_path):
+    (tmp_path / 'set').mkdir()
+    (tmp_path / 'set' / 'mine').touch()
+    with pytest.raises(OSError), whole_folder(tmp_path / 'set') as part:
+        (part / 'a').touch()
+    assert [p.name for p in tmp_path.rglob('*')] == ['set', 'mine']
+
+
+def test_arrays_are_written_without_pickles(tmp_path):
+    save_npz(tmp_path / 'a.npz', x=np.arange(3))
+    with np.load(tmp_path / 'a.npz', allow_pickle=False) as file:
+        assert file['x'].tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="array 'x' holds Python objects"):
+        save_npz(tmp_path / 'b.npz', x=np.array([None]))
+    assert not (tmp_path / 'b.npz').exists()
+
+
+def test_a_missing_package_is_named_with_its_remedy():
+    assert need('json', 'reading') is __import__('json')
+    with pytest.raises(ImportError, match='drawing needs no_such: pip install no_such'):
+        need('no_such.part', 'drawing')
+    with pytest.raises(ImportError, match='drawing needs no_such: see README'):
+        need('no_such', 'drawing', 'see README')
