@@ -23,9 +23,9 @@ from torch import nn
 from .. import __version__
 from ..conventions import FOCAL_LENGTH, IMAGE_SIZE, JOINTS_44, NUM_BETAS, SMPL_24, SMPL_PARENTS
 from ..weights.find import model_names
+from .lower import PRECISIONS, lower
 
 FORMATS = {'onnx': '.onnx', 'torchscript': '.pt', 'torch-export': '.pt2'}  # and their suffixes
-PRECISIONS = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 # Largest error of an output against the fp32 model in eager mode, in standard deviations of it.
 TOLERANCES = {'fp32': 1e-4, 'fp16': 2e-2, 'bf16': 2e-1}
 OPSET = 18  # of ONNX: LayerNormalization came with 17, torch writes 18 or newer
@@ -168,25 +168,25 @@ class Graph(nn.Module):
         is_mesh = hasattr(model, 'body')
         if with_body and not is_mesh:
             raise ValueError('a pose model has no body to export; leave --with-body out')
-        self.dtype = PRECISIONS[precision]
         self.with_body = with_body
         self.outputs = ('heatmaps',)
         if is_mesh:
             self.outputs = SMPL_OUTPUTS + (BODY_OUTPUTS if with_body else ())
         if is_mesh and not with_body:
             model = _without_body(model)
-        self.model = model if precision == 'fp32' else lowered(model, self.dtype)
+        if precision != 'fp32':
+            model = lower(copy.deepcopy(model), PRECISIONS[precision])
+        self.model = model
 
     def forward(self, images):
         """(batch, 3, height, width) -> the outputs, see LAYOUTS."""
-        images = images.to(self.dtype)
         if self.outputs == ('heatmaps',):
-            return (self.model.head(self.model.extract_feat(images)).float(),)
+            return (self.model.head(self.model.extract_feat(images)),)
         if self.with_body:
             pred = self.model.regress(images)
         else:
             pred = self.model.head(self.model.extract_feat(images)[-1])
-        return tuple(pred[name].float() for name in self.outputs)
+        return tuple(pred[name] for name in self.outputs)
 
 
 def _without_body(model):
@@ -194,18 +194,6 @@ def _without_body(model):
     bare = copy.copy(model)
     bare._modules = {name: part for name, part in model._modules.items() if name != 'body'}
     return bare
-
-
-def lowered(model, dtype):
-    """A copy of `model` that computes in `dtype`; means and body of a mesh model stay float32."""
-    model = copy.deepcopy(model)
-    for part in (model.backbone, getattr(model, 'neck', None), model.head):
-        if part is not None:
-            part.to(dtype)
-    for name, buffer in model.head.named_buffers():
-        if name.startswith('mean_'):
-            model.head.register_buffer(name, buffer.float())
-    return model
 
 
 # --- writing -------------------------------------------------------------------------------------

@@ -16,15 +16,15 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..models import HMR2Head, MeshEstimator, StageAdapter
-from ..models.backbones import groupmixformer, vmamba
+from ..models.backbones import groupmixformer
 from ..models.backbones.base import ResidualConv, SharedDepthwise, TruncatedBackbone
 from ..ops import cpu_kernels
 from ..ops.linear import PackedConv2d, PackedLinear, keep_freed_memory
+from .lower import PRECISIONS, lower
 
 OURS = (TruncatedBackbone, MeshEstimator, StageAdapter, HMR2Head)
 # Classes of other libraries, by name: they are imported only by who has them.
 THEIRS = ('TopdownPoseEstimator', 'VisionTransformer', 'HeatmapHead')
-DTYPES = (None, torch.float32, torch.bfloat16, torch.float16)
 
 
 def deploy(model, inplace=False, dtype=None):
@@ -49,7 +49,7 @@ def deploy(model, inplace=False, dtype=None):
             f'cannot deploy a {type(model).__name__}; give one of '
             f'{", ".join([kind.__name__ for kind in OURS] + list(THEIRS))}'
         )
-    if dtype not in DTYPES:
+    if dtype not in (None, *PRECISIONS.values()):
         raise TypeError(f'cannot deploy in {dtype}; give torch.bfloat16, torch.float16 or None')
     if getattr(model, 'deployed', False):
         raise TypeError('the model is deployed already; deploy the one that it was made of')
@@ -69,8 +69,7 @@ def deploy(model, inplace=False, dtype=None):
                 if is_a(module, nn.Conv2d):
                     module.__class__ = PackedConv2d
         model.requires_grad_(False)
-        if dtype not in (None, torch.float32):
-            _lower(model, dtype)
+        lower(model, dtype or torch.float32)
     keep_freed_memory()
     model.deployed = True
     model.train = partial(_refuse_training, model)
@@ -284,50 +283,3 @@ FOLDS = {
     groupmixformer.Aggregator: fold_aggregator,
     groupmixformer.GroupMixAttention: fold_attention,  # after its groups
 }
-
-
-# --- other types ---------------------------------------------------------------------------------
-
-
-def _lower(model, dtype):
-    """Convert the network; float32 goes in and out."""
-    parts = [getattr(model, name, None) for name in ('backbone', 'neck', 'head')]
-    parts = [part for part in parts if part is not None] or [model]
-    for part in parts:
-        exact = dict(_exact_tensors(part))
-        part.to(dtype)
-        for name, tensor in exact.items():
-            owner, _, leaf = name.rpartition('.')
-            getattr(part.get_submodule(owner), leaf).data = tensor
-    parts[0].register_forward_pre_hook(partial(_cast_inputs, dtype))
-    # mmpose's head calls its `forward` past all hooks, but not the layer in it.
-    last = getattr(parts[-1], 'final_layer', parts[-1])
-    last.register_forward_hook(_cast_outputs)
-
-
-def _exact_tensors(part):
-    """What float32 is for in any model: decays of a scan, means that predictions are added to."""
-    for prefix, module in part.named_modules():
-        names = ()
-        if isinstance(module, vmamba.SS2D):
-            names = ('A_logs', 'Ds', 'dt_projs_bias')
-        elif isinstance(module, HMR2Head):
-            names = ('mean_pose', 'mean_betas', 'mean_camera')
-        for name in names:
-            yield f'{prefix}.{name}'.lstrip('.'), getattr(module, name).data
-
-
-def _cast_inputs(dtype, module, inputs):
-    return _cast(inputs, dtype)
-
-
-def _cast_outputs(module, inputs, output):
-    return _cast(output, torch.float32)
-
-
-def _cast(value, dtype):
-    if torch.is_tensor(value):
-        return value.to(dtype)
-    if isinstance(value, dict):
-        return {name: _cast(each, dtype) for name, each in value.items()}
-    return type(value)(_cast(each, dtype) for each in value)

@@ -122,6 +122,8 @@ class SS2D(nn.Module):
     names; `x_proj` is the official x_proj_weight with its directions in one matrix.
     """
 
+    float32_tensors = ('A_logs', 'Ds', 'dt_projs_bias')  # see `deploy.lower`
+
     def __init__(self, channels, inner, states):
         super().__init__()
         rank = math.ceil(channels / 16)

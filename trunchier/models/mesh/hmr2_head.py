@@ -51,6 +51,8 @@ class HMR2Head(BaseModule):
         FileNotFoundError, ValueError: mean parameters absent or of another size.
     """
 
+    float32_tensors = ('mean_pose', 'mean_betas', 'mean_camera')  # see `deploy.lower`
+
     def __init__(
         self,
         in_channels,
