@@ -4,9 +4,6 @@
 loops of a matrix product and of a depthwise convolution, written for the compiler in vectors, which
 it would not find by itself; exp and its like are polynomials, as a call to the C library would keep
 the compiler from using vectors.
-
-Kernels elsewhere have this code in them, and numba keeps them as long as their own files do not
-change: after a change here, touch those.
 """
 
 import ctypes
@@ -23,19 +20,15 @@ from numba.core import cgutils
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
+from ...files.compiled import compiled as compile_kernel
+
 f32, i32 = np.float32, np.int32
 
 FREE = {'contract', 'reassoc', 'nsz', 'arcp'}  # sums may be reordered into vectors; NaN stays NaN
 inlined = numba.njit(fastmath=FREE, error_model='numpy', inline='always')
 
 
-def compiled(function):
-    """Decorator: compile, and keep the result on disk where numba finds a folder for it."""
-    options = dict(fastmath=FREE, error_model='numpy', nogil=True)
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return numba.njit(**options)(function)
+compiled = compile_kernel(fastmath=FREE, error_model='numpy', nogil=True)
 
 
 # --- threads -------------------------------------------------------------------------------------

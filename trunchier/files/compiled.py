@@ -1,0 +1,71 @@
+"""Numba kernels whose machine code is kept on disk and recompiled when any code in it changes.
+
+numba keys its cache by the content of the kernel's own file alone: after an edit of a function or
+constant that the kernel takes from another file, it would run the old machine code.
+"""
+
+import ast
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numba
+
+
+def compiled(function: Callable | None = None, **options) -> Callable:
+    """Compile with `numba.njit` and cache on disk, where numba finds a folder for it.
+
+    The cache key covers the kernel's file and all files of its package that it imports from, so
+    this replaces `njit(cache=True)` wherever compiled code uses functions or constants of another
+    file. Used as `@compiled` or `@compiled(fastmath=True)`.
+
+    Args:
+        options: of `numba.njit`.
+    """
+    if function is None:
+        return functools.partial(compiled, **options)
+    function.__qualname__ += f'_{source_digest(function.__code__.co_filename)}'
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+        return numba.njit(**options)(function)
+
+
+@functools.lru_cache
+def source_digest(file: str | Path) -> str:
+    """Hash of a source file and of the files of its package that it imports, at any depth."""
+    files, found = [Path(file)], {}
+    while files:
+        path = files.pop()
+        if path not in found and path.is_file():
+            found[path] = path.read_bytes()
+            files.extend(_imported(path, ast.parse(found[path])))
+    contents = hashlib.sha256()
+    for path in sorted(found):
+        contents.update(hashlib.sha256(found[path]).digest())
+    return contents.hexdigest()[:12]
+
+
+def _imported(path, tree):
+    """Files that the import statements of `tree`, the code in `path`, may mean; not all exist."""
+    packages = [folder for folder in path.parents if (folder / '__init__.py').is_file()]
+    root = packages[-1] if packages else path
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules = [alias.name.split('.') for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [node.module.split('.') if node.module else []]
+            modules += [[*modules[0], alias.name] for alias in node.names]
+        else:
+            continue
+        level = getattr(node, 'level', 0)
+        for module in modules:
+            if level:
+                target = path.parents[level - 1].joinpath(*module)
+            elif module[0] == root.name:
+                target = root.parent.joinpath(*module)
+            else:
+                continue
+            yield target.with_suffix('.py')
+            yield target / '__init__.py'
