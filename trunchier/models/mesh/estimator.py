@@ -12,6 +12,7 @@ import torch
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import MODELS
+from torch import Tensor
 from torch.func import functional_call
 
 from ...conventions import FOCAL_LENGTH, IMAGE_SIZE
@@ -127,17 +128,7 @@ class MeshEstimator(BaseModel):
             (B, 44, 3), metres, before that translation; keypoints_2d (B, 44, 2), fractions of the
             crop's side from its centre.
         """
-        pred = self.head(self.extract_feat(inputs)[-1])
-        posed = self.body(pred['global_orient'], pred['body_pose'], pred['betas'])
-        translation = camera_to_translation(pred['camera'].float())
-        focal = translation.new_full((translation.shape[0], 2), FOCAL_LENGTH / IMAGE_SIZE)
-        return dict(
-            pred,
-            camera_translation=translation,
-            vertices=posed['vertices'],
-            joints=posed['joints'],
-            keypoints_2d=perspective_projection(posed['joints'], translation, focal),
-        )
+        return pose_bodies(self.head(self.extract_feat(inputs)[-1]), self.body)
 
     # --- predicting ----------------------------------------------------------------------------
 
@@ -256,6 +247,27 @@ class MeshEstimator(BaseModel):
             loss = self.adversarial_weight * discriminator_loss(scores[:fake], scores[fake:])
         optimizer.update_params(loss)
         return loss.detach()
+
+
+def pose_bodies(pred: dict[str, Tensor], body: BodyModel) -> dict[str, Tensor]:
+    """Pose `body` as the head predicts, and project its joints into the crop.
+
+    Args:
+        pred: output of the head: global_orient, body_pose, betas, camera.
+
+    Returns:
+        `pred` and the other fields of `MeshEstimator.regress`.
+    """
+    posed = body(pred['global_orient'], pred['body_pose'], pred['betas'])
+    translation = camera_to_translation(pred['camera'].float())
+    focal = translation.new_full((translation.shape[0], 2), FOCAL_LENGTH / IMAGE_SIZE)
+    return dict(
+        pred,
+        camera_translation=translation,
+        vertices=posed['vertices'],
+        joints=posed['joints'],
+        keypoints_2d=perspective_projection(posed['joints'], translation, focal),
+    )
 
 
 def collate_targets(data_samples, device):
