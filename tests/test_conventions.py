@@ -90,3 +90,26 @@ def test_smpl_joints_meet_openpose_joints_of_the_same_name():
 def test_every_joint_but_the_root_has_an_earlier_parent():
     assert c.SMPL_PARENTS[0] == -1
     assert all(0 <= parent < joint for joint, parent in enumerate(c.SMPL_PARENTS) if joint)
+
+
+# --- a person ------------------------------------------------------------------------------------
+
+
+def test_a_pose_holds_one_axis_angle_for_each_rotation_matrix():
+    fields = c.person()
+    rotations = fields['global_orient'].shape[0] + fields['body_pose'].shape[0]
+    assert fields['pose'].shape == (3 * rotations,) == (3 * len(c.SMPL_24),)
+
+
+@pytest.mark.parametrize('names', ['HEAD_FIELDS', 'POSED_FIELDS', 'ANNOTATED', 'TARGETS'])
+def test_every_group_names_fields_of_a_person(names):
+    assert set(getattr(c, names)) <= set(c.person())
+
+
+def test_another_body_is_one_row_more(monkeypatch):
+    row = c.Body(('root', 'tip'), (-1, 0), num_vertices=5, num_faces=6, num_betas=2)
+    monkeypatch.setitem(c.BODIES, 'stick', row)
+    fields = c.person('stick')
+    assert fields['body_pose'].shape == (1, 3, 3)
+    assert fields['vertices'].shape == (5, 3)
+    assert fields['betas'].shape == (2,)

@@ -19,9 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trunchier.conventions import NUM_BETAS
 from trunchier.files import pickles
-from trunchier.models.mesh.body import FILE_NAME, SHAPES, check_body
+from trunchier.models.mesh.body import FILE_NAME, NUM_BETAS, SHAPES, check_body
 from trunchier.models.mesh.hmr2_head import MEAN_PARAMS
 
 HMR2_DATA = 'https://people.eecs.berkeley.edu/~jathushan/projects/4dhumans/hmr2_data.tar.gz'

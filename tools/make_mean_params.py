@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from trunchier import assets
-from trunchier.conventions import AXIS_ANGLE_FLIP_SIGNS, BODY_POSE_23_FLIP, NUM_BETAS
+from trunchier.conventions import AXIS_ANGLE_FLIP_SIGNS, BODIES, BODY_POSE_23_FLIP
 from trunchier.geometry import axis_angle_to_matrix, matrix_to_rotation_6d
 
 # A person of 1.7 to 1.8 m at s = 0.9 fills 0.8 of the crop, as HMR's boxes are drawn.
@@ -39,7 +39,7 @@ def main():
     np.savez(
         part,
         pose=pose.numpy().astype(np.float32),
-        shape=np.zeros(NUM_BETAS, np.float32),
+        shape=np.zeros(BODIES['smpl'].num_betas, np.float32),
         cam=np.array(CAMERA, np.float32),
     )
     os.replace(part, arguments.out)

@@ -1,12 +1,14 @@
-"""Joint orders and names, flip permutations, index maps, evaluation lists, units. Data only.
+"""Joint orders, flip permutations, index maps, and the fields of a person with shape and unit.
 
 Sources: shubham-goel/4D-Humans (smpl_wrapper.py, datasets/utils.py, datasets_eval.yaml), smplx
 (joint_names.py), nkolot/SPIN (constants.py), COCO.
 
-The units of the whole project: metres in 3D, pixels in 2D (x before y), radians for axis-angle.
+Units of the whole project: meters in 3D, pixels in 2D (x before y), radians for axis-angle.
 Cameras look along +z with x to the right and y down; SMPL-layout bodies stand along +y and face
 +z, so a predicted `global_orient` contains the half turn between the two.
 """
+
+from typing import NamedTuple
 
 # ---------------------------------------------------------------------------------------------
 # The 44 joints of HMR2.0: OpenPose BODY_25, then the 19 of the extra regressor (SMPL_to_J19).
@@ -120,12 +122,79 @@ SMPLX_45 = SMPL_24 + (
     'right_pinky_tip',
 )  # fmt: skip
 
-NUM_VERTICES = 6890
-NUM_FACES = 13776
-NUM_BETAS = 10
+
+class Body(NamedTuple):
+    """Layout of a body model."""
+
+    joints: tuple[str, ...]  # of the skeleton
+    parents: tuple[int, ...]  # joint indices; -1 for the root
+    num_vertices: int
+    num_faces: int
+    num_betas: int
+
+
+BODIES = {
+    'smpl': Body(SMPL_24, SMPL_PARENTS, num_vertices=6890, num_faces=13776, num_betas=10),
+}
+
 
 # ---------------------------------------------------------------------------------------------
-# Other orders that data comes in
+# A person
+# ---------------------------------------------------------------------------------------------
+class Field(NamedTuple):
+    """Shape of one person's array, and its unit or frame."""
+
+    shape: tuple[int, ...]
+    unit: str
+
+
+def person(body: str = 'smpl') -> dict[str, Field]:
+    """Every field of a person, annotated or predicted: one name, one shape, one unit.
+
+    Annotations, training targets, predictions, saved files and the metadata of exported models look
+    their fields up here. Names in _2d and _3d have the confidence in the last column.
+
+    Args:
+        body: key of BODIES.
+    """
+    layout, points = BODIES[body], len(JOINTS_44)
+    joints, crop = len(layout.joints), "fractions of the square crop's side, from its center"
+    return {
+        # Body and camera as the model predicts them
+        'global_orient':      Field((1, 3, 3), 'rotation matrix'),
+        'body_pose':          Field((joints - 1, 3, 3), 'rotation matrices relative to the parent'),
+        'betas':              Field((layout.num_betas,), ''),
+        'camera':             Field((3,), 'as (s, tx, ty) of the square crop'),
+        'camera_translation': Field((3,), 'meters, camera of the square crop'),
+        'vertices':           Field((layout.num_vertices, 3), 'meters, before camera_translation'),
+        'joints':             Field((points, 3), 'meters, before camera_translation'),
+        'crop_keypoints':     Field((points, 2), crop),
+        # The same in the whole image
+        'keypoints':          Field((points, 2), 'pixels of the image'),
+        'keypoint_scores':    Field((points,), '0 to 1'),
+        'translation':        Field((3,), 'meters, camera of the image'),
+        # Annotations; pose and keypoints_3d turn with the crop
+        'keypoints_2d':       Field((points, 3), 'pixels of the image'),
+        'crop_keypoints_2d':  Field((points, 3), crop),
+        'keypoints_3d':       Field((points, 4), 'meters, camera frame'),
+        'center':             Field((2,), 'pixels of the image, middle of the box'),
+        'scale':              Field((2,), 'pixels / 200, width and height of the box'),
+        'pose':               Field((3 * joints,), 'axis-angle: global_orient, then body_pose'),
+        'has_pose':           Field((), '0 or 1'),
+        'has_betas':          Field((), '0 or 1'),
+    }  # fmt: skip
+
+
+# Which fields the head predicts, posing its body adds, annotators give, and MeshLoss compares with.
+HEAD_FIELDS = ('global_orient', 'body_pose', 'betas', 'camera')
+POSED_FIELDS = ('camera_translation', 'vertices', 'joints', 'crop_keypoints')
+ANNOTATED = (
+    'keypoints_2d', 'keypoints_3d', 'center', 'scale', 'pose', 'betas', 'has_pose', 'has_betas',
+)  # fmt: skip
+TARGETS = ('crop_keypoints_2d', 'keypoints_3d', 'pose', 'betas', 'has_pose', 'has_betas')
+
+# ---------------------------------------------------------------------------------------------
+# Joint orders of data sets
 # ---------------------------------------------------------------------------------------------
 COCO_17 = (
     'nose',            #  0
@@ -160,8 +229,8 @@ H36M_17 = (
 )  # fmt: skip
 
 # ---------------------------------------------------------------------------------------------
-# Index maps: X_TO_Y[i] is where joint i of Y lies in X (Y = X[X_TO_Y]), and
-# X_IN_44[i] is where joint i of X lies among the 44 (joints_44[X_IN_44] = joints in X's order).
+# Index maps: X_TO_Y[i] is the index in X of joint i of Y (Y = X[X_TO_Y]), and
+# X_IN_44[i] is the index of joint i of X among the 44 (joints_44[X_IN_44] = joints in X's order).
 # ---------------------------------------------------------------------------------------------
 _SMPLX_NAME = {'mid_hip': 'pelvis'}
 SMPLX_TO_OPENPOSE = tuple(SMPLX_45.index(_SMPLX_NAME.get(name, name)) for name in OPENPOSE_25)
@@ -186,7 +255,7 @@ SPIN_24_IN_44 = tuple(range(25, 44)) + (0, 16, 15, 18, 17)
 # Mirrors: flipped[i] = original[permutation[i]], after mirroring x.
 # ---------------------------------------------------------------------------------------------
 def _mirror(names):
-    """Permutation that exchanges every left joint of `names` with its right one."""
+    """Permutation that swaps every left joint of `names` with its right one."""
 
     def partner(name):
         if 'left' in name:
@@ -207,7 +276,7 @@ COCO_17_FLIP_PAIRS = tuple((a, b) for a, b in enumerate(COCO_17_FLIP) if a < b)
 JOINTS_44_FLIP_PAIRS = tuple((a, b) for a, b in enumerate(JOINTS_44_FLIP) if a < b)
 
 # ---------------------------------------------------------------------------------------------
-# Evaluation: 14 joints of 44 for MPJPE and PA-MPJPE, both sets centred on the pelvis.
+# Evaluation: 14 joints of 44 for MPJPE and PA-MPJPE, both sets centered on the pelvis.
 # ---------------------------------------------------------------------------------------------
 EVAL_14_IN_44 = tuple(range(25, 38)) + (43,)
 
@@ -218,6 +287,7 @@ EVAL_IGNORED_3D = tuple(range(1, 15))
 # Camera and image constants of HMR2.0
 # ---------------------------------------------------------------------------------------------
 FOCAL_LENGTH = 5000.0  # pixels of the 256-pixel crop
-IMAGE_SIZE = 256  # side of the square crop; the middle 192 columns reach the backbone
+IMAGE_SIZE = 256  # side of the square crop, pixels
+SEEN_SIZE = (192, 256)  # width, height: of the crop, the backbone sees the middle columns only
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # RGB, of values in [0, 1]
 IMAGE_STD = (0.229, 0.224, 0.225)

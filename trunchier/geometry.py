@@ -153,6 +153,12 @@ def camera_to_translation(camera, focal=FOCAL_LENGTH, image_size=IMAGE_SIZE):
     return torch.stack((x, y, 2 * focal / (image_size * scale + 1e-9)), dim=-1)
 
 
+def seen_columns(images):
+    """The middle three quarters of square crops (..., H, W): all that the backbone sees of them."""
+    margin = images.shape[-1] // 8
+    return images[..., margin : images.shape[-1] - margin]
+
+
 def full_image_focal(image_size, focal=FOCAL_LENGTH, crop_size=IMAGE_SIZE):
     """Focal length that 4D-Humans gives a whole image: focal / crop_size * the longer side.
 

@@ -17,8 +17,10 @@ import torch
 from mmengine.registry import TRANSFORMS
 
 from .. import assets
-from ..conventions import IMAGE_SIZE, NUM_BETAS
+from ..conventions import BODIES, IMAGE_SIZE
 from . import crops
+
+NUM_BETAS = BODIES['smpl'].num_betas
 
 
 @TRANSFORMS.register_module()

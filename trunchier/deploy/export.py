@@ -21,7 +21,7 @@ from mmengine.utils import digit_version
 from torch import nn
 
 from .. import __version__
-from ..conventions import FOCAL_LENGTH, IMAGE_SIZE, JOINTS_44, NUM_BETAS, SMPL_24, SMPL_PARENTS
+from ..conventions import BODIES, FOCAL_LENGTH, IMAGE_SIZE, JOINTS_44, SMPL_24, SMPL_PARENTS
 from ..weights.find import model_names
 from .lower import PRECISIONS, lower
 
@@ -38,7 +38,7 @@ LAYOUTS = {
     'heatmaps': '(batch, keypoints, height, width)',
     'global_orient': '(batch, 1, 3, 3) rotation matrix',
     'body_pose': f'(batch, {len(SMPL_24) - 1}, 3, 3) rotation matrices relative to the parent',
-    'betas': f'(batch, {NUM_BETAS})',
+    'betas': f'(batch, {BODIES["smpl"].num_betas})',
     'camera': '(batch, 3) as (s, tx, ty) of the square crop',
     'camera_translation': '(batch, 3) metres, camera of the square crop',
     'vertices': '(batch, 6890, 3) metres, before camera_translation',

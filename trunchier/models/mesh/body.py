@@ -18,10 +18,8 @@ from torch import nn
 
 from ... import assets
 from ...conventions import (
+    BODIES,
     EXTRA_19,
-    NUM_BETAS,
-    NUM_FACES,
-    NUM_VERTICES,
     SMPL_24,
     SMPL_PARENTS,
     SMPLX_TO_OPENPOSE,
@@ -30,11 +28,12 @@ from ...conventions import (
 EMBEDDED_BODY = assets.path('body.npz')
 FILE_NAME = 'SMPL_NEUTRAL.npz'
 
-# Arrays of a body file. `shapedirs` may have more components: the first ten are used.
+# Arrays of a body file. `shapedirs` may have more components: the first ones are used.
+_, _, NUM_VERTICES, NUM_FACES, NUM_BETAS = BODIES['smpl']
 SHAPES = {
     'v_template':        (NUM_VERTICES, 3),              # metres, y up, facing z
     'shapedirs':         (NUM_VERTICES, 3, NUM_BETAS),   # metres per unit of beta
-    'posedirs':          (NUM_VERTICES, 3, 207),         # metres per entry of R - I; optional
+    'posedirs':          (NUM_VERTICES, 3, 9 * 23),      # metres per entry of R - I; optional
     'J_regressor':       (len(SMPL_24), NUM_VERTICES),
     'J_regressor_extra': (len(EXTRA_19), NUM_VERTICES),  # SMPL_to_J19
     'weights':           (NUM_VERTICES, len(SMPL_24)),

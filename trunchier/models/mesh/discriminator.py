@@ -11,7 +11,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import nn
 
-from ...conventions import NUM_BETAS, SMPL_24
+from ...conventions import BODIES, SMPL_24
 
 NUM_JOINTS = len(SMPL_24) - 1
 JOINT_WIDTH = 32
@@ -27,7 +27,7 @@ class HMRDiscriminator(BaseModule):
         self.joint_fc1 = nn.Linear(9, JOINT_WIDTH)
         self.joint_fc2 = nn.Linear(JOINT_WIDTH, JOINT_WIDTH)
         self.joint_out = nn.Linear(JOINT_WIDTH, NUM_JOINTS)  # row j reads joint j only
-        self.betas_fc1 = nn.Linear(NUM_BETAS, 10)
+        self.betas_fc1 = nn.Linear(BODIES['smpl'].num_betas, 10)
         self.betas_fc2 = nn.Linear(10, 5)
         self.betas_out = nn.Linear(5, 1)
         self.pose_fc1 = nn.Linear(NUM_JOINTS * JOINT_WIDTH, POSE_WIDTH)

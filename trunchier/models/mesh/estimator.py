@@ -16,7 +16,12 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ...conventions import FOCAL_LENGTH, IMAGE_SIZE
-from ...geometry import axis_angle_to_matrix, camera_to_translation, perspective_projection
+from ...geometry import (
+    axis_angle_to_matrix,
+    camera_to_translation,
+    perspective_projection,
+    seen_columns,
+)
 from .body import BodyModel
 from .losses import discriminator_loss, generator_loss
 
@@ -106,8 +111,7 @@ class MeshEstimator(BaseModel):
         """(B, 3, 256, 256 or 192) -> tuple of one (B, C, 16, 12) map for the head."""
         height, width = inputs.shape[-2:]
         if height == width:
-            margin = width // 8
-            inputs = inputs[..., margin : width - margin]
+            inputs = seen_columns(inputs)
         elif height * 3 != width * 4:
             raise ValueError(
                 f'inputs must be square crops or 4:3 ones (H:W), got {tuple(inputs.shape)}'
