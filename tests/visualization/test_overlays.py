@@ -1,4 +1,7 @@
-"""Pictures show the right thing in the right place, and leave the original alone."""
+"""Overlays show the right thing in the right place and do not change the input image."""
+
+import json
+import sys
 
 import cv2
 import numpy as np
@@ -12,13 +15,13 @@ from trunchier.visualization import overlays
 from trunchier.visualization.overlays import KeypointPainter, MeshPainter
 
 BODY, FACES = body()
-FOCAL, CENTRE = (300.0, 300.0), (64.0, 64.0)
+FOCAL, CENTER = (300.0, 300.0), (64.0, 64.0)
 
 
 def sample(**instances):
     result = PoseDataSample()
     result.pred_instances = InstanceData(**instances)
-    result.set_metainfo(dict(focal_length=np.array(FOCAL), principal_point=np.array(CENTRE)))
+    result.set_metainfo(dict(focal_length=np.array(FOCAL), principal_point=np.array(CENTER)))
     return result
 
 
@@ -42,87 +45,87 @@ def meta():
 # --- keypoints ---------------------------------------------------------------------------------
 
 
-def test_keypoints_are_drawn_where_they_are_by_mmpose(meta):
+def test_keypoints_are_drawn_as_by_mmpose(meta):
     from mmpose.visualization import PoseLocalVisualizer
 
-    picture = noise(120, 130)
-    before = picture.copy()
-    drawn = KeypointPainter(meta, radius=3, thickness=1)(picture, pose())
-    np.testing.assert_array_equal(picture, before)
+    image = noise(120, 130)
+    before = image.copy()
+    drawn = KeypointPainter(meta, radius=3, thickness=1)(image, pose())
+    np.testing.assert_array_equal(image, before)
     theirs = PoseLocalVisualizer(radius=3, line_width=1)
     theirs.set_dataset_meta(meta)
-    wanted = theirs.add_datasample('a', picture[..., ::-1], pose(), draw_gt=False, draw_bbox=False)
-    np.testing.assert_array_equal(drawn, wanted[..., ::-1])
+    expected = theirs.add_datasample('a', image[..., ::-1], pose(), draw_gt=False, draw_bbox=False)
+    np.testing.assert_array_equal(drawn, expected[..., ::-1])
     nose = drawn[30, 20][::-1].tolist()
     assert nose == list(meta['keypoint_colors'][0])
 
 
 def test_keypoints_below_the_threshold_are_left_out(meta):
-    picture = noise(120, 130)
-    np.testing.assert_array_equal(KeypointPainter(meta)(picture, pose(score=0.2)), picture)
-    assert (KeypointPainter(meta, kpt_thr=0.1)(picture, pose(score=0.2)) != picture).any()
+    image = noise(120, 130)
+    np.testing.assert_array_equal(KeypointPainter(meta)(image, pose(score=0.2)), image)
+    assert (KeypointPainter(meta, kpt_thr=0.1)(image, pose(score=0.2)) != image).any()
 
 
-def test_points_grow_with_the_picture(meta):
+def test_points_are_larger_in_larger_images(meta):
     small, large = np.zeros((200, 200, 3), np.uint8), np.zeros((2000, 2000, 3), np.uint8)
     count = [np.count_nonzero(KeypointPainter(meta)(i, pose()).any(-1)) for i in (small, large)]
     assert count[1] > 1.5 * count[0]
 
 
 def test_boxes_and_track_ids_are_drawn_when_asked_for(meta):
-    picture = np.zeros((120, 130, 3), np.uint8)
-    plain = KeypointPainter(meta)(picture, pose())
-    boxed = KeypointPainter(meta, draw_bbox=True)(picture, pose())
+    image = np.zeros((120, 130, 3), np.uint8)
+    plain = KeypointPainter(meta)(image, pose())
+    boxed = KeypointPainter(meta, draw_bbox=True)(image, pose())
     assert not plain[100, 15:60].any() and boxed[100, 15:60].any(-1).all()
     assert (boxed[20:40, 10:40] != plain[20:40, 10:40]).any()
 
 
-def test_other_styles(meta):
-    picture = noise(120, 130)
-    black = KeypointPainter(meta, black_background=True)(picture, pose())
+def test_styles_and_backgrounds_change_the_drawing(meta):
+    image = noise(120, 130)
+    black = KeypointPainter(meta, black_background=True)(image, pose())
     assert (black.any(-1)).mean() < 0.5
-    openpose = KeypointPainter(meta, skeleton_style='openpose')(picture, pose())
-    assert (openpose != KeypointPainter(meta)(picture, pose())).any()
+    openpose = KeypointPainter(meta, skeleton_style='openpose')(image, pose())
+    assert (openpose != KeypointPainter(meta)(image, pose())).any()
 
 
-def test_a_picture_without_people_stays_as_it_is(meta):
-    picture = noise(120, 130)
-    nobody = sample(keypoints=np.empty((0, 17, 2)), bboxes=np.empty((0, 4)))
-    drawn = KeypointPainter(meta, draw_bbox=True)(picture, nobody)
-    np.testing.assert_array_equal(drawn, picture)
-    assert drawn is not picture
+def test_an_image_without_people_is_copied(meta):
+    image = noise(120, 130)
+    empty = sample(keypoints=np.empty((0, 17, 2)), bboxes=np.empty((0, 4)))
+    drawn = KeypointPainter(meta, draw_bbox=True)(image, empty)
+    np.testing.assert_array_equal(drawn, image)
+    assert drawn is not image
 
 
 # --- meshes ------------------------------------------------------------------------------------
 
 
 def people(count=1, apart=0.0):
-    places = np.float32([[0.4 * i, 0, 6 + apart * i] for i in range(count)])
+    translation = np.float32([[0.4 * i, 0, 6 + apart * i] for i in range(count)])
     return sample(
         vertices=np.float32([BODY] * count),
-        translation=places,
+        translation=translation,
         bboxes=np.float32([[20, 20, 100, 120]] * count),
     )
 
 
-def test_bodies_lie_over_the_picture_and_the_rest_stays():
-    picture = noise(128, 128)
-    before = picture.copy()
-    drawn = MeshPainter(FACES)(picture, people())
-    np.testing.assert_array_equal(picture, before)
-    changed = (drawn != picture).any(-1)
+def test_meshes_change_the_pixels_that_they_cover_only():
+    image = noise(128, 128)
+    before = image.copy()
+    drawn = MeshPainter(FACES)(image, people())
+    np.testing.assert_array_equal(image, before)
+    changed = (drawn != image).any(-1)
     inside = BODY + [0, 0, 6]
     pixels = np.rint(inside[:, :2] / inside[:, 2:] * 300 + 64).astype(int)
     assert changed[pixels[:, 1].clip(0, 127), pixels[:, 0].clip(0, 127)].mean() > 0.9
     assert 0.05 < changed.mean() < 0.4
 
 
-def test_everyone_keeps_a_colour():
+def test_colors_follow_track_ids():
     three = people(3).pred_instances
-    colours = overlays.person_colours(three)
-    assert len(np.unique(colours, axis=0)) == 3
+    colors = overlays.person_colors(three)
+    assert len(np.unique(colors, axis=0)) == 3
     three.track_ids = np.array([5, -1, 0])
-    tracked = overlays.person_colours(three)
+    tracked = overlays.person_colors(three)
     np.testing.assert_array_equal(tracked, overlays.PALETTE[[5, 1, 0]])
 
 
@@ -140,10 +143,10 @@ def test_the_side_view_turns_people_and_shows_all_of_them():
 
     shown = (side != 255).any(-1)
     assert extent(front.any(-1)) > 0.8 > 0.5 > extent(shown)
-    assert not shown[[0, -1]].any() and not shown[:, [0, -1]].any()  # nobody is cut off
+    assert not shown[[0, -1]].any() and not shown[:, [0, -1]].any()  # no one is cut off
     both = np.float32([BODY + [0, 0, 6], BODY + [0, 0, 8]])
-    colours = np.array([(255, 0, 0), (0, 0, 255)])
-    side = overlays.side_view(both, FACES, (200, 300), colours)
+    colors = np.array([(255, 0, 0), (0, 0, 255)])
+    side = overlays.side_view(both, FACES, (200, 300), colors)
     columns = [np.nonzero((side[..., c] < 100).any(0))[0].mean() for c in (2, 0)]
     assert columns[0] < columns[1]
 
@@ -157,27 +160,27 @@ def test_people_far_apart_in_depth_stay_large_in_the_side_view():
 
 
 def test_the_painter_adds_the_side_boxes_and_styles():
-    picture = noise(128, 160)
-    assert MeshPainter(FACES, side=True)(picture, people()).shape == (128, 288, 3)
-    boxed = MeshPainter(FACES, draw_bbox=True)(picture, people())
+    image = noise(128, 160)
+    assert MeshPainter(FACES, side=True)(image, people()).shape == (128, 288, 3)
+    boxed = MeshPainter(FACES, draw_bbox=True)(image, people())
     assert (boxed[20, 30:90] == overlays.PALETTE[0].astype(int)).all()
-    black = MeshPainter(FACES, black_background=True)(picture, people())
+    black = MeshPainter(FACES, black_background=True)(image, people())
     assert not black[0, 0].any()
-    wire = MeshPainter(FACES, style='wireframe')(picture, people())
-    assert (wire != MeshPainter(FACES)(picture, people())).any()
+    wire = MeshPainter(FACES, style='wireframe')(image, people())
+    assert (wire != MeshPainter(FACES)(image, people())).any()
 
 
-def test_nobody_gives_the_picture_and_a_white_side():
-    picture = noise(128, 128)
-    drawn = MeshPainter(FACES, side=True, draw_bbox=True)(picture, people(0))
-    np.testing.assert_array_equal(drawn[:, :128], picture)
+def test_an_image_without_meshes_keeps_its_pixels_beside_a_white_side_view():
+    image = noise(128, 128)
+    drawn = MeshPainter(FACES, side=True, draw_bbox=True)(image, people(0))
+    np.testing.assert_array_equal(drawn[:, :128], image)
     assert (drawn[:, 128:] == 255).all()
 
 
 # --- contact sheets ----------------------------------------------------------------------------
 
 
-def test_a_sheet_sets_pictures_side_by_side_under_their_titles():
+def test_a_contact_sheet_places_images_side_by_side_under_titles():
     tall, wide = np.full((300, 100, 3), 50, np.uint8), np.full((100, 300, 3), 90, np.uint8)
     sheet = overlays.contact_sheet([[tall, wide], [wide, None]], ['one', 'two'], height=100)
     assert sheet.shape[1] == 8 + 300 + 8 + 300 + 8
@@ -186,36 +189,34 @@ def test_a_sheet_sets_pictures_side_by_side_under_their_titles():
     assert (head[:, 8:308] < 255).any() and (head[:, 316:616] < 255).any()  # titles
     first, second = sheet[20:120], sheet[128:228]
     assert (first[:, 316:616] == 90).all() and (second[:, 8:308] == 90).all()
-    assert (second[:, 316:616] == 255).all()  # an empty place
+    assert (second[:, 316:616] == 255).all()  # an empty cell
     columns = np.nonzero((first[50, 8:308] == 50).all(-1))[0]
     assert len(columns) == 33 and abs(columns.mean() - 149.5) < 1  # in the middle
 
 
-def test_sheets_of_nothing_are_refused():
-    with pytest.raises(ValueError, match='at least one picture'):
+def test_contact_sheets_reject_missing_images_and_uneven_rows():
+    with pytest.raises(ValueError, match='at least one image'):
         overlays.contact_sheet([[None]], ['one'])
-    with pytest.raises(ValueError, match=r"2 pictures for 1 titles \['one'\]"):
+    with pytest.raises(ValueError, match=r"2 images for 1 titles \['one'\]"):
         overlays.contact_sheet([[None, None]], ['one'])
 
 
-def test_without_numba_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__('sys').modules, 'trunchier.render.meshes', None)
-    with pytest.raises(ImportError, match='pip install numba'):
-        overlays.draw_bodies(noise(8, 8), BODY[None], FACES, FOCAL, CENTRE)
+def test_drawing_meshes_without_numba_names_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'numba', None)
+    with pytest.raises(ImportError, match='drawing meshes needs numba: pip install numba'):
+        overlays.draw_bodies(noise(8, 8), BODY[None], FACES, FOCAL, CENTER)
 
 
-def test_poses_of_photos_are_drawn_over_people(shared, meta):
-    """Annotated keypoints of a photo: the picture changes where they are, and only there."""
-    import json
-
+def test_annotated_keypoints_are_drawn_over_the_people_of_photos(shared, meta):
+    """The image changes where the keypoints are, and only there."""
     annotations = json.loads((shared / 'data/photos/keypoints_ccby.json').read_text())
     names = {image['id']: image['file_name'] for image in annotations['images']}
     for each in annotations['annotations'][:3]:
-        picture = cv2.imread(str(shared / 'data/photos' / names[each['image_id']]))
+        image = cv2.imread(str(shared / 'data/photos' / names[each['image_id']]))
         points = np.array(each['keypoints'], float).reshape(1, 17, 3)
         x, y, width, height = each['bbox']
         drawn = KeypointPainter(meta)(
-            picture,
+            image,
             sample(
                 keypoints=points[..., :2],
                 keypoint_scores=(points[..., 2] > 0) * 1.0,
@@ -223,7 +224,7 @@ def test_poses_of_photos_are_drawn_over_people(shared, meta):
                 bboxes=np.float32([[x, y, x + width, y + height]]),
             ),
         )
-        rows, cols = np.nonzero((drawn != picture).any(-1))
+        rows, cols = np.nonzero((drawn != image).any(-1))
         assert len(rows) > 100
         seen = points[points[..., 2] > 0]
         np.testing.assert_allclose([cols.min(), rows.min()], seen[:, :2].min(0), atol=8)

@@ -1,4 +1,4 @@
-"""The page shows people, picture and controls, to this machine alone."""
+"""The page shows people, image and controls, to this machine alone."""
 
 import base64
 import contextlib
@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 import subprocess
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 from mmengine.structures import InstanceData
+from mmpose.datasets.datasets.utils import parse_pose_metainfo
 from mmpose.structures import PoseDataSample
 from small_models import body, noise
 
@@ -25,21 +27,12 @@ from trunchier.visualization.viewer import Viewer  # noqa: E402
 BODY, FACES = body()
 
 
-class Inferencer:
-    """What the viewer asks of one."""
+MESH = ('Mesh-A', MeshPainter(FACES, draw_bbox=True))
 
-    def __init__(self, task, name):
-        self.task, self.name = task, name
-        self.faces = FACES if task == 'mesh' else None
 
-    def painter(self, **options):
-        if self.task == 'mesh':
-            return MeshPainter(self.faces, **options)
-        from mmpose.datasets.datasets.utils import parse_pose_metainfo
-
-        return KeypointPainter(
-            parse_pose_metainfo(dict(from_file='configs/_base_/datasets/coco.py')), **options
-        )
+def pose(**options):
+    meta = parse_pose_metainfo(dict(from_file='configs/_base_/datasets/coco.py'))
+    return 'Pose-B', KeypointPainter(meta, **options)
 
 
 def result(source='photo', frame=0, size=(240, 320), people=2):
@@ -91,53 +84,70 @@ def test_a_port_that_is_taken_is_left_alone(viewer):
 
 
 def test_models_inputs_and_frames_can_be_chosen(viewer):
-    mesh, pose = Inferencer('mesh', 'Mesh-A'), Inferencer('pose', 'Pose-B')
     for frame in range(3):
-        viewer.add(mesh, result('clip', frame))
-    viewer.add(mesh, result('photo', people=1))
-    viewer.add(pose, result('photo'))
+        viewer.add(*MESH, result('clip', frame))
+    viewer.add(*MESH, result('photo', people=1))
+    viewer.add(*pose(), result('photo'))
     assert tuple(viewer.model.options) == ('Mesh-A', 'Pose-B')
     assert tuple(viewer.source.options) == ('clip', 'photo')
     assert viewer.frame.max == 2 and '2 people in clip' in viewer.about.content
-    first = viewer.picture.image.copy()
+    first = viewer.image.image.copy()
     viewer.frame.value = 2
-    viewer.show()
-    assert (viewer.picture.image != first).any()
-    assert len(viewer.bodies) == 2 + 2  # people; frustum and picture
+    assert (viewer.image.image != first).any()
+    assert len(viewer.handles) == 2 + 2  # people; frustum and image
     viewer.source.value = 'photo'
-    viewer._pick()
     assert viewer.frame.disabled and '1 people in photo' in viewer.about.content
     viewer.model.value = 'Pose-B'
-    viewer.show()
-    assert '**Pose-B**' in viewer.about.content and len(viewer.bodies) == 2
+    assert '**Pose-B**' in viewer.about.content and len(viewer.handles) == 2
 
 
 def test_overlays_can_be_switched(viewer):
-    viewer.add(Inferencer('mesh', 'Mesh-A'), result())
-    drawn = viewer.picture.image.copy()
+    viewer.add(*MESH, result())
+    drawn = viewer.image.image.copy()
     viewer.boxes.value = False
-    viewer.show()
-    without = viewer.picture.image.copy()
-    viewer.shown.value = 'photo'
-    viewer.show()
-    photo = viewer.picture.image
-    assert (drawn != without).any() and (without != photo).any()
-    assert np.abs(photo[..., ::-1].astype(int) - noise(240, 320)).mean() < 3
+    without = viewer.image.image.copy()
+    viewer.content.value = 'original'
+    original = viewer.image.image
+    assert (drawn != without).any() and (without != original).any()
+    assert np.abs(original[..., ::-1].astype(int) - noise(240, 320)).mean() < 3
     viewer.show_people.value = viewer.show_camera.value = False
-    viewer.show()
-    assert viewer.bodies == []
+    assert viewer.handles == []
+
+
+def test_controls_start_with_the_options_of_the_painter(viewer):
+    viewer.add('Mesh-A', MeshPainter(FACES, style='wireframe', alpha=0.4), result())
+    assert (viewer.boxes.value, viewer.style.value, viewer.opacity.value) == (
+        False, 'wireframe', 0.4,
+    )  # fmt: skip
+    painter = pose(kpt_thr=0.7, draw_bbox=True)
+    viewer.add(*painter, result())
+    assert (viewer.boxes.value, viewer.threshold.value) == (True, 0.7)
+    viewer.threshold.value = 0.1
+    viewer.add('Pose-C', painter[1], result())
+    assert viewer.threshold.value == 0.1  # chosen on the page
+    assert painter[1].kpt_thr == 0.7  # the caller's painter is left alone
+
+
+def test_an_overlay_is_what_the_painter_draws(viewer):
+    painter = MeshPainter(FACES, style='both', black_background=True)
+    viewer.add('Mesh-A', painter, result())
+    expected = painter(noise(240, 320), result())[..., ::-1]
+    np.testing.assert_array_equal(viewer.image.image, expected)
 
 
 def test_the_timeline_plays(viewer):
     for frame in range(4):
-        viewer.add(Inferencer('mesh', 'Mesh-A'), result('clip', frame, people=1))
-    viewer.playing.value = True
-    seen = set()
-    begin = time.monotonic()
-    while len(seen) < 4 and time.monotonic() - begin < 20:
+        viewer.add(*MESH, result('clip', frame, people=1))
+    seen, all_seen = {viewer.frame.value}, threading.Event()
+
+    @viewer.frame.on_update
+    def _(_):
         seen.add(viewer.frame.value)
-        time.sleep(0.02)
-    assert seen == {0, 1, 2, 3}
+        if len(seen) == 4:
+            all_seen.set()
+
+    viewer.playing.value = True
+    assert all_seen.wait(60) and seen == {0, 1, 2, 3}
 
 
 def test_the_newest_frame_is_followed_when_asked_for(viewer, monkeypatch):
@@ -145,7 +155,7 @@ def test_the_newest_frame_is_followed_when_asked_for(viewer, monkeypatch):
     for follow, shown in ((False, 0), (True, 5)):
         viewer.follow.value = follow
         for frame in range(3):
-            viewer.add(Inferencer('mesh', 'Mesh-A'), result('camera0', frame, people=1))
+            viewer.add(*MESH, result('camera0', frame, people=1))
         assert viewer.frame.value == shown
 
 
@@ -209,8 +219,8 @@ def wait_for(condition, seconds=60):
 
 
 @pytest.mark.skipif(BROWSER is None, reason='no chromium here (apt-get install chromium)')
-def test_a_browser_shows_people_in_3d_picture_and_controls(viewer, tmp_path):
-    viewer.add(Inferencer('mesh', 'Mesh-A'), result())
+def test_a_browser_shows_people_in_3d_image_and_controls(viewer, tmp_path):
+    viewer.add(*MESH, result())
     page = Page(viewer.address, tmp_path / 'profile')
     try:
         wait_for(lambda: '2 people in photo' in page.text())
@@ -218,15 +228,12 @@ def test_a_browser_shows_people_in_3d_picture_and_controls(viewer, tmp_path):
             assert word in page.text()
 
         def blue():
-            """Share of the 3D view in the colour of the first person."""
+            """Share of the 3D view in the color of the first person."""
             view = page.screenshot()[150:, :1000].astype(int)
             return ((view[..., 0] - view[..., 2] > 15) & (view[..., 0] > 90)).mean()
 
         wait_for(lambda: blue() > 0.01)
-        viewer.show_people.value = False
-        viewer.show()
-        viewer.show_camera.value = False
-        viewer.show()
+        viewer.show_people.value = viewer.show_camera.value = False
         wait_for(lambda: blue() < 0.001)
     finally:
         page.close()

@@ -181,6 +181,7 @@ def _predict(args):
     sheet = _Sheet() if args.sheet else None
     frames = skipped = 0
     for inferencer in inferencers:
+        painter = inferencer.painter(**_painting(args, inferencer))
         folder = out_dir and Path(out_dir, *([inferencer.name] if len(inferencers) > 1 else []))
         results = inferencer(
             args.inputs,
@@ -197,7 +198,7 @@ def _predict(args):
             if sheet is not None:
                 sheet.add(inferencer.name, result)
             if viewer is not None:
-                viewer.add(inferencer, result)
+                viewer.add(inferencer.name, painter, result)
         report = inferencer.report
         frames += report.frames + report.done_before
         skipped += len(report.skipped)

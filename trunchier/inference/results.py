@@ -19,7 +19,7 @@ import torch
 
 from ..files.whole import check_writable, whole_file
 from ..geometry import matrix_to_axis_angle
-from ..visualization.overlays import person_colours
+from ..visualization.overlays import person_colors
 from . import writers
 
 FORMATS = ('json', 'npz', 'obj', 'glb', 'video', 'images')
@@ -190,7 +190,7 @@ class Saver:
             for person, vertices in enumerate(people):
                 writers.write_obj(vertices, self.faces, self.meshes / f'{name}_{person}.obj')
         if 'glb' in self.save:
-            colours = person_colours(instances)[:, ::-1] / 255
+            colours = person_colors(instances)[:, ::-1] / 255
             writers.write_glb(people, self.faces, self.meshes / f'{name}.glb', colours)
 
     def finish(self):

@@ -1,1 +1,1 @@
-"""Drawn predictions: overlays, plots, the viewer in a browser."""
+"""Visualization: overlays on images, contact sheets, a viewer in the browser."""

@@ -1,13 +1,18 @@
-"""Predictions drawn over pictures: keypoints by mmpose's visualizer, bodies by our own renderer.
+"""Overlays of predictions: keypoints by mmpose's visualizer, meshes by `trunchier.render`.
 
-Pictures are (H, W, 3) uint8 BGR; each function returns a new one. No display, OpenGL or GPU is
-needed.
+Images are (H, W, 3) uint8 BGR. Functions return a new image unless they say otherwise. No display,
+OpenGL or GPU is needed.
 """
+
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from mmengine.structures import BaseDataElement, InstanceData
 
-# BGR, light, told apart by most people who are colour-blind too.
+from ..files.optional import need
+
+# BGR, light; most color-blind people can tell them apart.
 PALETTE = np.array(
     [
         [222, 186, 158], [128, 178, 253], [165, 214, 170], [206, 160, 214], [140, 224, 247],
@@ -15,15 +20,14 @@ PALETTE = np.array(
     ],
     np.float32,
 )  # fmt: skip
-DEPTH_SHOWN = 4.0  # metres between the nearest and the farthest person in a side view
-INK = (40, 40, 40)
-PAPER = 255
+MAX_DEPTH_RANGE = 4.0  # metres between the nearest and the farthest person of a side view
+TEXT_COLOR = (40, 40, 40)
+WHITE = 255
 
 
-def person_colours(instances):
-    """(P, 3) BGR: by track where there is one, else by the place in the picture."""
-    count = len(instances.bboxes)
-    ids = np.arange(count)
+def person_colors(instances: InstanceData) -> np.ndarray:
+    """(P, 3) BGR: by track id where a person has one, else by index."""
+    ids = np.arange(len(instances.bboxes))
     if 'track_ids' in instances:
         ids = np.where(instances.track_ids >= 0, instances.track_ids, ids)
     return PALETTE[ids % len(PALETTE)]
@@ -32,40 +36,35 @@ def person_colours(instances):
 # ---------------------------------------------------------------------------------------------
 # Keypoints
 # ---------------------------------------------------------------------------------------------
+@dataclass
 class KeypointPainter:
     """Draws skeletons with mmpose's PoseLocalVisualizer.
 
     Args:
-        dataset_meta: mmpose's parsed metainfo: skeleton, colours.
-        radius, thickness: of points and lines, pixels; None: by the size of the picture.
+        dataset_meta: mmpose's parsed metainfo: skeleton, colors.
+        radius, thickness: of points and lines, pixels; None: proportional to the image.
         kpt_thr: keypoints with a lower score are not drawn.
-        draw_bbox: draw boxes, and track ids beside them.
+        draw_bbox: draw boxes and track ids.
         skeleton_style: 'mmpose' or 'openpose'.
-        black_background: draw on black instead of on the picture.
+        black_background: draw on black instead of on the image.
     """
 
-    def __init__(
-        self,
-        dataset_meta,
-        radius=None,
-        thickness=None,
-        kpt_thr=0.3,
-        draw_bbox=False,
-        skeleton_style='mmpose',
-        black_background=False,
-    ):
+    dataset_meta: dict
+    radius: int | None = None
+    thickness: int | None = None
+    kpt_thr: float = 0.3
+    draw_bbox: bool = False
+    skeleton_style: str = 'mmpose'
+    black_background: bool = False
+
+    def __post_init__(self):
         from mmpose.visualization import PoseLocalVisualizer
 
-        self.radius, self.thickness = radius, thickness
-        self.kpt_thr = kpt_thr
-        self.draw_bbox = draw_bbox
-        self.skeleton_style = skeleton_style
-        self.black_background = black_background
         self.visualizer = PoseLocalVisualizer()
-        self.visualizer.set_dataset_meta(dataset_meta, skeleton_style)
+        self.visualizer.set_dataset_meta(self.dataset_meta, self.skeleton_style)
 
-    def __call__(self, image, sample):
-        """`image` with the `pred_instances` (and, if there are any, heatmaps) of `sample`."""
+    def __call__(self, image: np.ndarray, sample: BaseDataElement) -> np.ndarray:
+        """Draw the `pred_instances` (and heatmaps, if any) of a PoseDataSample."""
         unit = max(image.shape[:2]) / 640
         self.visualizer.radius = self.radius or max(2, round(4 * unit))
         self.visualizer.line_width = self.thickness or max(1, round(2 * unit))
@@ -73,7 +72,7 @@ class KeypointPainter:
         if len(sample.pred_instances) == 0:
             return background.copy()
         drawn = self.visualizer.add_datasample(
-            'picture',
+            'image',
             cv2.cvtColor(background, cv2.COLOR_BGR2RGB),
             sample,
             draw_gt=False,
@@ -83,147 +82,143 @@ class KeypointPainter:
             skeleton_style=self.skeleton_style,
         )
         drawn = cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR)
-        return draw_track_ids(drawn, sample.pred_instances) if self.draw_bbox else drawn
+        if self.draw_bbox:
+            _draw_track_ids(drawn, sample.pred_instances)
+        return drawn
 
 
-def draw_boxes(image, instances):
-    """Boxes and track ids of the people, in their colours."""
+def draw_boxes(image: np.ndarray, instances: InstanceData) -> np.ndarray:
+    """Draw boxes and track ids in the colors of the people."""
     image = image.copy()
     width = max(1, round(max(image.shape[:2]) / 400))
-    for box, colour in zip(instances.bboxes, person_colours(instances), strict=True):
+    for box, color in zip(instances.bboxes, person_colors(instances), strict=True):
         (x1, y1), (x2, y2) = np.rint(box[:4].reshape(2, 2)).astype(int).tolist()
-        cv2.rectangle(image, (x1, y1), (x2, y2), colour.tolist(), width)
-    return draw_track_ids(image, instances)
-
-
-def draw_track_ids(image, instances):
-    """Write each track's id into the upper left corner of its box; changes `image`."""
-    if 'track_ids' not in instances:
-        return image
-    size = max(image.shape[:2]) / 1000
-    for box, track in zip(instances.bboxes, instances.track_ids, strict=True):
-        if track >= 0:
-            corner = int(box[0]) + 3, int(box[1] + 28 * size) + 3
-            _write(image, f'#{track}', corner, size)
+        cv2.rectangle(image, (x1, y1), (x2, y2), color.tolist(), width)
+    _draw_track_ids(image, instances)
     return image
 
 
-def _write(image, text, corner, size):
+def _draw_track_ids(image, instances):
+    """Write track ids into the upper left corners of the boxes, in place."""
+    size = max(image.shape[:2]) / 1000
     font, width = cv2.FONT_HERSHEY_SIMPLEX, max(1, round(2 * size))
-    cv2.putText(image, text, corner, font, size, INK, width + 2, cv2.LINE_AA)
-    cv2.putText(image, text, corner, font, size, (255, 255, 255), width, cv2.LINE_AA)
+    for box, track in zip(instances.bboxes, instances.get('track_ids', ()), strict=False):
+        if track >= 0:
+            corner = int(box[0]) + 3, int(box[1] + 28 * size) + 3
+            for color, line in ((TEXT_COLOR, width + 2), ((WHITE,) * 3, width)):
+                cv2.putText(image, f'#{track}', corner, font, size, color, line, cv2.LINE_AA)
 
 
 # ---------------------------------------------------------------------------------------------
 # Meshes
 # ---------------------------------------------------------------------------------------------
 def draw_bodies(
-    image, people, faces, focal, centre, colours=None, alpha=0.9, style='solid', samples=2
-):
-    """Bodies over a picture, the nearer in front of the farther.
+    image: np.ndarray,
+    people: np.ndarray,
+    faces: np.ndarray,
+    focal: tuple[float, float],
+    center: tuple[float, float],
+    colors: np.ndarray | None = None,
+    alpha: float = 0.9,
+    style: str = 'solid',
+) -> np.ndarray:
+    """Draw meshes over an image; nearer people hide farther ones.
 
     Args:
-        image: (H, W, 3) uint8 BGR.
-        people: (P, V, 3), metres, camera of the whole picture.
+        people: (P, V, 3), metres, camera frame of the whole image.
         faces: (F, 3).
-        focal, centre: (2,), pixels, x before y.
-        colours: (P, 3) BGR 0..255; None: PALETTE.
+        focal, center: (2,), pixels, x before y.
+        colors: (P, 3) BGR 0..255; None: PALETTE.
         alpha: opacity of surfaces.
         style: 'solid', 'wireframe' or 'both'.
-        samples: see `renderer.draw_meshes`.
 
     Raises:
-        ImportError: without numba. ValueError: another style.
+        ImportError: numba is not installed. ValueError: unknown style.
     """
-    draw_meshes = _import_renderer()
+    need('numba', 'drawing meshes')
+    from ..render.meshes import draw_meshes
+
     image = np.array(image, order='C')
-    if colours is None:
-        colours = PALETTE[np.arange(len(people)) % len(PALETTE)]
-    draw_meshes(image, people, faces, focal, centre, colours, alpha, style, samples=samples)
+    if colors is None:
+        colors = PALETTE[np.arange(len(people)) % len(PALETTE)]
+    draw_meshes(image, people, faces, focal, center, colors, alpha, style)
     return image
 
 
-def side_view(people, faces, shape, colours=None, style='solid', samples=2):
-    """The people from the right of the picture, on white; what is near is on the left.
+def side_view(
+    people: np.ndarray,
+    faces: np.ndarray,
+    shape: tuple[int, int],
+    colors: np.ndarray | None = None,
+    style: str = 'solid',
+) -> np.ndarray:
+    """Draw people on white as seen from the right of the image; the nearest is on the left.
 
-    All fit. They keep their places to each other, but farther apart in depth than DEPTH_SHOWN they
-    move together, or each would be tiny.
+    The view is zoomed to show everyone. Distances in depth are scaled down if they exceed
+    MAX_DEPTH_RANGE, which would make each person tiny.
 
     Args:
-        people: (P, V, 3), metres, camera of the whole picture.
+        people: (P, V, 3), metres, camera frame of the whole image.
         faces: (F, 3).
         shape: (H, W) of the result.
-        colours, style, samples: see `draw_bodies`.
+        colors, style: see `draw_bodies`.
     """
-    image = np.full((*shape, 3), PAPER, np.uint8)
+    image = np.full((*shape, 3), WHITE, np.uint8)
     if len(people) == 0:
         return image
     people = np.array(people, np.float32)
     depth = people[..., 2].mean(1)
-    spread = max(np.ptp(depth), DEPTH_SHOWN)
-    people[..., 2] += ((DEPTH_SHOWN / spread - 1) * (depth - depth.mean()))[:, None]
+    spread = max(np.ptp(depth), MAX_DEPTH_RANGE)
+    people[..., 2] += ((MAX_DEPTH_RANGE / spread - 1) * (depth - depth.mean()))[:, None]
     low, high = people.min((0, 1)), people.max((0, 1))
     x, y, z = np.moveaxis(people - (low + high) / 2, -1, 0)
     turned = np.stack([z, y, -x], axis=-1)  # a quarter turn about the vertical
     reach = np.abs(turned).max((0, 1))
-    focal = 4.0 * min(shape)  # long enough not to distort
+    focal = 4.0 * min(shape)  # long: little perspective distortion
     near = max(focal * reach[0] / (0.46 * shape[1]), focal * reach[1] / (0.46 * shape[0]), 1.0)
     turned[..., 2] += near + reach[2]
-    centre = (shape[1] / 2, shape[0] / 2)
-    return draw_bodies(
-        image, turned, faces, (focal, focal), centre, colours, 1.0, style, samples=samples
-    )
+    center = (shape[1] / 2, shape[0] / 2)
+    return draw_bodies(image, turned, faces, (focal, focal), center, colors, 1.0, style)
 
 
-def _import_renderer():
-    try:
-        from ..render.meshes import draw_meshes
-    except ImportError as error:
-        raise ImportError('drawing meshes needs numba: pip install numba') from error
-    return draw_meshes
-
-
+@dataclass
 class MeshPainter:
-    """Draws the bodies that a MeshInferencer predicted.
+    """Draws predicted meshes.
 
     Args:
         faces: (F, 3).
         style: 'solid', 'wireframe' or 'both'.
-        alpha: opacity of surfaces over the picture.
-        side: add the view from the side, to the right of the picture.
-        draw_bbox: draw boxes, and track ids beside them.
-        black_background: draw on black instead of on the picture.
+        alpha: opacity of surfaces over the image.
+        side: append the view from the side, to the right of the image.
+        draw_bbox: draw boxes and track ids.
+        black_background: draw on black instead of on the image.
     """
 
-    def __init__(
-        self, faces, style='solid', alpha=0.9, side=False, draw_bbox=False, black_background=False
-    ):
-        self.faces = faces
-        self.style, self.alpha, self.side = style, alpha, side
-        self.draw_bbox = draw_bbox
-        self.black_background = black_background
+    faces: np.ndarray
+    style: str = 'solid'
+    alpha: float = 0.9
+    side: bool = False
+    draw_bbox: bool = False
+    black_background: bool = False
 
-    def __call__(self, image, sample):
-        """`image` with the `pred_instances` of `sample`: `vertices` moved by `translation`."""
+    def __call__(self, image: np.ndarray, sample: BaseDataElement) -> np.ndarray:
+        """Draw the `pred_instances` of a PoseDataSample: `vertices` moved by `translation`."""
         instances = sample.pred_instances
         drawn = np.zeros_like(image) if self.black_background else image
         people = instances.vertices + instances.translation[:, None]
-        colours = person_colours(instances)
-        drawn = draw_bodies(
-            drawn,
-            people,
-            self.faces,
+        focal, center, colors = (
             sample.focal_length,
             sample.principal_point,
-            colours,
-            self.alpha,
-            self.style,
+            person_colors(instances),
+        )
+        drawn = draw_bodies(
+            drawn, people, self.faces, focal, center, colors, self.alpha, self.style
         )
         if self.draw_bbox:
             drawn = draw_boxes(drawn, instances)
         if self.side:
             height, width = drawn.shape[:2]
-            view = side_view(people, self.faces, (height, min(height, width)), colours, self.style)
+            view = side_view(people, self.faces, (height, min(height, width)), colors, self.style)
             drawn = np.hstack([drawn, view])
         return drawn
 
@@ -231,62 +226,59 @@ class MeshPainter:
 # ---------------------------------------------------------------------------------------------
 # Contact sheets
 # ---------------------------------------------------------------------------------------------
-def contact_sheet(rows, titles, height=256, gap=8):
-    """Pictures side by side, as in the paper's Figures 4 and 5: a row a photo, a column a model.
+def contact_sheet(
+    rows: list[list[np.ndarray | None]], titles: list[str], height: int = 256, gap: int = 8
+) -> np.ndarray:
+    """Grid of images as in the paper's Figures 4 and 5: a row per input, a column per model.
 
     Args:
-        rows: lists of (H, W, 3) BGR pictures, one for each title; None leaves a place empty.
+        rows: lists of (H, W, 3) BGR images, one per title; None leaves a cell empty.
         titles: written above the columns.
         height: of a row, pixels.
-        gap: between pictures, pixels.
+        gap: between images, pixels.
 
     Raises:
-        ValueError: no picture at all, or a row with another number of pictures than titles.
+        ValueError: no image at all, or a row whose length differs from that of `titles`.
     """
     for row in rows:
         if len(row) != len(titles):
-            raise ValueError(f'a row has {len(row)} pictures for {len(titles)} titles {titles}')
-    scaled = [[_fit(picture, height) for picture in row] for row in rows]
+            raise ValueError(f'a row has {len(row)} images for {len(titles)} titles {titles}')
+    scaled = [[_resize(image, height) for image in row] for row in rows]
     widths = [
-        max((p.shape[1] for p in column if p is not None), default=0)
+        max((image.shape[1] for image in column if image is not None), default=0)
         for column in zip(*scaled, strict=True)
     ]
     if not any(widths):
-        raise ValueError('a contact sheet wants at least one picture')
+        raise ValueError('a contact sheet requires at least one image')
     widths = [max(width, height // 2) for width in widths]
     head = height // 8
-    shape = (
-        head + gap + len(rows) * (height + gap),
-        gap + sum(width + gap for width in widths),
-        3,
-    )
-    sheet = np.full(shape, PAPER, np.uint8)
+    shape = (head + gap + len(rows) * (height + gap), gap + sum(widths) + gap * len(widths), 3)
+    sheet = np.full(shape, WHITE, np.uint8)
     for column, (title, width) in enumerate(zip(titles, widths, strict=True)):
         left = gap + sum(w + gap for w in widths[:column])
         _title(sheet[gap : gap + head, left : left + width], title)
         for line, row in enumerate(scaled):
-            picture = row[column]
-            if picture is not None:
+            image = row[column]
+            if image is not None:
                 top = head + gap + line * (height + gap)
-                margin = (width - picture.shape[1]) // 2
-                place = sheet[top : top + height, left + margin : left + margin + picture.shape[1]]
-                place[:] = picture
+                start = left + (width - image.shape[1]) // 2
+                sheet[top : top + height, start : start + image.shape[1]] = image
     return sheet
 
 
-def _fit(picture, height):
-    if picture is None:
+def _resize(image, height):
+    if image is None:
         return None
-    width = max(round(picture.shape[1] * height / picture.shape[0]), 1)
-    shrinks = height < picture.shape[0]
-    way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(picture, (width, height), interpolation=way)
+    width = max(round(image.shape[1] * height / image.shape[0]), 1)
+    method = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=method)
 
 
-def _title(place, text):
-    """Write `text` into the middle of `place`, as large as fits; changes `place`."""
-    font, height, width = cv2.FONT_HERSHEY_SIMPLEX, *place.shape[:2]
+def _title(cell, text):
+    """Write `text` into the middle of `cell`, as large as fits, in place."""
+    font, height, width = cv2.FONT_HERSHEY_SIMPLEX, *cell.shape[:2]
     (full, tall), _ = cv2.getTextSize(text, font, 1.0, 1)
     size = min(0.95 * width / full, 0.55 * height / tall)
     corner = int((width - full * size) / 2), int((height + tall * size) / 2)
-    cv2.putText(place, text, corner, font, size, INK, max(1, round(1.5 * size)), cv2.LINE_AA)
+    line = max(1, round(1.5 * size))
+    cv2.putText(cell, text, corner, font, size, TEXT_COLOR, line, cv2.LINE_AA)
