@@ -20,7 +20,9 @@ import torch
 from benchmark.timing import interleaved
 
 from trunchier.deploy import export as exporting
-from trunchier.weights.find import find_config, find_weights, load_weights
+from trunchier.models.create import build_model
+from trunchier.weights.find import find, find_config
+from trunchier.weights.load import load_checkpoint
 
 
 def main(arguments=None):
@@ -61,20 +63,19 @@ def parse_args(arguments):
 
 def export(args):
     """Write the file; returns what to tell about it."""
-    cfg, name = find_config(args.config, _task(args.config))
-    task = exporting.task_of(cfg)
+    name, task, cfg, _ = find_config(args.config)
     if args.body_model is not None:
         if task == 'pose':
             raise ValueError(f'{name} is a pose model and has no body; leave --body-model out')
         cfg.model.body_model = dict(path=args.body_model)
-    model = exporting.build(cfg)
+    model = build_model(cfg)
     meta, weights = None, args.checkpoint
     if args.checkpoint == 'random':
         if not args.allow_random:
             raise ValueError('random weights predict nothing; --allow-random, if they will do')
     else:
-        path = find_weights(name, args.checkpoint)
-        meta, weights = load_weights(model, path), path.name
+        path = find(args.config, args.checkpoint).weights
+        meta, weights = load_checkpoint(model, path), path.name
     if task == 'pose' and meta is None:
         meta = _meta_of(cfg)
     output = args.output or Path(name + exporting.FORMATS[args.format])
@@ -99,17 +100,6 @@ def export(args):
             "SMPL's licence goes"
         )
     return '\n'.join(lines)
-
-
-def _task(config):
-    """The task of a config file or name, for `find_config`, which knows names by task."""
-    if not config.endswith('.py'):
-        return exporting.task_of_name(config)
-    from mmengine.config import Config
-
-    if not Path(config).is_file():
-        raise FileNotFoundError(f'no config {config} (from {Path.cwd()})')
-    return exporting.task_of(Config.fromfile(config))
 
 
 def _meta_of(cfg):

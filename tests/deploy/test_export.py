@@ -13,6 +13,7 @@ from torch import nn
 from trunchier import ops, zoo
 from trunchier.deploy import export
 from trunchier.models.backbones import swin
+from trunchier.models.create import build_model
 from trunchier.weights.find import find_config
 
 onnx = pytest.importorskip('onnx', reason='needs onnx, onnxscript and onnxruntime')
@@ -44,7 +45,7 @@ def pose_config(family='swin'):
 def built(cfg):
     """A model whose weights are not just initialised: norms too have something to do."""
     torch.manual_seed(0)
-    model = export.build(cfg)
+    model = build_model(cfg)
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if 'norm' in name and tensor.is_floating_point():
@@ -266,9 +267,9 @@ def test_files_of_others_are_refused(tmp_path, shared):
 @pytest.mark.parametrize('task', zoo.TASKS)
 @pytest.mark.parametrize('name', zoo.ENCODERS)
 def test_every_model_exports_to_onnx(name, task, tmp_path):
-    cfg, paper = find_config(name, task)
+    paper, _, cfg, _ = find_config(name, task)
     done = export.export(
-        export.build(cfg),
+        build_model(cfg),
         tmp_path / 'model.onnx',
         export.describe(cfg, paper, COCO),
         dynamic_batch=True,

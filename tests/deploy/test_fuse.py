@@ -11,11 +11,11 @@ from small_models import SWIN, mesh_config, pose_config
 from torch import nn
 
 import trunchier
-from trunchier.deploy import export
 from trunchier.deploy.fuse import deploy, fold_norm
 from trunchier.models import HMR2Head, StageAdapter, TruncatedGMF, TruncatedSwin, TruncatedVMamba
+from trunchier.models.create import build_model
 from trunchier.ops.linear import PackedConv2d, PackedLinear, set_cpu_linear
-from trunchier.weights.load import from_groupmixformer, from_swin, from_vmamba
+from trunchier.weights.families import from_groupmixformer, from_swin, from_vmamba
 
 ROWS = dict(channels=(20, 40, 60, 80), depths=(2, 1, 1, 1))
 SMALL = {
@@ -48,7 +48,7 @@ def estimator(task, family):
     cfg = dict(pose=pose_config, mesh=mesh_config)[task]()
     cfg.model.backbone = dict(SMALL[family], num_stages=2)
     cfg.model.neck.in_channels = SMALL[family]['arch']['channels'][1]
-    model = lively(export.build(cfg))
+    model = lively(build_model(cfg))
     if task == 'pose':
         model.head.final_layer.weight.data.normal_(0, 0.1)
     return model

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from small_models import ROOT, mesh_config, noise, pose_config, write_clip, write_weights
 
+from trunchier import assets
 from trunchier.inference import command as predict
 from trunchier.inference.sources import import_av
-from trunchier.weights import find
 
 
 @pytest.fixture(scope='module')
@@ -143,10 +143,10 @@ def test_skipped_input_is_told_and_the_rest_is_done(models, folder, capsys):
         (['photos/*.tiff'], 'no file matches'),
         (['photos', '--model', 'VMPose-T-S9'], 'did you mean VMPose-T-S'),
         (['photos', '--model', 'VMPose-T-S2'], 'no weights of VMPose-T-S2'),
-        (['photos', '--model', 'pose'], 'no pose model comes with weights'),
+        (['photos', '--model', 'pose'], 'no pose model ships with weights'),
         (['photos', '--model', 'a', 'b', '--weights', 'c'], '2 models and 1 weights'),
         (['photos', '--model', 'nowhere.py'], 'no config nowhere.py'),
-        (['photos', '--weights', 'nowhere.pth', '--model', 'vm-t-s2'], 'nowhere.pth'),
+        (['photos', '--weights', 'nowhere.pth', '--model', 'VMPose-T-S2'], 'nowhere.pth'),
         (['photos', '--save', 'glb', 'POSE'], 'obj and glb are of meshes'),
         (['photos', '--boxes', 'nowhere.json', 'POSE'], 'no file nowhere.json'),
         (['photos', '--out-dir', 'file/x', 'POSE'], 'nothing can be written to'),
@@ -159,7 +159,7 @@ def test_errors_say_what_is_wrong_in_a_line(given, says, models, folder, monkeyp
     monkeypatch.chdir(folder)
     monkeypatch.delenv('DISPLAY', raising=False)
     monkeypatch.delenv('WAYLAND_DISPLAY', raising=False)
-    monkeypatch.setattr(find, 'WEIGHTS', folder)
+    monkeypatch.setattr(assets, 'path', lambda name: folder / name)
     (folder / 'file').touch()
     (folder / 'broken.png').write_bytes(b'broken')
     if 'POSE' in given:

@@ -241,11 +241,12 @@ def test_precision_changes_little(inferencers, weights, picture):
 def test_exported_models_predict_the_same(infer, weights, picture, tmp_path, dynamic):
     pytest.importorskip('onnxscript', reason='writing ONNX needs onnxscript')
     from trunchier.deploy import export
-    from trunchier.weights.find import load_weights
+    from trunchier.models.create import build_model
+    from trunchier.weights.load import load_checkpoint
 
     cfg = CONFIGS[infer.task]()
-    model = export.build(cfg)
-    load_weights(model, weights[infer.task])
+    model = build_model(cfg)
+    load_checkpoint(model, weights[infer.task])
     meta = getattr(infer, 'dataset_meta', None)
     export.export(
         model, tmp_path / 'a.onnx', export.describe(cfg, infer.name, meta), dynamic_batch=dynamic
@@ -467,7 +468,7 @@ def test_calls_that_make_no_sense_are_refused_at_once(infer, picture, monkeypatc
 
 
 def test_models_of_other_kinds_are_refused(weights):
-    with pytest.raises(ValueError, match='is a TopdownPoseEstimator, not a MeshEstimator'):
+    with pytest.raises(ValueError, match='is a pose model, not mesh; use PoseInferencer'):
         MeshInferencer(pose_config(), weights['pose'], device='cpu')
     bottomup = pose_config()
     bottomup.model.type = 'BottomupPoseEstimator'
@@ -571,7 +572,7 @@ import torch, trunchier
 from mmpose.apis import MMPoseInferencer, init_model
 from mmengine.config import Config
 from trunchier.weights.find import find_config
-model = init_model(find_config('SwinPose-T-S2', 'pose')[0], None, 'cpu')
+model = init_model(find_config('SwinPose-T-S2').cfg, None, 'cpu')
 torch.save(dict(state_dict=model.state_dict()), r'{tmp_path}/a.pth')
 infer = MMPoseInferencer('SwinPose-T-S2', r'{tmp_path}/a.pth', device='cpu',
                          det_model='whole_image')

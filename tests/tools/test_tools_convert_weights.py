@@ -6,7 +6,7 @@ import torch
 from golden_rule import golden_state, official_shapes
 
 from trunchier.models import TruncatedSwin
-from trunchier.weights.load import load_official
+from trunchier.weights.load import load_checkpoint
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'convert_weights.py'
 
@@ -24,7 +24,7 @@ def test_the_written_file_loads_as_the_official_one(tmp_path):
     assert done.returncode == 0, done.stderr
     models = [TruncatedSwin('tiny', num_stages=2) for _ in range(2)]
     for model, name in zip(models, ('official.pth', 'clean.safetensors'), strict=True):
-        load_official(model, tmp_path / name)
+        load_checkpoint(model, tmp_path / name)
     first, second = (model.state_dict() for model in models)
     assert all(torch.equal(v, second[k]) for k, v in first.items() if not k.startswith('norm'))
 

@@ -4,11 +4,18 @@ import pytest
 import torch
 from golden_rule import assert_matches, golden_input, golden_state, load_golden, official_shapes
 from mmengine.registry import MODELS, init_default_scope
+from small_models import mesh_config, pose_config, write_weights
 from torch import nn
 
 from trunchier.models import StageAdapter, TruncatedSwin, TruncatedVMamba
+from trunchier.models.create import build_model
 from trunchier.weights import load
-from trunchier.weights.load import CheckpointError, OfficialPretrained, load_official, read_weights
+from trunchier.weights.load import (
+    CheckpointError,
+    OfficialPretrained,
+    load_checkpoint,
+    read_weights,
+)
 from trunchier.zoo import model_cfg
 
 
@@ -29,7 +36,7 @@ def swin_state():
 def test_truncation_keeps_its_stages_and_drops_the_rest(tmp_path, swin_state, num_stages):
     path = save(tmp_path, dict(model=swin_state))
     model = TruncatedSwin('tiny', num_stages=num_stages)
-    load_official(model, path)
+    load_checkpoint(model, path)
     last = num_stages - 1
     ours = model.stages[last].blocks[1].attn.qkv.weight
     assert torch.equal(ours, swin_state[f'layers.{last}.blocks.1.attn.qkv.weight'])
@@ -40,7 +47,7 @@ def test_truncation_keeps_its_stages_and_drops_the_rest(tmp_path, swin_state, nu
 @pytest.mark.parametrize('wrapper', ['model', 'state_dict', 'model_ema', None])
 def test_every_official_wrapper_is_opened(tmp_path, swin_state, wrapper):
     path = save(tmp_path, {wrapper: swin_state, 'epoch': 300} if wrapper else swin_state)
-    load_official(TruncatedSwin('tiny', num_stages=1), path)
+    load_checkpoint(TruncatedSwin('tiny', num_stages=1), path)
 
 
 def test_weights_of_the_network_come_before_their_moving_average(tmp_path, swin_state):
@@ -48,7 +55,7 @@ def test_weights_of_the_network_come_before_their_moving_average(tmp_path, swin_
         tmp_path, dict(model_ema={k: v * 0 for k, v in swin_state.items()}, model=swin_state)
     )
     model = TruncatedSwin('tiny', num_stages=1)
-    load_official(model, path)
+    load_checkpoint(model, path)
     assert model.stages[0].blocks[0].mlp.fc1.weight.abs().sum() > 0
 
 
@@ -60,44 +67,44 @@ def test_another_variant_lists_what_does_not_fit(tmp_path):
     model = TruncatedSwin('tiny', num_stages=2)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(CheckpointError, match=r'(?s)another variant.*misshapen.*file \(128'):
-        load_official(model, path)
+        load_checkpoint(model, path)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def test_missing_keys_are_listed(tmp_path, swin_state):
     del (state := dict(swin_state))['layers.1.blocks.0.attn.qkv.bias']
     with pytest.raises(CheckpointError, match=r'(?s)1 missing:\n  stages\.1\.blocks\.0\.attn\.qkv'):
-        load_official(TruncatedSwin('tiny', num_stages=2), save(tmp_path, state))
+        load_checkpoint(TruncatedSwin('tiny', num_stages=2), save(tmp_path, state))
 
 
 def test_unexpected_keys_are_listed(tmp_path, swin_state):
     state = dict(swin_state, absolute_pos_embed=torch.zeros(1))
     with pytest.raises(CheckpointError, match=r'(?s)1 unexpected:\n  absolute_pos_embed'):
-        load_official(TruncatedSwin('tiny', num_stages=2), save(tmp_path, state))
+        load_checkpoint(TruncatedSwin('tiny', num_stages=2), save(tmp_path, state))
 
 
 def test_a_family_does_not_fit_another(tmp_path, swin_state):
     with pytest.raises(CheckpointError, match='does not fit TruncatedVMamba'):
-        load_official(TruncatedVMamba('tiny', num_stages=1), save(tmp_path, swin_state))
+        load_checkpoint(TruncatedVMamba('tiny', num_stages=1), save(tmp_path, swin_state))
 
 
 def test_an_unknown_layout_shows_its_keys(tmp_path):
     path = save(tmp_path, {'conv1.weight': torch.zeros(1)})
-    with pytest.raises(CheckpointError, match=r'(?s)none of the layouts.*Swin.*conv1\.weight'):
-        load_official(TruncatedSwin('tiny', num_stages=1), path)
+    with pytest.raises(CheckpointError, match=r'(?s)known layouts.*Swin.*conv1\.weight'):
+        load_checkpoint(TruncatedSwin('tiny', num_stages=1), path)
 
 
 @pytest.mark.parametrize('content', [[torch.zeros(1)], {'epoch': 3}])
 def test_a_file_without_tensors_says_so(tmp_path, content):
     with pytest.raises(CheckpointError, match='not a state_dict|no tensors'):
-        load_official(TruncatedSwin('tiny', num_stages=1), save(tmp_path, content))
+        load_checkpoint(TruncatedSwin('tiny', num_stages=1), save(tmp_path, content))
 
 
 def test_a_cut_file_is_named(tmp_path, swin_state):
     path = save(tmp_path, swin_state)
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(CheckpointError, match=r'official\.pth cannot be read.*cut off'):
-        load_official(TruncatedSwin('tiny', num_stages=1), path)
+        load_checkpoint(TruncatedSwin('tiny', num_stages=1), path)
 
 
 @pytest.mark.parametrize('name', ['picture.pth', 'picture.safetensors'])
@@ -123,7 +130,7 @@ def test_an_absent_file_says_where_it_may_come_from():
     with pytest.raises(
         FileNotFoundError, match=r'(?s)no checkpoint .*absent\.pth.*README.*init_cfg'
     ):
-        load_official(nn.Linear(1, 1), 'absent.pth')
+        load_checkpoint(nn.Linear(1, 1), 'absent.pth')
 
 
 @pytest.mark.skipif(not hasattr(torch.serialization, 'safe_globals'), reason='torch < 2.5')
@@ -204,13 +211,13 @@ def test_our_own_checkpoint_gives_its_backbone_and_adapter_to_another_task(tmp_p
     mesh.head = nn.Linear(5, 5)
     path = save(tmp_path, dict(state_dict=pose.state_dict(), meta={}))
     head = mesh.head.weight.clone()
-    load_official(mesh, path, parts=['backbone', 'neck'])
+    load_checkpoint(mesh, path, parts=['backbone', 'neck'])
     assert torch.equal(mesh.head.weight, head)
     for part in ('backbone', 'neck'):
         ours = getattr(mesh, part).state_dict()
         assert all(torch.equal(v, ours[k]) for k, v in getattr(pose, part).state_dict().items())
     with pytest.raises(CheckpointError, match=r'(?s)misshapen:\n  head\.weight'):
-        load_official(mesh, path)
+        load_checkpoint(mesh, path)
 
 
 def test_an_unknown_part_is_named(tmp_path):
@@ -224,7 +231,7 @@ def test_a_checkpoint_of_ours_reads_back_from_either_format(tmp_path):
     for name in ('ours.pth', 'ours.safetensors'):
         load.save_weights(model.state_dict(), tmp_path / name)
         again = TruncatedSwin('tiny', num_stages=1)
-        load_official(again, tmp_path / name)
+        load_checkpoint(again, tmp_path / name)
         assert torch.equal(again.stem.proj.weight, model.stem.proj.weight)
     assert sorted(p.name for p in tmp_path.iterdir()) == ['ours.pth', 'ours.safetensors']
 
@@ -232,3 +239,61 @@ def test_a_checkpoint_of_ours_reads_back_from_either_format(tmp_path):
 def test_another_suffix_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r'\.safetensors or \.pth'):
         load.save_weights({}, tmp_path / 'ours.onnx')
+
+
+# --- models of configs ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('config', [pose_config, mesh_config])
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_every_parameter_comes_from_the_file(tmp_path, config, suffix):
+    from safetensors.torch import save_file
+
+    path = tmp_path / f'a{suffix}'
+    write_weights(config(), tmp_path / 'a.pth')
+    state = torch.load(tmp_path / 'a.pth')['state_dict']
+    if suffix == '.safetensors':  # half precision, as embedded weights are
+        state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+        save_file(state, path)
+    torch.manual_seed(1)
+    model = build_model(config())
+    assert load_checkpoint(model, path) is None
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, state[key].to(value.dtype)), key
+
+
+def test_the_metainfo_of_the_training_set_comes_along(tmp_path):
+    write_weights(pose_config(), tmp_path / 'a.pth')
+    content = torch.load(tmp_path / 'a.pth')
+    content['meta'] = {'dataset_meta': {'dataset_name': 'coco', 'num_keypoints': 17}}
+    torch.save(content, tmp_path / 'a.pth')
+    assert load_checkpoint(build_model(pose_config()), tmp_path / 'a.pth')['num_keypoints'] == 17
+
+
+def test_the_discriminator_of_a_training_checkpoint_is_left_out(tmp_path):
+    write_weights(mesh_config(), tmp_path / 'a.pth')
+    content = torch.load(tmp_path / 'a.pth')
+    content['state_dict']['discriminator.joint_out.weight'] = torch.zeros(3)
+    torch.save(content, tmp_path / 'a.pth')
+    load_checkpoint(build_model(mesh_config()), tmp_path / 'a.pth')
+
+
+@pytest.mark.parametrize('config, other', [(pose_config, mesh_config), (mesh_config, pose_config)])
+def test_weights_of_another_model_are_refused(tmp_path, config, other):
+    write_weights(other(), tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError, match=r'does not fit [^\n]*\n\d+ missing:'):
+        load_checkpoint(build_model(config()), tmp_path / 'a.pth')
+
+
+def test_weights_of_another_size_are_refused(tmp_path):
+    write_weights(pose_config(), tmp_path / 'a.pth')
+    larger = pose_config()
+    larger.model.head.deconv_out_channels = (32, 32)
+    with pytest.raises(CheckpointError, match='misshapen'):
+        load_checkpoint(build_model(larger), tmp_path / 'a.pth')
+
+
+def test_a_file_of_other_content_is_named(tmp_path):
+    (tmp_path / 'a.pth').write_bytes(b'no weights')
+    with pytest.raises(CheckpointError, match='a.pth cannot be read as weights'):
+        load_checkpoint(build_model(pose_config()), tmp_path / 'a.pth')

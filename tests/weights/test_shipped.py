@@ -8,7 +8,7 @@ import pytest
 from trunchier.conventions import EVAL_14_IN_44, PELVIS
 from trunchier.inference.inferencer import MeshInferencer, PoseInferencer
 from trunchier.synthetic.people import SyntheticPeople
-from trunchier.weights import find
+from trunchier.weights.find import find, weights_note
 
 MODELS = dict(pose='VMPose-T-S2', mesh='VMHMR2.0-T-S2')
 PEOPLE = 24
@@ -23,13 +23,13 @@ def people():
 
 @pytest.mark.parametrize('task', MODELS)
 def test_they_are_small_and_labelled(task):
-    path = find.find_weights(MODELS[task], None)
-    assert find.embedded_model(task) == MODELS[task]
+    name, _, _, path = find(task)
+    assert name == MODELS[task]
     assert path.stat().st_size <= 10e6
-    assert 'synthetic people only' in find.weights_note(path)
+    assert 'synthetic people only' in weights_note(path)
 
 
-def test_who_uses_them_is_told(caplog):
+def test_a_warning_names_the_training_data(caplog):
     with caplog.at_level(logging.WARNING, logger='trunchier'):
         PoseInferencer(MODELS['pose'])
     assert 'VMPose-T-S2.safetensors: trained on synthetic people only' in caplog.text

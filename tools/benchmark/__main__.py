@@ -50,6 +50,7 @@ from timing import ROOT, environment, interleaved, markdown, peak_memory, peaks
 import trunchier
 from trunchier import ops
 from trunchier.deploy import export as exporting
+from trunchier.models.create import build_model
 from trunchier.weights.find import find_config
 
 DTYPES = {
@@ -524,7 +525,7 @@ def pose_rows(people, args):
 
     from trunchier.weights.find import find_config
 
-    cfg, _ = find_config('vm-t-s2', 'pose')
+    cfg = find_config('vm-t-s2', 'pose').cfg
     init_default_scope('mmpose')
     spec = Config(dict(cfg.train_dataloader.dataset)).to_dict()
     spec.update(data_root=str(people), ann_file='annotations.json', data_prefix=dict(img='images/'))
@@ -545,7 +546,7 @@ def mesh_rows(folder, args):
 
     with contextlib.redirect_stdout(None):
         make_shards.main([str(folder / 'people'), '--out', str(folder / 'shards')])
-    cfg, _ = find_config('vm-t-s2', 'mesh')
+    cfg = find_config('vm-t-s2', 'mesh').cfg
     pipeline = [dict(step) for step in cfg.train_pipeline]
     for step in pipeline:
         if step['type'] == 'AddRealPoses':
@@ -665,17 +666,15 @@ def pipeline_arguments(add):
 
 def pipeline(args):
     """Video to results with boxes given, beside the network alone at the same batch size."""
-    from trunchier.deploy import export as exporting
     from trunchier.inference import inferencer as inferencers
     from trunchier.inference.writers import VideoWriter
     from trunchier.weights.find import find_config
 
-    task = exporting.task_of_name(args.model)
-    cfg, name = find_config(args.model, task)
+    name, task, cfg, _ = find_config(args.model)
     kind = inferencers.MeshInferencer if task == 'mesh' else inferencers.PoseInferencer
     with tempfile.TemporaryDirectory() as folder:
         weights, clip = Path(folder, 'random.pth'), Path(folder, 'clip.mp4')
-        torch.save(dict(state_dict=exporting.build(cfg).state_dict()), weights)
+        torch.save(dict(state_dict=build_model(cfg).state_dict()), weights)
         write_clip(VideoWriter, clip, args.frames)
         inferencer = kind(
             args.model, str(weights), device=args.device, batch_size=args.batch,
@@ -835,8 +834,8 @@ def export(args):
     meta = dict(keypoint_id2name=keypoints, flip_indices=keypoints, skeleton_links=[])
     rows = []
     for name, (_, task) in networks.names(args.models).items():
-        cfg, _ = find_config(name, task)
-        model = exporting.build(cfg)
+        cfg = find_config(name, task).cfg
+        model = build_model(cfg)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, 'model' + exporting.FORMATS[args.to])
             facts = exporting.describe(cfg, name, meta)

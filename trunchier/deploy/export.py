@@ -22,7 +22,6 @@ from torch import nn
 
 from .. import __version__
 from ..conventions import BODIES, FOCAL_LENGTH, IMAGE_SIZE, JOINTS_44, SMPL_24, SMPL_PARENTS
-from ..weights.find import model_names
 from .lower import PRECISIONS, lower
 
 FORMATS = {'onnx': '.onnx', 'torchscript': '.pt', 'torch-export': '.pt2'}  # and their suffixes
@@ -61,37 +60,6 @@ def task_of(cfg):
     if cfg.model.type not in tasks:
         raise ValueError(f'cannot export a {cfg.model.type}; there are {", ".join(tasks)}')
     return tasks[cfg.model.type]
-
-
-def task_of_name(name):
-    """The task of a paper's name, 'pose' where it is none: an encoder has both."""
-    mesh = {paper.lower() for paper in model_names('mesh').values()}
-    return 'mesh' if name.lower() in mesh else 'pose'
-
-
-def build(cfg):
-    """The model of a config, on the CPU, in eval mode, with random weights and without adversary.
-
-    Raises:
-        ImportError: a pose model's head, or a ViT, without mmpose and mmpretrain.
-    """
-    from mmengine.registry import MODELS, init_default_scope
-
-    cfg = copy.deepcopy(cfg)
-    if task_of(cfg) == 'pose':
-        _import_mmpose()
-    else:
-        cfg.model.update(discriminator=None, data_preprocessor=None)
-    cfg.model.init_cfg = cfg.model.backbone.init_cfg = None
-    init_default_scope(cfg.get('default_scope', 'mmpose'))
-    return MODELS.build(cfg.model).eval()
-
-
-def _import_mmpose():
-    try:
-        import mmpose.models  # noqa: F401
-    except ImportError as error:
-        raise ImportError('pose models need mmpose: see requirements.txt') from error
 
 
 # --- what a user has to know of a file -----------------------------------------------------------

@@ -217,6 +217,7 @@ def _predict(args):
 
 
 def _inferencers(args):
+    from ..weights.find import find
     from .inferencer import MeshInferencer, PoseInferencer
 
     weights = args.weights or [None] * len(args.model)
@@ -229,7 +230,7 @@ def _inferencers(args):
         raise ValueError(f'--focal takes one number or two, got {len(focal)}')
     made = []
     for model, file in zip(args.model, weights, strict=True):
-        name, task = _model_and_task(model, args.task)
+        task = find(model, task=args.task).task
         common = dict(
             weights=file,
             device=args.device,
@@ -242,28 +243,10 @@ def _inferencers(args):
             smooth=args.smooth,
         )
         if task == 'pose':
-            made.append(PoseInferencer(name, flip_test=args.flip_test, **common))
+            made.append(PoseInferencer(model, flip_test=args.flip_test, **common))
         else:
-            made.append(MeshInferencer(name, focal=focal, body_model=args.body_model, **common))
+            made.append(MeshInferencer(model, focal=focal, body_model=args.body_model, **common))
     return made
-
-
-def _model_and_task(model, task):
-    """A name that the inferencers take, and which of them."""
-    from ..weights.find import embedded_model, model_names
-
-    if model in ('pose', 'mesh'):
-        return embedded_model(model), model
-    if model.endswith('.py'):
-        from mmengine.config import Config
-
-        if not Path(model).is_file():
-            raise FileNotFoundError(f'no config {model} (from {Path.cwd()})')
-        kind = Config.fromfile(model).model.type
-        return model, 'mesh' if kind == 'MeshEstimator' else 'pose'
-    names = [name.lower() for name in model_names('mesh').values()]
-    is_mesh = model.lower() in names or 'hmr' in model.lower()
-    return model, task or ('mesh' if is_mesh else 'pose')
 
 
 def _savable(save, inferencer):

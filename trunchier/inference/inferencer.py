@@ -29,7 +29,8 @@ from ..geometry import (
     rotation_6d_to_matrix,
 )
 from ..visualization.overlays import KeypointPainter, MeshPainter
-from ..weights.find import find_model, load_weights, pick_device, weights_note
+from ..weights.find import find, pick_device, weights_note
+from ..weights.load import load_checkpoint
 from . import detection, tracking
 from . import sources as inputs
 from .pipeline import Begin, End, Job, Report, Stopwatch, ahead, batches
@@ -92,7 +93,8 @@ class _Inferencer:
             raise ValueError(f'precision must be one of {", ".join(PRECISIONS)}, got {precision!r}')
         if batch_size < 1:
             raise ValueError(f'batch_size must be 1 or more, got {batch_size}')
-        self.cfg, self.name, self.weights = find_model(model, self.task, weights)
+        found = find(model, weights, self.task)
+        self.cfg, self.name, self.weights = found.cfg, found.name, found.required_weights()
         self.device = pick_device(device)
         self.find_people = detection.find_people(
             det_model, str(self.device), det_weights, bbox_thr, nms_thr
@@ -522,7 +524,7 @@ class PoseInferencer(_Inferencer):
             self.model.extract_feat = lambda images: images
             self.model.head.forward = lambda images: network(images)['heatmaps']
         else:
-            meta = load_weights(self.model, self.weights)
+            meta = load_checkpoint(self.model, self.weights)
             self.model.dataset_meta = meta or self.model.dataset_meta
             self.model = self._deployed(self.model)
         self.dataset_meta = self.model.dataset_meta
@@ -622,8 +624,6 @@ class MeshInferencer(_Inferencer):
         from mmengine.dataset import Compose
         from mmengine.registry import MODELS, init_default_scope
 
-        if self.cfg.model.type != 'MeshEstimator':
-            raise ValueError(f'{self.name} is a {self.cfg.model.type}, not a MeshEstimator')
         init_default_scope(self.cfg.get('default_scope', 'mmpose'))
         self.cfg.model.discriminator = None
         self.cfg.model.backbone.init_cfg = None
@@ -634,7 +634,7 @@ class MeshInferencer(_Inferencer):
             self.model.head = ExportedNetwork(self.weights, self.name)
             self.model.extract_feat = lambda images: [seen_columns(images)]
         else:
-            load_weights(self.model, self.weights)
+            load_checkpoint(self.model, self.weights)
             self.model = self._deployed(self.model)
         self.model.to(self.device).eval()
         self.model.test_cfg['with_vertices'] = True

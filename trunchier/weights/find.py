@@ -1,177 +1,180 @@
-"""A model by its name, with its weights, on a device."""
+"""Find a model by any of its names, with its config and its weights."""
+
+from __future__ import annotations
 
 import copy
 import difflib
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from .. import assets, zoo
-from ..files import local_file
-from .load import load_official, read_weights, unwrap
+from ..files import local_file, need
 
-PACKAGE = Path(__file__).parents[1]
-WEIGHTS = assets.FOLDER  # what comes with the package: PAPER-NAME.safetensors
-TRAINED_BY = {  # the configs of those
-    'VMPose-T-S2': 'configs/embedded/td-hm_vm-t-s2_synthetic-256x192.py',
-    'VMHMR2.0-T-S2': 'configs/embedded/hmr2_vm-t-s2_synthetic-128.py',
-}
-
-
-def model_names(task):
-    """The paper's names of the models of a task, 'pose' or 'mesh', by encoder."""
-    return {name: zoo.paper_name(name, task) for name in zoo.ENCODERS}
-
-
-def find_config(model, task):
-    """Config of a model, and its name.
-
-    Args:
-        model: the paper's name (`VMPose-T-S3`), the encoder's (`vm-t-s3`), the config's file name,
-            a config's path, or a Config.
-        task: 'pose' or 'mesh'.
-
-    Returns:
-        mmengine Config (a copy), str.
-
-    Raises:
-        FileNotFoundError: no such config file.
-        ValueError: an unknown name (says which is nearest), or a model of the other task.
-    """
+if TYPE_CHECKING:
     from mmengine.config import Config
 
-    if isinstance(model, Config):
-        return copy.deepcopy(model), Path(model.filename or 'model').stem
+
+class Found(NamedTuple):
+    """A model: the paper's name or the config's stem, task, a copy of the config, weights."""
+
+    name: str
+    task: str
+    cfg: Config
+    weights: Path | None = None
+
+    def required_weights(self) -> Path:
+        """Path of the weights.
+
+        Raises:
+            FileNotFoundError: there are none; says what to do.
+        """
+        if self.weights is not None:
+            return self.weights
+        message = (
+            f'no weights of {self.name} ship with this package, and a model with random weights '
+            'predicts nothing: give weights=FILE (--weights FILE), such as a checkpoint that '
+            'tools/train.py wrote'
+        )
+        if shipped := shipped_models():
+            message += f', or take {" or ".join(shipped)}, which comes with weights'
+        raise FileNotFoundError(message)
+
+
+def find(
+    model: str | Path | Config, weights: str | Path | None = None, task: str | None = None
+) -> Found:
+    """A model by any of its names, with its weights.
+
+    Shipped weights come with the config that they were trained with (the crops of the mesh model
+    are half as large as the paper's), unless `model` is a config itself.
+
+    Args:
+        model: the paper's name (`VMPose-T-S3`), the file name or the path of a config, a Config, a
+            task (its model that ships with weights), or an encoder's name (`vm-t-s3`), which also
+            needs `task`.
+        weights: path or http(s) address; None: those that ship with this package, if any.
+        task: key of `zoo.TASKS`; None: that of the model.
+
+    Raises:
+        FileNotFoundError: no such config or weights.
+        ValueError: an unknown name (the nearest ones are named), a model of another task, or an
+            encoder without a task.
+    """
+    if isinstance(model, str) and model in zoo.TASKS:
+        model, task = shipped_model(model), model
+    found = find_config(model, task)
+    if weights is not None:
+        return found._replace(weights=local_file(weights))
+    path = assets.path(f'{found.name}.safetensors')
+    if not path.is_file():
+        return found
+    if isinstance(model, str) and not model.endswith('.py'):
+        found = found._replace(cfg=_read_config(assets.of_repository(zoo.SHIPPED[found.name])))
+    return found._replace(weights=path)
+
+
+def find_config(model: str | Path | Config, task: str | None = None) -> Found:
+    """The same without weights: the config of the recipe.
+
+    Raises:
+        FileNotFoundError, ValueError: see `find`.
+    """
+    if not isinstance(model, str | Path):
+        name = Path(getattr(model, 'filename', None) or 'model').stem
+        return Found(name, _task_of(model, name, task), copy.deepcopy(model))
     text = str(model)
-    names = model_names(task)
-    for encoder, name in names.items():
-        path = Path(zoo.config_path(encoder, task))
-        if text.lower() in (name.lower(), encoder, path.stem):
-            return Config.fromfile(_shipped(path)), name
     if text.endswith('.py'):
         if not Path(text).is_file():
             raise FileNotFoundError(f'no config {text} (from {Path.cwd()})')
-        stem = Path(text).stem
-        leaves = {
-            Path(zoo.config_path(encoder, task)).stem: name for encoder, name in names.items()
-        }
-        return Config.fromfile(text), leaves.get(stem, stem)
-    other = 'mesh' if task == 'pose' else 'pose'
-    others = {name.lower(): name for name in model_names(other).values()}
-    if text.lower() in others:
-        wanted = 'MeshInferencer' if other == 'mesh' else 'PoseInferencer'
-        raise ValueError(f'{others[text.lower()]} is a {other} model; use {wanted} for it')
-    known = {name.lower(): name for name in names.values()} | {name: name for name in names}
-    near = difflib.get_close_matches(text.lower(), known, n=3, cutoff=0.5)
-    hint = f'did you mean {" or ".join(known[each] for each in near)}?' if near else ''
-    raise ValueError(
-        f'no {task} model {text!r}; {hint or "choose from " + ", ".join(names.values())}'
-    )
+        cfg, stem = _read_config(text), Path(text).stem
+        return Found(_names().get(stem, stem), _task_of(cfg, stem, task), cfg)
+    name = _names().get(text.lower())
+    if name is None and text.lower() in zoo.ENCODERS:
+        if task is None:
+            choices = ' or '.join(row.paper_name(text.lower()) for row in zoo.TASKS.values())
+            raise ValueError(f'{text!r} is an encoder; name a model, {choices}, or give its task')
+        name = zoo.paper_name(text.lower(), task)
+    if name is None:
+        known = [*_names(), *zoo.ENCODERS]
+        near = difflib.get_close_matches(text.lower(), known, n=3, cutoff=0.5)
+        near = ' or '.join(dict.fromkeys(_names().get(each, each) for each in near))
+        hint = f'did you mean {near}?' if near else f'choose from {", ".join(zoo.models())}'
+        raise ValueError(f'no model {text!r}; {hint}')
+    encoder, own_task = zoo.models()[name]
+    _check_task(name, own_task, task)
+    path = assets.of_repository(zoo.config_path(encoder, own_task))
+    return Found(name, own_task, _read_config(path))
 
 
-def find_model(model, task, weights=None):
-    """Config, name and weights of a model.
-
-    Weights that come with the package come with the config that they were trained by (the mesh
-    model's crops are half as large as the paper's), unless `model` is a config itself.
-
-    Args:
-        model, task: see `find_config`.
-        weights: see `find_weights`.
-
-    Returns:
-        mmengine Config, str, path of the weights.
-    """
-    cfg, name = find_config(model, task)
-    path = find_weights(name, weights)
-    by_name = isinstance(model, str) and not model.endswith('.py')
-    if weights is None and by_name and name in TRAINED_BY:
-        cfg = type(cfg).fromfile(_shipped(TRAINED_BY[name]))
-    return cfg, name, path
+def _names():
+    """{the paper's name in lower case, or the stem of the config: the paper's name}."""
+    names = {name.lower(): name for name in zoo.models()}
+    for name, (encoder, task) in zoo.models().items():
+        names[Path(zoo.config_path(encoder, task)).stem] = name
+    return names
 
 
-def _shipped(path):
-    """A config of the repository, in a checkout or in an installed wheel."""
-    root = PACKAGE.parent if (PACKAGE.parent / path).is_file() else PACKAGE / '.mim'
-    return root / path
+def _read_config(path):
+    from mmengine.config import Config
+
+    return Config.fromfile(path)
 
 
-def find_weights(name, weights):
-    """Path of a model's weights: the user's, or those that come with the package.
-
-    Raises:
-        FileNotFoundError: there are none, and says what to do.
-    """
-    if weights is not None:
-        return local_file(weights)
-    embedded = WEIGHTS / f'{name}.safetensors'
-    if embedded.is_file():
-        return embedded
-    message = (
-        f'no weights of {name} are published, and a model with random weights predicts nothing: '
-        'give weights=FILE (--weights FILE), such as a checkpoint that tools/train.py wrote'
-    )
-    if available := sorted(path.stem for path in WEIGHTS.glob('*.safetensors')):
-        message += f', or take {" or ".join(available)}, which comes with weights'
-    raise FileNotFoundError(message)
+def _task_of(cfg, name, task):
+    """Task of a config, by its estimator; `task` if it is another estimator's."""
+    kind = cfg.model.type if isinstance(cfg.model.type, str) else cfg.model.type.__name__
+    for key, row in zoo.TASKS.items():
+        if row.estimator == kind.rpartition('.')[2]:
+            _check_task(name, key, task)
+            return key
+    if task is None:
+        estimators = ', '.join(row.estimator for row in zoo.TASKS.values())
+        raise ValueError(f'{name} is a {kind}, whose task is unknown; supported are {estimators}')
+    return task
 
 
-def weights_note(path):
-    """What a .safetensors file says about its weights, or None."""
-    if Path(path).suffix != '.safetensors':
-        return None
-    from safetensors import safe_open
-
-    with safe_open(path, framework='pt') as file:
-        return (file.metadata() or {}).get('note')
+def _check_task(name, own, task):
+    if task is not None and zoo.task(task) is not zoo.TASKS[own]:
+        inferencer = zoo.TASKS[own].inferencer.partition(':')[2]
+        raise ValueError(f'{name} is a {own} model, not {task}; use {inferencer} for it')
 
 
-def embedded_model(task):
-    """Name of the model of a task that comes with weights.
+def shipped_models() -> list[str]:
+    """Names of the models whose weights ship with this package."""
+    return [name for name in zoo.models() if assets.path(f'{name}.safetensors').is_file()]
+
+
+def shipped_model(task: str) -> str:
+    """Name of the model of a task whose weights ship with this package.
 
     Raises:
         FileNotFoundError: there is none.
     """
-    for name in model_names(task).values():
-        if (WEIGHTS / f'{name}.safetensors').is_file():
+    for name in shipped_models():
+        if zoo.models()[name][1] == task:
             return name
     raise FileNotFoundError(
-        f'no {task} model comes with weights: name one and give its checkpoint, as in '
+        f'no {task} model ships with weights: name one and give its checkpoint, as in '
         f'--model {zoo.paper_name("vm-t-s2", task)} --weights FILE'
     )
 
 
-def load_weights(model, path):
-    """Fill `model` from a checkpoint, every parameter of it.
-
-    Args:
-        model: built from its config.
-        path: ours, mmpose's, or as official authors release it.
-
-    Returns:
-        The metainfo of the data set that the checkpoint was trained on, or None.
-
-    Raises:
-        CheckpointError: it is of another model, or no checkpoint.
-    """
-    content = read_weights(path)
-    state = unwrap(content, path)
-    wanted = model.state_dict()
-    if not any(key.startswith('discriminator.') for key in wanted):
-        state = {k: v for k, v in state.items() if not k.startswith('discriminator.')}
-    if state.keys() == wanted.keys() and all(state[k].shape == v.shape for k, v in wanted.items()):
-        model.load_state_dict(state)
-    else:
-        load_official(model, path)
-    meta = content.get('meta') if isinstance(content, dict) else None
-    return meta.get('dataset_meta') if isinstance(meta, dict) else None
+def weights_note(path: str | Path) -> str | None:
+    """The note that a .safetensors file carries about its weights."""
+    if Path(path).suffix != '.safetensors':
+        return None
+    safetensors = need('safetensors', 'reading .safetensors')
+    with safetensors.safe_open(path, framework='pt') as file:
+        return (file.metadata() or {}).get('note')
 
 
-def pick_device(device):
-    """'auto' is CUDA where there is a GPU, else the CPU.
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """'auto' or None is CUDA if there is a GPU, else the CPU.
 
     Raises:
-        ValueError: a device that this machine has not got.
+        ValueError: a device that this machine does not have.
     """
     if device in (None, 'auto'):
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -182,5 +185,5 @@ def pick_device(device):
             error
         )
     if device.type == 'cuda' and not torch.cuda.is_available():
-        raise ValueError(f"device {device} wants a GPU, and torch finds none; use device='cpu'")
+        raise ValueError(f"device {device} requires a GPU, but torch finds none; use device='cpu'")
     return device

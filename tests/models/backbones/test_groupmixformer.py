@@ -17,7 +17,8 @@ from trunchier.models.backbones.groupmixformer import (
     GroupMixAttention,
     linear_attention,
 )
-from trunchier.weights.load import CheckpointError, from_groupmixformer
+from trunchier.weights.families import from_groupmixformer
+from trunchier.weights.load import CheckpointError
 
 VARIANTS = ('tiny', 'small', 'base')
 

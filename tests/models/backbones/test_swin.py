@@ -14,7 +14,8 @@ from trunchier.models.backbones.swin import (
     plan_windows,
     window_layout,
 )
-from trunchier.weights.load import CheckpointError, from_swin
+from trunchier.weights.families import from_swin
+from trunchier.weights.load import CheckpointError
 
 # Maps: whole windows, partial ones, less than one; rows and columns differ.
 MAPS = [(14, 7), (16, 12), (8, 6), (3, 20), (1, 1)]

@@ -15,7 +15,7 @@ from mmengine.registry import MODELS, DefaultScope
 from trunchier.models import TruncatedVMamba
 from trunchier.models.backbones.vmamba import ARCHS, SS2D
 from trunchier.weights import load
-from trunchier.weights.load import from_vmamba
+from trunchier.weights.families import from_vmamba
 
 VARIANTS = ('tiny', 'small', 'base')
 STAGES = (1, 2, 3, 4)

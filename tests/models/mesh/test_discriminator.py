@@ -3,7 +3,7 @@ from golden_rule import golden_state, golden_tensor, load_golden
 
 from trunchier.models.mesh.discriminator import HMRDiscriminator
 from trunchier.models.mesh.losses import discriminator_loss, generator_loss
-from trunchier.weights.load import from_hmr2
+from trunchier.weights.families import from_hmr2
 
 GOLDEN = load_golden('hmr2_losses')['discriminator']
 

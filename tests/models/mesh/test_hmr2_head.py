@@ -13,7 +13,7 @@ from golden_rule import (
 from trunchier.geometry import matrix_to_rotation_6d
 from trunchier.models import MeshEstimator
 from trunchier.models.mesh.hmr2_head import EMBEDDED_MEAN_PARAMS, HMR2Head, read_mean_params
-from trunchier.weights.load import from_hmr2
+from trunchier.weights.families import from_hmr2
 from trunchier.zoo import MESH_DECODERS, model_cfg
 
 SMALL = dict(in_channels=24, depth=2, num_heads=2, head_dim=8, mlp_dim=32)

@@ -1,0 +1,104 @@
+"""Build models by name: `create_model('VMPose-T-S3')`, `create_backbone('swin-t-s3')`."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from .. import zoo
+from ..files import need
+from ..weights.find import find, find_config
+from ..weights.load import load_checkpoint
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+SHIPPED = 'shipped'  # the weights that come with the package
+
+
+def create_model(
+    name: str | Path | Config,
+    weights: str | Path | None = None,
+    num_keypoints: int | None = None,
+    **changes: Any,
+) -> nn.Module:
+    """Build a model, on the CPU, in eval mode.
+
+    Args:
+        name: the paper's name, `VMPose-T-S3` (`list_models` lists them), a config's path or a
+            Config.
+        weights: path or http(s) address of a checkpoint; 'shipped': the weights that come with
+            the package, and the config that they were trained with; None: random weights.
+        num_keypoints: number of heatmaps of a pose model; None: that of its config, 17.
+        changes: options of the config's `model`, merged into it:
+            `backbone=dict(drop_path_rate=0.1)`.
+
+    Returns:
+        The estimator: `backbone`, `neck` (less ViT), `head` and, of mesh models, `body`.
+
+    Raises:
+        ValueError: unknown name, or `num_keypoints` of a model without keypoints.
+        FileNotFoundError, CheckpointError: no such weights, or weights of another model.
+    """
+    found = find(name) if weights == SHIPPED else find_config(name)
+    cfg = found.cfg
+    if num_keypoints is not None:
+        if 'out_channels' not in cfg.model.head:
+            raise ValueError(f'{found.name} has no heatmaps; leave num_keypoints out')
+        changes = dict(changes, head=dict(changes.get('head', {}), out_channels=num_keypoints))
+    cfg.merge_from_dict(dict(model=changes))
+    model = build_model(cfg)
+    if weights is not None:
+        load_checkpoint(model, found.required_weights() if weights == SHIPPED else weights)
+    return model
+
+
+def create_backbone(name: str, weights: str | Path | None = None, **changes: Any) -> nn.Module:
+    """Build an encoder's backbone alone, on the CPU, in eval mode.
+
+    Args:
+        name: key of `zoo.ENCODERS`, such as `swin-t-s3`.
+        weights: path or http(s) address of a checkpoint, official or ours; None: random weights.
+        changes: options of the backbone, such as `out_indices=(0, 1, 2)`.
+
+    Returns:
+        A module: (B, 3, H, W) -> tuple of (B, C, H / stride, W / stride), one a stage of
+        `out_indices` (default: the last stage).
+
+    Raises:
+        ValueError: unknown name. CheckpointError: weights of another backbone.
+    """
+    backbone = MODELS.build(dict(zoo.backbone_cfg(name), init_cfg=None, **changes)).eval()
+    if weights is not None:
+        load_checkpoint(backbone, weights)
+    return backbone
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The model of a config, on the CPU, in eval mode, with random weights.
+
+    Leaves out what only training needs: initial weights and the discriminator.
+
+    Raises:
+        ImportError: the model needs mmpose (pose heads) or mmpretrain (ViT).
+    """
+    cfg = copy.deepcopy(cfg)
+    if cfg.model.get('discriminator'):
+        cfg.model.discriminator = None
+    cfg.model.init_cfg = cfg.model.backbone.init_cfg = None
+    init_default_scope(cfg.get('default_scope', 'mmpose'))
+    if MODELS.get(cfg.model.type) is None:
+        need('mmpose.models', f'building a {cfg.model.type}', 'see requirements.txt')
+    elif not _has_mmpose():
+        cfg.model.data_preprocessor = None  # mmpose's; only images that are not normalized need it
+    return MODELS.build(cfg.model).eval()
+
+
+def _has_mmpose():
+    from importlib.util import find_spec
+
+    return find_spec('mmpose') is not None

@@ -1,0 +1,48 @@
+"""Configs and names of the models that encoders and tasks make. Data only."""
+
+import fnmatch
+from typing import Any
+
+from .encoders import ENCODERS, encoder, neck_cfg
+from .tasks import TASKS
+from .tasks import task as task_row
+
+
+def model_cfg(name: str, task: str = 'pose') -> dict[str, Any]:
+    """The part of a model's config that its encoder decides: backbone, neck, head, weights.
+
+    Args:
+        name: key of `ENCODERS`.
+        task: key of `TASKS`; its row says which weights training starts from.
+
+    Raises:
+        ValueError: unknown encoder or task.
+    """
+    cfg = task_row(task).model(name, encoder(name))
+    neck = neck_cfg(name)
+    return cfg if neck is None else dict(cfg, neck=neck)
+
+
+def optim_cfg(name: str) -> dict[str, Any]:
+    """The part of the pose recipe's optimizer config that the encoder decides."""
+    return dict(paramwise_cfg=dict(layer_decay_rate=encoder(name).backbone.layer_decay))
+
+
+def paper_name(name: str, task: str) -> str:
+    """The paper's name of a model: `('swin-t-s3', 'mesh')` -> `SwinHMR2.0-T-S3`."""
+    return task_row(task).paper_name(name)
+
+
+def config_path(name: str, task: str) -> str:
+    """Path of a model's config from the root of the repository."""
+    return task_row(task).config_path(name)
+
+
+def models() -> dict[str, tuple[str, str]]:
+    """{the paper's name of each model: (its encoder, its task)}, in the order of the tables."""
+    return {row.paper_name(name): (name, task) for task, row in TASKS.items() for name in ENCODERS}
+
+
+def list_models(pattern: str = '*') -> list[str]:
+    """The paper's names of the models that match a shell pattern, in any case: `VM*-S2`."""
+    return [name for name in models() if fnmatch.fnmatch(name.lower(), pattern.lower())]

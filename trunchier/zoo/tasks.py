@@ -1,0 +1,105 @@
+"""The tasks, one row each: everything that depends on which task a model is for. Data only.
+
+A new task is a row here, its estimator, its predictor and its configs; nothing else asks for the
+name of a task.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from .encoders import Encoder, backbone_cfg, encoder, neck_cfg
+from .releases import BY_HAND
+
+# fmt: off
+# Table 1 of the paper: the HMR2.0 decoder of each encoder size.
+MESH_DECODERS = {
+    'h': dict(depth=6, num_heads=8, head_dim=64, mlp_dim=1024),
+    'l': dict(depth=6, num_heads=8, head_dim=32, mlp_dim= 512),
+    'b': dict(depth=3, num_heads=8, head_dim=24, mlp_dim= 384),
+    's': dict(depth=3, num_heads=4, head_dim=16, mlp_dim= 128),
+}
+# fmt: on
+
+
+def _pose_model(name: str, row: Encoder) -> dict[str, Any]:
+    """Starts from its backbone's official ImageNet weights (ViT: from MAE's)."""
+    return dict(backbone=backbone_cfg(name), head=dict(in_channels=row.decoder_channels))
+
+
+def _mesh_model(name: str, row: Encoder) -> dict[str, Any]:
+    """Starts from the trained pose model of the same encoder, as in the paper."""
+    head = dict(in_channels=row.decoder_channels, **MESH_DECODERS[row.backbone.decoder])
+    pose = f'{BY_HAND}{TASKS["pose"].paper_name(name)}.pth'
+    parts = ['backbone', 'neck'] if neck_cfg(name) else ['backbone']
+    return dict(
+        backbone=dict(backbone_cfg(name), init_cfg=None),
+        head=head,
+        init_cfg=dict(type='OfficialPretrained', checkpoint=pose, parts=parts),
+    )
+
+
+class Task(NamedTuple):
+    """A row of `TASKS`.
+
+    Attributes:
+        folder: of its configs and metafile, below `configs/`.
+        paper: pattern of the paper's names of truncated models.
+        plain: pattern of the paper's names of plain ViTs.
+        config: pattern of a config's file name, which follows mmpose's model zoo.
+        estimator: registered class of its models.
+        predictor, inferencer: `module:class` below `trunchier`, imported when asked for.
+        model: (name, row) of an encoder -> the part of the model's config that it decides, less
+            the neck.
+    """
+
+    folder: str
+    paper: str
+    plain: str
+    config: str
+    estimator: str
+    predictor: str
+    inferencer: str
+    model: Callable[[str, Encoder], dict[str, Any]]
+
+    def paper_name(self, name: str) -> str:
+        """The paper's name of the model of an encoder: 'swin-t-s3' -> 'SwinPose-T-S3'."""
+        row = encoder(name)
+        size = row.backbone_name.split('-')[1].upper()
+        pattern = self.plain if row.num_stages is None else self.paper
+        return pattern.format(family=row.backbone.paper, size=size, stages=row.num_stages)
+
+    def config_path(self, name: str) -> str:
+        """Path of the config of the model of an encoder, from the root of the repository."""
+        encoder(name)
+        return f'configs/{self.folder}/{self.config.format(name)}'
+
+
+TASKS = {
+    'pose': Task(
+        folder='pose2d',
+        paper='{family}Pose-{size}-S{stages}',
+        plain='ViTPose-{size}',
+        config='td-hm_{}_8xb64-210e_coco-256x192.py',
+        estimator='TopdownPoseEstimator',
+        predictor='inference.pose:PosePredictor',
+        inferencer='inference.pose:PoseInferencer',
+        model=_pose_model,
+    ),
+    'mesh': Task(
+        folder='mesh',
+        paper='{family}HMR2.0-{size}-S{stages}',
+        plain='HMR2.0-{size}',
+        config='hmr2_{}_8xb48-1000k_mix-256x192.py',
+        estimator='MeshEstimator',
+        predictor='inference.mesh:MeshPredictor',
+        inferencer='inference.mesh:MeshInferencer',
+        model=_mesh_model,
+    ),
+}
+
+
+def task(name: str) -> Task:
+    """Row of the task `name`; ValueError if unknown."""
+    if name not in TASKS:
+        raise ValueError(f'no task {name!r}; choose from {", ".join(TASKS)}')
+    return TASKS[name]
