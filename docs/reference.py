@@ -1,0 +1,39 @@
+"""MkDocs hook: one reference page a package, with one mkdocstrings line for each of its modules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1] / 'trunchier'
+
+
+def pages() -> dict[str, list[str]]:
+    """Page name -> the modules on it: `trunchier` itself, then its packages and modules."""
+    found = {'trunchier': ['trunchier']}
+    for path in sorted(PACKAGE.rglob('*.py')):
+        parts = path.relative_to(PACKAGE).with_suffix('').parts
+        if any(part[0] == '_' for part in parts[:-1]) or 'stand_ins' in parts or parts[0][0] == '_':
+            continue
+        if parts[-1] == '__init__':
+            parts = parts[:-1]
+        if not parts[-1].startswith('_'):
+            found.setdefault(parts[0], []).append('.'.join(['trunchier', *parts]))
+    return {page: sorted(modules) for page, modules in found.items()}
+
+
+def on_config(config):
+    """Put the pages into the navigation."""
+    (section,) = (item for item in config.nav if 'Reference' in item)
+    section['Reference'] = [{page: f'reference/{page}.md'} for page in pages()]
+    return config
+
+
+def on_files(files, config):
+    """Add the pages, which no file holds."""
+    from mkdocs.structure.files import File
+
+    for page, modules in pages().items():
+        title = page if page == 'trunchier' else f'trunchier.{page}'
+        text = '\n\n'.join([f'# {title}', *(f'::: {module}' for module in modules)])
+        files.append(File.generated(config, f'reference/{page}.md', content=text + '\n'))
+    return files
