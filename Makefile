@@ -3,19 +3,22 @@
 PYTHON  ?=
 VENV    := .venv
 VENV2   := .venv-numpy2
+VENV_DOCS := .venv-docs
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 8 ] && echo $$n || echo 8)
 
 # The stamp's name is a checksum of what was installed: any change there, and only that, installs.
-SOURCES := requirements.txt $(sort $(wildcard requirements/*.txt)) setup.py tools/make_venv.sh
+SOURCES := requirements.txt $(sort $(filter-out %/docs.txt,$(wildcard requirements/*.txt))) \
+           setup.py tools/make_venv.sh
 KEY     := $(shell cat $(SOURCES) | cksum | cut -d' ' -f1)
 READY   := $(VENV)/.ready-$(KEY)
 READY2  := $(VENV2)/.ready-$(KEY)
+READY_DOCS := $(VENV_DOCS)/.ready-$(shell cksum < requirements/docs.txt | cut -d' ' -f1)
 
 # One thread a worker: workers already fill the cores.
 PYTEST  := OMP_NUM_THREADS=1 %/bin/python -m pytest -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-numpy2 test-slow lint format doctor clean
+.PHONY: help setup demo test test-numpy2 test-slow lint format docs doctor clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -43,11 +46,15 @@ format: $(READY)  ## ruff: repair what can be repaired
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+docs: $(READY_DOCS)  ## the documentation as a site that works offline, into site/
+	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --strict --quiet
+	@echo 'site/index.html is the first page; with search: python3 -m http.server -d site'
+
 doctor: $(READY)  ## what is installed, patched, found and missing
 	$(VENV)/bin/python tools/doctor.py
 
 clean:  ## remove the environments and what tools wrote into the checkout
-	rm -rf $(VENV) $(VENV2) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV2) $(VENV_DOCS) site build dist *.egg-info .pytest_cache .ruff_cache
 
 $(READY):
 	tools/make_venv.sh $(VENV) requirements.txt $(PYTHON) python3.11 python3.10 python3.12 python3
@@ -57,3 +64,8 @@ $(READY2):
 	tools/make_venv.sh $(VENV2) requirements/numpy2.txt \
 	    $(PYTHON) python3.12 python3.11 python3.10 python3
 	rm -f $(VENV2)/.ready-* && touch $@
+
+$(READY_DOCS):
+	$(or $(PYTHON),python3) -m venv --clear $(VENV_DOCS)
+	$(VENV_DOCS)/bin/python -m pip install --quiet -r requirements/docs.txt
+	touch $@

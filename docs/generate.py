@@ -11,7 +11,6 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from functools import lru_cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,45 +21,42 @@ import model_table  # noqa: E402
 from trunchier import zoo  # noqa: E402
 from trunchier.compat import patches  # noqa: E402
 
-PAGES = ('README.md', 'docs/models.md', 'docs/recipes.md', 'docs/troubleshooting.md')
+PAGES = ('docs/models.md', 'docs/recipes.md', 'docs/troubleshooting.md', 'README.md')
 PART = re.compile(r'(<!-- generated: ([a-z ]+) -->\n).*?(<!-- end -->)', re.S)
-FEW = ('swin-t-s3', 'swin-b-s3', 'gmf-t-s3', 'gmf-b-s3', 'vm-t-s3', 'vm-b-s3')
-DECODERS = dict(h='huge', l='large', b='base', s='small')
+SIX = ('swin-t-s3', 'swin-b-s3', 'gmf-t-s3', 'gmf-b-s3', 'vm-t-s3', 'vm-b-s3')
 
 
-@lru_cache
 def models(task: str) -> str:
     """Sizes and costs of all models of a task, beside the paper's."""
     return model_table.as_markdown([model_table.row(name, task) for name in zoo.ENCODERS])
 
 
-def few_models() -> str:
-    """Sizes and costs of six encoders, with both tasks."""
-    lines = ['| encoder | pose model | params (M) | GFLOPs | mesh model | params (M) | GFLOPs |']
-    lines += ['|---|---|---|---|---|---|---|']
-    for name in FEW:
-        cells = [f'`{name}`']
-        for task in ('pose', 'mesh'):
-            row = next(r for r in models(task).splitlines() if zoo.paper_name(name, task) in r)
-            cells += row.split(' | ')[:3]
-        lines.append('| ' + ' | '.join(cell.removeprefix('| ') for cell in cells) + ' |')
+def six_models() -> str:
+    """Sizes and costs of six encoders with both tasks, from the page of all models."""
+    rows = re.findall(r'^\| (\S+) \| (\S+) \| (\S+) ', (ROOT / 'docs/models.md').read_text(), re.M)
+    sizes = {name: f'{name} | {params} | {gflops}' for name, params, gflops in rows}
+    lines = [
+        '| encoder | pose model | params (M) | GFLOPs | mesh model | params (M) | GFLOPs |',
+        '|---|---|---|---|---|---|---|',
+    ]
+    for encoder in SIX:
+        pose, mesh = (sizes[zoo.paper_name(encoder, task)] for task in ('pose', 'mesh'))
+        lines.append(f'| `{encoder}` | {pose} | {mesh} |')
     return '\n'.join(lines) + '\n'
 
 
 def recipes() -> str:
     """What the encoder decides of a recipe."""
     lines = [
-        '| encoder | class | drop path | layer decay (pose) | mesh decoder: layers, heads, width '
-        'of a head, width of the MLP | initial weights (pose) |',
+        '| encoder | class | drop path | layer decay | mesh decoder | initial weights |',
         '|---|---|---|---|---|---|',
     ]
     for name, row in zoo.BACKBONES.items():
         decoder = zoo.MESH_DECODERS[row.decoder]
         sizes = ', '.join(str(decoder[k]) for k in ('depth', 'num_heads', 'head_dim', 'mlp_dim'))
         file = zoo.WEIGHTS[name].rpartition('/')[2]
-        lines.append(
-            f'| `{name}` | `{row.type}` | {row.drop_path} | {row.layer_decay} | {sizes} | `{file}` |'
-        )
+        cells = (f'`{name}`', f'`{row.type}`', row.drop_path, row.layer_decay, sizes, f'`{file}`')
+        lines.append(f'| {" | ".join(map(str, cells))} |')
     return '\n'.join(lines) + '\n'
 
 
@@ -72,21 +68,22 @@ def symptoms() -> str:
         text = re.sub(r'^(Upstream|Condition):', r'**\1:**', rest, flags=re.M)
         text = re.sub(r'(?<=: )?(https://\S+)', r'<\1>', text).replace('>\n**Cond', '>  \n**Cond')
         heading = ' '.join(symptom.split()).rstrip('.')
-        parts.append(f'### {heading}\n\n{text}\n\nPatch: `trunchier.compat.patches.{patch.__name__}`.\n')
+        name = f'trunchier.compat.patches.{patch.__name__}'
+        parts.append(f'### {heading}\n\n{text}\n\nPatch: `{name}`.\n')
     return '\n'.join(parts)
 
 
 PARTS = {
     'pose models': lambda: models('pose'),
     'mesh models': lambda: models('mesh'),
-    'six models': few_models,
+    'six models': six_models,
     'recipes': recipes,
     'symptoms': symptoms,
 }
 
 
 def rewritten(text: str) -> str:
-    """The text of a page with its generated parts as they should be."""
+    """The text of a page with its generated parts up to date."""
     return PART.sub(lambda part: f'{part[1]}\n{PARTS[part[2]]()}\n{part[3]}', text)
 
 

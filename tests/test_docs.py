@@ -1,33 +1,154 @@
-"""What the documents say runs."""
+"""The documentation: what it says runs, links lead somewhere, generated parts are up to date."""
 
+import ast
+import importlib.util
+import os
 import re
+import shutil
+import subprocess
+import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
-import torch
-from mmengine.registry import MODELS, init_default_scope
+import yaml
+from mmengine.registry import init_default_scope
 
 ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / 'docs'
+PAGES = sorted(p.relative_to(ROOT).as_posix() for p in (*ROOT.glob('*.md'), *DOCS.rglob('*.md')))
+BLOCK = re.compile(r'^```(\w*)( run)?( slow)?\n(.*?)^```$', re.S | re.M)
 
 
-def test_the_worked_example_of_a_backbone_runs():
+def load(name):
+    """The script docs/NAME.py as a module."""
+    spec = importlib.util.spec_from_file_location(f'docs_{name}', DOCS / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def blocks(page, language):
+    """(says that it runs, is slow, code) of each fenced block of a language."""
+    found = BLOCK.findall((ROOT / page).read_text())
+    return [(bool(runs), bool(slow), code) for lang, runs, slow, code in found if lang == language]
+
+
+def that_run(language):
+    """(page, code) of each page with blocks that run; with its slow ones in a slow test."""
+    parameters = []
+    for page in PAGES:
+        found = [(slow, code) for runs, slow, code in blocks(page, language) if runs]
+        fast = [code for slow, code in found if not slow]
+        if fast:
+            parameters.append(pytest.param(page, '\n'.join(fast), id=page))
+        if len(fast) < len(found):
+            code = '\n'.join(code for _, code in found)
+            parameters.append(pytest.param(page, code, marks=pytest.mark.slow, id=f'{page}-all'))
+    return parameters
+
+
+@pytest.fixture
+def photo(tmp_path, monkeypatch):
+    """A working directory with a photo.jpg."""
+    shutil.copy(DOCS / 'demo.jpg', tmp_path / 'photo.jpg')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / 'photo.jpg'
+
+
+def test_blocks_are_found():
+    assert {p.id for p in that_run('python')} >= {
+        *(f'docs/contributing/{name}.md' for name in ('backbone', 'dataset')),
+    }
+
+
+@pytest.mark.parametrize(('page', 'code'), that_run('python'))
+def test_python_blocks_run(page, code, photo, capsys):
     pytest.importorskip('mmpose')
     init_default_scope('mmpose')
-    names = {}
-    for block in re.findall(r'```python\n(.*?)```', (ROOT / 'docs/extending.md').read_text(), re.S):
-        exec(compile(block, 'docs/extending.md', 'exec'), names)
-    model = MODELS.build(names['model'])
-    heatmaps = model(torch.randn(1, 3, 256, 192), None, mode='tensor')
-    assert heatmaps.shape == (1, 17, 64, 48)
-    heatmaps.sum().backward()
-    assert [n for n, p in model.named_parameters() if p.grad is None] == []
-    depth, depths = model.backbone.get_layer_depth('stages.1.blocks.0.mlp.0.weight')
-    assert (depth, depths) == (2, 4)
+    exec(compile(code, f'<{page}>', 'exec'), {'__name__': page})
+    assert 'Warning' not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('document', ['README.md', *sorted(p.name for p in ROOT.glob('docs/*.md'))])
-def test_links_lead_somewhere(document):
-    path = ROOT / document if document == 'README.md' else ROOT / 'docs' / document
-    links = re.findall(r'\]\(([^)#]+)\)', path.read_text())
-    local = [link for link in links if not link.startswith(('http', 'mailto'))]
-    assert [link for link in local if not (path.parent / link).exists()] == []
+@pytest.mark.parametrize(('page', 'code'), that_run('sh'))
+def test_shell_blocks_run(page, code, photo):
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
+    done = subprocess.run(
+        ['sh', '-e', '-c', code], capture_output=True, text=True, env={**os.environ, 'PATH': path}
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path('outputs/predictions/photo.json').is_file()
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_python_blocks_are_python(page):
+    assert all(ast.parse(code) for _, _, code in blocks(page, 'python'))
+
+
+def slug(heading):
+    """The anchor of a heading, as mkdocs and GitHub make it."""
+    text = re.sub(r'\[([^]]*)\]\([^)]*\)', r'\1', heading).replace('`', '')
+    text = unicodedata.normalize('NFKD', text).encode('ascii', 'ignore').decode()
+    return re.sub(r'[-\s]+', '-', re.sub(r'[^\w\s-]', '', text).strip().lower())
+
+
+def anchors(path):
+    text = BLOCK.sub('', path.read_text())
+    return {slug(heading) for heading in re.findall(r'^#+ (.*)$', text, re.M)}
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_links_lead_somewhere(page):
+    path = ROOT / page
+    generated = {DOCS / 'reference' / f'{name}.md' for name in load('reference').pages()}
+    dead = []
+    for link in re.findall(r'\]\(([^)\s]+)\)', BLOCK.sub('', path.read_text())):
+        if link.startswith(('http', 'mailto')):
+            continue
+        file, _, anchor = link.partition('#')
+        target = Path(os.path.normpath(path.parent / file)) if file else path
+        known = target in generated or target.exists()
+        if not known or (anchor and anchor not in anchors(target)):
+            dead.append(link)
+    assert dead == []
+
+
+def test_every_page_is_in_the_navigation():
+    def files(items):
+        for item in items:
+            value = next(iter(item.values())) if isinstance(item, dict) else item
+            yield from [value] if isinstance(value, str) else files(value)
+
+    nav = yaml.safe_load((ROOT / 'mkdocs.yml').read_text())['nav']
+    pages = [page.removeprefix('docs/') for page in PAGES if page.startswith('docs/')]
+    assert sorted(files(nav)) == pages
+
+
+def test_the_reference_has_every_public_module():
+    pages = load('reference').pages()
+    assert {'trunchier', 'models', 'ops', 'conventions'} <= set(pages)
+    assert 'trunchier.models.backbones.swin' in pages['models']
+    listed = [module for modules in pages.values() for module in modules]
+    assert len(listed) == len(set(listed))
+    assert not any('stand_ins' in module or '._' in module for module in listed)
+
+
+@pytest.mark.parametrize('page', ['README.md', 'docs/recipes.md', 'docs/troubleshooting.md'])
+def test_generated_parts_are_up_to_date(page):
+    generate = load('generate')
+    text = (ROOT / page).read_text()
+    assert generate.PART.search(text)
+    assert generate.rewritten(text) == text, 'run python docs/generate.py'
+
+
+def test_troubleshooting_names_the_errors_that_people_search_for():
+    text = (DOCS / 'troubleshooting.md').read_text()
+    for symptom in (
+        "No module named 'mmcv._ext'",
+        'chumpy',
+        'weights_only',
+        'numpy.dtype size changed',
+        'EGL',
+        'selective_scan_cuda',
+    ):
+        assert symptom in text

@@ -64,6 +64,12 @@ def test_formats_hold_the_same_rows(rows):
     assert list(read[0])[:7] == list(model_table.COLUMNS)
 
 
+@pytest.mark.parametrize('task', zoo.TASKS)
+def test_the_page_of_models_shows_the_table_as_the_tool_prints_it(rows, task):
+    page = (TOOLS.parent / 'docs' / 'models.md').read_text()
+    assert model_table.as_markdown(rows[task]) in page, 'run python docs/generate.py'
+
+
 def test_the_tool_writes_a_file(tmp_path):
     out = tmp_path / 'table.json'
     command = [sys.executable, str(TOOLS / 'model_table.py'), '--task', 'pose', '--format', 'json']
