@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Poses or bodies of the people in pictures and videos: see `python tools/predict.py --help`."""
+"""Predict poses or bodies of the people in images and videos."""
 
 import os
 import sys

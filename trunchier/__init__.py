@@ -1,24 +1,44 @@
 """Truncated hierarchical backbones for pose estimation and mesh recovery, for mmpose.
 
+    trunchier.list_models('VM*')
+    model = trunchier.create_model('VMPose-T-S3', weights='pose.pth')
+    results = trunchier.PoseInferencer('VMPose-T-S2')('photo.jpg')
+
 Importing registers every module in mmengine's root registries; it needs torch and mmengine alone.
 """
 
 __version__ = '0.1.0'
 
+import importlib
+from typing import Any
+
 from . import compat
 
-compat.apply()  # first: what is registered below may meet the parts of the stack that it mends
+compat.apply()  # before what follows, which may import the parts of the stack that it patches
 
 from . import datasets, engine, metrics, models, synthetic, weights  # noqa: E402
 from .deploy.fuse import deploy  # noqa: E402
 
+# Imported when asked for: these need more packages, or take longer to import.
+LAZY = {
+    'MeshInferencer': 'inference.inferencer',
+    'PoseInferencer': 'inference.inferencer',
+    'create_backbone': 'models.create',
+    'create_model': 'models.create',
+    'export': 'deploy.export',
+    'list_models': 'zoo',
+}
 __all__ = [
-    'compat',
-    'datasets',
-    'deploy',
-    'engine',
-    'metrics',
-    'models',
-    'synthetic',
-    'weights',
-]
+    'MeshInferencer', 'PoseInferencer', 'compat', 'create_backbone', 'create_model', 'datasets',
+    'deploy', 'engine', 'export', 'list_models', 'metrics', 'models', 'synthetic', 'weights',
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LAZY:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(importlib.import_module(f'.{LAZY[name]}', __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *LAZY})

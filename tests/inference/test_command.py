@@ -1,7 +1,6 @@
 """The command does what its help says, and its exit code tells how it went."""
 
 import json
-import runpy
 import signal
 import subprocess
 import sys
@@ -207,14 +206,3 @@ def test_an_interrupted_command_says_how_to_go_on_and_does(models, tmp_path):
     assert len(json.loads((tmp_path / 'out/predictions/clip.json').read_text())) == frames
     with import_av().open(str(tmp_path / 'out/visualizations/clip.mp4')) as container:
         assert sum(1 for _ in container.decode(video=0)) == frames
-
-
-@pytest.mark.parametrize(
-    'given, code, says',
-    [(['predict', '--help'], 0, 'examples:'), ([], 2, 'usage: '), (['--help'], 0, 'usage: ')],
-)
-def test_the_package_is_a_command_too(given, code, says, monkeypatch, capsys):
-    monkeypatch.setattr(sys, 'argv', ['trunchier', *given])
-    with pytest.raises(SystemExit) as end:
-        runpy.run_module('trunchier', run_name='__main__')
-    assert end.value.code == code and says in capsys.readouterr().out
