@@ -20,35 +20,34 @@ def parameters(module):
 
 
 def model_costs(model, size=(256, 192)):
-    """Costs of the parts of a pose or mesh model at batch 1.
+    """Costs of the parts of a model at batch size 1.
 
     Args:
-        model: estimator with `backbone`, `head` and perhaps `neck`.
+        model: estimator with `backbone`, `head` and optionally `neck`, or a backbone.
         size: (H, W) of the image, pixels.
 
     Returns:
-        dict from 'backbone', 'adapter' (0 without one), 'decoder' to (parameters, MACs).
+        {'backbone', 'adapter', 'decoder': (parameters, MACs)}; (0, 0) for an absent part.
 
     Raises:
-        TypeError: a backbone or head that has no formula here.
+        TypeError: there is no formula for the backbone or head.
     """
-    backbone, neck = model.backbone, getattr(model, 'neck', None)
+    backbone, neck = getattr(model, 'backbone', model), getattr(model, 'neck', None)
     name = type(backbone).__name__
     if name not in BACKBONES:
         raise TypeError(f'no cost formula for the backbone {name}; there are {list(BACKBONES)}')
     stride = 16 if name == 'VisionTransformer' else backbone.strides[-1]
-    adapter = (0, 0)
+    costs = dict(backbone=(parameters(backbone), BACKBONES[name](backbone, size)))
+    costs |= dict(adapter=(0, 0), decoder=(0, 0))
     if neck is not None:
-        adapter = parameters(neck), adapter_macs(neck, size, stride)
-    head = type(model.head).__name__
-    if head not in HEADS:
-        raise TypeError(f'no cost formula for the head {head}; there are {list(HEADS)}')
-    cells = (size[0] // 16, size[1] // 16)
-    return dict(
-        backbone=(parameters(backbone), BACKBONES[name](backbone, size)),
-        adapter=adapter,
-        decoder=(parameters(model.head), HEADS[head](model.head, cells)),
-    )
+        costs['adapter'] = parameters(neck), adapter_macs(neck, size, stride)
+    if backbone is not model:
+        head = type(model.head).__name__
+        if head not in HEADS:
+            raise TypeError(f'no cost formula for the head {head}; there are {list(HEADS)}')
+        cells = size[0] // 16, size[1] // 16
+        costs['decoder'] = parameters(model.head), HEADS[head](model.head, cells)
+    return costs
 
 
 def _up(n, multiple):

@@ -1,0 +1,148 @@
+"""Measure speed and memory on this machine, side by side, and print tables.
+
+    python tools/benchmark models --models 'VM*-T-S2' ViTPose-B --batch 1 8 --threads 1
+    python tools/benchmark models --part backbone --models '*-t-s4' --against official=DIR
+    python tools/benchmark scan --lengths 48 3072 --channels 96
+    python tools/benchmark train --models 'swin-t-s*' --part backbone --batch 32
+    python tools/benchmark data --num 200 --workers 2
+    python tools/benchmark pipeline --model VMPose-T-S2 --frames 150
+    python tools/benchmark scaling --models swin-t-s4 vm-t-s4
+    python tools/benchmark export --models 'VM*-T-S4' --batch 1 8 --threads 1
+    python tools/benchmark export --models all --check-only
+    python tools/benchmark all --out docs/benchmarks/DATE-DEVICE.md
+
+The rows of a table are measured in interleaved rounds: medians, +- half the interquartile range.
+Weights are random, which does not affect speed.
+
+--against NAME=DIR measures another implementation (a peer) beside ours. DIR/peer.py may import
+modules from DIR (examples/peer.py uses the authors' repositories) and defines one or both of
+
+    build(name)        a module with our input (batch, 3, H, W), for a name of the table
+                       ('swin-t-s4' with --part backbone, else 'SwinPose-T-S4'), or None
+    selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus)    as in trunchier.ops
+
+Pose networks, `data` and `pipeline` require mmpose, ViTs require mmpretrain; torch, numpy and
+mmengine suffice for the other backbones and the scan.
+"""
+
+import argparse
+import logging
+import shlex
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+
+from benchmark import data, export, models, pipeline, scaling, scan, train
+from benchmark.report import Report, Table, progress
+
+COMMANDS = {
+    'models': (models, 'images/s, GMAC/s and memory of inference'),
+    'scan': (scan, 'the selective scan by backend, forward and backward'),
+    'data': (data, 'the data loaders by stage, synthetic people, the renderer'),
+    'train': (train, 'images/s and memory of training'),
+    'pipeline': (pipeline, 'a video to its results, beside the network alone'),
+    'scaling': (scaling, 'time and memory against batch size and resolution'),
+    'export': (export, 'error and speed of exported files'),
+}
+
+# The commands of `all`, by type of device.
+ALL = {
+    'cpu': (
+        'models --deploy --part backbone --models *-s4 vit-s vit-b',
+        'models --deploy --part backbone --models *-t-s4 vit-s --batch 8',
+        'models --deploy --models *-t-s4 vit-s --batch 1 8',
+        'models --part backbone --models *-t-s4 vit-s',
+        'models --deploy --part backbone --models *-t-s4 vit-s --batch 1 8 --dtype bf16',
+        'scan',
+        'train --part backbone --models *-t-s4 --batch 4',
+        'data',
+        'pipeline',
+        'scaling',
+        'export',
+    ),
+    'cuda': (
+        'models --models all --batch 1 64 --dtype fp32 fp16 --relative',
+        'models --part backbone --models *-t-s4 vit-b --batch 1 --dtype fp16 --compile no graph',
+        'models --part backbone --models *-t-s4 --batch 1 64 --dtype fp16 '
+        '--compile no default reduce-overhead',
+        'scan --batch 1 64 --dtype fp32 bf16',
+        'train --models *-b-s4 vit-b --batch 64 --dtype tf32 bf16',
+        'data',
+        'pipeline --precision fp16 --batch 64',
+        'scaling --batch 1 4 16 64',
+    ),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parse_args(arguments)
+    logging.disable(logging.WARNING)
+    warnings.filterwarnings('ignore', category=UserWarning)
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    report = Report(args.device, args.format, args.out, args.json)
+    try:
+        if args.command == 'all':
+            run_all(args, report)
+        else:
+            command = shlex.join(sys.argv[1:] if arguments is None else arguments)
+            report.add(command, COMMANDS[args.command][0].run(args))
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        sys.exit(f'error: {error}')
+    if args.out is None:
+        sys.stdout.write(report.text())
+
+
+def run_all(args: argparse.Namespace, report: Report) -> None:
+    """Run the commands of `ALL`; a command that fails is reported and the others still run."""
+    for line in ALL[torch.device(args.device).type]:
+        name = line.split()[0]
+        if args.only and name not in args.only:
+            continue
+        command = f'{line} --device {args.device} --rounds {args.rounds} --seconds {args.seconds}'
+        command = command.split() + (['--threads', str(args.threads)] if args.threads else [])
+        if args.against and name in ('models', 'scan', 'train'):
+            command += ['--against', *args.against]
+        progress(line)
+        try:
+            table = COMMANDS[name][0].run(parse_args(command))
+        except Exception as error:
+            reason = f'{type(error).__name__}: {error}'.rstrip('.')
+            table = Table(name.capitalize(), {}, [], [f'Not measured: {reason}'])
+        report.add(shlex.join(command), table)
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest='command', required=True)
+    for name, (module, help_) in COMMANDS.items():
+        command = commands.add_parser(name, help=help_, description=help_)
+        module.add_arguments(command.add_argument)
+        _add_common_arguments(command)
+    command = commands.add_parser('all', help='all of these, with settings that suit the device')
+    command.add_argument('--only', nargs='+', choices=COMMANDS, help='run these commands only')
+    command.add_argument('--against', nargs='+', default=[], metavar='NAME=DIR', help='peers')
+    _add_common_arguments(command)
+    args = parser.parse_args(arguments)
+    if torch.device(args.device).type == 'cuda' and not torch.cuda.is_available():
+        parser.error(f'--device {args.device}: torch finds no GPU')
+    return args
+
+
+def _add_common_arguments(command):
+    group = command.add_argument_group('measurement')
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    group.add_argument('--device', default=device, help=f'default: {device}')
+    group.add_argument('--threads', type=int, help="CPU threads (default: torch's choice)")
+    group.add_argument('--rounds', type=int, default=7, help='default: 7')
+    group.add_argument(
+        '--seconds', type=float, default=0.2, help='minimum time of one measurement (default: 0.2)'
+    )
+    group = command.add_argument_group('results')
+    group.add_argument('--format', choices=('markdown', 'json'), default='markdown')
+    group.add_argument('--out', type=Path, metavar='FILE', help='write to FILE instead of printing')
+    group.add_argument('--json', type=Path, metavar='FILE', help='also write JSON to FILE')

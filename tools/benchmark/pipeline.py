@@ -1,0 +1,91 @@
+"""A video to its results with given boxes, beside the network alone at the same batch size."""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from benchmark.machine import DTYPES
+from benchmark.report import Table
+from benchmark.timing import interleaved
+from trunchier.deploy import export as exporting
+from trunchier.inference import inferencer as inferencers
+from trunchier.inference.writers import VideoWriter
+from trunchier.weights.find import find_config
+
+
+def add_arguments(add: Callable) -> None:
+    add('--model', default='VMPose-T-S2', metavar='NAME', help='default: VMPose-T-S2')
+    add('--frames', type=int, default=100, metavar='N', help='of 1280 x 720 (default: 100)')
+    add('--people', type=int, default=1, metavar='N', help='boxes per frame (default: 1)')
+    add('--batch', type=int, default=8, metavar='N', help='people per batch (default: 8)')
+    add('--precision', choices=('fp32', 'bf16', 'fp16'), default='fp32')
+    add('--draw', action='store_true', help='draw the results too')
+
+
+def run(args: argparse.Namespace) -> Table:
+    task = exporting.task_of_name(args.model)
+    cfg, name = find_config(args.model, task)
+    kind = inferencers.MeshInferencer if task == 'mesh' else inferencers.PoseInferencer
+    low = DTYPES[args.precision] if args.precision != 'fp32' else None
+    with tempfile.TemporaryDirectory() as folder:
+        weights, clip = Path(folder, 'random.pth'), Path(folder, 'clip.mp4')
+        torch.save(dict(state_dict=exporting.build(cfg).state_dict()), weights)
+        write_clip(clip, args.frames)
+        inferencer = kind(
+            args.model, str(weights), device=args.device, batch_size=args.batch,
+            precision=args.precision, track=False,
+        )  # fmt: skip
+        boxes = np.array([[100.0 + 40 * i, 60, 500 + 40 * i, 700] for i in range(args.people)])
+        images = torch.randn(args.batch, 3, 256, 192, device=args.device)
+        flips = bool((inferencer.model.test_cfg or {}).get('flip_test'))
+        reports = []
+
+        def network():
+            with torch.no_grad(), torch.autocast(args.device, low, enabled=low is not None):
+                for _ in range(1 + flips):
+                    inferencer.model(images, None, mode='tensor')
+
+        def everything():
+            for _ in inferencer(str(clip), bboxes=boxes, return_vis=args.draw):
+                pass
+            reports.append(inferencer.report)
+
+        tasks, rounds = {'alone': network, 'all': everything}, max(3, args.rounds // 2)
+        times = interleaved(tasks, rounds, args.seconds, args.device)
+    alone = args.batch / times['alone'].median
+    through = args.frames * args.people / times['all'].median
+    report = reports[-1]
+    rows = [
+        dict(what='network alone', rate=alone, spread=100 * times['alone'].spread),
+        dict(what='video to results', rate=through, spread=100 * times['all'].spread,
+             share=through / alone),
+    ]  # fmt: skip
+    rows += [
+        dict(what=f'stage {stage}', rate=args.frames * args.people / seconds,
+             share=seconds / report.elapsed)
+        for stage, seconds in report.seconds.most_common() if seconds > 0
+    ]  # fmt: skip
+    columns = dict(what='', rate='people/s', spread='+- %', share='share')
+    notes = [
+        'Share: of the speed of the network alone; of a stage, its busy time relative to the elapsed '
+        f'time (stages overlap); {"two passes per person: flip_test" if flips else "one pass per person"}'
+    ]
+    title = f'{name}, video of 1280 x 720, batch {args.batch}, {args.precision}'
+    return Table(title, columns, rows, notes)
+
+
+def write_clip(path: Path, frames: int) -> None:
+    """Write a video of moving noise, which is hard to compress."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 255, (90, 200, 3), dtype=np.uint8)
+    wide = cv2.resize(coarse, (1600, 720), interpolation=cv2.INTER_CUBIC)
+    video = VideoWriter(path, 30, (720, 1280))
+    for index in range(frames):
+        shift = index % 320
+        video.write(wide[:, shift : shift + 1280])
+    video.close()
