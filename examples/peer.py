@@ -7,9 +7,9 @@
     export VMAMBA=VMamba GROUPMIXFORMER=GroupMixFormer FOURD_HUMANS=4D-Humans
     python tools/benchmark models --models '*-t-s4' --against official=examples
 
-Swin and ViT are mmpretrain's, the pose head is mmpose's, the mesh head that of 4D-Humans. VMamba
-scans by its CUDA extension where that is installed and the images are on a GPU, else by its torch
-fallback. What has no checkout is left out.
+Swin and ViT are of mmpretrain, the pose head of mmpose, the mesh head of 4D-Humans. VMamba uses its
+CUDA extension if that is installed and the images are on a GPU, else its torch fallback. Models
+without a checkout are skipped.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ import types
 import warnings
 from pathlib import Path
 
-import networks
 import torch
+from benchmark import networks
 from mmengine.registry import MODELS
 from torch import nn
 
@@ -33,21 +33,16 @@ SIZES = dict(t='tiny', s='small', b='base')
 
 
 def build(name):
-    """The network of that name (see tools/networks.py), or None without its checkout."""
-    part = 'backbone' if name in zoo.ENCODERS else 'network'
-    ((encoder, task),) = networks.names([name], part).values()
-    backbone = _backbone(encoder)
-    if backbone is None or part == 'backbone':
-        return backbone
-    row, neck = zoo.encoder(encoder), zoo.neck_cfg(encoder)
-    if task == 'pose':
-        head = networks._heatmap_head(row.decoder_channels)
-    elif (
-        head := _smpl_head(row.decoder_channels, zoo.MESH_DECODERS[row.backbone.decoder])
-    ) is None:
-        return None
-    neck = neck and MODELS.build(neck)
-    return networks.Network(backbone, neck, head, task == 'mesh').eval()
+    """The network of that name (see tools/benchmark/networks.py), or None without its checkout."""
+    if name in zoo.ENCODERS:
+        return _backbone(name)
+    network = networks.build(name)
+    encoder = next(e for e in zoo.ENCODERS for t in zoo.TASKS if zoo.paper_name(e, t) == name)
+    network.backbone = _backbone(encoder)
+    if network.takes_map:
+        row = zoo.encoder(encoder)
+        network.head = _smpl_head(row.decoder_channels, zoo.MESH_DECODERS[row.backbone.decoder])
+    return network.eval() if network.backbone and network.head else None
 
 
 def selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus):
@@ -60,7 +55,7 @@ def selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus):
 def _backbone(encoder):
     family, size, *stages = encoder.split('-')
     if family == 'vit':
-        return networks._backbone(encoder)
+        return networks.build(encoder)
     kind = dict(swin=Swin, gmf=GroupMixFormer, vm=VMamba)[family]
     if kind.checkout and not os.environ.get(kind.checkout):
         return None

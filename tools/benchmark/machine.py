@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmark.timing import interleaved
-from trunchier.deploy.export import PRECISIONS
+from trunchier.deploy.lower import PRECISIONS
 from trunchier.ops.linear import cpu_linear
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> Table:
         columns |= {'x ViT-B': 'x ViT-B', 'paper': "paper's"}
         paper = paper_fps()
         notes.append(
-            'x ViT-B: images/s divided by those of ViTPose-B or HMR2.0-B in the same rounds, beside '
-            "the same ratio in the paper's tables"
+            'x ViT-B: images/s relative to ViTPose-B or HMR2.0-B in the same rounds, beside this '
+            "ratio in the paper's tables"
         )
     best = {dtype: peaks(args.device, dtype) for dtype in args.dtype}
     rates = [
@@ -66,7 +66,9 @@ def run(args: argparse.Namespace) -> Table:
             built['ViT-B'] = networks.build(reference(name), args.device, args.deploy)
         for dtype, batch in itertools.product(args.dtype, args.batch):
             found = time_networks(built, dtype, batch, args)
-            others = {row['who']: row['ms'] for row in found if row['who'] != 'ours' and 'ms' in row}
+            others = {
+                row['who']: row['ms'] for row in found if row['who'] != 'ours' and 'ms' in row
+            }
             for row in found:
                 row |= dict(name=name, dtype=dtype, batch=batch)
                 if row['who'] == 'ours' and 'ms' in row:

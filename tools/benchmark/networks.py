@@ -71,12 +71,14 @@ def build(name: str, device: str = 'cpu', deployed: bool = False) -> nn.Module:
     logging.getLogger('mmengine').setLevel(logging.ERROR)
     with torch.device(device):
         if name in zoo.ENCODERS:
-            module = MODELS.build(dict(zoo.backbone_cfg(name), init_cfg=None))
+            model = MODELS.build(dict(zoo.backbone_cfg(name), init_cfg=None))
         else:
-            module = Network(build_model(find_config(name, task_of_name(name))[0]))
-    module.eval()  # returns None in mmpretrain
-    module.to(device)  # buffers that come from files are on the CPU
-    return trunchier.deploy(module, inplace=True) if deployed else module
+            model = build_model(find_config(name, task_of_name(name))[0])
+    model.eval()  # returns None in mmpretrain
+    model.to(device)  # buffers that come from files are on the CPU
+    if deployed:
+        model = trunchier.deploy(model, inplace=True)
+    return model if name in zoo.ENCODERS else Network(model).eval()
 
 
 def macs(module: nn.Module, size: tuple[int, int] = SIZE) -> float:

@@ -72,8 +72,8 @@ def run(args: argparse.Namespace) -> Table:
     ]  # fmt: skip
     columns = dict(what='', rate='people/s', spread='+- %', share='share')
     notes = [
-        'Share: of the speed of the network alone; of a stage, its busy time relative to the elapsed '
-        f'time (stages overlap); {"two passes per person: flip_test" if flips else "one pass per person"}'
+        'Share: relative to the network alone; of a stage, busy time relative to the elapsed time '
+        f'(stages overlap). {"Two passes (flip_test)" if flips else "One pass"} per person'
     ]
     title = f'{name}, video of 1280 x 720, batch {args.batch}, {args.precision}'
     return Table(title, columns, rows, notes)

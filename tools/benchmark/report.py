@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmark.machine import environment
-from trunchier.files.whole import whole_file
+from trunchier.files import whole_file
 
 
 class Table(NamedTuple):

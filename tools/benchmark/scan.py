@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> Table:
             rows += scan_rows(length, channels, batch, dtype, backends, peers, args)
         progress(f'{dtype}, batch {batch}, {channels} channels')
     notes = [
-        'selective_scan: four directions as four groups; selective_scan_2d: the same work on a map, '
+        'selective_scan: four directions as four groups; selective_scan_2d: the same work on a map '
         'with the projection to delta, as in the models. Steps: batch x 4 channels x length'
     ]
     return Table(f'Selective scan, {args.states} states', columns, rows, notes)

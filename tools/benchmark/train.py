@@ -51,9 +51,7 @@ def run(args: argparse.Namespace) -> Table:
                 times = interleaved(tasks, args.rounds, args.seconds, args.device)
             for who, time in times.items():
                 row = dict(name=name, who=who, dtype=dtype, batch=batch, megabytes=memory[who])
-                row |= dict(
-                    ms=1e3 * time.median, spread=100 * time.spread, fps=batch / time.median
-                )
+                row |= dict(ms=1e3 * time.median, spread=100 * time.spread, fps=batch / time.median)
                 if who == 'ours':
                     ratios = {peer: t.median / time.median for peer, t in times.items()}
                     row |= {f'x {peer}': ratios[peer] for peer in built if peer != 'ours'}
