@@ -562,10 +562,6 @@ def test_bodies_on_the_fly_give_the_records_of_mesh_training():
     assert source.locate(0, 0) >= len(source)
 
 
-def test_speed_is_a_number_of_images_per_second():
-    assert people.images_per_second(num=3, size=64) > 1
-
-
 def test_the_embedded_body_has_the_layout_of_smpl():
     mean = body()
     assert mean.template.shape == (6890, 3)

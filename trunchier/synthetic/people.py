@@ -8,8 +8,6 @@ Picture 7 is the same in any order, in any process, at any time (with the same v
 OpenCV and numba: pictures are drawn in floating point).
 """
 
-import time
-
 import cv2
 import numpy as np
 
@@ -186,29 +184,3 @@ def _coco_keypoints(scene, figure, index):
             seen = owner == kernels.NOBODY
         out[k] = pixels[k, 0], pixels[k, 1], 2 if seen else 1
     return out
-
-
-def images_per_second(num=100, size=256, seed=0, repeats=3):
-    """Speed of `SyntheticPeople` on one core, everything included, after a warm-up.
-
-    In seconds of the core's own time, each picture the best of `repeats`, so that what else runs on
-    the machine counts less.
-
-    Returns:
-        float, from the median time of a picture.
-    """
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    times = np.empty((num, repeats))
-    try:
-        people = SyntheticPeople(seed=seed, size=size)
-        for index in range(10):
-            people[index]
-        for index in range(num):
-            for repeat in range(repeats):
-                start = time.process_time()
-                people[index]
-                times[index, repeat] = time.process_time() - start
-    finally:
-        cv2.setNumThreads(threads)
-    return 1 / float(np.median(times.min(1)))
