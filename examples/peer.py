@@ -37,7 +37,7 @@ def build(name):
     if name in zoo.ENCODERS:
         return _backbone(name)
     network = networks.build(name)
-    encoder = next(e for e in zoo.ENCODERS for t in zoo.TASKS if zoo.paper_name(e, t) == name)
+    encoder, _ = zoo.models()[name]
     network.backbone = _backbone(encoder)
     if network.takes_map:
         row = zoo.encoder(encoder)

@@ -320,7 +320,7 @@ def test_all_continues_after_a_failure(tmp_path, monkeypatch):
     out = tmp_path / 'folder' / 'table.md'
     commands.main(['all', *QUICK, '--out', str(out), '--json', str(tmp_path / 'table.json')])
     text = out.read_text()
-    assert 'Not measured: ValueError: no pose model' in text
+    assert "Not measured: ValueError: no model 'Nobody-T-S2'" in text
     assert '    python tools/benchmark scan --lengths 4' in text
     assert '| selective_scan | 4 | 8 |' in text
     assert len(json.loads((tmp_path / 'table.json').read_text())['tables']) == 2

@@ -60,7 +60,7 @@ def pose_rows(people: Path, args: argparse.Namespace) -> list[dict]:
     """Stages of the pose recipe's training pipeline (mmpose)."""
     import mmpose.datasets  # noqa: F401  registers the data sets
 
-    cfg, _ = find_config('vm-t-s2', 'pose')
+    cfg = find_config('vm-t-s2', 'pose').cfg
     init_default_scope('mmpose')
     spec = Config(dict(cfg.train_dataloader.dataset)).to_dict()
     spec.update(data_root=str(people), ann_file='annotations.json', data_prefix=dict(img='images/'))
@@ -76,7 +76,7 @@ def mesh_rows(folder: Path, args: argparse.Namespace) -> list[dict]:
     """Stages of the mesh recipe's training pipeline, from tar shards."""
     with contextlib.redirect_stdout(None):
         make_shards.main([str(folder / 'people'), '--out', str(folder / 'shards')])
-    cfg, _ = find_config('vm-t-s2', 'mesh')
+    cfg = find_config('vm-t-s2', 'mesh').cfg
     pipeline = [dict(step) for step in cfg.train_pipeline]
     for step in pipeline:
         if step['type'] == 'AddRealPoses':

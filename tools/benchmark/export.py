@@ -14,6 +14,7 @@ from benchmark import networks
 from benchmark.report import Table, progress
 from benchmark.timing import interleaved
 from trunchier.deploy import export as exporting
+from trunchier.models.create import build_model
 from trunchier.weights.find import find_config
 
 
@@ -36,8 +37,8 @@ def run(args: argparse.Namespace) -> Table:
     meta = dict(keypoint_id2name=keypoints, flip_indices=keypoints, skeleton_links=[])
     rows = []
     for name in networks.names(args.models):
-        cfg, _ = find_config(name, networks.task_of_name(name))
-        model = exporting.build(cfg)
+        cfg = find_config(name).cfg
+        model = build_model(cfg)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, 'model' + exporting.FORMATS[args.to])
             facts = exporting.describe(cfg, name, meta)

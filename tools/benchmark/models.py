@@ -133,14 +133,15 @@ def reference(name: str) -> str:
     """ViTPose-B or HMR2.0-B, or its backbone: the model that the paper's FPS are relative to."""
     if name in zoo.ENCODERS:
         return 'vit-b'
-    return zoo.paper_name('vit-b', networks.task_of_name(name))
+    return zoo.paper_name('vit-b', zoo.models()[name][1])
 
 
 def paper_fps() -> dict[str, float]:
     """{paper's name: its FPS divided by that of ViTPose-B or HMR2.0-B, as printed}."""
     ratios = {}
-    for folder, base in (('pose2d', 'ViTPose-B'), ('mesh', 'HMR2.0-B')):
-        rows = yaml.safe_load((ROOT / 'configs' / folder / 'metafile.yml').read_text())['Models']
+    for task in zoo.TASKS.values():
+        metafile = ROOT / 'configs' / task.folder / 'metafile.yml'
+        rows = yaml.safe_load(metafile.read_text())['Models']
         fps = {row['Alias']: row['Metadata']['Paper FPS (A100)'] for row in rows}
-        ratios |= {name: value / fps[base] for name, value in fps.items()}
+        ratios |= {name: value / fps[task.paper_name('vit-b')] for name, value in fps.items()}
     return ratios

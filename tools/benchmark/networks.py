@@ -8,15 +8,12 @@ import fnmatch
 import logging
 
 import torch
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import trunchier
 from trunchier import zoo
-from trunchier.deploy.export import build as build_model
-from trunchier.deploy.export import task_of_name
-from trunchier.weights.find import find_config
+from trunchier.models.create import create_backbone, create_model
 
 PARTS = ('backbone', 'network')
 SIZE = (256, 192)  # (H, W) of the crops
@@ -50,11 +47,9 @@ def names(patterns: list[str], part: str = 'network') -> list[str]:
         ValueError: a pattern that matches no name.
     """
     known = {}  # name -> the words that select it
-    for task in zoo.TASKS:
-        for encoder in zoo.ENCODERS:
-            paper = zoo.paper_name(encoder, task)
-            words = known.setdefault(encoder if part == 'backbone' else paper, set())
-            words |= {encoder, paper.lower(), task, 'all'}
+    for paper, (encoder, task) in zoo.models().items():
+        words = known.setdefault(encoder if part == 'backbone' else paper, set())
+        words |= {encoder, paper.lower(), task, 'all'}
     found = set()
     for pattern in patterns:
         matching = {name for name, words in known.items() if fnmatch.filter(words, pattern.lower())}
@@ -67,14 +62,10 @@ def names(patterns: list[str], part: str = 'network') -> list[str]:
 
 
 def build(name: str, device: str = 'cpu', deployed: bool = False) -> nn.Module:
-    """A backbone (`swin-t-s4`) or network (`SwinPose-T-S4`) with random weights, in eval mode."""
+    """A backbone (`swin-t-s4`) or network (`SwinPose-T-S4`, a config) with random weights."""
     logging.getLogger('mmengine').setLevel(logging.ERROR)
     with torch.device(device):
-        if name in zoo.ENCODERS:
-            model = MODELS.build(dict(zoo.backbone_cfg(name), init_cfg=None))
-        else:
-            model = build_model(find_config(name, task_of_name(name))[0])
-    model.eval()  # returns None in mmpretrain
+        model = create_backbone(name) if name in zoo.ENCODERS else create_model(name)
     model.to(device)  # buffers that come from files are on the CPU
     if deployed:
         model = trunchier.deploy(model, inplace=True)

@@ -12,9 +12,10 @@ import torch
 from benchmark.machine import DTYPES
 from benchmark.report import Table
 from benchmark.timing import interleaved
-from trunchier.deploy import export as exporting
+from trunchier import zoo
 from trunchier.inference import inferencer as inferencers
 from trunchier.inference.writers import VideoWriter
+from trunchier.models.create import create_model
 from trunchier.weights.find import find_config
 
 
@@ -28,13 +29,12 @@ def add_arguments(add: Callable) -> None:
 
 
 def run(args: argparse.Namespace) -> Table:
-    task = exporting.task_of_name(args.model)
-    cfg, name = find_config(args.model, task)
-    kind = inferencers.MeshInferencer if task == 'mesh' else inferencers.PoseInferencer
+    found = find_config(args.model)
+    kind = getattr(inferencers, zoo.TASKS[found.task].inferencer.partition(':')[2])
     low = DTYPES[args.precision] if args.precision != 'fp32' else None
     with tempfile.TemporaryDirectory() as folder:
         weights, clip = Path(folder, 'random.pth'), Path(folder, 'clip.mp4')
-        torch.save(dict(state_dict=exporting.build(cfg).state_dict()), weights)
+        torch.save(dict(state_dict=create_model(args.model).state_dict()), weights)
         write_clip(clip, args.frames)
         inferencer = kind(
             args.model, str(weights), device=args.device, batch_size=args.batch,
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> Table:
         'Share: relative to the network alone; of a stage, busy time relative to the elapsed time '
         f'(stages overlap). {"Two passes (flip_test)" if flips else "One pass"} per person'
     ]
-    title = f'{name}, video of 1280 x 720, batch {args.batch}, {args.precision}'
+    title = f'{found.name}, video of 1280 x 720, batch {args.batch}, {args.precision}'
     return Table(title, columns, rows, notes)
 
 

@@ -72,7 +72,8 @@ def create_backbone(name: str, weights: str | Path | None = None, **changes: Any
     Raises:
         ValueError: unknown name. CheckpointError: weights of another backbone.
     """
-    backbone = MODELS.build(dict(zoo.backbone_cfg(name), init_cfg=None, **changes)).eval()
+    backbone = MODELS.build(dict(zoo.backbone_cfg(name), init_cfg=None, **changes))
+    backbone.eval()  # returns None in mmpretrain
     if weights is not None:
         load_checkpoint(backbone, weights)
     return backbone
