@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
 
 PACKAGE = Path(__file__).resolve().parents[1] / 'trunchier'
 
@@ -21,14 +26,14 @@ def pages() -> dict[str, list[str]]:
     return {page: sorted(modules) for page, modules in found.items()}
 
 
-def on_config(config):
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Put the pages into the navigation."""
     (section,) = (item for item in config.nav if 'Reference' in item)
     section['Reference'] = [{page: f'reference/{page}.md'} for page in pages()]
     return config
 
 
-def on_files(files, config):
+def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages, which no file holds."""
     from mkdocs.structure.files import File
 

@@ -1,29 +1,42 @@
-"""Keypoints of a person from an exported pose model, with numpy and onnxruntime alone.
+"""Keypoints of a person from an exported pose model, with numpy and onnxruntime.
 
     python examples/onnx_pose.py VMPose-T-S2.onnx photo.jpg [x1 y1 x2 y2]
 
-OpenCV only reads the picture; without a box the person is taken to fill it. The model is one that
-`python tools/export.py VMPose-T-S2 CHECKPOINT` wrote; its metadata says what it wants.
+OpenCV only reads the image. Without a box the whole image is taken for one person. The model is
+written by `trunchier export VMPose-T-S2 CHECKPOINT`; its metadata states crop and normalization.
 """
 
 import json
 import sys
+from typing import Any
 
 import cv2
 import numpy as np
 import onnxruntime
 
 
-def resample(image, at):
-    """Rows of `image` at fractional positions, linearly between them; black outside."""
+def resample(image: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Rows of `image` at fractional positions, by linear interpolation; black outside."""
     low = np.floor(at).astype(int)
     padded = np.pad(image, ((1, 1), (0, 0), (0, 0)))
     lower, upper = (padded[np.clip(low + step, -1, len(image)) + 1] for step in (0, 1))
     return lower + (at - low)[:, None, None] * (upper - lower)
 
 
-def crop_person(image, box, meta):
-    """(1, 3, height, width) for the model, and the first corner and the step of its pixels."""
+def crop_person(
+    image: np.ndarray, box: np.ndarray, meta: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Crop the box of a person, as UDP does.
+
+    Args:
+        image: (H, W, 3) uint8, BGR.
+        box: (4,), x1, y1, x2, y2 in pixels.
+        meta: metadata of the exported model.
+
+    Returns:
+        The model's input (1, 3, height, width); the position (2,) of its first pixel and the step
+        (2,) between its pixels, x before y, in pixels of the image.
+    """
     width, height = meta['input_size']
     size = (box[2:] - box[:2]) * meta['box_padding']
     size = np.maximum(size, size[::-1] * [width / height, height / width])
@@ -34,8 +47,8 @@ def crop_person(image, box, meta):
     return crop.transpose(2, 1, 0)[None].astype(np.float32), corner, step
 
 
-def locate(heatmap):
-    """(x, y) of a heatmap's maximum, between its pixels by UDP's decoding (DARK)."""
+def locate(heatmap: np.ndarray) -> np.ndarray:
+    """Subpixel position (x, y) of a heatmap's maximum by UDP's decoding (DARK)."""
     kernel = np.exp(-(np.arange(-5, 6) ** 2) / 8)
     smooth = np.apply_along_axis(np.convolve, 0, heatmap, kernel, 'same')
     smooth = np.apply_along_axis(np.convolve, 1, smooth, kernel, 'same')
@@ -47,10 +60,10 @@ def locate(heatmap):
     return np.array([x, y]) - np.linalg.solve(hessian, [(e - c) / 2, (f - b) / 2])
 
 
-model, picture, *box = sys.argv[1:]
+model, path, *box = sys.argv[1:]
 session = onnxruntime.InferenceSession(model, providers=['CPUExecutionProvider'])
 meta = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
-image = cv2.imread(picture)
+image = cv2.imread(path)
 box = np.array(box or (0, 0, image.shape[1], image.shape[0]), float)
 crop, corner, step = crop_person(image, box, meta)
 heatmaps = session.run(['heatmaps'], {'images': crop})[0][0]

@@ -1,4 +1,4 @@
-"""The authors' code as a peer of tools/benchmark, from checkouts of their repositories:
+"""The authors' code for side-by-side benchmarks, from checkouts of their repositories:
 
     git clone https://github.com/MzeroMiko/VMamba
     git clone https://github.com/AILab-CVC/GroupMixFormer
@@ -7,9 +7,9 @@
     export VMAMBA=VMamba GROUPMIXFORMER=GroupMixFormer FOURD_HUMANS=4D-Humans
     python tools/benchmark models --models '*-t-s4' --against official=examples
 
-Swin and ViT are of mmpretrain, the pose head of mmpose, the mesh head of 4D-Humans. VMamba uses its
-CUDA extension if that is installed and the images are on a GPU, else its torch fallback. Models
-without a checkout are skipped.
+Swin and ViT are mmpretrain's, the pose head is mmpose's, the mesh head is 4D-Humans'. VMamba uses
+its CUDA extension if that is installed and the images are on a GPU, otherwise its torch fallback.
+Models without a checkout are left out.
 """
 
 import contextlib
@@ -20,11 +20,12 @@ import sys
 import types
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from benchmark import networks
 from mmengine.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from trunchier import zoo
 from trunchier.models.mesh.hmr2_head import EMBEDDED_MEAN_PARAMS
@@ -32,7 +33,7 @@ from trunchier.models.mesh.hmr2_head import EMBEDDED_MEAN_PARAMS
 SIZES = dict(t='tiny', s='small', b='base')
 
 
-def build(name):
+def build(name: str) -> nn.Module | None:
     """The network of that name (see tools/benchmark/networks.py), or None without its checkout."""
     if name in zoo.ENCODERS:
         return _backbone(name)
@@ -45,8 +46,17 @@ def build(name):
     return network.eval() if network.backbone and network.head else None
 
 
-def selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus):
-    """As `trunchier.ops.selective_scan`."""
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+) -> Tensor:
+    """The authors' scan, with the arguments of `trunchier.ops.selective_scan`."""
     scans = _vmamba() and sys.modules['csms6s']
     scan = scans.selective_scan_fn if u.is_cuda else scans.selective_scan_torch
     return scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
@@ -68,7 +78,7 @@ def _backbone(encoder):
 class Swin(nn.Module):
     checkout = None
 
-    def __init__(self, arch, stages):
+    def __init__(self, arch: dict[str, Any], stages: int):
         super().__init__()
         from mmpretrain.models import SwinTransformer
 
@@ -80,14 +90,14 @@ class Swin(nn.Module):
             arch, img_size=networks.SIZE, out_indices=(stages - 1,), pad_small_map=True
         )
 
-    def forward(self, images):
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return self.model(images)[-1:]
 
 
 class GroupMixFormer(nn.Module):
     checkout = 'GROUPMIXFORMER'
 
-    def __init__(self, arch, stages):
+    def __init__(self, arch: dict[str, Any], stages: int):
         super().__init__()
         sys.modules.setdefault('ipdb', types.ModuleType('ipdb'))  # their debugger
         theirs = _import_from(Path(os.environ[self.checkout], 'models'), 'groupmixformer')
@@ -97,14 +107,14 @@ class GroupMixFormer(nn.Module):
         self.model = theirs.GroupMixFormer(num_stages=stages, return_interm_layers=True, **rows)
         self.norm = nn.BatchNorm2d(arch['channels'][stages - 1])
 
-    def forward(self, images):
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return (self.norm(self.model.forward_features(images)[-1]),)
 
 
 class VMamba(nn.Module):
     checkout = 'VMAMBA'
 
-    def __init__(self, arch, stages):
+    def __init__(self, arch: dict[str, Any], stages: int):
         super().__init__()
         self.model = _vmamba().VSSM(
             patch_size=4, in_chans=3, depths=list(arch['depths']), dims=arch['channels'][0],
@@ -118,7 +128,7 @@ class VMamba(nn.Module):
         self.model.layers[-1].downsample = nn.Identity()
         self.norm = nn.LayerNorm(arch['channels'][stages - 1])
 
-    def forward(self, images):
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         x = self.model.patch_embed(images)
         for i, layer in enumerate(self.model.layers):
             x = layer.blocks(x)
@@ -128,9 +138,9 @@ class VMamba(nn.Module):
 
 
 def _vmamba():
-    """Their module; on a CPU with its scans in torch, which it does not choose by itself."""
+    """The module `vmamba`; without a GPU its scans are replaced by its own torch fallback."""
     folder = Path(os.environ['VMAMBA'], 'classification', 'models')
-    # Their mamba2 needs packages that none of these models does.
+    # mamba2 requires packages that these models do not use.
     sys.modules.setdefault('mamba2', types.ModuleType('mamba2'))
     without = types.SimpleNamespace(selective_scan_chunk_fn=None)
     sys.modules.setdefault('mamba2.ssd_minimal', without)
@@ -158,7 +168,7 @@ def _smpl_head(channels, sizes):
         return None
     package = types.ModuleType('hmr2')
     package.__path__ = [str(Path(folder, 'hmr2'))]
-    for name in ('models', 'models.heads', 'utils'):  # without what their __init__ imports
+    for name in ('models', 'models.heads', 'utils'):  # skips the imports of its __init__
         module = types.ModuleType(f'hmr2.{name}')
         module.__path__ = [str(Path(folder, 'hmr2', *name.split('.')))]
         sys.modules.setdefault(f'hmr2.{name}', module)
@@ -182,7 +192,7 @@ def _smpl_head(channels, sizes):
 
 def _import_from(folder, name):
     if not folder.is_dir():
-        raise FileNotFoundError(f'no folder {folder}; is the checkout whole?')
+        raise FileNotFoundError(f'no folder {folder}; is the checkout complete?')
     sys.path.insert(0, str(folder))
     try:
         return importlib.import_module(name)
