@@ -6,28 +6,26 @@
     python tools/convert_weights.py best.pth vmpose-t-s2.safetensors --half
 
 SRC is a file or http(s) address: Swin, VMamba or GroupMixFormer classifiers, ViTPose, HMR2.0, or a
-checkpoint of tools/train.py. DST ends in .safetensors or .pth and holds weights alone: no
-optimizer, no pickled objects. All four stages are kept; a truncated model takes what it needs when
-it loads the file (`init_cfg=dict(type='OfficialPretrained', checkpoint=DST)`).
+checkpoint of tools/train.py. DST is a .safetensors or .pth file of weights alone, without optimizer
+and pickled objects. It keeps all four stages; a truncated model loads those that it has
+(`init_cfg=dict(type='OfficialPretrained', checkpoint=DST)`).
 """
 
 import argparse
 import sys
 
-from trunchier.weights.load import CheckpointError, read_official, save_weights
+from trunchier.weights.load import read_official, save_weights
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('src', metavar='SRC', help='official checkpoint, or its address')
     parser.add_argument('dst', metavar='DST', help='.safetensors or .pth file to write')
     parser.add_argument('--half', action='store_true', help='store float32 weights as float16')
-    parser.add_argument(
-        '--note', help='what to know about the weights, kept in a .safetensors file'
-    )
-    parser.add_argument('--drop', metavar='PREFIX', help='leave out what begins so')
+    parser.add_argument('--note', help='note about the weights, stored in a .safetensors file')
+    parser.add_argument('--drop', metavar='PREFIX', help='skip keys with this prefix')
     args = parser.parse_args(arguments)
     try:
         state = read_official(args.src)
@@ -36,7 +34,7 @@ def main(arguments=None):
         if args.half:
             state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
         save_weights(state, args.dst, args.note)
-    except (CheckpointError, FileNotFoundError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError) as error:
         sys.exit(f'{type(error).__name__}: {error}')
     numbers = sum(value.numel() for value in state.values())
     print(f'{args.dst}: {len(state)} tensors, {numbers / 1e6:.2f} M numbers')

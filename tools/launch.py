@@ -1,4 +1,4 @@
-"""What tools/train.py and tools/test.py share: arguments, what they change, careful loading."""
+"""Shared by tools/train.py and tools/test.py: arguments, config changes, loading."""
 
 import argparse
 import os
@@ -6,17 +6,18 @@ import re
 from pathlib import Path
 
 import torch
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.logging import print_log
+from mmengine.runner import Runner
 
-import trunchier  # noqa: F401  registers our models for configs that do not import them
+import trunchier  # noqa: F401  registers our modules for configs that do not import them
 from trunchier.files import local_file
 from trunchier.weights.load import CheckpointError, read_weights
 
 
-def parser(description):
-    """The arguments that mmpose's train.py and test.py have in common, less the positional ones."""
+def parser(description: str) -> argparse.ArgumentParser:
+    """The common arguments of mmpose's train.py and test.py."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -24,8 +25,10 @@ def parser(description):
     parser.add_argument('--work-dir', help='folder for logs, checkpoints and results')
     parser.add_argument('--show-dir', help='draw predictions into this folder')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument('--interval', type=int, default=1, help='draw one sample out of so many')
-    parser.add_argument('--wait-time', type=float, default=1, help='seconds that a window stays')
+    parser.add_argument('--interval', type=int, default=1, help='draw every n-th sample')
+    parser.add_argument(
+        '--wait-time', type=float, default=1, help='seconds that a window stays open'
+    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -39,8 +42,8 @@ def parser(description):
     return parser
 
 
-def merge(cfg, args):
-    """Write the common arguments into the config; --cfg-options come last, in `finish`."""
+def merge(cfg: Config, args: argparse.Namespace) -> None:
+    """Write the common arguments into the config; `finish` adds --cfg-options."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.launcher = args.launcher
     cfg.work_dir = (
@@ -53,33 +56,39 @@ def merge(cfg, args):
             draw.wait_time = args.wait_time
 
 
-def finish(cfg, args):
-    """--cfg-options, which win over everything, then what a machine without GPU needs."""
+def finish(cfg: Config, args: argparse.Namespace) -> None:
+    """Apply --cfg-options over everything else, then what a machine without GPU requires."""
     cfg.merge_from_dict(args.cfg_options)
     if args.launcher != 'none' and get_device() == 'cpu':
         distribute_on_cpu(cfg)
 
 
-def hook(cfg, name, kind):
-    """The config of default hook `name`, or an error that tells how to add it."""
+def hook(cfg: Config, name: str, kind: str) -> dict:
+    """Config of the default hook `name`.
+
+    Raises:
+        ValueError: the config has none; says how to add it.
+    """
     hooks = cfg.get('default_hooks', {})
     if name not in hooks:
         raise ValueError(
-            f'the config has the default hooks {sorted(hooks)}; this needs '
+            f'the config has the default hooks {sorted(hooks)}; this option requires '
             f"default_hooks = dict({name}=dict(type='{kind}'))"
         )
     return hooks[name]
 
 
-def distribute_on_cpu(cfg):
-    """Processes talk by gloo, and the model is wrapped without naming GPUs, as mmengine would."""
+def distribute_on_cpu(cfg: Config) -> None:
+    """Use gloo between processes and wrap the model without the GPU ids that mmengine passes."""
     if cfg.launcher != 'pytorch':
         raise ValueError(
-            f'--launcher {cfg.launcher} needs GPUs, and none is visible; on CPU use '
+            f'--launcher {cfg.launcher} requires GPUs, but none is visible; on CPU use '
             'tools/dist_train.sh or tools/dist_test.sh (--launcher pytorch)'
         )
     if cfg.pop('sync_bn', None):
-        print_log('on CPU each process keeps its own batch statistics: no SyncBN', 'current')
+        print_log(
+            'SyncBN is not supported on CPU: each process keeps its own batch statistics', 'current'
+        )
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo')
     wrapper = dict(type='MMDistributedDataParallel', broadcast_buffers=False)
@@ -87,12 +96,12 @@ def distribute_on_cpu(cfg):
     cfg.model_wrapper_cfg = dict(cfg.get('model_wrapper_cfg') or wrapper, device_ids=None)
 
 
-def load_with_care(runner, strict):
-    """Have `runner` load weights only, also from http(s) addresses, which mmengine would unpickle.
+def load_safely(runner: Runner, strict: bool) -> None:
+    """Make `runner` load weights only, also from http(s) addresses, which mmengine would unpickle.
 
     Args:
-        strict (bool): refuse a checkpoint with other keys or shapes than the model's, where
-            mmengine would only log the difference.
+        strict: raise CheckpointError if keys or shapes differ from the model's, which mmengine
+            would only log.
     """
     load = runner.load_checkpoint
 
@@ -103,8 +112,8 @@ def load_with_care(runner, strict):
         try:
             return load(path, *args, **kwargs, strict=strict)
         except Exception as error:
-            if 'do not match exactly' not in str(error):  # mmengine's words for keys and shapes
-                read_weights(path)  # says what is wrong, if it is the file
+            if 'do not match exactly' not in str(error):  # mmengine's message about keys and shapes
+                read_weights(path)  # raises the reason if the file is the problem
                 raise
             raise CheckpointError(
                 f'{filename} does not fit the model of this config; is it of another variant?\n'

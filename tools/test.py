@@ -5,7 +5,7 @@ tools/dist_test.sh CONFIG CHECKPOINT GPUS [the same arguments]
 """
 
 import mmengine
-from launch import finish, hook, load_with_care, merge, parser
+from launch import finish, hook, load_safely, merge, parser
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -27,32 +27,36 @@ def merge_args(cfg, args):
     cfg.load_from = args.checkpoint
     cfg.resume = False
     if args.badcase:
-        analyse_bad_cases(cfg, args)
+        analyze_bad_cases(cfg, args)
     if args.dump:
         if not args.dump.endswith(('.pkl', '.pickle')):
-            raise ValueError(f'--dump writes a pickle; got {args.dump}, wanted a name in .pkl')
+            raise ValueError(
+                f'--dump writes a pickle; got {args.dump}, expected a name that ends in .pkl'
+            )
         evaluators = cfg.test_evaluator
         evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
         cfg.test_evaluator = [*evaluators, dict(type='DumpResults', out_file_path=args.dump)]
     finish(cfg, args)
 
 
-def analyse_bad_cases(cfg, args):
+def analyze_bad_cases(cfg, args):
     worst = hook(cfg, 'badcase', 'BadCaseAnalysisHook')
     worst.update(enable=True, show=args.show, interval=args.interval)
     if args.show:
-        # One window at a time: the hook for all samples stays shut.
+        # One window at a time: the hook that shows all samples is off.
         cfg.default_hooks.visualization.show = False
         worst.wait_time = args.wait_time
     kinds = dict(loss=cfg.model.head.get('loss'), accuracy=cfg.test_evaluator)
     kind = worst.get('metric_type', 'loss')
     if kind not in kinds:
-        raise ValueError(f'default_hooks.badcase.metric_type is {kind!r}; wanted one of {[*kinds]}')
+        raise ValueError(
+            f'default_hooks.badcase.metric_type is {kind!r}; expected one of {[*kinds]}'
+        )
     worst.metric = worst.get('metric') or kinds[kind]
 
 
 class WriteMetrics(Hook):
-    """Writes what the evaluators found; last of all hooks, as they may add to it."""
+    """Writes the metrics; runs after all other hooks, which may add to them."""
 
     priority = 'LOWEST'
 
@@ -71,7 +75,7 @@ def main():
     runner = Runner.from_cfg(cfg)
     if args.out:
         runner.register_hook(WriteMetrics(args.out))
-    load_with_care(runner, strict=True)
+    load_safely(runner, strict=True)
     runner.test()
 
 

@@ -4,7 +4,7 @@ python tools/train.py CONFIG [--work-dir DIR] [--resume [CHECKPOINT]] [--amp] ..
 tools/dist_train.sh CONFIG GPUS [the same arguments]
 """
 
-from launch import finish, load_with_care, merge, parser
+from launch import finish, load_safely, merge, parser
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import Runner
@@ -44,7 +44,7 @@ def merge_args(cfg, args):
     if args.auto_scale_lr:
         if 'auto_scale_lr' not in cfg:
             raise ValueError(
-                '--auto-scale-lr needs the batch size that the learning rate was chosen for; add '
+                '--auto-scale-lr requires the batch size that the learning rate is meant for; add '
                 'auto_scale_lr = dict(base_batch_size=...) to the config'
             )
         cfg.auto_scale_lr.enable = True
@@ -54,7 +54,7 @@ def merge_args(cfg, args):
 
 
 def mix_precision(wrapper):
-    """Have the optimizer wrapper compute in float16 with loss scaling; on a CPU, in bfloat16."""
+    """Train in float16 with loss scaling; on a CPU, in bfloat16."""
     kind = wrapper.get('type', 'OptimWrapper')
     kind = kind if isinstance(kind, str) else kind.__name__
     if kind not in WRAPPERS:
@@ -72,7 +72,7 @@ def main():
     cfg = Config.fromfile(args.config)
     merge_args(cfg, args)
     runner = Runner.from_cfg(cfg)
-    load_with_care(runner, strict=bool(cfg.get('resume')))
+    load_safely(runner, strict=bool(cfg.get('resume')))
     runner.train()
 
 

@@ -7,7 +7,8 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from trunchier import zoo
-from trunchier.engine.training import GeneratorAndDiscriminator, iteration_seed, learning_rates
+from trunchier.engine.loops import iteration_seed
+from trunchier.engine.optimizers import GeneratorAndDiscriminator
 
 ADAMW = dict(type='AdamW', lr=1e-3, weight_decay=0.1)
 
@@ -21,6 +22,15 @@ def optimizer(model, **paramwise):
             paramwise_cfg=paramwise,
         ),
     )
+
+
+def learning_rates(optim_wrapper):
+    """{name of each parameter: (learning rate, weight decay)}."""
+    return {
+        name: (group['lr'], group['weight_decay'])
+        for group in optim_wrapper.optimizer.param_groups
+        for name in group['param_names']
+    }
 
 
 def pose_model(name):

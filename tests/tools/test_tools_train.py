@@ -374,13 +374,18 @@ def test_bad_cases_are_judged_by_the_loss_of_the_head_or_by_the_metric(folder):
     'name, arguments, overrides, message',
     [
         ('train', ['--amp'], {'optim_wrapper.type': 'ApexOptimWrapper'}, 'config has ApexOptim'),
-        ('test', ['a.pth', '--dump', 'a.json'], {}, 'got a.json, wanted a name in .pkl'),
-        ('train', ['--launcher', 'slurm'], {}, 'needs GPUs, and none is visible; on CPU use'),
+        (
+            'test',
+            ['a.pth', '--dump', 'a.json'],
+            {},
+            'got a.json, expected a name that ends in .pkl',
+        ),
+        ('train', ['--launcher', 'slurm'], {}, 'requires GPUs, but none is visible; on CPU use'),
         (
             'test',
             ['a.pth', '--badcase'],
             {'default_hooks.badcase.metric_type': 'size'},
-            "metric_type is 'size'; wanted one of",
+            "metric_type is 'size'; expected one of",
         ),
     ],
 )

@@ -1,8 +1,8 @@
-"""What the stock OpenMMLab stack needs on current torch, mmcv-lite and numpy.
+"""Patches that let the stock OpenMMLab stack run on current torch, mmcv-lite and numpy.
 
-One function a symptom. Each says what goes wrong without it, where that is known upstream and on
-what condition it applies; where the condition does not hold it changes nothing. `apply()` runs
-them all, once, when trunchier is imported; `python tools/doctor.py` prints what became of each.
+One function a symptom: its docstring states the symptom, the upstream issue and the condition under
+which the patch applies; otherwise it changes nothing. `apply()` runs all of them once, when
+trunchier is imported; `trunchier doctor` prints the outcome of each.
 """
 
 import functools
@@ -12,7 +12,7 @@ import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,20 +23,20 @@ STAND_INS = Path(__file__).parent / 'stand_ins'
 
 
 class Outcome(NamedTuple):
-    """What became of a patch, and why."""
+    """Whether a patch was applied, and why."""
 
     applied: bool
     reason: str
 
 
-OUTCOMES = {}  # a patch's name -> its Outcome; filled by apply()
+OUTCOMES: dict[str, Outcome] = {}  # a patch's name -> its Outcome; filled by apply()
 
 
-def apply():
+def apply() -> dict[str, Outcome]:
     """Apply each patch whose condition holds; a second call changes nothing.
 
     Returns:
-        dict[str, Outcome]: by the name of the patch, in the order of `PATCHES`.
+        {name of a patch: its Outcome}, in the order of `PATCHES`.
     """
     for patch in PATCHES:
         if patch.__name__ not in OUTCOMES:
@@ -44,12 +44,12 @@ def apply():
     return OUTCOMES
 
 
-def mmcv_without_compiled_ops():
+def mmcv_without_compiled_ops() -> Outcome:
     """Importing mmpose.models fails with "No module named 'mmcv._ext'".
 
-    mmdet, which mmpose.models imports, imports mmcv.ops, and that loads mmcv's compiled extension
-    when it is imported, used or not. Here an op is looked up when it is called: calling one raises
-    an error that names it.
+    mmpose.models imports mmdet, which imports mmcv.ops, which loads mmcv's compiled extension,
+    used or not. With this patch an op is looked up when it is called; calling one raises an error
+    that names it.
 
     Upstream: https://github.com/open-mmlab/mmpose/issues/3250
     Condition: mmcv is installed without its compiled extension, as mmcv-lite is.
@@ -65,47 +65,43 @@ def mmcv_without_compiled_ops():
     return Outcome(True, 'mmcv has no compiled ops (mmcv-lite)')
 
 
-def _load_absent_ops(loader):
-    loader.load_ext = _absent_ops
-
-
 def _absent_ops(name, funcs):
-    """Stands for mmcv's `load_ext`: the same attributes, each a function that raises."""
+    """Stand-in of mmcv's `load_ext`: the same attributes, each a function that raises."""
     return SimpleNamespace(**{op: _absent_op(op) for op in funcs})
 
 
 def _absent_op(op):
     def absent(*args, **kwargs):
         raise RuntimeError(
-            f"mmcv's compiled op '{op}' was called, but this is mmcv-lite, which has none; models "
-            'that need it need the full mmcv: pip uninstall mmcv-lite, then install mmcv 2.1.0 '
+            f"mmcv's compiled op '{op}' was called, but mmcv-lite has no compiled ops; models "
+            'that call it require the full mmcv: pip uninstall mmcv-lite, then install mmcv 2.1.0 '
             'for your torch and CUDA'
         )
 
     return absent
 
 
-def checkpoints_under_weights_only():
+def checkpoints_under_weights_only() -> Outcome:
     """`--resume` and tools/test.py fail on mmengine's own checkpoints: "Weights only load failed".
 
-    Since torch 2.6, torch.load reads weights only, and refuses the log buffers and numpy values
-    that mmengine stores beside them. The globals that those need are allowed, no more: the check
-    stays on, and whatever else a file asks for is still refused.
+    Since torch 2.6, torch.load reads weights only and refuses the log buffers and numpy values
+    that mmengine stores beside them. This allows the globals that these need and no more: the
+    check stays on, and any other global is still refused.
 
     Upstream: https://github.com/open-mmlab/mmengine/issues/1655
     Condition: torch is 2.6 or newer.
     """
     if digit_version(torch.__version__) < digit_version('2.6'):
-        return Outcome(False, f'torch {torch.__version__} does not refuse them')
+        return Outcome(False, f'torch {torch.__version__} reads them')
     torch.serialization.add_safe_globals(checkpoint_globals())
     return Outcome(True, f'torch {torch.__version__} loads weights only')
 
 
-def checkpoint_globals():
+def checkpoint_globals() -> list[Any]:
     """The globals in mmengine's checkpoints, as `torch.serialization.add_safe_globals` takes them.
 
-    numpy has moved the functions that rebuild its values: a file written under numpy 1 asks for
-    those in numpy.core, one written under numpy 2 for numpy._core, and each is read under both.
+    numpy has moved the functions that rebuild its values: a file written with numpy 1 names those
+    in numpy.core, one written with numpy 2 those in numpy._core; either numpy reads both.
     """
     rebuild_array, rebuild_scalar = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
     return [
@@ -123,20 +119,21 @@ def checkpoint_globals():
 
 
 def _getattr_of_history_buffer(owner, name):
-    """Stands for `getattr`, by which HistoryBuffer pickles its own statistics; it has no other."""
+    """Stand-in of `getattr`, with which HistoryBuffer pickles its own statistics."""
     if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
         raise TypeError(
             f'a checkpoint asks for getattr({owner!r}, {name!r}); only the statistics of '
-            'HistoryBuffer are allowed. Do not load this file unless you trust who made it'
+            'HistoryBuffer are allowed. Do not load this file unless you trust its author'
         )
     return getattr(HistoryBuffer, name)
 
 
-def xtcocotools_over_pycocotools():
+def xtcocotools_over_pycocotools() -> Outcome:
     """Importing mmpose.datasets fails: no xtcocotools, or "numpy.dtype size changed".
 
-    Its wheels are built for numpy 1 and Python 3.11 at most. pycocotools has wheels for all; the
-    package in `stand_ins` gives it the interface, and the results, that mmpose expects.
+    Its wheels are built for numpy 1 and for Python 3.11 at most. pycocotools has wheels for all
+    versions; the package in `stand_ins` gives it the interface and the results that mmpose
+    expects.
 
     Upstream: https://github.com/jin-s13/xtcocoapi/issues/45
     Condition: mmpose is installed and xtcocotools cannot be imported.
@@ -155,11 +152,11 @@ def xtcocotools_over_pycocotools():
     return Outcome(True, reason)
 
 
-def bfloat16_outputs_to_numpy():
+def bfloat16_outputs_to_numpy() -> Outcome:
     """Training under bfloat16 autocast fails: "Got unsupported ScalarType BFloat16".
 
-    mmpose's heads measure their accuracy in numpy, which has no such type; their outputs are
-    widened to float32 on the way.
+    mmpose's heads compute their accuracy in numpy, which has no bfloat16; their outputs are
+    converted to float32 first.
 
     Upstream: https://github.com/pytorch/pytorch/issues/110285
     Condition: mmpose is installed.
@@ -187,14 +184,14 @@ def _widened(x):
     return x.float() if is_bfloat16 else x
 
 
-def names_of_our_pose_models():
+def names_of_our_pose_models() -> Outcome:
     """MMPoseInferencer('VMPose-T-S3') fails: "Cannot find model: vmpose-t-s3 in mmpose".
 
-    mmengine's inferencers look a name up in the model index of the one package that they serve.
-    After mmpose's own models come ours, with the whole path of their configs.
+    mmengine's inferencers look a name up in the model index of one package. This adds our models
+    after mmpose's own, with the full paths of their configs.
 
     Upstream: https://github.com/open-mmlab/mmengine/issues/1581
-    Condition: mmpose is installed, and our configs are where a checkout or a wheel has them.
+    Condition: mmpose is installed, and our configs are found beside the package or in its wheel.
     """
     mmpose = find_spec('mmpose')
     if mmpose is None:
@@ -203,8 +200,8 @@ def names_of_our_pose_models():
     ours = next((r for r in (package.parent, package / '.mim') if (r / 'configs').is_dir()), None)
     if ours is None:
         return Outcome(False, f'no configs beside {package}, nor in its .mim')
-    mend = functools.partial(_list_ours_after, Path(mmpose.origin).parent, ours)
-    _when_imported('mmengine.infer.infer', mend)
+    patch = functools.partial(_list_ours_after, Path(mmpose.origin).parent, ours)
+    _when_imported('mmengine.infer.infer', patch)
     return Outcome(True, f'ours are in {ours}')
 
 
@@ -222,10 +219,10 @@ def _list_ours_after(mmpose, ours, infer):
     infer.BaseInferencer._get_models_from_metafile = staticmethod(models_from_metafile)
 
 
-def drawing_with_array_radius():
+def drawing_with_array_radius() -> Outcome:
     """Drawing joints fails: "only 0-dimensional arrays can be converted to Python scalars".
 
-    mmpose gives the radius of a circle as an array of one element, and int() of that is an error
+    mmpose passes the radius of a circle as an array of one element, and int() of that is an error
     since numpy 2.4.
 
     Upstream: https://github.com/numpy/numpy/issues/10404
@@ -252,17 +249,17 @@ def _draw_with_scalar_radius(module):
     visualizer.draw_circles = draw_circles
 
 
-def pkg_resources_warning():
+def pkg_resources_warning() -> Outcome:
     """Every run opens with "pkg_resources is deprecated as an API".
 
-    mmengine asks it which packages are installed; a later mmengine asks importlib. Nothing that a
-    user could do here, so that one warning is silenced.
+    mmengine uses pkg_resources to list installed packages; later versions use importlib. A user
+    can do nothing about it, so this one warning is silenced.
 
     Upstream: https://github.com/open-mmlab/mmengine/pull/1676
-    Condition: setuptools has pkg_resources (81 and older); without, doctor.py says what to do.
+    Condition: setuptools has pkg_resources (81 and older).
     """
     if find_spec('pkg_resources') is None:
-        return Outcome(False, 'no pkg_resources here')
+        return Outcome(False, 'pkg_resources is not installed')
     warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
     return Outcome(True, 'mmengine imports pkg_resources')
 
@@ -278,19 +275,19 @@ PATCHES = (
 )
 
 
-def _when_imported(name, mend):
-    """Call mend(module) right after the module of that name is imported; now, if it already is."""
+def _when_imported(name, patch):
+    """Call patch(module) after the module `name` is imported; now, if it already is."""
     if name in sys.modules:
-        mend(sys.modules[name])
+        patch(sys.modules[name])
     else:
-        sys.meta_path.insert(0, _Mender(name, mend))
+        sys.meta_path.insert(0, _Patcher(name, patch))
 
 
-class _Mender:
-    """A finder that lets the others find one module, and mends it once it has run."""
+class _Patcher:
+    """A finder that lets the others find one module, and patches it once it has run."""
 
-    def __init__(self, name, mend):
-        self.name, self.mend = name, mend
+    def __init__(self, name, patch):
+        self.name, self.patch = name, patch
 
     def find_spec(self, name, path=None, target=None):
         if name != self.name:
@@ -304,7 +301,7 @@ class _Mender:
             def exec_module(module):
                 run(module)
                 sys.meta_path.remove(self)
-                self.mend(module)
+                self.patch(module)
 
             spec.loader.exec_module = exec_module
         return spec

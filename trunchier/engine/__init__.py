@@ -1,9 +1,9 @@
 """Training: learning rates by depth, two optimizers, a loop that resumes without replay."""
 
-from .training import (
+from .loops import StreamTrainLoop
+from .optimizers import (
     AutocastOptimWrapper,
     DepthDecayOptimWrapperConstructor,
-    StreamTrainLoop,
     TwoOptimWrapperConstructor,
 )
 

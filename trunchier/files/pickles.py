@@ -1,14 +1,15 @@
-"""Read pickles of arrays without giving them pickle's full power.
+"""Restricted unpickler: plain data and arrays, no code.
 
-A pickle names the functions that it wants called. Here only those that rebuild plain Python data,
-numpy arrays and scipy.sparse matrices are found; any other name is an error. Objects of chumpy,
-which SMPL's files hold and which no longer installs, become the arrays that they stand for.
+A pickle names functions to be called. This reader resolves only those that rebuild plain Python
+data, numpy arrays and scipy.sparse matrices; any other name is an error. SMPL's files hold objects
+of chumpy, which no longer installs; these become the arrays that they represent.
 """
 
 import builtins
 import io
 import pickle
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -28,18 +29,18 @@ SPARSE_TYPES = {
 }  # fmt: skip
 
 
-def load(source, encoding='latin1'):
-    """Objects of a pickle that holds nothing but plain data and arrays.
+def load(source: str | Path | bytes | BinaryIO, encoding: str = 'latin1') -> Any:
+    """Content of a pickle that holds only plain data and arrays.
 
     Args:
         source: path, bytes or binary file.
-        encoding: of the byte strings of Python 2 ('latin1' also restores its numpy arrays).
+        encoding: of byte strings written by Python 2 ('latin1' also restores its numpy arrays).
 
     Returns:
         Plain Python data, numpy arrays and scipy.sparse matrices; chumpy objects are arrays.
 
     Raises:
-        pickle.UnpicklingError: a name other than those above, or bytes that are no pickle.
+        pickle.UnpicklingError: any other name, or bytes that are not a pickle.
         FileNotFoundError: no such file.
     """
     if isinstance(source, str | Path):
@@ -62,7 +63,7 @@ def _load(file, encoding, name):
 
 
 class _Refused(pickle.UnpicklingError):
-    """A whole pickle that holds what is not read here."""
+    """A complete pickle with content that is not allowed."""
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -87,7 +88,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 class _Chumpy:
-    """Stand-in of chumpy.ch.Ch and chumpy.reordering.Select: it only keeps the state."""
+    """Stand-in of chumpy.ch.Ch and chumpy.reordering.Select that only keeps the state."""
 
     def array(self):
         state = vars(self)
@@ -97,7 +98,7 @@ class _Chumpy:
             array = np.asarray(_without_chumpy(state['a']))
             return array.ravel()[state['idxs']].reshape(state['preferred_shape'])
         raise _Refused(
-            f'a chumpy expression of {sorted(state)} is not read here, only arrays and selections'
+            f'a chumpy expression of {sorted(state)} is not supported, only arrays and selections'
         )
 
 
@@ -112,20 +113,20 @@ def _without_chumpy(value):
 
 
 def _encode(text, encoding):
-    """Python 3 writes bytes for Python 2 as text of latin1."""
+    """Python 3 pickles bytes in protocols of Python 2 as latin1 text."""
     if encoding != 'latin1':
         raise _Refused(f'forbidden encoding {encoding!r}')
     return text.encode('latin1')
 
 
 def _reconstructor(kind, base, state):
-    """`copyreg._reconstructor`, which rebuilds objects in the oldest two protocols."""
+    """`copyreg._reconstructor`, which rebuilds objects in protocols 0 and 1."""
     if base is not object:
         raise _Refused(f'forbidden base class {base.__name__}')
     return object.__new__(kind)
 
 
-# How numpy itself pickles arrays and scalars; the modules have moved, the names have not.
+# The functions with which numpy pickles arrays and scalars; their modules moved, not their names.
 NUMPY_FUNCTIONS = {
     function.__name__: function
     for function in (

@@ -1,0 +1,69 @@
+"""A training loop that resumes a stream of samples without replaying it."""
+
+import zlib
+from typing import Any
+
+import torch
+from mmengine.dist import get_rank
+from mmengine.registry import LOOPS
+from mmengine.runner import Runner
+from mmengine.runner.loops import IterBasedTrainLoop, _InfiniteDataloaderIterator
+from torch import nn
+from torch.utils.data import DataLoader
+
+
+@LOOPS.register_module()
+class StreamTrainLoop(IterBasedTrainLoop):
+    """Iteration-based training on an endless stream, which resumes at its position at once.
+
+    mmengine's loop replays every past batch, which takes hours. Here the sampler (such as
+    MixSampler) has a `position`, which the checkpoint saves, and the random numbers of an iteration
+    (drop path, dropout) are seeded by (seed, rank, iteration), so that a resumed run equals an
+    uninterrupted one.
+
+    Raises:
+        TypeError: the dataloader's sampler has no `position`.
+    """
+
+    def __init__(
+        self, runner: Runner, dataloader: DataLoader | dict, max_iters: int, **kwargs: Any
+    ):
+        super().__init__(runner, dataloader, max_iters, **kwargs)
+        if not hasattr(self.dataloader.sampler, 'position'):
+            raise TypeError(
+                'StreamTrainLoop resumes a sampler with a `position`, such as MixSampler; got '
+                f'{type(self.dataloader.sampler).__name__}. Use type="IterBasedTrainLoop"'
+            )
+
+    def run(self) -> nn.Module:
+        """Train until `max_iters`."""
+        sampler, hub = self.dataloader.sampler, self.runner.message_hub
+        self.runner.call_hook('before_train')
+        self.runner.call_hook('before_train_epoch')
+        if self._iter > 0:
+            sampler.load_state_dict(hub.get_info('stream'))
+            # Workers may have begun at the start of the stream.
+            self.dataloader_iterator = _InfiniteDataloaderIterator(self.dataloader)
+        start, first = sampler.position, self._iter
+        while self._iter < self._max_iters and not self.stop_training:
+            self.runner.model.train()
+            batch = next(self.dataloader_iterator)
+            torch.manual_seed(iteration_seed(sampler.seed, get_rank(), self._iter))
+            seen = (self._iter + 1 - first) * self.dataloader.batch_size * sampler.world
+            hub.update_info('stream', dict(seed=sampler.seed, position=start + seen))
+            self.run_iter(batch)
+            self._decide_current_val_interval()
+            if self._validates_now():
+                self.runner.val_loop.run()
+        self.runner.call_hook('after_train_epoch')
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def _validates_now(self):
+        due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
+        return self.runner.val_loop is not None and self._iter >= self.val_begin and due
+
+
+def iteration_seed(seed: int, rank: int, iteration: int) -> int:
+    """A 32-bit seed that differs between seeds, ranks and iterations."""
+    return zlib.crc32(f'{seed} {rank} {iteration}'.encode())
