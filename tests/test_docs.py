@@ -15,6 +15,7 @@ import yaml
 from mmengine.registry import init_default_scope
 
 from trunchier import zoo
+from trunchier.inference.command import main as predict
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / 'docs'
@@ -93,6 +94,11 @@ def test_shell_blocks_run(page, code, photo):
     assert Path('outputs/predictions/photo.json').is_file()
 
 
+def test_the_site_shows_blocks_that_run_as_code():
+    strip = load('hooks').on_page_markdown
+    assert strip('a\n```python run slow\nb\n```\n') == 'a\n```python\nb\n```\n'
+
+
 @pytest.mark.parametrize('page', PAGES)
 def test_python_blocks_are_python(page):
     assert all(ast.parse(code) for _, _, code in blocks(page, 'python'))
@@ -113,7 +119,7 @@ def anchors(path):
 @pytest.mark.parametrize('page', PAGES)
 def test_links_lead_somewhere(page):
     path = ROOT / page
-    generated = {DOCS / 'reference' / f'{name}.md' for name in load('reference').pages()}
+    generated = {DOCS / 'reference' / f'{name}.md' for name in load('hooks').pages()}
     dead = []
     for link in re.findall(r'\]\(([^)\s]+)\)', BLOCK.sub('', path.read_text())):
         if link.startswith(('http', 'mailto')):
@@ -138,7 +144,7 @@ def test_every_page_is_in_the_navigation():
 
 
 def test_the_reference_has_every_public_module():
-    pages = load('reference').pages()
+    pages = load('hooks').pages()
     assert {'trunchier', 'models', 'ops', 'conventions'} <= set(pages)
     assert 'trunchier.models.backbones.swin' in pages['models']
     listed = [module for modules in pages.values() for module in modules]
@@ -152,6 +158,18 @@ def test_generated_parts_are_up_to_date(page):
     text = (ROOT / page).read_text()
     assert generate.PART.search(text)
     assert generate.rewritten(text) == text, 'run python docs/generate.py'
+
+
+def test_documented_options_of_predict_exist(capsys):
+    with pytest.raises(SystemExit):
+        predict(['--help'])
+    options = set(re.findall(r'--[a-z][a-z-]*', capsys.readouterr().out))
+    page = (DOCS / 'predict.md').read_text().partition('## Weights that come')[0]
+    used = set(re.findall(r'`(--[a-z][a-z-]*)', page))
+    for page in PAGES:
+        for line in re.findall(r'^trunchier predict (.*)$', (ROOT / page).read_text(), re.M):
+            used |= set(re.findall(r'--[a-z][a-z-]*', line))
+    assert used and used <= options
 
 
 def test_troubleshooting_names_the_errors_that_people_search_for():

@@ -1,13 +1,15 @@
-"""MkDocs hook: one reference page a package, with one mkdocstrings line for each of its modules."""
+"""MkDocs hooks: reference pages with one mkdocstrings line per module; details of the markup."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
 
 PACKAGE = Path(__file__).resolve().parents[1] / 'trunchier'
 
@@ -42,3 +44,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         text = '\n\n'.join([f'# {title}', *(f'::: {module}' for module in modules)])
         files.append(File.generated(config, f'reference/{page}.md', content=text + '\n'))
     return files
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Drop what an info string says beyond the language (`python run`): it is for tests."""
+    return re.sub(r'^```(\w+) .*$', r'```\1', markdown, flags=re.M)
+
+
+def on_page_content(html: str, page: Page, **_: object) -> str:
+    """Keep names of models in benchmark tables on one line, see site.css."""
+    is_benchmark = page.file.src_uri.startswith('benchmarks/')
+    return f'<div class="names">{html}</div>' if is_benchmark else html
