@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / 'trunchier'
 
 # A room may import what stands in an earlier line; not its neighbours, not what comes later.
 ROOMS = (
-    ('assets', 'compat', 'conventions', 'files', 'zoo'),
+    ('compat', 'conventions', 'files', 'zoo'),
     ('geometry',),
     ('ops',),
     ('weights',),

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trunchier import assets
 from trunchier.conventions import AXIS_ANGLE_FLIP_SIGNS, BODIES, BODY_POSE_23_FLIP
+from trunchier.files import shipped
 from trunchier.geometry import axis_angle_to_matrix, matrix_to_rotation_6d
 
 # A person of 1.7 to 1.8 m at s = 0.9 fills 0.8 of the crop, as HMR's boxes are drawn.
@@ -27,8 +27,8 @@ CAMERA = (0.9, 0.0, 0.0)
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--poses', type=Path, default=assets.path('pose_prior.npz'))
-    parser.add_argument('--out', type=Path, default=assets.path('mean_params.npz'))
+    parser.add_argument('--poses', type=Path, default=shipped.asset('pose_prior.npz'))
+    parser.add_argument('--out', type=Path, default=shipped.asset('mean_params.npz'))
     arguments = parser.parse_args()
 
     with np.load(arguments.poses, allow_pickle=False) as file:

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trunchier import assets
+from trunchier.files import shipped
 from trunchier.geometry import matrix_to_axis_angle
 from trunchier.synthetic.poses import sample_pose
 
-OUT = assets.path('pose_prior.npz')
+OUT = shipped.asset('pose_prior.npz')
 
 
 def main():

@@ -11,7 +11,8 @@ import runpy
 import sys
 from pathlib import Path
 
-from . import __version__, assets
+from . import __version__
+from .files import shipped
 
 # Of the scripts in tools/, those that are for users.
 COMMANDS = (
@@ -50,7 +51,7 @@ def script(name: str) -> Path:
         FileNotFoundError: neither the checkout nor the wheel has it.
     """
     for candidate in (f'tools/{name}.py', f'tools/{name}'):
-        path = assets.of_repository(candidate)
+        path = shipped.of_repository(candidate)
         if path.exists():
             return path
     raise FileNotFoundError(f'no {path} nor {path}.py; reinstall trunchier, or run a checkout')

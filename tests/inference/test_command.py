@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from small_models import ROOT, mesh_config, noise, pose_config, write_clip, write_weights
 
-from trunchier import assets
+from trunchier.files import shipped
 from trunchier.inference import command as predict
 from trunchier.inference.sources import import_av
 
@@ -158,7 +158,7 @@ def test_errors_say_what_is_wrong_in_a_line(given, says, models, folder, monkeyp
     monkeypatch.chdir(folder)
     monkeypatch.delenv('DISPLAY', raising=False)
     monkeypatch.delenv('WAYLAND_DISPLAY', raising=False)
-    monkeypatch.setattr(assets, 'path', lambda name: folder / name)
+    monkeypatch.setattr(shipped, 'asset', lambda name: folder / name)
     (folder / 'file').touch()
     (folder / 'broken.png').write_bytes(b'broken')
     if 'POSE' in given:

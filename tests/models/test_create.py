@@ -5,7 +5,8 @@ import torch
 from small_models import mesh_config, pose_config, write_weights
 
 import trunchier
-from trunchier import assets, zoo
+from trunchier import zoo
+from trunchier.files import shipped
 from trunchier.models.create import build_model
 from trunchier.weights.load import CheckpointError, read_weights, unwrap
 
@@ -42,7 +43,7 @@ def test_a_mesh_model_has_no_heatmaps():
 @pytest.mark.parametrize('task', zoo.TASKS)
 def test_shipped_weights_are_loaded_on_request(task):
     name = next(n for n in zoo.SHIPPED if zoo.models()[n][1] == task)
-    state = unwrap(read_weights(assets.path(f'{name}.safetensors')))
+    state = unwrap(read_weights(shipped.asset(f'{name}.safetensors')))
     model = trunchier.create_model(name, weights='shipped')
     for key, value in model.state_dict().items():
         assert torch.equal(value, state[key].to(value.dtype)), key

@@ -7,7 +7,8 @@ import torch
 from mmengine.config import Config
 from small_models import ROOT, pose_config
 
-from trunchier import assets, zoo
+from trunchier import zoo
+from trunchier.files import shipped
 from trunchier.weights import find as module
 from trunchier.weights.find import find, find_config
 from trunchier.weights.load import save_weights
@@ -65,7 +66,7 @@ def test_a_config_of_an_unknown_estimator_needs_a_task():
 @pytest.mark.parametrize('task', zoo.TASKS)
 def test_a_task_names_the_model_that_ships_with_weights(task):
     found = find(task)
-    assert found.task == task and found.weights == assets.path(f'{found.name}.safetensors')
+    assert found.task == task and found.weights == shipped.asset(f'{found.name}.safetensors')
     assert Path(found.cfg.filename).samefile(ROOT / zoo.SHIPPED[found.name])
     assert find(found.name)[:2] == found[:2]
 
@@ -78,7 +79,7 @@ def test_shipped_weights_of_a_config_keep_that_config():
 
 
 def test_a_model_without_weights_says_where_to_get_some(tmp_path, monkeypatch):
-    monkeypatch.setattr(assets, 'path', lambda name: tmp_path / name)
+    monkeypatch.setattr(shipped, 'asset', lambda name: tmp_path / name)
     found = find('VMPose-T-S3')
     with pytest.raises(FileNotFoundError, match=r'no weights of VMPose-T-S3 .*give weights=FILE'):
         found.required_weights()

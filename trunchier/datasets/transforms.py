@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from mmengine.registry import TRANSFORMS
 
-from .. import assets
 from ..conventions import BODIES, IMAGE_SIZE
+from ..files import shipped
 from . import crops
 
 NUM_BETAS = BODIES['smpl'].num_betas
@@ -188,7 +188,7 @@ class AddRealPoses:
         return {**record, 'real_body_pose': self._poses[index], 'real_betas': betas}
 
 
-EMBEDDED_POSES = assets.path('pose_prior.npz')
+EMBEDDED_POSES = shipped.asset('pose_prior.npz')
 
 
 def load_real_poses(path=None):

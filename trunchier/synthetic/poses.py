@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from .. import assets
 from ..conventions import AXIS_ANGLE_FLIP_SIGNS, SMPL_24_FLIP, SMPL_PARENTS
+from ..files import shipped
 
-POSE_PACK = assets.path('poses.npz')
+POSE_PACK = shipped.asset('poses.npz')
 PARENTS = np.array(SMPL_PARENTS)
 
 

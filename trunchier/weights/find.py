@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from .. import assets, zoo
-from ..files import local_file, need
+from .. import zoo
+from ..files import local_file, need, shipped
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -67,11 +67,11 @@ def find(
     found = find_config(model, task)
     if weights is not None:
         return found._replace(weights=local_file(weights))
-    path = assets.path(f'{found.name}.safetensors')
+    path = shipped.asset(f'{found.name}.safetensors')
     if not path.is_file():
         return found
     if isinstance(model, str) and not model.endswith('.py'):
-        found = found._replace(cfg=_read_config(assets.of_repository(zoo.SHIPPED[found.name])))
+        found = found._replace(cfg=_read_config(shipped.of_repository(zoo.SHIPPED[found.name])))
     return found._replace(weights=path)
 
 
@@ -104,7 +104,7 @@ def find_config(model: str | Path | Config, task: str | None = None) -> Found:
         raise ValueError(f'no model {text!r}; {hint}')
     encoder, own_task = zoo.models()[name]
     _check_task(name, own_task, task)
-    path = assets.of_repository(zoo.config_path(encoder, own_task))
+    path = shipped.of_repository(zoo.config_path(encoder, own_task))
     return Found(name, own_task, _read_config(path))
 
 
@@ -143,7 +143,7 @@ def _check_task(name, own, task):
 
 def shipped_models() -> list[str]:
     """Names of the models whose weights ship with this package."""
-    return [name for name in zoo.models() if assets.path(f'{name}.safetensors').is_file()]
+    return [name for name in zoo.models() if shipped.asset(f'{name}.safetensors').is_file()]
 
 
 def shipped_model(task: str) -> str:

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from ... import assets
 from ...conventions import (
     BODIES,
     EXTRA_19,
@@ -24,8 +23,9 @@ from ...conventions import (
     SMPL_PARENTS,
     SMPLX_TO_OPENPOSE,
 )
+from ...files import shipped
 
-EMBEDDED_BODY = assets.path('body.npz')
+EMBEDDED_BODY = shipped.asset('body.npz')
 FILE_NAME = 'SMPL_NEUTRAL.npz'
 
 # Arrays of a body file. `shapedirs` may have more components: the first ones are used.

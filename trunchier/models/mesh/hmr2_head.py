@@ -24,12 +24,12 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import nn
 
-from ... import assets
 from ...conventions import BODIES, SMPL_24
+from ...files import shipped
 from ...geometry import rotation_6d_to_matrix
 
 WIDTH = 1024
-EMBEDDED_MEAN_PARAMS = assets.path('mean_params.npz')
+EMBEDDED_MEAN_PARAMS = shipped.asset('mean_params.npz')
 
 # Arrays of a mean parameter file: 24 rotations in 6D, betas, (s, tx, ty).
 MEAN_PARAMS = {'pose': 6 * len(SMPL_24), 'shape': BODIES['smpl'].num_betas, 'cam': 3}
