@@ -2,26 +2,36 @@
 
 import pytest
 import torch
+from small_models import mesh_config
 from test_fuse import estimator
 
-from trunchier.deploy.export import Graph
+from trunchier.deploy import export
 from trunchier.deploy.fuse import deploy
+from trunchier.deploy.graph import describe
 from trunchier.deploy.lower import PRECISIONS
+from trunchier.weights.find import find_config
 
 EXACT = {'A_logs', 'Ds', 'dt_projs_bias', 'mean_pose', 'mean_betas', 'mean_camera'}
-LOWERINGS = {
-    'deploy': lambda model, precision: deploy(model, dtype=PRECISIONS[precision]),
-    'export': lambda model, precision: Graph(model, precision).model,
-}
+
+
+def deployed(model, precision, path):
+    return deploy(model, dtype=PRECISIONS[precision]).state_dict()
+
+
+def exported(model, precision, path):
+    facts = describe(find_config(mesh_config()))
+    export.write(model, path, facts, precision, tolerance=100)
+    state = torch.jit.load(path).state_dict()
+    return {name.removeprefix('model.'): tensor for name, tensor in state.items()}
 
 
 @pytest.mark.parametrize('precision', ['bf16', 'fp16'])
-@pytest.mark.parametrize('lowered', LOWERINGS.values(), ids=LOWERINGS)
-def test_float32_tensors_keep_their_values(lowered, precision):
+@pytest.mark.parametrize('lowered', [deployed, exported])
+@pytest.mark.filterwarnings('ignore:.*torch.jit')
+def test_float32_tensors_keep_their_values(lowered, precision, tmp_path):
     model = estimator('mesh', 'vmamba')
-    before = model.state_dict()
-    found = set()
-    for name, tensor in lowered(model, precision).state_dict().items():
+    before, found = model.state_dict(), set()
+    for name, tensor in lowered(model, precision, tmp_path / 'model.pt').items():
         leaf = name.rpartition('.')[2]
         if leaf in EXACT:
             assert tensor.dtype == torch.float32, name

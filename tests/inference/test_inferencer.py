@@ -242,15 +242,15 @@ def test_exported_models_predict_the_same(infer, weights, picture, tmp_path, dyn
     pytest.importorskip('onnxscript', reason='writing ONNX needs onnxscript')
     from trunchier.deploy import export
     from trunchier.models.create import build_model
+    from trunchier.weights.find import find_config
     from trunchier.weights.load import load_checkpoint
 
     cfg = CONFIGS[infer.task]()
     model = build_model(cfg)
     load_checkpoint(model, weights[infer.task])
     meta = getattr(infer, 'dataset_meta', None)
-    export.export(
-        model, tmp_path / 'a.onnx', export.describe(cfg, infer.name, meta), dynamic_batch=dynamic
-    )
+    facts = export.describe(find_config(cfg)._replace(name=infer.name), meta)
+    export.write(model, tmp_path / 'a.onnx', facts, dynamic_batch=dynamic)
     exported = KINDS[infer.task](cfg, tmp_path / 'a.onnx', device='cpu')
     (wanted,), (found,) = (keypoints(each, picture, bboxes=BOXES) for each in (infer, exported))
     # Refining the maxima of nearly flat heatmaps enlarges what is rounded differently.

@@ -14,6 +14,7 @@ from benchmark import networks
 from benchmark.report import Table, progress
 from benchmark.timing import interleaved
 from trunchier.deploy import export as exporting
+from trunchier.deploy.runtime import ExportedNetwork
 from trunchier.models.create import build_model
 from trunchier.weights.find import find_config
 
@@ -37,32 +38,32 @@ def run(args: argparse.Namespace) -> Table:
     meta = dict(keypoint_id2name=keypoints, flip_indices=keypoints, skeleton_links=[])
     rows = []
     for name in networks.names(args.models):
-        cfg = find_config(name).cfg
-        model = build_model(cfg)
+        found = find_config(name)
+        model = build_model(found.cfg)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, 'model' + exporting.FORMATS[args.to])
-            facts = exporting.describe(cfg, name, meta)
+            facts = exporting.describe(found, meta)
             try:
-                done = exporting.export(model, path, facts, args.to, dynamic_batch=True)
+                done = exporting.write(model, path, facts, dynamic_batch=True)
             except exporting.ExportError as error:
                 rows.append(dict(name=name, failed=str(error)))
                 continue
-            row = dict(name=name, nodes=done['nodes'], megabytes=done['bytes'] / 1e6)
-            row['error'] = f'{max(done["errors"].values()):.1e}'
-            times = [{}] if args.check_only else time_file(model, path, args)
+            row = dict(name=name, nodes=done.nodes, megabytes=done.bytes / 1e6)
+            row['error'] = f'{max(done.errors.values()):.1e}'
+            times = [{}] if args.check_only else time_file(model, done.network, args)
         rows += [row | each for each in times]
         progress(name)
     return Table(f'Files of {args.to}, dynamic batch size, random weights', columns, rows)
 
 
-def time_file(model: nn.Module, path: Path, args: argparse.Namespace) -> list[dict]:
+def time_file(model: nn.Module, file: ExportedNetwork, args: argparse.Namespace) -> list[dict]:
     """Rows (batch, eager, deployed, file, spread, ratio) of a model and its file."""
-    file, graphs = exporting.Exported(path), dict(eager=model, deployed=trunchier.deploy(model))
+    graphs = dict(eager=model, deployed=trunchier.deploy(model))
     rows = []
     for batch in args.batch:
         images = torch.randn(batch, 3, *networks.SIZE)
-        tasks = {who: partial(exporting.Graph(made).eval(), images) for who, made in graphs.items()}
-        tasks['file'] = partial(file, images.numpy())
+        tasks = {who: partial(exporting.make_graph(made), images) for who, made in graphs.items()}
+        tasks['file'] = partial(file, images)
         with torch.no_grad():
             times = interleaved(tasks, args.rounds, args.seconds)
         row = {who: 1e3 * time.median for who, time in times.items()}

@@ -21,6 +21,7 @@ import torch
 
 from .. import __version__
 from ..conventions import JOINTS_44
+from ..deploy import runtime
 from ..deploy.fuse import deploy
 from ..geometry import (
     camera_crop_to_full,
@@ -519,7 +520,7 @@ class PoseInferencer(_Inferencer):
                 '(TopdownPoseEstimator). For others: mmpose.apis.MMPoseInferencer'
             )
         self.model = init_model(self.cfg, None, device='cpu')
-        if is_exported(self.weights):
+        if runtime.is_exported(self.weights):
             network = ExportedNetwork(self.weights, self.name)
             self.model.extract_feat = lambda images: images
             self.model.head.forward = lambda images: network(images)['heatmaps']
@@ -630,7 +631,7 @@ class MeshInferencer(_Inferencer):
         if self.body_model is not None:
             self.cfg.model.body_model = dict(path=str(self.body_model))
         self.model = MODELS.build(self.cfg.model)
-        if is_exported(self.weights):
+        if runtime.is_exported(self.weights):
             self.model.head = ExportedNetwork(self.weights, self.name)
             self.model.extract_feat = lambda images: [seen_columns(images)]
         else:
@@ -771,11 +772,6 @@ def _intrinsics(focal, intrinsics):
 # ---------------------------------------------------------------------------------------------
 # Exported models
 # ---------------------------------------------------------------------------------------------
-def is_exported(path):
-    """Whether a file holds the network itself, as tools/export.py writes it, not only weights."""
-    return Path(path).suffix in ('.onnx', '.pt2')
-
-
 class ExportedNetwork(torch.nn.Module):
     """A network that runs from an exported file instead of the model that it is called in.
 
@@ -788,22 +784,11 @@ class ExportedNetwork(torch.nn.Module):
 
     def __init__(self, path, name):
         super().__init__()
-        from ..deploy import export
-
-        self.exported = export.load(path)
-        found = self.exported.metadata['model']
-        if found != name:
-            raise ValueError(f'{path} is {found}, not {name}; name the model that was exported')
+        self.network = runtime.ExportedNetwork(path, name=name)
 
     def forward(self, images):
         """(B, 3, H, W) normalised -> {output: (B, ...)}, on the device of `images`."""
-        crops = images.float().cpu().numpy()
-        step = len(crops) if self.exported.metadata['dynamic_batch'] else 1
-        parts = [self.exported(crops[i : i + step]) for i in range(0, len(crops), step)]
-        return {
-            name: torch.from_numpy(np.concatenate([part[name] for part in parts])).to(images.device)
-            for name in parts[0]
-        }
+        return self.network(images)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -1,0 +1,150 @@
+"""Exported files and modules predict alike; a file runs on its device, without its modules."""
+
+import pytest
+import small_models
+import torch
+from mmengine.registry import MODELS
+
+from trunchier.deploy import export
+from trunchier.deploy.graph import describe
+from trunchier.deploy.runtime import (
+    FORMATS,
+    ExportedNetwork,
+    ExportError,
+    ModuleNetwork,
+    is_exported,
+    onnx_providers,
+)
+from trunchier.models.create import build_model
+from trunchier.weights.find import find_config
+
+onnxruntime = pytest.importorskip('onnxruntime')
+CONFIGS = dict(pose=small_models.pose_config, mesh=small_models.mesh_config)
+COCO = dict(
+    keypoint_id2name={i: f'joint{i}' for i in range(17)},
+    flip_indices=list(range(17)),
+    skeleton_links=[(0, 1)],
+)
+
+
+@pytest.fixture(scope='module')
+def exported(tmp_path_factory):
+    """Small model and file of a task and suffix; written once."""
+    folder, made = tmp_path_factory.mktemp('exported'), {}
+
+    def get(task, suffix, dynamic_batch=False):
+        path = folder / f'{task}-{dynamic_batch}{suffix}'
+        if path not in made:
+            torch.manual_seed(0)
+            cfg = CONFIGS[task]()
+            made[path] = build_model(cfg)
+            facts = describe(find_config(cfg)._replace(name=f'small {task}'), COCO)
+            export.write(made[path], path, facts, dynamic_batch=dynamic_batch)
+        return made[path], path
+
+    return get
+
+
+@pytest.mark.parametrize('suffix', FORMATS.values())
+@pytest.mark.parametrize('task', CONFIGS)
+def test_a_file_and_its_module_predict_alike(task, suffix, exported):
+    model, path = exported(task, suffix)
+    images = torch.randn(3, 3, 256, 192)  # the file takes one at a time
+    expected, found = ModuleNetwork(model)(images), ExportedNetwork(path)(images)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype == torch.float32
+        tolerance = 1e-4 * float(tensor.std())
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=tolerance)
+
+
+def test_a_file_of_any_batch_size_runs_all_crops_at_once(exported):
+    _, path = exported('mesh', '.onnx', dynamic_batch=True)
+    network = ExportedNetwork(path)
+    sizes, run = [], network._run
+    network._run = lambda images: sizes.append(len(images)) or run(images)
+    assert network(torch.zeros(4, 3, 256, 192))['betas'].shape == (4, 10)
+    assert sizes == [4]
+
+
+@pytest.mark.parametrize('suffix', FORMATS.values())
+def test_no_module_is_built_to_run_a_file(suffix, exported, monkeypatch):
+    _, path = exported('mesh', suffix)
+
+    def refuse(*args, **kwargs):
+        raise AssertionError('a module was built')
+
+    monkeypatch.setattr(MODELS, 'build', refuse)
+    for kind in {type(module) for module in exported('mesh', suffix)[0].modules()}:
+        monkeypatch.setattr(kind, '__init__', refuse, raising=False)
+    assert ExportedNetwork(path)(torch.zeros(1, 3, 256, 192))['camera'].shape == (1, 3)
+
+
+def test_files_hold_the_name_of_their_model(exported):
+    _, path = exported('pose', '.pt')
+    assert ExportedNetwork(path, name='small pose').metadata['task'] == 'pose'
+    with pytest.raises(ValueError, match='is small pose, not VMPose-T-S2; name the model'):
+        ExportedNetwork(path, name='VMPose-T-S2')
+
+
+def test_checkpoints_are_told_from_exported_files(exported, tmp_path):
+    assert all(is_exported(exported('pose', suffix)[1]) for suffix in FORMATS.values())
+    torch.save(dict(state_dict={}), tmp_path / 'checkpoint.pt')
+    (tmp_path / 'text.pt').write_text('no zip')
+    for name in ('checkpoint.pt', 'text.pt', 'absent.pt', 'a.pth', 'a.safetensors'):
+        assert not is_exported(tmp_path / name)
+
+
+@pytest.mark.filterwarnings('ignore:.*torch.jit')
+def test_files_of_others_are_refused(tmp_path):
+    torch.jit.save(torch.jit.trace(torch.nn.Identity(), torch.zeros(1)), tmp_path / 'other.pt')
+    with pytest.raises(ValueError, match='not written by trunchier'):
+        ExportedNetwork(tmp_path / 'other.pt')
+    (tmp_path / 'model.tflite').touch()
+    with pytest.raises(ValueError, match=r'ends in none of \.onnx'):
+        ExportedNetwork(tmp_path / 'model.tflite')
+    with pytest.raises(FileNotFoundError, match='no exported model'):
+        ExportedNetwork(tmp_path / 'absent.onnx')
+    (tmp_path / 'broken.onnx').write_bytes(b'no model')
+    with pytest.raises(ExportError, match='onnxruntime cannot run broken.onnx on cpu'):
+        ExportedNetwork(tmp_path / 'broken.onnx')
+
+
+# --- devices -------------------------------------------------------------------------------------
+
+
+def test_onnx_on_cuda_never_falls_back_to_the_cpu(exported, monkeypatch):
+    _, path = exported('pose', '.onnx')
+    monkeypatch.setattr(onnxruntime, 'get_available_providers', lambda: ['CPUExecutionProvider'])
+    with pytest.raises(RuntimeError, match='pip install onnxruntime-gpu'):
+        ExportedNetwork(path, 'cuda')
+    available = ['CUDAExecutionProvider', 'CPUExecutionProvider']
+    monkeypatch.setattr(onnxruntime, 'get_available_providers', lambda: available)
+    assert onnx_providers('cuda:1') == [('CUDAExecutionProvider', dict(device_id=1))]
+    assert onnx_providers('cpu') == [('CPUExecutionProvider', {})]
+    # onnxruntime only warns about a provider whose libraries are missing.
+    session = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime, 'InferenceSession', lambda path, options, providers: session(path, options)
+    )
+    with pytest.raises(RuntimeError, match='CUDAExecutionProvider does not load; replace'):
+        ExportedNetwork(path, 'cuda')
+
+
+@pytest.mark.parametrize('task', CONFIGS)
+def test_files_of_torch_export_move_to_the_device(task, exported):
+    _, path = exported(task, '.pt2')
+    found = ExportedNetwork(path, 'meta')(torch.zeros(2, 3, 256, 192, device='meta'))
+    assert {tensor.device.type for tensor in found.values()} == {'meta'}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('suffix', ['.pt', '.pt2'])
+@pytest.mark.parametrize('task', CONFIGS)
+def test_files_of_torch_predict_the_same_on_a_gpu(task, suffix, exported):
+    _, path = exported(task, suffix)
+    images = torch.randn(2, 3, 256, 192)
+    expected, found = ExportedNetwork(path)(images), ExportedNetwork(path, 'cuda')(images.cuda())
+    for name, tensor in found.items():
+        assert tensor.is_cuda
+        torch.testing.assert_close(tensor.cpu(), expected[name], rtol=0, atol=1e-2)

@@ -1,0 +1,167 @@
+"""The part of a model that goes into an exported file, and its description.
+
+A graph takes normalized float32 crops and returns a tuple of float32 tensors; steps before and
+after it are described by the file's metadata (docs/export.md).
+"""
+
+import copy
+import warnings
+
+from mmengine.config import Config
+from torch import Tensor, nn
+
+from .. import __version__
+from ..conventions import (
+    FOCAL_LENGTH,
+    HEAD_FIELDS,
+    IMAGE_SIZE,
+    JOINTS_44,
+    SMPL_24,
+    SMPL_PARENTS,
+    person,
+)
+from ..weights.find import Found
+
+FIELDS = person() | {'keypoints_2d': person()['crop_keypoints']}
+LAYOUTS = {'heatmaps': '(batch, keypoints, height, width)'} | {
+    name: f'(batch, {", ".join(map(str, shape))}) {unit}'.strip()
+    for name, (shape, unit) in FIELDS.items()
+}
+
+
+class PoseGraph(nn.Module):
+    """Heatmaps of a top-down pose model."""
+
+    estimator = 'TopdownPoseEstimator'
+    body_outputs = ()
+    outputs = ('heatmaps',)
+
+    def __init__(self, model: nn.Module, with_body: bool):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return (self.model.head(self.model.extract_feat(images)),)
+
+    @staticmethod
+    def describe(cfg: Config, dataset_meta: dict | None) -> dict:
+        """Crop, codec and keypoints; the test data set of `cfg` names them if nothing else does."""
+        meta = _dataset_meta(cfg) if dataset_meta is None else dataset_meta
+        steps = {step['type']: step for step in cfg.test_dataloader.dataset.pipeline}
+        affine = steps.get('TopdownAffine', {})
+        codec = {key: value for key, value in cfg.model.head.decoder.items() if key != 'type'}
+        names, channels = meta['keypoint_id2name'], cfg.model.head.out_channels
+        if len(names) != channels:
+            raise ValueError(f'the model has {channels} keypoints, its data set {len(names)}')
+        return dict(
+            input_size=list(affine.get('input_size', codec['input_size'])),
+            box_padding=steps.get('GetBBoxCenterScale', {}).get('padding', 1.25),
+            udp=bool(affine.get('use_udp')),
+            codec=dict(type=cfg.model.head.decoder.type, **codec),
+            keypoint_names=[names[index] for index in range(channels)],
+            flip_indices=list(meta['flip_indices']),
+            skeleton=[list(link) for link in meta['skeleton_links']],
+        )
+
+
+def _dataset_meta(cfg):
+    from mmpose.apis.inference import dataset_meta_from_config
+
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # mmpose reads its own keypoint file
+        return dataset_meta_from_config(cfg, 'test')
+
+
+class MeshGraph(nn.Module):
+    """SMPL parameters and the crop's camera of a MeshEstimator, and the posed body on request."""
+
+    estimator = 'MeshEstimator'
+    body_outputs = ('camera_translation', 'vertices', 'joints', 'keypoints_2d')
+
+    def __init__(self, model: nn.Module, with_body: bool):
+        super().__init__()
+        self.with_body = with_body
+        self.outputs = HEAD_FIELDS + (self.body_outputs if with_body else ())
+        self.model = model if with_body else _without_body(model)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        if self.with_body:
+            pred = self.model.regress(images)
+        else:
+            pred = self.model.head(self.model.extract_feat(images)[-1])
+        return tuple(pred[name] for name in self.outputs)
+
+    @staticmethod
+    def describe(cfg: Config, dataset_meta: dict | None) -> dict:
+        """Crop, camera, and names of rotations and joints."""
+        return dict(
+            input_size=[IMAGE_SIZE * 3 // 4, IMAGE_SIZE],
+            box_aspect=[3, 4],
+            crop_size=IMAGE_SIZE,
+            focal_length=FOCAL_LENGTH,
+            rotation_names=list(SMPL_24),
+            parents=list(SMPL_PARENTS),
+            joint_names=list(JOINTS_44),
+        )
+
+
+def _without_body(model):
+    """The same model without its body: SMPL's license does not allow passing it on."""
+    bare = copy.copy(model)
+    bare._modules = {name: part for name, part in model._modules.items() if name != 'body'}
+    return bare
+
+
+GRAPHS = {'pose': PoseGraph, 'mesh': MeshGraph}
+
+
+def make_graph(model: nn.Module, with_body: bool = False) -> nn.Module:
+    """Graph of an estimator: its `forward` returns a tuple, `outputs` names the elements.
+
+    Raises:
+        ValueError: an estimator of another kind, or a body is requested of a model without one.
+    """
+    names = [kind.__name__ for kind in type(model).__mro__]
+    for task, graph in GRAPHS.items():
+        if graph.estimator in names:
+            if with_body:
+                body_outputs(task)
+            return graph(model, with_body).eval()
+    known = ', '.join(graph.estimator for graph in GRAPHS.values())
+    raise ValueError(f'cannot export a {names[0]}; there are {known}')
+
+
+def body_outputs(task: str) -> tuple[str, ...]:
+    """Names of the outputs of a posed body.
+
+    Raises:
+        ValueError: models of this task have none.
+    """
+    if not GRAPHS[task].body_outputs:
+        raise ValueError(
+            f'a {task} model has no body to export; leave --with-body and --body-model out'
+        )
+    return GRAPHS[task].body_outputs
+
+
+def describe(found: Found, dataset_meta: dict | None = None) -> dict:
+    """Metadata of an exported model: plain data, see docs/export.md.
+
+    Args:
+        found: the model; without weights they are called random.
+        dataset_meta: mmpose's metainfo of the keypoints; None: that of the config's test data set.
+
+    Raises:
+        ValueError: the model has other keypoints than its data set.
+    """
+    normalize = found.cfg.model.data_preprocessor
+    return dict(
+        producer=f'trunchier {__version__}',
+        model=found.name,
+        task=found.task,
+        weights='random' if found.weights is None else found.weights.name,
+        mean=list(normalize['mean']),
+        std=list(normalize['std']),
+        channels='RGB' if normalize.get('bgr_to_rgb') else 'BGR',
+        **GRAPHS[found.task].describe(found.cfg, dataset_meta),
+    )

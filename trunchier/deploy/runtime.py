@@ -1,0 +1,208 @@
+"""Networks to predict with: a module, a deployed module and an exported file, called alike.
+
+    network = ExportedNetwork('VMPose-T-S2.onnx', 'cuda')
+    heatmaps = network(images)['heatmaps']
+
+An exported file runs in onnxruntime or in torch; the modules it was made of are never built.
+"""
+
+import json
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..files.optional import need
+from .graph import make_graph
+
+FORMATS = {'onnx': '.onnx', 'torchscript': '.pt', 'torch-export': '.pt2'}  # and their suffixes
+EXTRA_FILE = 'trunchier.json'  # metadata in torch's formats
+INPUT = 'images'
+
+
+class ExportError(RuntimeError):
+    """A format cannot hold a model, a runtime cannot run it, or its outputs differ."""
+
+
+class Network(Protocol):
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """Outputs of normalized crops.
+
+        Args:
+            images: (B, 3, H, W), float32.
+
+        Returns:
+            {name: (B, ...) float32 tensor on the device of `images`}: `heatmaps` of a pose model;
+            `global_orient`, `body_pose`, `betas` and `camera` of a mesh model.
+        """
+
+
+class ModuleNetwork:
+    """An estimator in torch, deployed or not, as a `Network`.
+
+    Args:
+        model: put into eval mode.
+        with_body: mesh models also return vertices, joints and keypoints.
+
+    Raises:
+        ValueError: an estimator of another kind than those that can be exported.
+    """
+
+    def __init__(self, model: nn.Module, with_body: bool = False):
+        self.graph = make_graph(model, with_body)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        outputs = (output.float() for output in self.graph(images))
+        return dict(zip(self.graph.outputs, outputs, strict=True))
+
+
+class ExportedNetwork:
+    """A file written by `export`, as a `Network`.
+
+    Batches that are larger than a file's fixed batch of one run one by one.
+
+    Args:
+        path: .onnx, .pt (TorchScript) or .pt2 (torch.export).
+        device: where it runs. On CUDA an .onnx file requires onnxruntime-gpu.
+        name: expected model; None accepts any.
+
+    Attributes:
+        metadata: plain data, see docs/export.md.
+        runtime: name of what runs it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another kind of file, or another model.
+        ExportError: the runtime cannot run the file.
+        RuntimeError: onnxruntime does not run on `device` here.
+        ImportError: .onnx without onnxruntime.
+    """
+
+    def __init__(
+        self, path: str | Path, device: str | torch.device = 'cpu', name: str | None = None
+    ):
+        path, self.device = Path(path), torch.device(device)
+        if not path.is_file():
+            raise FileNotFoundError(f'no exported model {path} (from {Path.cwd()})')
+        if path.suffix not in READERS:
+            raise ValueError(f'{path} ends in none of {", ".join(READERS)}')
+        self.runtime, reader = READERS[path.suffix]
+        self.metadata, self._run = reader(path, self.device)
+        if 'task' not in self.metadata:
+            raise ValueError(f'{path} was not written by trunchier: it has no metadata')
+        found = self.metadata['model']
+        if name not in (None, found):
+            raise ValueError(f'{path} is {found}, not {name}; name the model that was exported')
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        crops = images.float().to(self.device)
+        step = len(crops) if self.metadata['dynamic_batch'] else 1
+        parts = [self._run(part) for part in crops.split(step)]
+        outputs = (torch.cat(part).to(images.device) for part in zip(*parts, strict=True))
+        return dict(zip(self.metadata['outputs'], outputs, strict=True))
+
+
+def is_exported(path: str | Path) -> bool:
+    """Whether a file holds a network, as `export` writes it, and not only weights."""
+    path = Path(path)
+    if path.suffix != FORMATS['torchscript']:
+        return path.suffix in READERS
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith(f'/extra/{EXTRA_FILE}') for name in archive.namelist())
+
+
+# --- readers: (path, device) -> metadata, function of crops that returns a list of tensors --------
+
+
+def _read_onnx(path, device):
+    onnxruntime = need('onnxruntime', 'reading .onnx files')
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    providers = onnx_providers(device)
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions have no common class
+        raise ExportError(f'onnxruntime cannot run {path.name} on {device}: {error}') from error
+    if session.get_providers()[0] != providers[0][0]:  # its libraries did not load
+        raise RuntimeError(_no_provider(device, f'{providers[0][0]} does not load'))
+    texts = session.get_modelmeta().custom_metadata_map
+    metadata = {key: json.loads(text) for key, text in texts.items()} if 'task' in texts else {}
+
+    def run(images):
+        return [torch.from_numpy(each) for each in session.run(None, {INPUT: images.cpu().numpy()})]
+
+    return metadata, run
+
+
+def onnx_providers(device: str | torch.device) -> list[tuple[str, dict[str, Any]]]:
+    """Execution providers of onnxruntime for a device, with their options.
+
+    Raises:
+        RuntimeError: the installed onnxruntime does not support the device.
+    """
+    import onnxruntime
+
+    device = torch.device(device)
+    if device.type == 'cpu':
+        return [('CPUExecutionProvider', {})]
+    provider = f'{device.type.upper()}ExecutionProvider'
+    if provider not in onnxruntime.get_available_providers():
+        raise RuntimeError(_no_provider(device, f'this onnxruntime has no {provider}'))
+    return [(provider, dict(device_id=device.index or 0))]
+
+
+def _no_provider(device, reason):
+    return (
+        f'cannot run .onnx files on {device}: {reason}; replace onnxruntime by onnxruntime-gpu '
+        "(pip uninstall onnxruntime; pip install onnxruntime-gpu), or use device='cpu'"
+    )
+
+
+def _read_torchscript(path, device):
+    extra = {EXTRA_FILE: ''}
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # torch.jit is deprecated
+        module = torch.jit.load(str(path), map_location=device, _extra_files=extra)
+        if device.type != 'cpu':
+            module = _move_constants(module, device)
+    return json.loads(extra[EXTRA_FILE] or '{}'), module
+
+
+def _move_constants(module, device):
+    """Replace the devices that tracing wrote into a graph as constants."""
+
+    def constants(graph):
+        nodes = graph.findAllNodes('prim::Constant')
+        return [node for node in nodes if node.output().type().kind() == 'DeviceObjType']
+
+    one = torch.ones((), device=device)
+    traced = torch.jit.trace(lambda x: x + torch.ones((), device=device), one, check_trace=False)
+    module = torch.jit.freeze(module.eval())
+    for node in constants(module.graph):
+        node.copyAttributes(constants(traced.graph)[0])
+    return module
+
+
+def _read_torch_export(path, device):
+    extra = {EXTRA_FILE: ''}
+    program = torch.export.load(path, extra_files=extra)
+    if device.type != 'cpu':
+        from torch.export.passes import move_to_device_pass
+
+        program = move_to_device_pass(program, device)
+    return json.loads(extra[EXTRA_FILE] or '{}'), program.module()
+
+
+READERS = {
+    '.onnx': ('onnxruntime', _read_onnx),
+    '.pt': ('torchscript', _read_torchscript),
+    '.pt2': ('torch.export', _read_torch_export),
+}
