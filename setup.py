@@ -1,4 +1,4 @@
-"""Installs the package; a wheel also carries configs, tools and model index, as mmpose's does."""
+"""Package metadata; a wheel also carries configs, tools and model index, as mmpose's does."""
 
 import re
 import shutil
@@ -10,13 +10,12 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 README = ROOT / 'README.md'
 
-# A checkout is complete without these copies; an installed wheel finds them in trunchier/.mim,
-# where OpenMMLab's tools look for the configs of a package.
+# Copied into trunchier/.mim of a wheel, where OpenMMLab's tools look for the configs of a package.
 CARRIED = ('configs', 'tools', 'model-index.yml')
 
 
 class BuildWithMim(build_py):
-    """Copies what stands beside the package into the `.mim` folder of the wheel."""
+    """Adds the folder `.mim` to the wheel, not to a checkout."""
 
     def run(self):
         super().run()
@@ -47,21 +46,17 @@ setup(
     license_files=('LICENSE*', 'NOTICE*'),
     python_requires='>=3.10',
     packages=find_packages(include=['trunchier', 'trunchier.*']),
-    package_data={
-        'trunchier': [
-            *('**/*.npz', '**/*.json', '**/*.md', '**/LICENSE*', '**/NOTICE*'),
-            'assets/*.safetensors',
-        ]
-    },
-    # mmpose is no dependency in the metadata's sense: its own metadata asks for chumpy, which no
-    # longer builds. requirements.txt says how it is installed without.
+    package_data={'trunchier': ['py.typed', 'assets/*']},
+    entry_points={'console_scripts': ['trunchier = trunchier.__main__:main']},
+    # mmpose is not required here because its own metadata requires chumpy, which no longer builds;
+    # requirements.txt installs it without dependencies.
     install_requires=['torch>=2.1', 'mmengine>=0.10.4', 'numpy', 'opencv-python'],
     extras_require={
-        'data': ['webdataset', 'scipy'],
+        'cpu': ['numba'],  # kernels of the models on CPU, renderer, synthetic people
+        'data': ['pycocotools', 'scipy'],
         'detection': ['onnxruntime'],
-        'export': ['onnx', 'onnxscript', 'onnxruntime'],
+        'export': ['onnxruntime', 'onnxscript'],
         'mesh': ['smplx', 'trimesh'],
-        'synthetic': ['numba', 'scipy'],
         'video': ['av', 'trackers'],
         'viewer': ['viser'],
         'weights': ['safetensors'],

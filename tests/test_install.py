@@ -1,22 +1,38 @@
-"""A wheel carries the package, its data and what stands beside it, and works from anywhere."""
+"""A wheel carries the package, its data, the tools and the configs, and works from anywhere."""
 
+import ast
+import configparser
+import email
+import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import doctor
 import pytest
 
 import trunchier
 
 ROOT = Path(__file__).resolve().parents[1]
 CARRIED = ('configs', 'tools', 'model-index.yml')
+ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS='1')
+# Imported packages that another one installs: the OpenMMLab stack of requirements.txt, mmengine,
+# torch, torchvision, numba, opencv-python, trackers.
+INSTALLED_WITH = {
+    *('mmcv', 'mmdet', 'mmpose', 'mmpretrain', 'torchvision', 'xtcocotools'),
+    *('rich', 'triton', 'PIL', 'llvmlite', 'supervision'),
+}
+DISTRIBUTIONS = {'cv2': 'opencv-python'}  # where the names differ
 
 
-def run(script, *arguments, cwd, **options):
-    command = [sys.executable, '-c', script, *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True, **options)
+def run(*arguments, cwd, **environment):
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=cwd, env=dict(ENVIRONMENT, **environment),
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope='module')
@@ -31,12 +47,18 @@ def unpacked(tmp_path_factory):
         shutil.copytree(ROOT / name, copy / name, ignore=ignore)
     build = 'import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])'
     built = tmp_path_factory.mktemp('wheel')
-    run(build, built, cwd=copy)
+    run('-c', build, built, cwd=copy)
     (wheel,) = built.iterdir()
     assert wheel.name == f'trunchier-{trunchier.__version__}-py3-none-any.whl'
     folder = tmp_path_factory.mktemp('unpacked')
     zipfile.ZipFile(wheel).extractall(folder)
     return folder
+
+
+@pytest.fixture(scope='module')
+def metadata(unpacked):
+    (file,) = unpacked.glob('*.dist-info/METADATA')
+    return email.message_from_string(file.read_text())
 
 
 def files(folder):
@@ -45,11 +67,13 @@ def files(folder):
 
 
 def test_the_wheel_has_every_file_of_the_package(unpacked):
-    assert files(unpacked / 'trunchier') == files(ROOT / 'trunchier')
+    found = files(unpacked / 'trunchier')
+    assert found == files(ROOT / 'trunchier')
+    assert {Path('py.typed'), Path('assets/body.npz'), Path('assets/NOTICE')} <= found
 
 
 @pytest.mark.parametrize('name', CARRIED)
-def test_the_wheel_carries_what_stands_beside_the_package(unpacked, name):
+def test_the_wheel_carries_configs_tools_and_the_model_index(unpacked, name):
     source, copy = ROOT / name, unpacked / 'trunchier' / '.mim' / name
     if source.is_dir():
         assert files(copy) == files(source)
@@ -57,10 +81,24 @@ def test_the_wheel_carries_what_stands_beside_the_package(unpacked, name):
         assert copy.read_bytes() == source.read_bytes()
 
 
-def test_the_wheel_states_its_licence(unpacked):
-    (metadata,) = unpacked.glob('*.dist-info')
-    assert list(metadata.rglob('LICENSE'))
-    assert 'License: Apache-2.0' in (metadata / 'METADATA').read_text().replace('-Expression', '')
+def test_the_wheel_states_its_license(metadata, unpacked):
+    assert list(unpacked.glob('*.dist-info/**/LICENSE'))
+    assert 'Apache-2.0' in (metadata['License'], metadata['License-Expression'])
+
+
+def test_the_wheel_installs_the_command_trunchier(unpacked):
+    (file,) = unpacked.glob('*.dist-info/entry_points.txt')
+    scripts = configparser.ConfigParser()
+    scripts.read(file)
+    assert dict(scripts['console_scripts']) == {'trunchier': 'trunchier.__main__:main'}
+
+
+def test_commands_of_the_wheel_run_from_another_folder(unpacked, tmp_path):
+    command = '-m', 'trunchier', 'benchmark', 'scan', '--lengths', '4', '--channels', '8'
+    quick = '--backends', 'torch', '--rounds', '1', '--seconds', '0', '--device', 'cpu'
+    out = run(*command, *quick, cwd=tmp_path, PYTHONPATH=str(unpacked)).stdout
+    assert '| selective_scan | 4 | 8 |' in out
+    assert 'commit: no checkout' in out
 
 
 def test_a_config_in_the_wheel_builds_its_model_from_another_folder(unpacked, tmp_path):
@@ -74,9 +112,38 @@ def test_a_config_in_the_wheel_builds_its_model_from_another_folder(unpacked, tm
         'model = MODELS.build(dict(Config.fromfile(leaf).model.backbone, init_cfg=None))\n'
         'print(home, type(model).__name__, model.num_stages)'
     )
-    environment = {'PYTHONPATH': str(unpacked), 'OMP_NUM_THREADS': '1'}
-    out = run(script, cwd=tmp_path, env=environment).stdout
+    out = run('-c', script, cwd=tmp_path, PYTHONPATH=str(unpacked)).stdout
     assert out.splitlines()[-1] == f'{unpacked / "trunchier"} TruncatedSwin 2'
+
+
+# --- dependencies --------------------------------------------------------------------------------
+
+
+def imported(folder):
+    """Packages that Python files import, or ask for by `files.need`, anywhere in them."""
+    found = set()
+    for path in folder.rglob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(node.module)
+            elif isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'need':
+                found.add(node.args[0].value)
+    return {name.partition('.')[0] for name in found} - {*sys.stdlib_module_names, 'trunchier'}
+
+
+def test_every_imported_package_is_a_dependency_and_every_dependency_is_imported(metadata):
+    names = {re.match(r'[\w.-]+', row)[0] for row in metadata.get_all('Requires-Dist')}
+    packages = imported(ROOT / 'trunchier') - INSTALLED_WITH
+    assert {DISTRIBUTIONS.get(package, package) for package in packages} == names
+
+
+def test_the_doctor_looks_for_what_is_imported_only():
+    known = imported(ROOT / 'trunchier') | INSTALLED_WITH | {'setuptools'}
+    known = {DISTRIBUTIONS.get(package, package) for package in known}
+    for package in doctor.PACKAGES:
+        assert known & {*package.names}, f'nothing imports {package.names[0]}'
 
 
 def test_the_citation_names_this_version():

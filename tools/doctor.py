@@ -1,8 +1,8 @@
-"""What is installed, which patches apply, what is found and missing, and what to do about it.
+"""Report what is installed, which patches apply, which files are missing, and what to do about it.
 
     python tools/doctor.py
 
-Exits with 1 when the package, or an mmpose that is installed, cannot be imported.
+Exits with 1 if the package, or an installed mmpose, cannot be imported.
 """
 
 import importlib
@@ -11,29 +11,29 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
-SEE_REQUIREMENTS = '`make setup`, or by hand as requirements.txt says'
+SEE_REQUIREMENTS = '`make setup`, or by hand: see requirements.txt'
 
 
 class Package(NamedTuple):
-    names: tuple  # of distributions, any of which will do
+    names: tuple[str, ...]  # of distributions; any of them suffices
     purpose: str
     remedy: str
 
 
+# fmt: off
 PACKAGES = (
     Package(('torch',), 'everything', SEE_REQUIREMENTS),
     Package(('mmengine',), 'everything', SEE_REQUIREMENTS),
     Package(('numpy',), 'everything', SEE_REQUIREMENTS),
-    Package(
-        ('opencv-python', 'opencv-python-headless', 'opencv-contrib-python'),
-        'images',
-        SEE_REQUIREMENTS,
-    ),
+    Package(('opencv-python', 'opencv-python-headless', 'opencv-contrib-python'), 'images',
+            SEE_REQUIREMENTS),
     Package(('torchvision',), 'mmpose', SEE_REQUIREMENTS),
     Package(('mmcv', 'mmcv-lite'), 'mmpose', SEE_REQUIREMENTS),
     Package(('mmdet',), 'mmpose', SEE_REQUIREMENTS),
@@ -41,18 +41,20 @@ PACKAGES = (
     Package(('mmpretrain',), 'ViTPose and HMR2.0', SEE_REQUIREMENTS),
     Package(('xtcocotools', 'pycocotools'), 'COCO annotations and AP', 'pip install pycocotools'),
     Package(('setuptools',), "mmengine's pkg_resources", "pip install 'setuptools<81'"),
-    Package(('safetensors',), 'weights as .safetensors', 'pip install safetensors'),
+    Package(('numba',), 'fast kernels on CPU, synthetic people, mesh overlays',
+            'pip install numba'),
+    Package(('safetensors',), 'weights that ship with this package', 'pip install safetensors'),
     Package(('smplx',), "SMPL's own files", 'pip install smplx'),
-    Package(('scipy',), 'annotations of the mesh sets', 'pip install scipy'),
-    Package(('webdataset',), 'training shards of the mesh models', 'pip install webdataset'),
-    Package(('numba',), 'synthetic people, mesh overlays', 'pip install numba'),
-    Package(('fvcore',), 'tools/model_table.py', 'pip install fvcore'),
+    Package(('scipy',), 'annotations of the mesh data sets', 'pip install scipy'),
     Package(('trimesh',), 'writing meshes', 'pip install trimesh'),
     Package(('av',), 'reading and writing videos', 'pip install av'),
-    Package(('onnxruntime',), 'finding people with YOLOX', 'pip install onnxruntime'),
+    Package(('onnxruntime',), 'detection by YOLOX, running ONNX files',
+            'pip install onnxruntime'),
+    Package(('onnxscript',), 'export to ONNX', 'pip install onnxscript'),
     Package(('trackers',), 'track ids in videos', 'pip install --no-deps trackers supervision'),
     Package(('viser',), 'predict --viewer', 'pip install viser'),
-)  # fmt: skip
+)
+# fmt: on
 
 
 class Place(NamedTuple):
@@ -61,14 +63,14 @@ class Place(NamedTuple):
     remedy: str
 
 
-def places():
-    """Every file and folder that a config or a model looks for, from where this is run."""
+def places() -> Iterator[Place]:
+    """Files and folders that configs and models look for in the current folder."""
     from trunchier.datasets.released import EVALUATION, MOCAP, POSE_HISTOGRAM, TRAINING
     from trunchier.models.mesh.body import EMBEDDED_BODY, FILE_NAME
 
     data = Path('data')
     coco = 'unpack it from https://cocodataset.org/#download'
-    images = 'unpack what the authors of the set publish'
+    images = 'unpack the files that the authors of the data set publish'
     four_d = 'see https://github.com/shubham-goel/4D-Humans, "Training" and "Evaluation"'
     training, evaluation = data / 'hmr2_training_data', data / 'hmr2_evaluation_data'
     yield Place(EMBEDDED_BODY, 'the embedded body', 'reinstall trunchier')
@@ -84,19 +86,21 @@ def places():
         yield Place(data / 'coco' / file, 'COCO annotations', coco)
     yield Place(
         data / 'coco/person_detection_results/COCO_val2017_detections_AP_H_56_person.json',
-        'boxes that pose models are tested on',
+        'person boxes for testing pose models',
         'linked from https://mmpose.readthedocs.io (2D body keypoint datasets, COCO)',
     )
     for row in TRAINING.values():
         yield Place(training / 'dataset_tars' / row.folder, 'mesh training', four_d)
     yield Place(training / MOCAP, 'real poses for the discriminator', four_d)
-    yield Place(training / POSE_HISTOGRAM, 'which training poses are improbable', four_d)
+    yield Place(
+        training / POSE_HISTOGRAM, 'filter of improbable training poses', four_d
+    )
     for name, row in EVALUATION.items():
         yield Place(evaluation / row.file, f'mesh evaluation, {name}', four_d)
         yield Place(data / row.images, f'images of {name}', images)
 
 
-def main():
+def main() -> int:
     problems = report_packages()
     try:
         trunchier = importlib.import_module('trunchier')
@@ -108,18 +112,17 @@ def main():
     report_patches(trunchier.compat.patches)
     broken = report_imports()
     report_backends()
-    report_linear()
     report_places(problems)
     report_weights()
     if problems:
         print('\nWhat to do')
-        for remedy, wanted in problems.items():
-            print(f'  for {"; ".join(dict.fromkeys(wanted))}:\n      {remedy}')
+        for remedy, purposes in problems.items():
+            print(f'  for {"; ".join(dict.fromkeys(purposes))}:\n      {remedy}')
     return 1 if broken else 0
 
 
-def report_packages():
-    """Prints versions; returns {remedy: [what it is for]} of what is missing."""
+def report_packages() -> dict[str, list[str]]:
+    """Print versions; returns {remedy: purposes} of missing packages."""
     problems = {}
     print(f'Versions\n  {"python":<16}{platform.python_version()} ({sys.executable})')
     for package in PACKAGES:
@@ -135,14 +138,14 @@ def report_packages():
     return problems
 
 
-def installed(name):
+def installed(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:
         return None
 
 
-def report_devices():
+def report_devices() -> None:
     import torch
 
     print(f'\nDevices\n  CPU             {os.cpu_count()} cores, {torch.get_num_threads()} threads')
@@ -153,7 +156,7 @@ def report_devices():
         print('  CUDA            none visible: training and inference run on the CPU')
 
 
-def report_patches(compat):
+def report_patches(compat: ModuleType) -> None:
     print('\nPatches (trunchier/compat/patches.py)')
     for patch in compat.PATCHES:
         outcome = compat.OUTCOMES[patch.__name__]
@@ -164,8 +167,8 @@ def report_patches(compat):
         print(f'      {description.splitlines()[0]}\n      {upstream}')
 
 
-def report_imports():
-    """Prints which parts of mmpose cannot be imported, and returns them."""
+def report_imports() -> list[str]:
+    """Print and return the parts of mmpose that cannot be imported."""
     if find_spec('mmpose') is None:
         return []
     broken = []
@@ -178,24 +181,19 @@ def report_imports():
     return broken
 
 
-def report_backends():
+def report_backends() -> None:
     from trunchier.ops import available_backends
-
-    print('\nSelective scan (VMamba)')
-    for name, state in available_backends().items():
-        print(f'  {name:<16}{state}')
-
-
-def report_linear():
     from trunchier.ops.linear import VARIABLE, cpu_linear
 
-    print(f'\nLinear layers on this CPU, without gradients ({VARIABLE}=mkl or onednn sets it)')
+    print('\nBackends')
+    for name, state in available_backends().items():
+        print(f'  selective_scan    {name:<10}{state}')
     for kind, name in cpu_linear().items():
-        print(f'  {kind:<16}{name}')
+        print(f'  linear, {kind:<10}{name:<10}chosen on this CPU, set it by {VARIABLE}')
 
 
-def report_places(problems):
-    print(f'\nFiles, looked for from {Path.cwd()}')
+def report_places(problems: dict[str, list[str]]) -> None:
+    print(f'\nFiles, relative to {Path.cwd()}')
     for place in places():
         found = place.path.exists()
         print(f'  {"found" if found else "missing":<8}{place.path}  ({place.purpose})')
@@ -203,7 +201,7 @@ def report_places(problems):
             problems.setdefault(place.remedy, []).append(place.purpose)
 
 
-def report_weights():
+def report_weights() -> None:
     import torch
 
     from trunchier.zoo import BY_HAND, WEIGHTS
@@ -216,8 +214,8 @@ def report_weights():
         print(f'  {name}')
     by_hand = [Path(address).name for address in WEIGHTS.values() if '://' not in address]
     absent = [name for name in by_hand if name not in found]
-    print('  The others are downloaded when a config first asks for them', end='')
-    print(f',\n  except {", ".join(absent)}: to be put into {BY_HAND}' if absent else '')
+    print('  The others are downloaded when a config first uses them', end='')
+    print(f',\n  except {", ".join(absent)}: put these into {BY_HAND}' if absent else '')
 
 
 if __name__ == '__main__':

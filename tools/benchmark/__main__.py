@@ -1,4 +1,4 @@
-"""`python tools/benchmark COMMAND ...`; see commands.py."""
+"""Measure speed and memory of models, scans, data loaders and exported files; see commands.py."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Measure speed and memory on this machine, side by side, and print tables.
+"""Measure speed and memory on this machine, side by side.
 
     python tools/benchmark models --models 'VM*-T-S2' ViTPose-B --batch 1 8 --threads 1
     python tools/benchmark models --part backbone --models '*-t-s4' --against official=DIR
