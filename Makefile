@@ -1,4 +1,4 @@
-# `make help` lists the targets. Each sets up what it needs; a second call installs nothing.
+# `make help` lists the targets. Each installs what it needs, once.
 
 PYTHON  ?=
 VENV    := .venv
@@ -6,7 +6,7 @@ VENV2   := .venv-numpy2
 VENV_DOCS := .venv-docs
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 8 ] && echo $$n || echo 8)
 
-# The stamp's name is a checksum of what was installed: any change there, and only that, installs.
+# Stamps are named by a checksum of the requirements, so that only a change there reinstalls.
 SOURCES := requirements.txt $(sort $(filter-out %/docs.txt,$(wildcard requirements/*.txt))) \
            setup.py tools/make_venv.sh
 KEY     := $(shell cat $(SOURCES) | cksum | cut -d' ' -f1)
@@ -14,7 +14,7 @@ READY   := $(VENV)/.ready-$(KEY)
 READY2  := $(VENV2)/.ready-$(KEY)
 READY_DOCS := $(VENV_DOCS)/.ready-$(shell cksum < requirements/docs.txt | cut -d' ' -f1)
 
-# One thread a worker: workers already fill the cores.
+# One thread per worker: the workers occupy all cores.
 PYTEST  := OMP_NUM_THREADS=1 %/bin/python -m pytest -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
@@ -24,25 +24,26 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
 	    while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
 
-setup: $(READY)  ## create .venv and install everything
+setup: $(READY)  ## create .venv and install all requirements
 
-demo: $(READY)  ## train, test and draw a truncated model on synthetic people; PHOTOS=dir: then on yours
+demo: $(READY)  ## train, test and draw models on synthetic people; PHOTOS=dir: predict on yours too
 	$(VENV)/bin/python tools/demo.py $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 test: $(READY) lint  ## lint, then the test suite
 	$(subst %,$(VENV),$(PYTEST))
 
-test-numpy2: $(READY2)  ## the test suite on numpy 2, current OpenCV and Python 3.12 where there is one
+test-numpy2: $(READY2)  ## the test suite on numpy 2, current OpenCV and, if available, Python 3.12
 	$(subst %,$(VENV2),$(PYTEST))
 
 test-slow: $(READY)  ## the tests that train for minutes
 	$(subst %,$(VENV),$(PYTEST)) -m slow
 
-lint: $(READY)  ## ruff: rules and format
+lint: $(READY)  ## check rules and format (ruff) and types (mypy)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
-format: $(READY)  ## ruff: repair what can be repaired
+format: $(READY)  ## format the code and fix what ruff can fix
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
@@ -50,11 +51,11 @@ docs: $(READY_DOCS)  ## the documentation as a site that works offline, into sit
 	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --strict --quiet
 	@echo 'site/index.html is the first page; with search: python3 -m http.server -d site'
 
-doctor: $(READY)  ## what is installed, patched, found and missing
+doctor: $(READY)  ## report what is installed, patched and missing
 	$(VENV)/bin/python tools/doctor.py
 
-clean:  ## remove the environments and what tools wrote into the checkout
-	rm -rf $(VENV) $(VENV2) $(VENV_DOCS) site build dist *.egg-info .pytest_cache .ruff_cache
+clean:  ## remove environments, builds and caches
+	rm -rf $(VENV) $(VENV2) $(VENV_DOCS) site build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 
 $(READY):
 	tools/make_venv.sh $(VENV) requirements.txt $(PYTHON) python3.11 python3.10 python3.12 python3

@@ -92,9 +92,7 @@ def places() -> Iterator[Place]:
     for row in TRAINING.values():
         yield Place(training / 'dataset_tars' / row.folder, 'mesh training', four_d)
     yield Place(training / MOCAP, 'real poses for the discriminator', four_d)
-    yield Place(
-        training / POSE_HISTOGRAM, 'filter of improbable training poses', four_d
-    )
+    yield Place(training / POSE_HISTOGRAM, 'filter of improbable training poses', four_d)
     for name, row in EVALUATION.items():
         yield Place(evaluation / row.file, f'mesh evaluation, {name}', four_d)
         yield Place(data / row.images, f'images of {name}', images)

@@ -1,10 +1,9 @@
 #!/bin/sh
-# Makes a virtual environment that holds everything in a requirements file, and this checkout.
+# Create a virtual environment with a requirements file and this checkout, or update it.
 #
 #     tools/make_venv.sh FOLDER REQUIREMENTS PYTHON [PYTHON ...]
 #
-# The first PYTHON that runs and is a 3.10, 3.11 or 3.12 is taken. An environment that is already
-# there is brought up to date.
+# Uses the first PYTHON that is 3.10, 3.11 or 3.12.
 set -eu
 cd "$(dirname "$0")/.."
 folder=$1
@@ -23,19 +22,19 @@ if ! "$python" -c "$usable" 2>/dev/null; then
         echo "install one, or name it: make PYTHON=/path/to/python3.11 ..." >&2
         exit 1
     fi
-    echo "making $folder with $("$base" --version)"
+    echo "creating $folder with $("$base" --version)"
     if ! "$base" -m venv --clear "$folder"; then
-        echo "$base cannot make a virtual environment; on Debian: apt install python3-venv" >&2
+        echo "$base cannot create a virtual environment; on Debian: apt install python3-venv" >&2
         exit 1
     fi
 fi
 
-# uv downloads and unpacks in parallel: half a minute instead of several.
+# uv installs in parallel: half a minute instead of several.
 if "$python" -m pip install --quiet uv; then
     install="$python -m uv pip install --quiet --python $python"
     uninstall="$python -m uv pip uninstall --quiet --python $python"
 else
-    echo "uv is not to be had here; going on with pip, which takes longer" >&2
+    echo "uv cannot be installed here; continuing with pip, which is slower" >&2
     install="$python -m pip install --quiet"
     uninstall="$python -m pip uninstall --quiet --yes"
 fi
@@ -44,10 +43,10 @@ $install -r "$requirements"
 $install --no-deps -r requirements/openmmlab.txt
 $install --no-deps --no-build-isolation -e .
 
-# The usual wheel draws windows and needs libGL; a machine without a screen may have none.
+# opencv-python draws windows and needs libGL, which servers often lack.
 if ! "$python" -c 'import cv2' 2>/dev/null; then
     opencv=$("$python" -c "from importlib.metadata import version; print(version('opencv-python'))")
-    echo "no libGL here: opencv-python-headless takes the place of opencv-python (no --show)"
+    echo "no libGL: replacing opencv-python by opencv-python-headless (no --show)"
     $uninstall opencv-python
     $install "opencv-python-headless==$opencv"
 fi

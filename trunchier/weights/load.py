@@ -57,8 +57,8 @@ class OfficialPretrained:
         for child in module.children() if whole else [getattr(module, p) for p in self.parts]:
             for descendant in child.modules():
                 descendant._is_init = True
-        if whole and isinstance(getattr(module, 'init_cfg', None), dict):
-            module.init_cfg = dict(module.init_cfg, type='Pretrained')
+        if whole and isinstance(cfg := getattr(module, 'init_cfg', None), dict):
+            module.init_cfg = dict(cfg, type='Pretrained')
 
 
 def load_checkpoint(
