@@ -74,6 +74,30 @@ FACE_AND_FEET = {
     'LBigToe': 'left_big_toe', 'LSmallToe': 'left_small_toe', 'LHeel': 'left_heel',
     'RBigToe': 'right_big_toe', 'RSmallToe': 'right_small_toe', 'RHeel': 'right_heel',
 }  # fmt: skip
+# Rows of J_regressor_extra (conventions.EXTRA_19), as means of the body's own joints and of COCO
+# keypoints. LSP's hips are COCO's; MPII's pelvis lies between the hips, its thorax between the
+# shoulders; H36M's spine lies halfway between the two.
+EXTRA_FROM = {
+    'extra_right_ankle':    ('coco right_ankle',),
+    'extra_right_knee':     ('coco right_knee',),
+    'extra_right_hip':      ('coco right_hip',),
+    'extra_left_hip':       ('coco left_hip',),
+    'extra_left_knee':      ('coco left_knee',),
+    'extra_left_ankle':     ('coco left_ankle',),
+    'extra_right_wrist':    ('coco right_wrist',),
+    'extra_right_elbow':    ('coco right_elbow',),
+    'extra_right_shoulder': ('coco right_shoulder',),
+    'extra_left_shoulder':  ('coco left_shoulder',),
+    'extra_left_elbow':     ('coco left_elbow',),
+    'extra_left_wrist':     ('coco left_wrist',),
+    'extra_neck_lsp':       ('smpl neck',),
+    'extra_head_top_lsp':   ('top',),
+    'extra_pelvis_mpii':    ('coco left_hip', 'coco right_hip'),
+    'extra_thorax_mpii':    ('coco left_shoulder', 'coco right_shoulder'),
+    'extra_spine_h36m':     ('smpl spine3',),
+    'extra_jaw_h36m':       ('coco nose', 'smpl head'),
+    'extra_head_h36m':      ('coco left_ear', 'coco right_ear', 'top', 'top'),
+}  # fmt: skip
 FINGERS = ('thumb', 'index', 'middle', 'ring', 'pinky')  # Anny's finger1 .. finger5
 
 
@@ -104,7 +128,8 @@ def build():
         kintree_table=np.stack([PARENTS, np.arange(len(JOINTS))]),
         **coco_regressor(middle[kept]),
     )
-    return place_landmarks(body, tip_bones(model, kept), joint_of_bone)
+    body = place_landmarks(body, tip_bones(model, kept), joint_of_bone)
+    return {**body, 'J_regressor_extra': extra_regressor(body)}
 
 
 def merge_weights(model):
@@ -335,6 +360,19 @@ def place_landmarks(body, bones, joint_of_bone):
         body[name] = body[name][:, order]
     body['f'] = np.argsort(order)[body['f']]
     return body
+
+
+def extra_regressor(body):
+    """(19, 6890): rows of EXTRA_FROM, averaged."""
+    smpl = zip(JOINTS, body['J_regressor'], strict=True)
+    rows = {f'smpl {name}': row for (name, _, _), row in smpl}
+    names = body['coco17_names'].tolist()
+    coco = zip(names, body['coco17_regressor'], strict=True)
+    rows |= {f'coco {name}': row for name, row in coco}
+    height = body['v_template'][:, 1]
+    top = (height > height.max() - 0.02).astype(np.float32)  # the highest 2 cm
+    rows['top'] = top / top.sum()
+    return np.stack([np.mean([rows[name] for name in mean], 0) for mean in EXTRA_FROM.values()])
 
 
 def compare(body, other, tolerance=1e-4):

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Make a COCO-format data set of synthetic people.
+"""Write a COCO-format data set of synthetic people.
 
     python tools/make_synthetic.py --num 2000 --out data/synthetic/train --seed 0
 
-DIR/images, DIR/annotations.json (stock CocoDataset and CocoMetric read it) and DIR/bodies.npz (body
-parameters and 3D joints for mesh training, one row for each annotation). The same options give the
-same bytes, whatever the number of workers. A run that is killed leaves no DIR.
+Writes DIR/images, DIR/annotations.json (for stock CocoDataset and CocoMetric) and DIR/bodies.npz
+(body parameters and 3D joints for mesh training, one row per annotation). The bytes depend on the
+options, but not on the number of workers. An interrupted run leaves no DIR.
 """
 
 import argparse
@@ -13,45 +13,48 @@ import os
 import sys
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--num', type=int, required=True, help='number of images')
-    parser.add_argument('--out', required=True, metavar='DIR', help='folder to make')
-    parser.add_argument('--seed', type=int, default=0, help='another seed, other images')
+    parser.add_argument('--out', required=True, metavar='DIR', help='new folder')
+    parser.add_argument('--seed', type=int, default=0, help='of the random generator (default 0)')
     parser.add_argument(
-        '--size', type=_size, default=256, metavar='SIDE or WxH', help='pixels (default 256)'
+        '--size',
+        type=_size,
+        default=256,
+        metavar='SIDE or WxH',
+        help='of images, pixels (default 256)',
     )
     parser.add_argument(
-        '--max-people', type=int, default=1, metavar='N', help='at most N in an image (default 1)'
+        '--max-people',
+        type=int,
+        default=1,
+        metavar='N',
+        help='at most N people per image (default 1)',
     )
     parser.add_argument(
-        '--backgrounds', metavar='DIR', help='folder of photos without people (default: made up)'
+        '--backgrounds', metavar='DIR', help='folder of images without people (default: procedural)'
     )
     parser.add_argument(
         '--plain',
         action='store_true',
-        help='everybody whole, seen from eye level, with nothing in front: easier to learn from',
+        help='whole people at eye level without occluders, which is easier to learn from',
     )
     parser.add_argument(
-        '--workers', type=int, default=_cores(), metavar='N', help='processes (default: all cores)'
+        '--workers',
+        type=int,
+        default=_cores(),
+        metavar='N',
+        help='processes (default: one per core)',
     )
     args = parser.parse_args(arguments)
 
     try:
         from trunchier.synthetic.coco import write_coco
 
-        made = write_coco(
-            args.out,
-            args.num,
-            args.seed,
-            args.size,
-            args.max_people,
-            args.backgrounds,
-            args.plain,
-            args.workers,
-        )
+        made = write_coco(**vars(args))
     except (ImportError, ValueError, FileNotFoundError, FileExistsError) as error:
         sys.exit(f'{type(error).__name__}: {error}')
     if made['unreadable']:
@@ -73,7 +76,7 @@ def _size(text):
     except ValueError:
         sides = []
     if len(sides) not in (1, 2):
-        raise argparse.ArgumentTypeError(f'{text!r} is not a size; wanted 256 or 320x256')
+        raise argparse.ArgumentTypeError(f'{text!r} is not a size; expected 256 or 320x256')
     return sides[0] if len(sides) == 1 else tuple(sides)
 
 

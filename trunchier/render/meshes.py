@@ -1,40 +1,47 @@
-"""Meshes to pictures on one CPU core, without OpenGL: what `visualizer` draws bodies with.
+"""Shaded meshes over images, on one CPU core (numba), without OpenGL.
 
-A z-buffer (numba, shared with the renderer of synthetic people) decides what is in front, so people
-hide each other as they should; light comes from the camera, a little from above.
+All people share one z-buffer, so they hide each other correctly. The light comes from the camera's
+direction, slightly from above.
 """
 
 import math
 
 import numpy as np
-from numba import njit
 
-from ..synthetic.kernels import project, rasterise, vertex_normals
+from ..files.compiled import compiled
+from .rasterizer import project, rasterize, vertex_normals
 
-LIGHT = np.array([-0.25, -0.5, -0.83], np.float32)  # to the light; y points down
+LIGHT = np.array([-0.25, -0.5, -0.83], np.float32)  # towards the light; y points down
 AMBIENT = np.float32(0.35)
 STYLES = {'solid': (True, False), 'wireframe': (False, True), 'both': (True, True)}
 
 
 def draw_meshes(
-    image, people, faces, focal, centre, colours, alpha=1.0, style='solid', width=1.0, samples=2
-):
-    """Paint bodies over a picture, in place.
+    image: np.ndarray,
+    people: np.ndarray,
+    faces: np.ndarray,
+    focal: tuple[float, float],
+    center: tuple[float, float],
+    colors: np.ndarray,
+    alpha: float = 1.0,
+    style: str = 'solid',
+    samples: int = 2,
+) -> None:
+    """Draw meshes over an image, in place. Vertices within 10 cm of the camera are not drawn.
 
     Args:
         image: (H, W, 3) uint8, C-contiguous.
         people: (P, V, 3), metres, camera frame (x right, y down, z forward).
         faces: (F, 3), counter-clockwise from outside.
         focal: (fx, fy), pixels.
-        centre: (cx, cy), pixels, of the principal point.
-        colours: (P, 3), 0..255 in the order of the picture's channels.
+        center: (cx, cy), pixels, of the principal point.
+        colors: (P, 3), 0..255, in the channel order of the image.
         alpha: opacity of surfaces; lines are opaque.
         style: 'solid', 'wireframe' (hidden lines removed) or 'both'.
-        width: of lines, pixels; those of small faces are thinner.
-        samples: a pixel is the mean of samples x samples points in it.
+        samples: each pixel is the mean of samples x samples points.
 
     Raises:
-        ValueError: another style.
+        ValueError: unknown style.
     """
     if style not in STYLES:
         raise ValueError(f'style must be one of {", ".join(STYLES)}, got {style!r}')
@@ -42,55 +49,55 @@ def draw_meshes(
         return
     solid, lines = STYLES[style]
     people = np.ascontiguousarray(people, np.float32)
-    count, per_body = people.shape[:2]
+    count, num_vertices = people.shape[:2]
     vertices = people.reshape(-1, 3)
-    # Unequal focal lengths are a camera with one, of points stretched along y.
+    # Unequal focal lengths equal a single one with the points stretched along y.
     stretched = vertices * np.array([1, focal[1] / focal[0], 1], np.float32)
     points = np.empty_like(vertices)
-    project(stretched, np.float32(focal[0]), np.float32(centre[0]), np.float32(centre[1]), points)
+    project(stretched, np.float32(focal[0]), np.float32(center[0]), np.float32(center[1]), points)
 
     window = _window(points, image.shape)
     if window is None:
         return
     left, top, right, bottom = window
-    # To the finer grid, whose pixel centres are whole numbers too.
+    # To the supersampled grid, whose pixel centers are integers too.
     points[:, :2] = (points[:, :2] - np.float32([left, top]) + 0.5) * samples - 0.5
-    offsets = (np.arange(count, dtype=np.int32) * per_body)[:, None, None]
+    offsets = (np.arange(count, dtype=np.int32) * num_vertices)[:, None, None]
     all_faces = (np.asarray(faces, np.int32)[None] + offsets).reshape(-1, 3)
     nearest = np.zeros(((bottom - top) * samples, (right - left) * samples), np.float32)
     ids = np.full(nearest.shape, -1, np.int32)
-    rasterise(points, all_faces, len(all_faces), nearest, ids)
+    rasterize(points, all_faces, len(all_faces), nearest, ids)
     normals = np.empty_like(vertices)
     vertex_normals(vertices, all_faces, normals)
     _paint(
         image[top:bottom, left:right], samples, ids, nearest, points, normals, all_faces,
-        len(faces), np.ascontiguousarray(colours, np.float32), np.float32(alpha), solid,
-        np.float32(samples * width / 2 if lines else 0),
+        len(faces), np.ascontiguousarray(colors, np.float32), np.float32(alpha), solid,
+        np.float32(samples / 2 if lines else 0),
     )  # fmt: skip
 
 
 def _window(points, shape):
-    """Left, top, right, bottom of the part of the picture that the points may cover, or None."""
-    seen = points[points[:, 2] < 10]  # 1 / z: what is nearer than 10 cm is not drawn
-    if len(seen) == 0 or not np.isfinite(seen).all():
+    """Left, top, right, bottom of the part of the image that the points may cover, or None."""
+    visible = points[points[:, 2] < 10]  # 1 / z
+    if len(visible) == 0 or not np.isfinite(visible).all():
         return None
-    low = np.maximum(np.floor(seen[:, :2].min(0)), 0)
-    high = np.minimum(np.ceil(seen[:, :2].max(0)) + 1, [shape[1], shape[0]])
+    low = np.maximum(np.floor(visible[:, :2].min(0)), 0)
+    high = np.minimum(np.ceil(visible[:, :2].max(0)) + 1, [shape[1], shape[0]])
     return None if (high <= low).any() else (*low.astype(int), *high.astype(int))
 
 
-@njit(cache=True, fastmath=True)
+@compiled(fastmath=True)
 def _paint(
-    image, samples, ids, nearest, points, normals, faces, faces_per_body, colours, alpha, solid,
-    reach,
+    image, samples, ids, nearest, points, normals, faces, faces_per_body, colors, alpha, solid,
+    half_width,
 ):  # fmt: skip
-    """Light and blend the pixels of a window that the z-buffer found faces for.
+    """Shade and blend the pixels of a window for which the z-buffer holds a face.
 
     Args:
         image: (h, w, 3) uint8, in and out.
-        ids, nearest: (h * samples, w * samples), see `rasterise`.
+        ids, nearest: (h * samples, w * samples), see `rasterize`.
         points: (V, 3), pixels of that grid and 1 / z; normals: (V, 3).
-        reach: half the width of lines, pixels of that grid; 0 for none.
+        half_width: of lines, pixels of that grid; 0: no lines.
     """
     for row in range(image.shape[0]):
         for col in range(image.shape[1]):
@@ -101,18 +108,18 @@ def _paint(
                     if f < 0:
                         continue
                     bright, line = _light(
-                        faces[f], fine_row, fine_col, nearest, points, normals, reach
+                        faces[f], fine_row, fine_col, nearest, points, normals, half_width
                     )
                     if not (line or solid):
                         continue
                     if line and solid:
                         bright *= np.float32(0.55)
                     opacity = np.float32(1.0) if line else alpha
-                    colour = colours[f // faces_per_body]
+                    color = colors[f // faces_per_body]
                     cover += opacity
-                    red += opacity * bright * colour[0]
-                    green += opacity * bright * colour[1]
-                    blue += opacity * bright * colour[2]
+                    red += opacity * bright * color[0]
+                    green += opacity * bright * color[1]
+                    blue += opacity * bright * color[2]
             if cover > 0:
                 share = np.float32(1.0) / (samples * samples)
                 rest = np.float32(1.0) - cover * share
@@ -122,9 +129,9 @@ def _paint(
                 pixel[2] = int(min(blue * share + rest * pixel[2], np.float32(255.0)))
 
 
-@njit(cache=True, fastmath=True, inline='always')
-def _light(face, row, col, nearest, points, normals, reach):
-    """Brightness of a face at a point of it, and whether that lies on one of its edges."""
+@compiled(fastmath=True, inline='always')
+def _light(face, row, col, nearest, points, normals, half_width):
+    """Brightness of a face at a pixel, and whether the pixel lies on one of its edges."""
     a, b, c = face[0], face[1], face[2]
     ax, ay, bx, by, cx, cy = (
         points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
@@ -136,9 +143,9 @@ def _light(face, row, col, nearest, points, normals, reach):
     w2 = np.float32(1.0) - w0 - w1
 
     line = False
-    if reach > 0:  # distance to the edge opposite a corner = its weight * its height over it
+    if half_width > 0:  # distance to an edge = weight of the opposite corner * its height
         size = abs(area)
-        reach = min(reach, np.float32(0.08) * math.sqrt(size))  # small faces stay visible
+        reach = min(half_width, np.float32(0.08) * math.sqrt(size))  # keep small faces visible
         line = (
             w0 * size < reach * math.sqrt((cx - bx) ** 2 + (cy - by) ** 2)
             or w1 * size < reach * math.sqrt((ax - cx) ** 2 + (ay - cy) ** 2)

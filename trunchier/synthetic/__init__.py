@@ -1,10 +1,10 @@
-"""The embedded default: a permissively licensed body in SMPL layout, poses, and a renderer.
+"""Synthetic people with exact annotations, under a permissive license.
 
-    people.SyntheticPeople    pictures with exact annotations, from a seed
-    coco.write_coco           a data set on disk that stock CocoDataset and CocoMetric read
-    dataset.SyntheticBodies   a data set for mesh training, drawn on the fly
+    people.SyntheticPeople    images and annotations, from a seed
+    coco.write_coco           data set on disk for stock CocoDataset and CocoMetric
+    dataset.SyntheticBodies   data set for mesh training, rendered on the fly
 
-Everything but the last needs numba when it is imported.
+Rendering requires numba.
 """
 
 from .dataset import SyntheticBodies

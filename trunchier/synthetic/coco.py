@@ -1,17 +1,14 @@
-"""Synthetic people as a data set on disk, in COCO's format.
+"""Data sets of synthetic people on disk, in COCO's format.
 
     DIR/images/000000.jpg ...
-    DIR/annotations.json       what stock CocoDataset and CocoMetric read
-    DIR/bodies.npz             body parameters and 3D joints, a row for each annotation
+    DIR/annotations.json       read by stock CocoDataset and CocoMetric
+    DIR/bodies.npz             body parameters and 3D joints, one row per annotation
 
-A set appears whole or not at all: it is written beside DIR and renamed when it is complete.
+DIR appears complete or not at all.
 """
 
 import json
-import os
-import shutil
 import sys
-import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -21,9 +18,11 @@ import cv2
 import numpy as np
 
 from ..conventions import COCO_17, COCO_17_SKELETON
+from ..files.optional import need
+from ..files.whole import whole_folder
 from .people import SyntheticPeople
 
-FORMAT = 1  # of the pictures: raise it when the same seed gives others
+FORMAT = 1  # to be raised when the same seed gives other images
 BODY_ARRAYS = (
     'keypoints_2d', 'keypoints_3d', 'center', 'scale', 'body_pose', 'betas', 'translation',
     'has_body_pose', 'has_betas',
@@ -31,31 +30,38 @@ BODY_ARRAYS = (
 
 
 def write_coco(
-    out, num, seed=0, size=256, max_people=1, backgrounds=None, plain=False, workers=1, quiet=None
-):
-    """Make `num` pictures and their annotations in the folder `out`.
+    out: str | Path,
+    num: int,
+    seed: int = 0,
+    size: int | tuple[int, int] = 256,
+    max_people: int = 1,
+    backgrounds: str | Path | None = None,
+    plain: bool = False,
+    workers: int = 1,
+    quiet: bool | None = None,
+) -> dict:
+    """Write images and annotations into a new folder.
 
-    The bytes depend on the options but not on `workers`. A folder that already holds just this
-    set is left as it is.
+    The bytes depend on the options, but not on `workers`. A folder that already holds the same set
+    is left unchanged.
 
     Args:
-        out: folder to make.
-        num: pictures.
+        num: images.
         seed, size, max_people, backgrounds, plain: see people.SyntheticPeople.
-        workers: processes; 1 works in this one.
-        quiet: no progress bar; None: only where stderr is a terminal.
+        workers: processes; 1: this one.
+        quiet: hide the progress bar; None: hide it if stderr is not a terminal.
 
     Returns:
         dict: images, people, unreadable (background files that were skipped), seconds.
 
     Raises:
-        FileExistsError: `out` holds something else.
-        ValueError, FileNotFoundError: options that cannot work.
+        FileExistsError: `out` holds other content.
+        ImportError: pycocotools is not installed.
+        ValueError, FileNotFoundError: invalid options.
     """
-    if num < 1:
-        raise ValueError(f'num is {num}; wanted 1 or more pictures')
-    if workers < 1:
-        raise ValueError(f'workers is {workers}; wanted 1 or more processes')
+    for name, value in dict(num=num, workers=workers).items():
+        if value < 1:
+            raise ValueError(f'{name} is {value}; expected 1 or more')
     out = Path(out)
     options = dict(
         seed=seed, size=size, max_people=max_people, plain=plain,
@@ -69,18 +75,10 @@ def write_coco(
         return dict(images=num, people=len(annotations), unreadable=[], seconds=0.0)
 
     start = time.monotonic()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', suffix='.partial', dir=out.parent))
-    try:
-        count, unreadable = _write(partial, people, info, workers, quiet)
-        partial.chmod(0o755)
-        os.replace(partial, out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return dict(
-        images=num, people=count, unreadable=sorted(unreadable), seconds=time.monotonic() - start
-    )
+    with whole_folder(out) as part:
+        count, unreadable = _write(part, people, info, workers, quiet)
+    seconds = time.monotonic() - start
+    return dict(images=num, people=count, unreadable=sorted(unreadable), seconds=seconds)
 
 
 def _already_there(out, info):
@@ -101,26 +99,32 @@ def _already_there(out, info):
 
 
 def _write(folder, people, info, workers, quiet):
-    """Fill the folder -> number of people, set of unreadable background files."""
+    """Fill the folder. Returns the number of people and the unreadable background files."""
+    from rich.console import Console
+    from rich.progress import track
+
     (folder / 'images').mkdir()
     images, annotations, unreadable = [], [], set()
     bodies = {name: [] for name in (*BODY_ARRAYS, 'focal', 'principal_point', 'image_id')}
     width, height = people.size
-    bar = Progress(len(people), quiet)
-    for index, (jpeg, found, camera, missing) in enumerate(_pictures(people, workers)):
+    encode = need('pycocotools.mask', 'writing COCO data sets').encode
+    quiet = not sys.stderr.isatty() if quiet is None else quiet
+    done = track(
+        enumerate(_images(people, workers)), 'images', len(people),
+        console=Console(stderr=True), disable=quiet,
+    )  # fmt: skip
+    for index, (jpeg, found, camera, missing) in done:
         name = f'{index:06d}.jpg'
         (folder / 'images' / name).write_bytes(jpeg)
         images.append(dict(id=index + 1, file_name=name, width=width, height=height))
         for person in found:
-            annotations.append(coco_annotation(person, len(annotations) + 1, index + 1))
+            annotations.append(_annotation(person, len(annotations) + 1, index + 1, encode))
             for array in BODY_ARRAYS:
                 bodies[array].append(person[array])
             bodies['focal'].append(camera.focal)
-            bodies['principal_point'].append(camera.centre)
+            bodies['principal_point'].append(camera.center)
             bodies['image_id'].append(index + 1)
         unreadable |= missing
-        bar.step()
-    bar.close()
 
     arrays = {
         name: np.array(rows, dtype=np.int64 if name == 'image_id' else np.float32)
@@ -139,13 +143,12 @@ def _write(folder, people, info, workers, quiet):
     return len(annotations), unreadable
 
 
-def coco_annotation(person, annotation_id, image_id):
+def _annotation(person, annotation_id, image_id, encode):
     """One entry of COCO's `annotations` from a dict of people.annotate."""
-    keypoints = [
-        value
-        for x, y, v in person['keypoints'].tolist()
-        for value in (round(x, 2), round(y, 2), int(v))
-    ]
+    keypoints = []
+    for x, y, v in person['keypoints'].tolist():
+        keypoints += [round(x, 2), round(y, 2), int(v)]
+    mask = encode(np.asfortranarray(person['mask'], np.uint8))
     return dict(
         id=annotation_id,
         image_id=image_id,
@@ -155,55 +158,25 @@ def coco_annotation(person, annotation_id, image_id):
         area=person['area'],
         num_keypoints=int((person['keypoints'][:, 2] > 0).sum()),
         keypoints=keypoints,
-        segmentation=encode_mask(person['mask']),
+        segmentation=dict(size=mask['size'], counts=mask['counts'].decode()),
     )
-
-
-def encode_mask(mask):
-    """COCO's compressed run lengths, as pycocotools writes them.
-
-    Runs of 0 and 1 in turn, down the columns; from the fourth on, the difference to the one two
-    before; five bits a character, low bits first, the sixth says that more follow.
-
-    Args:
-        mask: (H, W) bool.
-
-    Returns:
-        dict(size=[H, W], counts=str).
-    """
-    flat = mask.T.reshape(-1)
-    edges = np.nonzero(flat[1:] != flat[:-1])[0] + 1
-    runs = np.diff(np.concatenate(([0], edges, [len(flat)])))
-    if flat[0]:
-        runs = np.concatenate(([0], runs))
-    values = runs.copy()
-    values[3:] -= runs[1:-2]
-    text = []
-    for value in values.tolist():
-        more = True
-        while more:
-            bits = value & 31
-            value >>= 5
-            more = value != (-1 if bits & 16 else 0)
-            text.append(chr(48 + bits + (32 if more else 0)))
-    return dict(size=list(mask.shape), counts=''.join(text))
 
 
 # ---------------------------------------------------------------------------------------------
 # Processes
 # ---------------------------------------------------------------------------------------------
-def _pictures(people, workers):
-    """(jpeg, people, camera, unreadable background files) of each picture, in order."""
+def _images(people, workers):
+    """(jpeg, people, camera, unreadable background files) of each image, in order."""
     if workers == 1:
         for index in range(len(people)):
-            yield *people.picture(index), people.unreadable
+            yield *people.encoded(index), people.unreadable
         return
     threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # so that no thread pool is there to be forked, or to fight the processes
+    cv2.setNumThreads(1)  # no thread pool that would be forked or compete with the processes
     pool = None
     try:
-        people.picture(0)  # compiles, once for all
-        method = 'fork' if sys.platform == 'linux' else 'spawn'  # a fork need not import torch
+        people.encoded(0)  # compile once, before the fork
+        method = 'fork' if sys.platform == 'linux' else 'spawn'  # forks do not import torch again
         pool = ProcessPoolExecutor(workers, get_context(method), _start_worker, (people,))
         yield from pool.map(_work, range(len(people)), chunksize=16)
     finally:
@@ -222,29 +195,4 @@ def _start_worker(people):
 
 def _work(index):
     people = _worker['people']
-    return *people.picture(index), people.unreadable
-
-
-class Progress:
-    """A bar on stderr; silent where that is not a terminal."""
-
-    def __init__(self, total, quiet=None):
-        self.total, self.done = total, 0
-        self.quiet = not sys.stderr.isatty() if quiet is None else quiet
-        self.start = self.shown = time.monotonic()
-
-    def step(self):
-        self.done += 1
-        now = time.monotonic()
-        if self.quiet or (now - self.shown < 0.1 and self.done < self.total):
-            return
-        self.shown = now
-        filled = 30 * self.done // self.total
-        speed = self.done / max(now - self.start, 1e-6)
-        bar = '#' * filled + '.' * (30 - filled)
-        sys.stderr.write(f'\r[{bar}] {self.done}/{self.total}, {speed:.0f} images/s ')
-        sys.stderr.flush()
-
-    def close(self):
-        if not self.quiet:
-            sys.stderr.write('\n')
+    return *people.encoded(index), people.unreadable

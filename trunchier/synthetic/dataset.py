@@ -1,4 +1,6 @@
-"""Synthetic people as a data set of mesh recovery, drawn while training runs."""
+"""Synthetic people for mesh recovery, rendered during training."""
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -12,57 +14,58 @@ ENDLESS = 10**9
 
 @DATASETS.register_module()
 class SyntheticBodies(People):
-    """Pictures made when they are asked for, one person of each.
+    """Images rendered on access; one person of each is used.
 
-    In a `MixedPeople` stream no picture comes twice, whatever `length` is; by itself, or in
-    `ConcatPeople`, it has `length` pictures, always the same ones. Needs numba.
+    In a `MixedPeople` stream no image is repeated, whatever `length` is. Alone or in `ConcatPeople`
+    it has `length` images, always the same ones. Requires numba.
 
     Args:
-        seed (int): another seed, other pictures: keep that of an evaluation apart.
-        length (int): pictures of a pass.
-        size (int or tuple): side, or (W, H), pixels.
-        max_people (int): at most so many in a picture, of whom one is picked.
-        backgrounds (str): folder of images; None for procedural ones.
-        plain (bool): everybody whole, seen from eye level, with nothing in front.
+        seed: evaluation must use another seed than training.
+        length: images per epoch.
+        size: side, or (W, H), pixels.
+        max_people: per image.
+        backgrounds: folder of images; None: procedural backgrounds.
+        plain: whole people at eye level without occluders.
         name, pipeline: see People.
     """
 
     def __init__(
         self,
-        seed=0,
-        length=10_000,
-        size=256,
-        max_people=1,
-        backgrounds=None,
-        plain=False,
-        name='synthetic',
-        pipeline=(),
+        seed: int = 0,
+        length: int = 10_000,
+        size: int | tuple[int, int] = 256,
+        max_people: int = 1,
+        backgrounds: str | None = None,
+        plain: bool = False,
+        name: str = 'synthetic',
+        pipeline: Sequence = (),
     ):
         super().__init__(name, pipeline)
         self.seed = seed
         self.length = length
         self.options = dict(size=size, max_people=max_people, backgrounds=backgrounds, plain=plain)
-        self._pictures = None
+        self._people = None
 
-    def full_init(self):
-        """Check the options and load the renderer."""
+    def full_init(self) -> None:
+        """Check the options and import the renderer."""
         super().full_init()
-        if self._pictures is None:
+        if self._people is None:
             from .people import SyntheticPeople
 
-            self._pictures = SyntheticPeople(seed=self.seed, **self.options)
+            self._people = SyntheticPeople(seed=self.seed, **self.options)
 
     def __len__(self):
         return self.length
 
-    def locate(self, seed, position):
-        """Every run seed has pictures of its own, after those that `length` counts."""
+    def locate(self, seed: int, position: int) -> int:
+        """Each seed of a run has images of its own, beyond the first `length` ones."""
         first = generator('synthetic', seed, self.name).integers(ENDLESS)
         return self.length + int(first) * ENDLESS + position
 
-    def record(self, index):
+    def record(self, index: int) -> dict:
+        """Image and annotation of a random person of image `index`, see People."""
         self.full_init()
-        jpeg, people, _ = self._pictures.picture(index)
+        jpeg, people, _ = self._people.encoded(index)
         person = people[generator('person', self.seed, index).integers(len(people))]
         return dict(
             check_annotation({name: person[name] for name in FORM}),

@@ -1,88 +1,90 @@
-"""A dressed, posed person as a mesh in the camera's frame, with its exact joints.
+"""A dressed, posed person: a mesh in the camera frame, with exact joints.
 
-The body is that of `models.body.BodyModel` (a test holds the two against each other); it is posed
-here without torch, one person in half a millisecond, so that a person depends on nothing but its
-own random numbers.
+Results equal those of `models.mesh.body.BodyModel` (tested), but are computed without torch, in
+half a millisecond per person, and do not depend on other people of a batch.
 """
 
 import functools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from ..conventions import COCO_17, SMPL_24, SMPLX_TO_OPENPOSE
-from ..models.mesh.body import EMBEDDED_BODY, read_body
-from . import kernels
-from .poses import PARENTS, _forward
-from .wardrobe import FOLDS, Grid
+from ..files.compiled import compiled
+from ..files.shipped import asset
+from ..render.rasterizer import vertex_normals
+from .garments import MATERIALS, inflate
+from .poses import forward_kinematics
+from .wardrobe import FOLDS, Grid, Outfit
 
-# The face and foot joints of `smplx.SMPL` are vertices of SMPL's layout: SMPLX_45[24:35].
+# Vertices of SMPL's layout that `smplx.SMPL` uses as joints of face and feet: SMPLX_45[24:35].
 SMPLX_VERTICES = (332, 6260, 2800, 4071, 583, 3216, 3226, 3387, 6617, 6624, 6787)
 
 
-@dataclass
-class Rows:
-    """A sparse regressor in compressed rows."""
+class Regressor(NamedTuple):
+    """Sparse matrix (K, V) in compressed rows, from vertices to joints."""
 
     starts: np.ndarray
     indices: np.ndarray
     weights: np.ndarray
 
     @classmethod
-    def of(cls, dense):
+    def of(cls, dense: np.ndarray) -> 'Regressor':
         row, column = np.nonzero(dense)
         starts = np.searchsorted(row, np.arange(len(dense) + 1))
         return cls(starts, column.astype(np.int32), dense[row, column].astype(np.float32))
 
-    def __call__(self, vertices):
+    def __call__(self, vertices: np.ndarray) -> np.ndarray:
         out = np.empty((len(self.starts) - 1, 3), np.float32)
-        kernels.weighted_points(vertices, self.starts, self.indices, self.weights, out)
+        _weighted_points(vertices, self.starts, self.indices, self.weights, out)
         return out
 
 
 @dataclass
 class Body:
-    """The embedded body, ready for the kernels (float32)."""
+    """The embedded body as float32 arrays."""
 
     template: np.ndarray  # (V, 3)
     shapedirs: np.ndarray  # (V, 3, 10)
     normals: np.ndarray  # (V, 3) of the template
     faces: np.ndarray  # (F, 3) int32
-    axis: np.ndarray  # (F,) the axis that each face looks along
+    axis: np.ndarray  # (F,) the axis nearest to each face's normal
     joints: np.ndarray  # (V, K) int32
     weights: np.ndarray  # (V, K)
-    skeleton: Rows
-    coco: Rows
-    extra: Rows
+    skeleton: Regressor
+    coco: Regressor
+    extra: Regressor
     template_skeleton: np.ndarray  # (24, 3)
-    folds: np.ndarray  # (FOLDS, V), waves over the body of mean 0; all together have deviation 1
-    rings: list  # of the skirt: (y, vertices near it)
+    folds: np.ndarray  # (FOLDS, V), waves over the body of mean 0; their sum has deviation 1
+    rings: list  # of a skirt: (y, indices of vertices near it)
 
 
 @functools.lru_cache(maxsize=1)
-def body():
-    arrays = read_body(EMBEDDED_BODY)
+def body() -> Body:
+    """The embedded body (cached)."""
+    with np.load(asset('body.npz')) as file:
+        arrays = dict(file)
     template = np.ascontiguousarray(arrays['v_template'], dtype=np.float32)
     faces = np.ascontiguousarray(arrays['f'], dtype=np.int32)
     normals = np.empty_like(template)
-    kernels.vertex_normals(template, faces, normals)
-    face_normals = np.abs(normals[faces].sum(1))
+    vertex_normals(template, faces, normals)
     used = int((arrays['weights'] > 0).sum(1).max())
     joints = np.argsort(-arrays['weights'], axis=1, kind='stable')[:, :used].astype(np.int32)
     names = arrays['coco17_names'].tolist()
-    skeleton = Rows.of(arrays['J_regressor'])
+    skeleton = Regressor.of(arrays['J_regressor'])
     trunk = np.abs(template[:, 0]) < 0.3
     return Body(
         template=template,
         shapedirs=np.ascontiguousarray(arrays['shapedirs'], dtype=np.float32),
         normals=normals,
         faces=faces,
-        axis=face_normals.argmax(1).astype(np.int8),
+        axis=np.abs(normals[faces].sum(1)).argmax(1).astype(np.int8),
         joints=joints,
         weights=np.take_along_axis(arrays['weights'], joints, axis=1).astype(np.float32),
         skeleton=skeleton,
-        coco=Rows.of(arrays['coco17_regressor'][[names.index(name) for name in COCO_17]]),
-        extra=Rows.of(arrays['J_regressor_extra']),
+        coco=Regressor.of(arrays['coco17_regressor'][[names.index(name) for name in COCO_17]]),
+        extra=Regressor.of(arrays['J_regressor_extra']),
         template_skeleton=skeleton(template),
         folds=_folds(template),
         rings=[
@@ -101,76 +103,74 @@ def _folds(template):
 
 @dataclass
 class Figure:
-    """One person. Positions in metres, turned as the camera sees them, the rest pelvis at 0."""
+    """One person: metres, camera frame; the pelvis of the mean body starts at 0."""
 
-    rotations: np.ndarray  # (24, 3, 3); the root's is in the camera's frame
+    rotations: np.ndarray  # (24, 3, 3); the root's is into the camera frame
     betas: np.ndarray  # (10,)
-    bare: np.ndarray  # (6890, 3), the body's own vertices
-    vertices: np.ndarray  # (N, 3), dressed, with worn meshes after the body's
+    bare: np.ndarray  # (6890, 3), vertices of the body without clothes
+    vertices: np.ndarray  # (N, 3), dressed; the body's come first, then those of worn meshes
     normals: np.ndarray  # (N, 3)
-    rest: np.ndarray  # (N, 3), where on the mean body
-    body_faces: np.ndarray  # (F, 3), seen from the front only
-    grid_faces: np.ndarray  # (G, 3), seen from both sides
+    rest: np.ndarray  # (N, 3), rest coordinates, see garments.py
+    body_faces: np.ndarray  # (F, 3), one-sided
+    grid_faces: np.ndarray  # (G, 3), two-sided
     grid_materials: np.ndarray  # (G,)
     skeleton: np.ndarray  # (24, 3)
     joints: np.ndarray  # (44, 3), see conventions.JOINTS_44
     coco: np.ndarray  # (17, 3), see conventions.COCO_17
-    outfit: object
-    translation: np.ndarray  # (3,), metres, from the body model's place to this one
+    outfit: Outfit
+    translation: np.ndarray  # (3,), metres, sum of all calls of `move`
 
-    def move(self, translation):
+    def move(self, translation: np.ndarray) -> None:
+        """Translate by (3,) metres, in place."""
         self.translation = self.translation + translation
         for array in (self.bare, self.vertices, self.skeleton, self.joints, self.coco):
             array += translation.astype(np.float32)
 
 
-def build_figure(rotations, betas, outfit):
+def build_figure(rotations: np.ndarray, betas: np.ndarray, outfit: Outfit) -> Figure:
     """Shape, dress and pose the body.
 
     Args:
-        rotations: (24, 3, 3), the root's into the camera's frame.
+        rotations: (24, 3, 3), the root's into the camera frame.
         betas: (10,).
-        outfit: wardrobe.Outfit.
     """
     mean = body()
     betas = betas.astype(np.float32)
     shaped = np.empty_like(mean.template)
-    kernels.shape_body(mean.template, mean.shapedirs, betas, shaped)
+    _shape(mean.template, mean.shapedirs, betas, shaped)
     rest_skeleton = mean.skeleton(shaped)
 
-    world, places = _forward(
-        np.ascontiguousarray(rotations, np.float64), rest_skeleton.astype(np.float64), PARENTS
-    )
+    world, positions = forward_kinematics(rotations, rest_skeleton)
     transforms = np.empty((24, 3, 4), np.float32)
     transforms[:, :, :3] = world
-    transforms[:, :, 3] = places - np.einsum('jab,jb->ja', world, rest_skeleton)
+    transforms[:, :, 3] = positions - np.einsum('jab,jb->ja', world, rest_skeleton)
 
     bare = np.empty_like(shaped)
-    kernels.skin(shaped, mean.joints, mean.weights, transforms, bare)
-    skeleton = places.astype(np.float32)
-    picked = np.concatenate((skeleton, bare[list(SMPLX_VERTICES)]))
-    openpose = picked[list(SMPLX_TO_OPENPOSE)]
+    _skin(shaped, mean.joints, mean.weights, transforms, bare)
+    skeleton = positions.astype(np.float32)
+    smplx_joints = np.concatenate((skeleton, bare[list(SMPLX_VERTICES)]))
+    openpose = smplx_joints[list(SMPLX_TO_OPENPOSE)]
 
     dressed = np.empty_like(shaped)
-    kernels.inflate(
+    inflate(
         shaped, mean.template, mean.normals, outfit.dress, outfit.thickness, outfit.loose,
         np.einsum('k,kv->v', outfit.folds, mean.folds), dressed,
     )  # fmt: skip
     grids = list(outfit.grids)
     if outfit.skirt is not None:
-        grids.append(skirt(shaped, *outfit.skirt))
+        grids.append(_skirt(shaped, *outfit.skirt))
     worn = [_grid_mesh(grid, rest_skeleton - mean.template_skeleton) for grid in grids]
 
     parts = [(dressed, mean.joints, mean.weights)] + [mesh[:3] for mesh in worn]
     posed = [np.empty_like(vertices) for vertices, _, _ in parts]
     for (vertices, joints, weights), out in zip(parts, posed, strict=True):
-        kernels.skin(vertices, joints, weights, transforms, out)
+        _skin(vertices, joints, weights, transforms, out)
     offset = np.cumsum([0] + [len(out) for out in posed])
     grid_faces = [mesh[3] + start for mesh, start in zip(worn, offset[1:], strict=False)]
     grid_faces = np.concatenate([np.empty((0, 3), np.int32), *grid_faces])
     vertices = np.concatenate(posed)
     normals = np.empty_like(vertices)
-    kernels.vertex_normals(vertices, np.concatenate((mean.faces, grid_faces)), normals)
+    vertex_normals(vertices, np.concatenate((mean.faces, grid_faces)), normals)
     return Figure(
         rotations=rotations,
         betas=betas,
@@ -193,7 +193,7 @@ def build_figure(rotations, betas, outfit):
 
 
 def _grid_mesh(grid, shift):
-    """A Grid as (vertices, joints, weights, faces), moved along with the joints' `shift`."""
+    """A Grid as (vertices, joints, weights, faces), moved by the `shift` (24, 3) of its joints."""
     rows, columns = grid.points.shape[:2]
     joints = grid.joints.reshape(rows * columns, -1).astype(np.int32)
     weights = grid.weights.reshape(rows * columns, -1).astype(np.float32)
@@ -213,10 +213,10 @@ def _grid_faces(rows, columns, closed):
     )
 
 
-def skirt(shaped, hem, flare, slack, columns=24):
-    """A tube around hips and legs down to y = `hem`, wider by `flare` towards it.
+def _skirt(shaped, hem, flare, slack, columns=24):
+    """A tube around hips and legs down to y = `hem`, which widens by `flare`.
 
-    It hangs from pelvis and thighs, the left half from the left one, blended across the middle.
+    It follows pelvis, thighs and shins; the weights of left and right blend across the middle.
     """
     rings = [(y, near) for y, near in body().rings if y > hem - 0.05]
     angle = np.linspace(0, 2 * np.pi, columns, endpoint=False)
@@ -238,16 +238,59 @@ def skirt(shaped, hem, flare, slack, columns=24):
         legs = np.clip((0.06 - y) / 0.22, 0, 0.96)
         shin = np.clip((-0.48 - y) / 0.2, 0, 1) * 0.8
         weights[k, :, 0] = 1 - legs
-        weights[k, :, 1], weights[k, :, 2] = (
-            legs * (1 - shin) * left,
-            legs * (1 - shin) * (1 - left),
-        )
-        weights[k, :, 3], weights[k, :, 4] = legs * shin * left, legs * shin * (1 - left)
-    joints = np.broadcast_to(
-        [
-            SMPL_24.index(name)
-            for name in ('pelvis', 'left_hip', 'right_hip', 'left_knee', 'right_knee')
-        ],
-        weights.shape,
-    )
-    return Grid(points, joints, weights, kernels.SKIRT)
+        for column, share in ((1, legs * (1 - shin)), (3, legs * shin)):
+            weights[k, :, column], weights[k, :, column + 1] = share * left, share * (1 - left)
+    names = ('pelvis', 'left_hip', 'right_hip', 'left_knee', 'right_knee')
+    joints = np.broadcast_to([SMPL_24.index(name) for name in names], weights.shape)
+    return Grid(points, joints, weights, MATERIALS.index('skirt'))
+
+
+# ---------------------------------------------------------------------------------------------
+# Kernels
+# ---------------------------------------------------------------------------------------------
+@compiled(fastmath=True)
+def _shape(template, shapedirs, betas, out):
+    """out (V, 3) = template + shapedirs (V, 3, 10) @ betas."""
+    for v in range(template.shape[0]):
+        for c in range(3):
+            value = template[v, c]
+            for k in range(betas.shape[0]):
+                value += shapedirs[v, c, k] * betas[k]
+            out[v, c] = value
+
+
+@compiled(fastmath=True)
+def _skin(rest, joints, weights, transforms, out):
+    """Linear blend skinning.
+
+    Args:
+        rest: (V, 3).
+        joints, weights: (V, K).
+        transforms: (24, 3, 4).
+        out: (V, 3)
+    """
+    for v in range(rest.shape[0]):
+        x, y, z = rest[v, 0], rest[v, 1], rest[v, 2]
+        ox, oy, oz = np.float32(0), np.float32(0), np.float32(0)
+        for k in range(weights.shape[1]):
+            w = weights[v, k]
+            if w == 0.0:
+                continue
+            t = transforms[joints[v, k]]
+            ox += w * (t[0, 0] * x + t[0, 1] * y + t[0, 2] * z + t[0, 3])
+            oy += w * (t[1, 0] * x + t[1, 1] * y + t[1, 2] * z + t[1, 3])
+            oz += w * (t[2, 0] * x + t[2, 1] * y + t[2, 2] * z + t[2, 3])
+        out[v, 0], out[v, 1], out[v, 2] = ox, oy, oz
+
+
+@compiled(fastmath=True)
+def _weighted_points(vertices, starts, indices, weights, out):
+    """out[k] = sum of weights * vertices of row k."""
+    for k in range(starts.shape[0] - 1):
+        x = y = z = 0.0
+        for i in range(starts[k], starts[k + 1]):
+            v, w = indices[i], weights[i]
+            x += w * vertices[v, 0]
+            y += w * vertices[v, 1]
+            z += w * vertices[v, 2]
+        out[k, 0], out[k, 1], out[k, 2] = x, y, z

@@ -1,64 +1,71 @@
-"""Pictures of synthetic people with exact annotations, made one by one from a seed.
+"""Images of synthetic people with exact annotations, rendered from a seed.
 
     people = SyntheticPeople(seed=0, size=256)
     sample = people[7]
     sample['image'], sample['people'][0]['keypoints']
 
-Picture 7 is the same in any order, in any process, at any time (with the same versions of numpy,
-OpenCV and numba: pictures are drawn in floating point).
+Image 7 does not depend on order, process or time (given equal versions of numpy, OpenCV and numba:
+rendering is in floating point).
 """
+
+import itertools
+from pathlib import Path
 
 import cv2
 import numpy as np
 
-from . import kernels
 from .backdrop import Folder
-from .scene import make_scene
+from .scene import Camera, Scene, make_scene
+from .shading import BACKGROUND
 
-MIN_AREA = 60  # pixels of a person that must be seen for an annotation
-SMALLEST, LARGEST = 32, 1000  # pixels of a picture's side
+MIN_AREA = 60  # visible pixels of a person that is annotated
+MIN_SIDE, MAX_SIDE = 32, 1000  # pixels
 
-# How far below the surface that one sees each COCO keypoint may lie and still be visible, metres:
-# about the radius of the limb and of what it wears.
-REACH = np.array(
+# Largest depth of each visible COCO keypoint below the visible surface, metres: about the radius of
+# the limb and its clothes.
+MAX_DEPTH = np.array(
     (0.030, 0.030, 0.030, 0.045, 0.045)  # nose, eyes, ears
     + (0.130, 0.130, 0.100, 0.100, 0.075, 0.075)  # shoulders, elbows, wrists
     + (0.200, 0.200, 0.110, 0.110, 0.090, 0.090)  # hips, knees, ankles
 )
-BOX_PADDING = 1.2  # of `scale`, as the data sets of HMR have it
+BOX_PADDING = 1.2  # of `scale`, as in HMR's data sets
 
 
 class SyntheticPeople:
-    """A sequence of pictures; number i depends on the seed, on i and on the options alone.
+    """Sequence of images; each depends only on the seed, its index and the options.
 
     Args:
-        seed: whole number >= 0.
-        size: side of a square picture, or (W, H), pixels.
-        max_people: at most so many people in a picture.
-        backgrounds: folder with images, or None for procedural backgrounds.
-        plain: everybody whole, seen from eye level, with nothing in front.
+        seed: >= 0.
+        size: side, or (W, H), pixels.
+        max_people: per image.
+        backgrounds: folder of images; None: procedural backgrounds.
+        plain: whole people at eye level without occluders, which is easier to learn from.
         length: len() of the sequence; None: endless, len() raises TypeError.
 
-    Attributes:
-        unreadable: background files that could not be decoded so far.
-
     Raises:
-        ValueError, FileNotFoundError: options that cannot work.
+        ValueError, FileNotFoundError: invalid options.
     """
 
-    def __init__(self, seed=0, size=256, max_people=1, backgrounds=None, plain=False, length=None):
+    def __init__(
+        self,
+        seed: int = 0,
+        size: int | tuple[int, int] = 256,
+        max_people: int = 1,
+        backgrounds: str | Path | None = None,
+        plain: bool = False,
+        length: int | None = None,
+    ):
         self.size = (size, size) if np.ndim(size) == 0 else tuple(size)
-        if len(self.size) != 2 or not all(SMALLEST <= side <= LARGEST for side in self.size):
+        if len(self.size) != 2 or not all(MIN_SIDE <= side <= MAX_SIDE for side in self.size):
             raise ValueError(
-                f'size is {size}; wanted a side, or width and height, of {SMALLEST} to {LARGEST} '
+                f'size is {size}; expected a side, or (width, height), of {MIN_SIDE} to {MAX_SIDE} '
                 'pixels'
             )
-        if seed < 0:
-            raise ValueError(f'seed is {seed}; wanted a whole number >= 0')
-        if max_people < 1:
-            raise ValueError(f'max_people is {max_people}; wanted 1 or more')
-        if length is not None and length < 1:
-            raise ValueError(f'length is {length}; wanted 1 or more, or None for no end')
+        least = dict(seed=0, max_people=1, length=1)
+        given = dict(seed=seed, max_people=max_people, length=1 if length is None else length)
+        for name, value in given.items():
+            if value < least[name]:
+                raise ValueError(f'{name} is {value}; expected {least[name]} or more')
         self.seed = int(seed)
         self.max_people = int(max_people)
         self.plain = bool(plain)
@@ -66,63 +73,61 @@ class SyntheticPeople:
         self._folder = None if backgrounds is None else Folder(backgrounds)
 
     @property
-    def unreadable(self):
+    def unreadable(self) -> set[Path]:
+        """Background files that could not be decoded so far."""
         return set() if self._folder is None else self._folder.unreadable
 
     def __len__(self):
         if self.length is None:
-            raise TypeError('this sequence has no end; give `length` for a len()')
+            raise TypeError('this sequence is endless; give `length` for a len()')
         return self.length
 
     def __getitem__(self, index):
-        """Picture number `index`.
+        """Image `index` and its annotations.
 
         Returns:
-            dict: image (H, W, 3) uint8 RGB, as it comes out of a JPEG; people, see `annotate`;
-            focal, pixels; centre (2,), the principal point, pixels, x before y.
+            dict: image (H, W, 3) uint8 RGB, decoded from JPEG; people, see `annotate`; focal,
+            pixels; principal_point (2,), pixels, x before y.
         """
-        jpeg, people, camera = self.picture(index)
+        jpeg, people, camera = self.encoded(index)
         image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
         return dict(
             image=cv2.cvtColor(image, cv2.COLOR_BGR2RGB),
             people=people,
             focal=camera.focal,
-            centre=camera.centre,
+            principal_point=camera.center,
         )
 
-    def picture(self, index):
-        """Picture number `index` as (JPEG bytes, list of people, scene.Camera)."""
+    def encoded(self, index: int) -> tuple[bytes, list[dict], Camera]:
+        """Image `index` as JPEG, its people (see `annotate`) and camera."""
         index = int(index)
         if index < 0 or (self.length is not None and index >= self.length):
-            raise IndexError(f'picture {index} of {self.length or "an endless sequence"}')
-        attempt = 0
-        while True:  # once, but for the rare picture in which nobody is to be seen
+            raise IndexError(f'image {index} of {self.length or "an endless sequence"}')
+        for attempt in itertools.count():  # in rare cases nobody is visible
             rng = np.random.default_rng((self.seed, index, attempt))
             scene = make_scene(rng, self.size, self.max_people, self._folder, self.plain)
             people = annotate(scene)
             if people:
                 break
-            attempt += 1
         quality = [cv2.IMWRITE_JPEG_QUALITY, scene.jpeg_quality]
         done, jpeg = cv2.imencode('.jpg', cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR), quality)
         if not done:
-            raise RuntimeError(f'OpenCV could not encode picture {index} of {self.size} as JPEG')
+            raise RuntimeError(f'OpenCV could not encode image {index} of {self.size} as JPEG')
         return jpeg.tobytes(), people, scene.camera
 
 
-def annotate(scene):
-    """Everybody of whom enough is seen, with exact annotations.
+def annotate(scene: Scene) -> list[dict]:
+    """Exact annotations of everyone with at least MIN_AREA visible pixels.
 
     Returns:
-        list of dicts, metres in the camera's frame (x right, y down, z forward), pixels x before y:
-            keypoints (17, 3): COCO's, x, y and 2 seen, 1 hidden, 0 outside (then all zero).
-            bbox (4,): xywh of the mask. area: pixels of the mask. mask: (H, W) bool, what is seen.
-            keypoints_2d (44, 3): conventions.JOINTS_44, with confidence 1 inside the picture.
+        dicts; metres, camera frame (x right, y down, z forward); pixels, x before y:
+            keypoints (17, 3): COCO's x, y, and 2 visible, 1 occluded, 0 outside (then all zero).
+            bbox (4,): xywh of the mask. area: pixels of the mask. mask (H, W) bool: visible pixels.
+            keypoints_2d (44, 3): conventions.JOINTS_44, with confidence 1 inside the image.
             keypoints_3d (44, 4): with confidence 1.
-            body_pose (72,): axis-angle, the first three turn the body into the camera's frame.
-            betas (10,). translation (3,): what to add to the body model's output.
-            center (2,), scale (2,): of the box, padded by 1.2; width and height in units of 200
-            pixels.
+            body_pose (72,): axis-angle; the first three rotate the body into the camera frame.
+            betas (10,). translation (3,): to be added to the body model's output.
+            center (2,), scale (2,): of the box, padded by 1.2; scale in units of 200 pixels.
             has_body_pose, has_betas: 1.0.
     """
     people = []
@@ -158,7 +163,7 @@ def annotate(scene):
 
 
 def _axis_angle(rotations):
-    """(24, 3, 3) -> (72,) float32, radians; OpenCV's, since torch takes six times as long."""
+    """(24, 3, 3) -> (72,) float32, radians, by OpenCV: six times as fast as torch."""
     return np.array([cv2.Rodrigues(rotation)[0] for rotation in rotations], np.float32).reshape(72)
 
 
@@ -168,7 +173,7 @@ def _inside(pixels, width, height):
 
 
 def _coco_keypoints(scene, figure, index):
-    """(17, 3): x, y, v. A keypoint is seen where the z-buffer holds its own body near it."""
+    """(17, 3): x, y, v; visible: the z-buffer shows the same body at most MAX_DEPTH in front."""
     height, width = scene.owners.shape
     pixels = scene.camera.project(figure.coco.astype(np.float64))
     inside = _inside(pixels, width, height)
@@ -179,8 +184,8 @@ def _coco_keypoints(scene, figure, index):
         column, row = int(round(pixels[k, 0])), int(round(pixels[k, 1]))
         owner = scene.owners[row, column]
         if owner == index:
-            seen = figure.coco[k, 2] - scene.depth[row, column] < REACH[k]
-        else:  # beside the body by a hair, with nothing before it
-            seen = owner == kernels.NOBODY
+            seen = figure.coco[k, 2] - scene.depth[row, column] < MAX_DEPTH[k]
+        else:  # at the silhouette, with nothing in front
+            seen = owner == BACKGROUND
         out[k] = pixels[k, 0], pixels[k, 1], 2 if seen else 1
     return out

@@ -1,40 +1,42 @@
-"""Natural poses for the 24 joints of SMPL: a procedural sampler and a small pack of motion capture.
+"""Natural poses of SMPL's 24 joints: a procedural sampler and a small set of motion capture.
 
-Frame: the body stands along +y and faces +z, its left side is +x. Legs and trunk are drawn from a
-table of stances, hands from a table of places; the arms follow by inverse kinematics. Poses in
-which limbs go through each other are drawn again (capsules stand in for the limbs).
+Frame: the body stands along +y and faces +z, its left side is +x. Legs and trunk are sampled from a
+table of stances, hands from a table of positions; the arms follow by inverse kinematics. Poses with
+self-penetration (between capsules that approximate the limbs) are rejected.
 
-The pack (poses.npz) is DeepMimic's motion data in the 24 joints, 351 poses of 15 clips; see NOTICE.
+poses.npz holds 351 poses of 15 DeepMimic clips; see NOTICE.
 """
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
-from numba import njit
 
-from ..conventions import AXIS_ANGLE_FLIP_SIGNS, SMPL_24_FLIP, SMPL_PARENTS
-from ..files import shipped
+from ..conventions import SMPL_24_FLIP, SMPL_PARENTS
+from ..files.compiled import compiled
+from ..files.shipped import asset
 
-POSE_PACK = shipped.asset('poses.npz')
+T = TypeVar('T')
 PARENTS = np.array(SMPL_PARENTS)
 
 
 # ---------------------------------------------------------------------------------------------
 # Legs and trunk, degrees. A leg: flexion (thigh forward), abduction (outward), rotation (toes
-# outward), knee flexion. `stiff` is the standard deviation of each angle; `lean` bends the trunk.
+# outward), knee flexion.
 # ---------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Stance:
     weight: float
     left: tuple
     right: tuple
-    stiff: float = 4.0
-    lean: tuple = (0, 4)  # mean and deviation of the forward bend
-    pitch: tuple = (0, 2)  # of the whole body, forward
+    deviation: float = 4.0  # of each angle of the legs
+    lean: tuple = (0, 4)  # forward bend of the trunk: mean, deviation
+    pitch: tuple = (0, 2)  # of the whole body, forward: mean, deviation
     support: str = 'ground'  # 'ground', 'seat', 'air' or 'lie'
-    hands: str = 'any'  # the column of HANDS to draw from
+    hands: str = 'any'  # column of HANDS
 
 
 LEVEL = (0, 2)
@@ -68,22 +70,22 @@ LIMITS = np.radians(
 
 
 # ---------------------------------------------------------------------------------------------
-# Hands: where a left wrist may be, centimetres from an anchor joint and in its frame. The pole is
-# where the elbow points. The columns are the chances by kind of stance: any, walk, run, sit.
+# Hands: positions of a left wrist, centimetres from an anchor joint, in the frame of that joint.
+# The elbow points towards the pole. Columns: relative frequencies by kind of stance.
 # ---------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Place:
-    anchor: int  # joint of the left side; SMPL_24_FLIP gives the right one's
+class HandPosition:
+    anchor: int  # joint of the left side
     offset: tuple
     spread: tuple
     pole: tuple
-    twist: float  # of the palm, degrees: 0 faces the other hand, negative turns it down or back
+    twist: float  # of the palm, degrees: 0 faces the other hand, negative faces down or back
     chances: tuple
 
 
 SHOULDER, HIP, KNEE, HEAD, CHEST, WAIST = 16, 1, 4, 15, 9, 3
 # fmt: off
-HANDS = {name: Place(*row) for name, row in {
+HANDS = {name: HandPosition(*row) for name, row in {
     #                          offset         spread        pole        twist any walk run sit
     'hang':        (SHOULDER, (  7, -50,   3), ( 4,  2,  5), ( 5,  0, -10), -15, (24, 20,  0,  2)),
     'hang bent':   (SHOULDER, (  8, -44,  15), ( 5,  3,  5), ( 6, -2, -10), -25, ( 9,  9,  2,  3)),
@@ -111,7 +113,7 @@ HANDS = {name: Place(*row) for name, row in {
     'thigh':       (KNEE,     ( -1,  12,   7), ( 3,  4,  1), ( 8,  2,  -6), -60, ( 0,  0,  0, 16)),
 }.items()}
 # fmt: on
-HOLDS = {  # what may be drawn in the hand
+HOLDS = {  # objects that may be drawn in the hand
     'hang bent': 'bag',
     'front low': 'box',
     'belly': 'box',
@@ -124,53 +126,46 @@ HOLDS = {  # what may be drawn in the hand
     'forward': 'ball',
 }  # fmt: skip
 COLUMNS = ('any', 'walk', 'run', 'sit')
-PAIRED = 0.35  # chance that both hands take the same kind of place
+PAIRED = 0.35  # probability that both hands take the same position
 
-CLIP_SHARE = 0.22  # of poses from the motion capture pack
+CLIP_SHARE = 0.22  # of poses from motion capture
 CLIP_NOISE = np.radians(5.0)
-TRIES = 12
+ATTEMPTS = 12
 
 
 @dataclass
 class Pose:
-    """rotations: (24, 3, 3) relative to the parent, the root's in the upright frame above."""
+    """A body's rotations and what depends on them."""
 
-    rotations: np.ndarray
-    support: str
-    holds: tuple  # what the left and the right hand may hold, '' for nothing
+    rotations: np.ndarray  # (24, 3, 3) relative to the parent, the root's in the frame above
+    support: str  # as in Stance, or 'clip'
+    holds: tuple  # objects that the left and the right hand may hold, '' for none
 
 
-def sample_pose(rng):
-    """A natural pose without limbs that go through each other.
-
-    Args:
-        rng: np.random.Generator.
-
-    Returns:
-        Pose
-    """
+def sample_pose(rng: np.random.Generator) -> Pose:
+    """A natural pose without self-penetration."""
     joints = rest_joints()
     from_clip = rng.random() < CLIP_SHARE
-    for attempt in range(TRIES):
-        if from_clip and attempt < TRIES // 2:
+    for attempt in range(ATTEMPTS):
+        if from_clip and attempt < ATTEMPTS // 2:
             pose = clip_pose(rng)
         else:
             pose = stance_pose(rng, joints)
-        if penetration(skeleton(pose.rotations, joints)) < 0.0:
+        if penetration(forward_kinematics(pose.rotations, joints)[1]) < 0.0:
             return pose
     return standing_pose()
 
 
-def standing_pose():
-    """Upright, arms hanging: what is left when every draw failed."""
+def standing_pose() -> Pose:
+    """Upright, arms hanging."""
     angles = np.zeros(18)
     angles[[8, 13]] = np.radians(2)
-    hands = np.stack([_hand('hang', side, np.zeros(3), np.zeros(4)) for side in (0, 1)])
-    return Pose(compose(angles, hands, rest_joints(), PARENTS), 'ground', ('', ''))
+    hands = np.stack([hand_target('hang', side, np.zeros(3), np.zeros(4)) for side in (0, 1)])
+    return Pose(compose(angles, hands, rest_joints()), 'ground', ('', ''))
 
 
-def stance_pose(rng, joints):
-    """One draw from STANCES and HANDS, mirrored half of the time."""
+def stance_pose(rng: np.random.Generator, joints: np.ndarray) -> Pose:
+    """Sample from STANCES and HANDS, mirrored half of the time; joints: (24, 3), rest pose."""
     stance = pick(rng, list(STANCES.values()), [each.weight for each in STANCES.values()])
     noise = rng.standard_normal(24)
     angles = np.zeros(18)  # root pitch, roll; spine bend, side, twist; head pitch, yaw, roll; legs
@@ -179,14 +174,14 @@ def stance_pose(rng, joints):
     bend = math.radians(stance.lean[0] + stance.lean[1] * noise[2])
     angles[2:5] = bend, math.radians(5) * noise[3], math.radians(10) * noise[4]
     angles[5:8] = np.radians((4, 0, 0) + np.array((10, 24, 6)) * noise[5:8])
-    angles[5] -= 0.5 * (bend + angles[0]) if stance.support != 'lie' else 0.0  # eyes ahead
+    angles[5] -= 0.5 * (bend + angles[0]) if stance.support != 'lie' else 0.0  # the eyes look ahead
     angles[5:8] = np.clip(angles[5:8], np.radians([-40, -65, -25]), np.radians([40, 65, 25]))
     for leg, target, jitter in (
         (stance.left, slice(8, 13), noise[8:13]),
         (stance.right, slice(13, 18), noise[13:18]),
     ):
         flexion, abduction, rotation, knee = np.radians(
-            leg + stance.stiff * np.array((1, 0.5, 1, 1)) * jitter[:4]
+            leg + stance.deviation * np.array((1, 0.5, 1, 1)) * jitter[:4]
         )
         # The foot is flat on the ground where the ankle allows it.
         flat = knee - flexion - angles[0] if stance.support in ('ground', 'seat') else -0.4
@@ -196,7 +191,7 @@ def stance_pose(rng, joints):
         )
 
     column = COLUMNS.index(stance.hands)
-    chances = [place.chances[column] for place in HANDS.values()]
+    chances = [position.chances[column] for position in HANDS.values()]
     left = pick(rng, list(HANDS), chances)
     names = [left, left if rng.random() < PAIRED else pick(rng, list(HANDS), chances)]
     if stance.hands in ('walk', 'run') and rng.random() < 0.75:  # arms swing against the legs
@@ -204,71 +199,60 @@ def stance_pose(rng, joints):
         names = [f'{word} back', f'{word} front']
     hands = np.stack(
         [
-            _hand(name, side, rng.standard_normal(3), rng.standard_normal(4))
+            hand_target(name, side, rng.standard_normal(3), rng.standard_normal(4))
             for side, name in enumerate(names)
         ]
     )
-    rotations = compose(angles, hands, joints, PARENTS)
+    rotations = compose(angles, hands, joints)
     holds = tuple(HOLDS.get(name, '') for name in names)
     if rng.random() < 0.5:
         rotations, holds = mirror(rotations), holds[::-1]
     return Pose(rotations, stance.support, holds)
 
 
-def clip_pose(rng):
-    """One pose of the pack, between two neighbours, perturbed, mirrored half of the time."""
-    poses, starts, lengths = pose_pack()
-    clip = rng.integers(len(starts))  # clips are equally likely: long ones are slow
-    place = rng.uniform(0, lengths[clip] - 1)
-    frame = starts[clip] + int(place)
-    pose = poses[frame] + (place % 1) * _turn_between(poses[frame], poses[frame + 1])
+def clip_pose(rng: np.random.Generator) -> Pose:
+    """Sample between two frames of motion capture, perturb, mirror half of the time."""
+    poses, starts, lengths = motion_clips()
+    clip = rng.integers(len(starts))  # equally likely: long clips are slow
+    time = rng.uniform(0, lengths[clip] - 1)
+    frame = starts[clip] + int(time)
+    pose = poses[frame] + (time % 1) * _axis_angle_difference(poses[frame], poses[frame + 1])
     noise = rng.standard_normal((24, 3)) * CLIP_NOISE
     noise[0] *= 0.5
     noise[[20, 21, 22, 23]] *= 2.0
-    rotations = axis_angle_to_matrices(pose + noise)
+    rotations = np.stack([_rotation_about(vector) for vector in pose + noise])
     rotations[0] = _without_yaw(rotations[0])
     if rng.random() < 0.5:
         rotations = mirror(rotations)
     return Pose(rotations, 'clip', ('', ''))
 
 
-def mirror(rotations):
-    """The pose seen in a mirror: left and right exchanged. (24, 3, 3) -> (24, 3, 3)."""
+def mirror(rotations: np.ndarray) -> np.ndarray:
+    """Exchange left and right: (24, 3, 3) -> (24, 3, 3)."""
     flip = np.diag(np.array([-1.0, 1.0, 1.0]))
     return flip @ rotations[list(SMPL_24_FLIP)] @ flip
 
 
-def mirror_axis_angle(poses):
-    """`mirror` for axis-angle poses (..., 24, 3)."""
-    return poses[..., list(SMPL_24_FLIP), :] * np.array(AXIS_ANGLE_FLIP_SIGNS)
-
-
 @functools.lru_cache(maxsize=1)
-def pose_pack():
+def motion_clips() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(351, 24, 3) axis-angle float64, radians; first frame and length of each clip."""
-    with np.load(POSE_PACK) as pack:
-        poses = pack['poses'].astype(np.float64)
-        lengths = pack['lengths']
+    with np.load(asset('poses.npz')) as file:
+        poses, lengths = file['poses'].astype(np.float64), file['lengths']
     return poses, np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths
 
 
 @functools.lru_cache(maxsize=1)
-def rest_joints():
+def rest_joints() -> np.ndarray:
     """(24, 3) joints of the embedded body's mean shape in the T-pose, metres, pelvis at 0."""
-    from ..models.mesh.body import EMBEDDED_BODY
-
-    with np.load(EMBEDDED_BODY) as body:
+    with np.load(asset('body.npz')) as body:
         joints = body['J_regressor'].astype(np.float64) @ body['v_template'].astype(np.float64)
     return joints - joints[0]
 
 
-def skeleton(rotations, joints):
-    """Joint positions (24, 3) of a pose, metres, pelvis at 0."""
-    return _forward(rotations, joints, PARENTS)[1]
-
-
-def pick(rng, options, chances=None):
-    """One of the options; ten times as fast as rng.choice."""
+def pick(
+    rng: np.random.Generator, options: Sequence[T], chances: Sequence[float] | None = None
+) -> T:
+    """One of the options, by relative frequency; ten times as fast as rng.choice."""
     if chances is None:
         return options[int(rng.random() * len(options))]
     left = rng.random() * sum(chances)
@@ -279,14 +263,24 @@ def pick(rng, options, chances=None):
     return options[-1]
 
 
-def _hand(name, side, jitter, more):
-    """Row for `compose`: anchor, target offset (3), pole (3), twist, wrist bend and turn, curl."""
-    place = HANDS[name]
+def hand_target(name: str, side: int, jitter: np.ndarray, more: np.ndarray) -> np.ndarray:
+    """Row of `hands` of `compose`.
+
+    Args:
+        name: of HANDS.
+        side: 0 left, 1 right.
+        jitter: (3,), of the position, standard deviations.
+        more: (4,), of twist, wrist bend, wrist turn and finger curl, standard deviations.
+
+    Returns:
+        (11,): anchor joint, offset from it (3,), pole (3,), twist, wrist bend and turn, curl.
+    """
+    position = HANDS[name]
     x = 1.0 if side == 0 else -1.0
-    offset = (np.array(place.offset) + np.array(place.spread) * jitter) / 100
-    pole = np.array(place.pole) / 10 + 0.15 * jitter[::-1]
-    anchor = place.anchor if side == 0 else SMPL_24_FLIP[place.anchor]
-    twist = math.radians(np.clip(place.twist + 20 * more[0], -80, 80))
+    offset = (np.array(position.offset) + np.array(position.spread) * jitter) / 100
+    pole = np.array(position.pole) / 10 + 0.15 * jitter[::-1]
+    anchor = position.anchor if side == 0 else SMPL_24_FLIP[position.anchor]
+    twist = math.radians(np.clip(position.twist + 20 * more[0], -80, 80))
     bend, turn = np.radians(np.clip((12, 8) * more[1:3], -35, 35))
     curl = math.radians(np.clip(28 + 18 * more[3], -5, 70))
     return np.array(
@@ -294,8 +288,8 @@ def _hand(name, side, jitter, more):
     )
 
 
-def _turn_between(a, b):
-    """Difference of axis-angle poses that goes the short way where a vector passes pi."""
+def _axis_angle_difference(a, b):
+    """b - a, where b stands for the equal rotation nearer to a if a vector passes pi."""
     length = np.linalg.norm(b, axis=-1, keepdims=True)
     other = b * (1 - 2 * np.pi / np.maximum(length, 1e-6))
     nearer = np.linalg.norm(other - a, axis=-1) < np.linalg.norm(b - a, axis=-1)
@@ -303,29 +297,20 @@ def _turn_between(a, b):
 
 
 def _without_yaw(rotation):
-    """Turn about the vertical until the body's front (or its top, when it lies) has x = 0."""
-    front = (
-        rotation[:, 2] if abs(rotation[1, 2]) < 0.8 else -np.sign(rotation[1, 2]) * rotation[:, 1]
-    )
+    """Rotate about the vertical until the front of the body (lying: its top) has x = 0."""
+    lying = abs(rotation[1, 2]) >= 0.8
+    front = -np.sign(rotation[1, 2]) * rotation[:, 1] if lying else rotation[:, 2]
     angle = -math.atan2(front[0], front[2])
     c, s = math.cos(angle), math.sin(angle)
     return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]) @ rotation
 
 
-def axis_angle_to_matrices(axis_angle):
-    """(N, 3) radians -> (N, 3, 3)."""
-    out = np.empty((len(axis_angle), 3, 3))
-    for i in range(len(axis_angle)):
-        out[i] = _about(axis_angle[i])
-    return out
-
-
 # ---------------------------------------------------------------------------------------------
 # Kinematics
 # ---------------------------------------------------------------------------------------------
-@njit(cache=True)
-def _about(vector):
-    """Rotation (3, 3) about a vector whose length is the angle."""
+@compiled
+def _rotation_about(vector):
+    """Rodrigues' formula: axis-angle (3,) -> (3, 3). Compiled, for `compose`."""
     x, y, z = vector[0], vector[1], vector[2]
     angle = math.sqrt(x * x + y * y + z * z)
     out = np.eye(3)
@@ -340,43 +325,50 @@ def _about(vector):
     return out
 
 
-@njit(cache=True)
+@compiled
 def _axis(axis, angle):
     vector = np.zeros(3)
     vector[axis] = angle
-    return _about(vector)
+    return _rotation_about(vector)
 
 
-@njit(cache=True)
+@compiled
 def _unit(v):
     return v / max(math.sqrt((v * v).sum()), 1e-9)
 
 
-@njit(cache=True)
-def _forward(rotations, joints, parents):
-    """World rotations (24, 3, 3) and positions (24, 3)."""
+def forward_kinematics(rotations: np.ndarray, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """World rotations (24, 3, 3) and positions (24, 3) of a pose.
+
+    Args:
+        rotations: (24, 3, 3), relative to the parent.
+        joints: (24, 3), rest pose, metres.
+    """
+    return _forward(
+        np.ascontiguousarray(rotations, np.float64), np.ascontiguousarray(joints, np.float64)
+    )
+
+
+@compiled
+def _forward(rotations, joints):
     world = np.empty((24, 3, 3))
-    place = np.empty((24, 3))
-    world[0], place[0] = rotations[0], joints[0]
+    positions = np.empty((24, 3))
+    world[0], positions[0] = rotations[0], joints[0]
     for j in range(1, 24):
-        p = parents[j]
+        p = PARENTS[j]
         world[j] = world[p] @ rotations[j]
-        place[j] = place[p] + world[p] @ (joints[j] - joints[p])
-    return world, place
+        positions[j] = positions[p] + world[p] @ (joints[j] - joints[p])
+    return world, positions
 
 
-@njit(cache=True)
-def compose(angles, hands, joints, parents):
-    """Rotations of the 24 joints from the angles of trunk and legs and the places of the hands.
+@compiled
+def compose(angles: np.ndarray, hands: np.ndarray, joints: np.ndarray) -> np.ndarray:
+    """Rotations (24, 3, 3) from angles of trunk and legs and positions of the hands.
 
     Args:
         angles: (18,) radians, see `stance_pose`.
-        hands: (2, 11), see `_hand`.
-        joints: (24, 3), rest joints, metres.
-        parents: (24,).
-
-    Returns:
-        (24, 3, 3)
+        hands: (2, 11), see `hand_target`.
+        joints: (24, 3), rest pose, metres.
     """
     x, y, z = 0, 1, 2
     rotations = np.empty((24, 3, 3))
@@ -389,36 +381,36 @@ def compose(angles, hands, joints, parents):
     )
     bend, side, twist = angles[2], angles[3], angles[4]
     for joint, share in ((3, 0.35), (6, 0.25), (9, 0.4)):
-        rotations[joint] = _about(share * np.array([bend, twist, -side]))
+        rotations[joint] = _rotation_about(share * np.array([bend, twist, -side]))
     pitch, yaw, roll = angles[5], angles[6], angles[7]
-    rotations[12] = _about(0.4 * np.array([pitch, yaw, roll]))
-    rotations[15] = _about(0.6 * np.array([pitch, yaw, roll]))
+    rotations[12] = _rotation_about(0.4 * np.array([pitch, yaw, roll]))
+    rotations[15] = _rotation_about(0.6 * np.array([pitch, yaw, roll]))
     for hip, knee, ankle, out, first in ((1, 4, 7, 1.0, 8), (2, 5, 8, -1.0, 13)):
         flexion, abduction, rotation = angles[first], angles[first + 1], angles[first + 2]
         rotations[hip] = _axis(x, -flexion) @ _axis(z, out * abduction) @ _axis(y, out * rotation)
         rotations[knee] = _axis(x, angles[first + 3])
         rotations[ankle] = _axis(x, -angles[first + 4])
 
-    world, place = _forward(rotations, joints, parents)
+    world, positions = _forward(rotations, joints)
     chest = world[9]
     for i in range(2):
         out = 1.0 if i == 0 else -1.0
         collar, shoulder, elbow, wrist, fingers = 13 + i, 16 + i, 18 + i, 20 + i, 22 + i
         hand = hands[i]
         anchor = int(hand[0])
-        # Offsets from the shoulder are in the frame of the chest: the arm has none yet.
+        # The arm has no frame yet: offsets from the shoulder are in that of the chest.
         frame = chest if anchor == shoulder else world[anchor]
-        target = place[anchor] + frame @ hand[1:4]
+        target = positions[anchor] + frame @ hand[1:4]
 
         # The shoulder blade lifts a raised arm and comes forward with a crossing one.
-        reach = chest.T @ (target - place[shoulder])
+        reach = chest.T @ (target - positions[shoulder])
         lift = math.atan2(reach[1], math.hypot(reach[0], reach[2]))
         forward = math.atan2(reach[2], max(out * reach[0], 0.0) + 0.2)
         rotations[collar] = _axis(z, out * min(max(0.3 * (lift + 0.2), -0.05), 0.42)) @ _axis(
             y, -out * min(max(0.15 * forward, -0.1), 0.2)
         )
         shoulder_frame = chest @ rotations[collar]
-        root = place[collar] + shoulder_frame @ (joints[shoulder] - joints[collar])
+        root = positions[collar] + shoulder_frame @ (joints[shoulder] - joints[collar])
 
         upper = joints[elbow] - joints[shoulder]
         lower = joints[wrist] - joints[elbow]
@@ -436,11 +428,11 @@ def compose(angles, hands, joints, parents):
         flexion = math.acos(min(max((u * f).sum(), -1.0), 1.0))
 
         # In the T-pose the arm lies along x and the elbow bends forward, about -y on the left.
-        wanted = np.empty((3, 3))
-        wanted[:, 0], wanted[:, 1], wanted[:, 2] = u, hinge, np.cross(u, hinge)
+        arm = np.empty((3, 3))
+        arm[:, 0], arm[:, 1], arm[:, 2] = u, hinge, np.cross(u, hinge)
         rest = np.zeros((3, 3))
         rest[0, 0], rest[1, 1], rest[2, 2] = out, -out, -1.0
-        rotations[shoulder] = shoulder_frame.T @ wanted @ rest.T
+        rotations[shoulder] = shoulder_frame.T @ arm @ rest.T
         pronation = hand[7]
         rotations[elbow] = _axis(y, -out * flexion) @ _axis(x, -0.5 * pronation)
         rotations[wrist] = (
@@ -451,8 +443,8 @@ def compose(angles, hands, joints, parents):
 
 
 # ---------------------------------------------------------------------------------------------
-# Self-penetration: capsules between joints. Rows of CAPSULES: joint, joint, radius, shift in x of
-# both ends (the trunk is wider than deep, so it is two capsules).
+# Self-penetration. Rows of CAPSULES: joint, joint, radius, shift in x of both ends, metres (the
+# trunk is wider than deep: two capsules).
 # ---------------------------------------------------------------------------------------------
 CAPSULES = np.array(
     [
@@ -475,46 +467,40 @@ PAIRS = np.array(
     + [(leg, trunk) for leg in (13, 14, 15, 16) for trunk in TRUNK_AND_HEAD]
     + [(leg, chest) for leg in (11, 12) for chest in (2, 3, 4)]
 )
-ALLOWED = 0.012  # metres that soft parts may give way
+TOLERANCE = 0.012  # metres, for soft parts
 
 
-def penetration(places):
-    """How deep the worst pair of limbs overlaps beyond what is allowed; negative is fine.
+@compiled
+def penetration(positions: np.ndarray) -> float:
+    """Deepest overlap of two limbs beyond TOLERANCE, metres; negative: none.
 
     Args:
-        places: (24, 3), joint positions, metres.
+        positions: (24, 3), joints, metres.
     """
-    return _penetration(places, CAPSULES, PAIRS) - ALLOWED
-
-
-@njit(cache=True)
-def _penetration(places, capsules, pairs):
-    across = places[1] - places[2]  # from the right hip to the left: the trunk's own x
+    across = positions[1] - positions[2]  # from the right hip to the left: the trunk's own x
     across = across / math.sqrt((across * across).sum())
-    shoulders = places[16] - places[17]
+    shoulders = positions[16] - positions[17]
     shoulders = shoulders / math.sqrt((shoulders * shoulders).sum())
-    up = places[15] - places[12]
+    up = positions[15] - positions[12]
     up = up / max(math.sqrt((up * up).sum()), 1e-9)
-    n = len(capsules)
-    start = np.empty((n, 3))
-    end = np.empty((n, 3))
-    for i in range(n):
-        a, b = int(capsules[i, 0]), int(capsules[i, 1])
-        start[i] = places[a] + capsules[i, 3] * (across if a == 0 else shoulders)
-        end[i] = places[b] + capsules[i, 3] * shoulders
+    start, end = np.empty((2, len(CAPSULES), 3))
+    for i in range(len(CAPSULES)):
+        a, b = int(CAPSULES[i, 0]), int(CAPSULES[i, 1])
+        start[i] = positions[a] + CAPSULES[i, 3] * (across if a == 0 else shoulders)
+        end[i] = positions[b] + CAPSULES[i, 3] * shoulders
         if a == b:
-            start[i], end[i] = places[a] + 0.02 * up, places[a] + 0.08 * up
+            start[i], end[i] = positions[a] + 0.02 * up, positions[a] + 0.08 * up
     worst = -1.0
-    for k in range(len(pairs)):
-        i, j = pairs[k, 0], pairs[k, 1]
+    for k in range(len(PAIRS)):
+        i, j = PAIRS[k, 0], PAIRS[k, 1]
         gap = _distance(start[i], end[i], start[j], end[j])
-        worst = max(worst, capsules[i, 2] + capsules[j, 2] - gap)
-    return worst
+        worst = max(worst, CAPSULES[i, 2] + CAPSULES[j, 2] - gap)
+    return worst - TOLERANCE
 
 
-@njit(cache=True)
+@compiled
 def _distance(p, p_end, q, q_end):
-    """Between two segments (Ericson, Real-Time Collision Detection, 5.1.9)."""
+    """Distance of two segments (Ericson, Real-Time Collision Detection, 5.1.9)."""
     d, e, r = p_end - p, q_end - q, p - q
     a, b, c = (d * d).sum() + 1e-12, (d * e).sum(), (d * r).sum()
     g, f = (e * e).sum() + 1e-12, (e * r).sum()

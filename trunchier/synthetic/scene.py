@@ -1,29 +1,32 @@
-"""One picture: people, camera, light, things in the way, background, and the camera's faults.
+"""One image: people, camera, light, furniture, occluders, background, degradations of a camera.
 
-Everything in a picture follows from its own random generator, so pictures can be made in any
-order and by any number of processes.
+All randomness of an image comes from its own generator, so images can be made in any order and by
+any number of processes.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from . import kernels
-from .backdrop import View, noises, procedural
-from .figure import body, build_figure
+from ..render.rasterizer import bounding_box, project, projected_bounding_box, rasterize
+from .backdrop import Folder, View, noises, procedural
+from .figure import Figure, body, build_figure
+from .garments import MATERIALS
 from .poses import pick, sample_pose
+from .shading import BODY, PROP, Mesh, Shadow, cast_shadow, shade, shade_ground
 from .textures import textures
-from .wardrobe import cloth_colour, linear, random_colour, sample_outfit
+from .wardrobe import cloth_color, linear, random_color, sample_outfit
 
 BETA_LIMIT = 2.5  # training drops bodies beyond 3
-SHADOW_MAP = 80  # pixels
-TRUNCATED = 0.15  # share of pictures that are meant to cut a person off
-OCCLUDED = 0.3  # share with something in front
-CROWD = 0.35  # share of pictures with more than one person, where they are allowed
+SHADOW_MAP_SIZE = 80  # pixels
+TRUNCATED = 0.15  # fraction of images whose border cuts a person off
+OCCLUDED = 0.3  # fraction with an occluder
+CROWD = 0.35  # fraction with several people, if max_people allows it
 
-# Light: colours of the sun, of what comes from above and from below; and how often.
+# Light: relative frequency; colors of the sun, of light from above and from below.
 LIGHTS = {
     'sunny':    (0.30, (1.05, 0.98, 0.86), (0.26, 0.30, 0.38), (0.16, 0.14, 0.11)),
     'overcast': (0.26, (0.22, 0.22, 0.23), (0.58, 0.60, 0.64), (0.28, 0.27, 0.26)),
@@ -35,48 +38,52 @@ LIGHTS = {
 
 @dataclass
 class Camera:
-    """Pinhole: pixel = focal * (x, y) / z + centre, of points in the camera's frame."""
+    """Pinhole: pixel = focal * (x, y) / z + center, of points in the camera frame."""
 
-    focal: float
-    centre: np.ndarray  # (2,), x before y
+    focal: float  # pixels
+    center: np.ndarray  # (2,), principal point, pixels, x before y
 
-    def project(self, points):
+    def project(self, points: np.ndarray) -> np.ndarray:
         """(N, 3) metres -> (N, 2) pixels."""
-        return points[:, :2] / points[:, 2:] * self.focal + self.centre
+        return points[:, :2] / points[:, 2:] * self.focal + self.center
 
 
 @dataclass
 class Scene:
+    """An image and its ground truth."""
+
     image: np.ndarray  # (H, W, 3) uint8 RGB
-    owners: np.ndarray  # (H, W) int8: index into figures, kernels.PROP or kernels.NOBODY
-    depth: np.ndarray  # (H, W) float32 metres, infinite where nothing is
-    figures: list
+    owners: np.ndarray  # (H, W) int8: index into figures, shading.PROP or shading.BACKGROUND
+    depth: np.ndarray  # (H, W) float32, metres; infinite in the background
+    figures: list[Figure]
     camera: Camera
     jpeg_quality: int
 
 
 @dataclass
 class Prop:
-    """A box in the room: (24, 3) vertices with normals of their own, and colours."""
+    """A box of a piece of furniture or an occluder."""
 
-    vertices: np.ndarray
-    normals: np.ndarray
-    rest: np.ndarray
-    paint: np.ndarray
+    vertices: np.ndarray  # (24, 3), camera frame, four per side
+    normals: np.ndarray  # (24, 3)
+    rest: np.ndarray  # (24, 3), frame of the box
+    paint: np.ndarray  # (len(PAINT),)
 
 
-def make_scene(rng, size, max_people=1, backgrounds=None, plain=False):
-    """Draw one picture.
+def make_scene(
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    max_people: int = 1,
+    backgrounds: Folder | None = None,
+    plain: bool = False,
+) -> Scene:
+    """Render one random image.
 
     Args:
-        rng: np.random.Generator.
         size: (W, H), pixels.
-        max_people: at most so many in the picture.
-        backgrounds: backdrop.Folder, or None for procedural ones.
-        plain: seen from eye level, whole, with nothing in front: easier to learn from.
-
-    Returns:
-        Scene
+        max_people: upper limit.
+        backgrounds: None for procedural ones.
+        plain: whole people at eye level without occluders, which is easier to learn from.
     """
     room = _room(rng, plain)
     count = 1
@@ -90,24 +97,26 @@ def make_scene(rng, size, max_people=1, backgrounds=None, plain=False):
 
 
 # ---------------------------------------------------------------------------------------------
-# The room: a level world of which the camera has its own view
+# Placement of people and camera
 # ---------------------------------------------------------------------------------------------
 @dataclass
 class Room:
-    to_camera: np.ndarray  # (3, 3): level world (x right, y up, z to the camera) to camera frame
+    """The level world (x right, y up, z towards the camera), seen by the camera."""
+
+    to_camera: np.ndarray  # (3, 3), level world to camera frame
     distance: float  # metres to the first person
-    ground: float  # of the ground's points, along `up`; set with the first person
+    ground: float  # up . X of points X of the ground; set with the first person
 
     @property
-    def up(self):
+    def up(self) -> np.ndarray:
         return self.to_camera[:, 1]
 
 
 def _room(rng, plain):
-    pick = rng.random()
-    if plain or pick < 0.66:
+    kind = rng.random()
+    if plain or kind < 0.66:
         pitch = rng.normal(4, 6)
-    elif pick < 0.92:
+    elif kind < 0.92:
         pitch = rng.uniform(10, 42)  # from above
     else:
         pitch = rng.uniform(-22, -4)  # from below
@@ -134,29 +143,28 @@ def _people(rng, room, count):
         rotations = pose.rotations.copy()
         rotations[0] = room.to_camera @ _rotation(1, yaw) @ rotations[0]
         figure = build_figure(rotations, betas, sample_outfit(rng, pose.holds))
-        low, high = kernels.bounds(figure.vertices)
-        level, _ = kernels.bounds_along(figure.vertices, room.to_camera.T.astype(np.float32))
-        lift = float(level[1])
+        low, high = bounding_box(figure.vertices, np.eye(3, dtype=np.float32))
+        lowest, _ = bounding_box(figure.vertices, room.to_camera.T.astype(np.float32))
+        lift = float(lowest[1])
         raised = rng.uniform(0.1, 0.4) if pose.support == 'air' else 0.0
+        move = np.array((0.0, 0.0, room.distance)) - (low + high) / 2
         if k == 0:
-            move = np.array((0.0, 0.0, room.distance)) - (low + high) / 2
             room.ground = lift + move @ room.up - raised
             spots.append((0.0, 0.0))
         else:
             x, z = _free_spot(rng, spots)
             spots.append((x, z))
-            move = np.array((0.0, 0.0, room.distance)) - (low + high) / 2
             move += room.to_camera @ np.array((x, 0.0, z))
             move += (room.ground + raised - lift - move @ room.up) * room.up
         figure.move(move)
-        if kernels.bounds(figure.vertices)[0][2] > 0.3:  # not in the lens
+        if figure.vertices[:, 2].min() > 0.3:  # not inside the lens
             figures.append(figure)
             supports.append(pose.support)
     return figures, supports
 
 
 def _free_spot(rng, spots):
-    """Beside or behind the others, metres."""
+    """x, z beside or behind the others, metres."""
     for _ in range(10):
         x, z = rng.normal(0, 1.1), rng.normal(-0.4, 0.9)
         if min(math.hypot(x - a, z - b) for a, b in spots) > 0.75:
@@ -165,12 +173,12 @@ def _free_spot(rng, spots):
 
 
 def _frame(rng, size, figures, truncated):
-    """Choose focal length and centre: most pictures hold the people whole, some cut one off."""
+    """Choose the camera: most images show whole people, some cut one off."""
     first = figures[0].vertices
     shown = first
     if len(figures) > 1 and rng.random() < 0.6:
         shown = np.concatenate([figure.vertices for figure in figures])
-    low, high = kernels.flat_bounds(shown)
+    low, high = projected_bounding_box(shown)
     size = np.array(size, dtype=np.float64)
     share = rng.uniform(0.5, 0.95)
     if rng.random() >= truncated:
@@ -178,10 +186,10 @@ def _frame(rng, size, figures, truncated):
         corner = rng.random(2) * (size - focal * (high - low))
         return Camera(float(focal), corner - focal * low)
 
-    low, high = kernels.flat_bounds(first)
+    low, high = projected_bounding_box(first)
     head = figures[0].skeleton[15]
     upright = (head[1] / head[2] - low[1]) < 0.3 * (high[1] - low[1])
-    if upright and rng.random() < 0.75:  # legs are below the picture
+    if upright and rng.random() < 0.75:  # legs are below the image
         visible = rng.uniform(0.35, 0.85)
         focal = max(share, 0.75) * min(
             size[1] / (visible * (high[1] - low[1])), 1.7 * size[0] / (high[0] - low[0])
@@ -189,7 +197,7 @@ def _frame(rng, size, figures, truncated):
         top = size[1] - focal * visible * (high[1] - low[1])
         middle = size[0] * rng.uniform(0.4, 0.6)
         corner = np.array((middle - focal * (high[0] - low[0]) / 2, top))
-    else:  # one side is out
+    else:  # one side is outside
         focal = share * (size / (high - low)).min()
         extent = focal * (high - low)
         outside = rng.uniform(0.12, 0.4) * extent[0]
@@ -199,7 +207,7 @@ def _frame(rng, size, figures, truncated):
 
 
 # ---------------------------------------------------------------------------------------------
-# Things
+# Props
 # ---------------------------------------------------------------------------------------------
 CORNERS = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32)
 SIDES = np.array([(axis, sign) for axis in range(3) for sign in (-1, 1)])
@@ -207,7 +215,7 @@ BOX_VERTICES = np.concatenate([CORNERS[CORNERS[:, axis] == sign] for axis, sign 
 BOX_NORMALS = np.repeat(
     np.array([np.eye(3, dtype=np.float32)[axis] * sign for axis, sign in SIDES]), 4, axis=0
 )
-# Wound so that the front is outside: the order of the corners turns with the axis and the sign.
+# Corners in counter-clockwise order from outside, which depends on axis and sign.
 WINDINGS = {True: np.array([(0, 1, 3), (0, 3, 2)]), False: np.array([(0, 3, 1), (0, 2, 3)])}
 BOX_FACES = np.concatenate(
     [4 * k + WINDINGS[(sign > 0) == (axis == 1)] for k, (axis, sign) in enumerate(SIDES.tolist())]
@@ -215,26 +223,26 @@ BOX_FACES = np.concatenate(
 BOX_AXIS = np.repeat(SIDES[:, 0], 2).astype(np.int8)
 
 
-def _box(rng, room, centre, half, yaw, colour=None):
-    """A box in the camera's frame; `centre` is there already, `half` in the level world."""
+def _box(rng, room, center, half, yaw, color=None):
+    """A Prop; center: (3,), camera frame; half: half sizes (3,), rotated by `yaw` (level world)."""
     axes = room.to_camera @ _rotation(1, yaw)
-    colour = cloth_colour(rng, 0.3) if colour is None else colour
+    color = cloth_color(rng, 0.3) if color is None else color
     tiles, names = textures()
     kind = ('plain', 'mottle', 'weave', 'stripes', 'checks')[rng.integers(5)]
     rest = BOX_VERTICES * np.asarray(half, np.float32)
     return Prop(
-        vertices=(rest @ axes.T + centre).astype(np.float32),
+        vertices=(rest @ axes.T + center).astype(np.float32),
         normals=(BOX_NORMALS @ axes.T).astype(np.float32),
         rest=rest,
         paint=np.array(
-            (*linear(colour), *linear(np.array(colour) * rng.uniform(0.6, 1.2)),
+            (*linear(color), *linear(np.array(color) * rng.uniform(0.6, 1.2)),
              pick(rng, names[kind]), rng.uniform(0.8, 3), 0.03, 0.0), np.float32,
         ),
     )  # fmt: skip
 
 
 def _furniture(rng, room, figures, supports, occluded):
-    """Seats below who sits, and sometimes a table, post or crate in front of somebody."""
+    """Seats below sitting people, and sometimes a table, post or crate in front of a person."""
     props = []
     up = room.up
     for figure, support in zip(figures, supports, strict=True):
@@ -251,22 +259,22 @@ def _furniture(rng, room, figures, supports, occluded):
         if tall < 0.08:
             continue
         half = np.array((rng.uniform(0.2, 0.3), 0.0, rng.uniform(0.19, 0.26)))
-        place = hips + 0.09 * front
-        place = place + (top - place @ up) * up
-        colour = cloth_colour(rng, 0.4)
+        seat = hips + 0.09 * front
+        seat = seat + (top - seat @ up) * up
+        color = cloth_color(rng, 0.4)
         if rng.random() < 0.5:  # a bench or block down to the ground
             half[1] = tall / 2
-            props.append(_box(rng, room, place - half[1] * up, half, yaw, colour))
+            props.append(_box(rng, room, seat - half[1] * up, half, yaw, color))
         else:
             half[1] = 0.03
-            props.append(_box(rng, room, place - 0.03 * up, half, yaw, colour))
+            props.append(_box(rng, room, seat - 0.03 * up, half, yaw, color))
             side = np.cross(up, front)
             for a, b in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
-                foot = place + 0.9 * (a * half[0] * side + b * half[2] * front) - tall / 2 * up
-                props.append(_box(rng, room, foot, (0.018, tall / 2, 0.018), yaw, colour))
+                foot = seat + 0.9 * (a * half[0] * side + b * half[2] * front) - tall / 2 * up
+                props.append(_box(rng, room, foot, (0.018, tall / 2, 0.018), yaw, color))
         if rng.random() < 0.55:
-            back = place - front * (half[2] + 0.05) + 0.25 * up
-            props.append(_box(rng, room, back, (half[0], 0.26, 0.025), yaw, colour))
+            back = seat - front * (half[2] + 0.05) + 0.25 * up
+            props.append(_box(rng, room, back, (half[0], 0.26, 0.025), yaw, color))
     if rng.random() < 0.55 * occluded:
         figure = figures[int(rng.integers(len(figures)))]
         middle = figure.skeleton[0]
@@ -300,96 +308,78 @@ def _furniture(rng, room, figures, supports, occluded):
 # ---------------------------------------------------------------------------------------------
 # Rendering
 # ---------------------------------------------------------------------------------------------
-def render(rng, size, figures, props, camera, room, occluded=0.0, backgrounds=None):
-    """Draw figures and props; the rest of the random choices (light, background) is made here."""
+def render(
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    figures: list[Figure],
+    props: list[Prop],
+    camera: Camera,
+    room: Room,
+    occluded: float = 0.0,
+    backgrounds: Folder | None = None,
+) -> Scene:
+    """Render figures and props under random light, over a random background."""
     mesh = _merge(figures, props)
     width, height = size
     points = np.empty_like(mesh.vertices)
-    kernels.project(
-        mesh.vertices, np.float32(camera.focal), *camera.centre.astype(np.float32), points
-    )
+    project(mesh.vertices, np.float32(camera.focal), *camera.center.astype(np.float32), points)
     nearest = np.zeros((height, width), np.float32)
     ids = np.full((height, width), -1, np.int32)
-    kernels.rasterise(points, mesh.faces, mesh.one_sided, nearest, ids)
+    rasterize(points, mesh.faces, mesh.one_sided, nearest, ids)
 
     light = _light(rng, room)
-    axes, low, step = _light_view(light[4], mesh.vertices)
-    heights = np.full((SHADOW_MAP, SHADOW_MAP), -1e9, np.float32)
-    kernels.shadow_map(mesh.vertices, mesh.faces, mesh.one_sided, axes, low, step, heights)
+    shadow = _shadow_map(light[4], mesh.vertices)
+    cast_shadow(mesh, shadow)
 
     view = _view(room, camera, size)
     image = procedural(rng, size, view) if backgrounds is None else backgrounds(rng, size)
     image = _adjust(rng, image, 0.25)
-    pinhole = np.array((camera.focal, *camera.centre), np.float32)
+    pinhole = np.array((camera.focal, *camera.center), np.float32)
     window = _shadow_window(size, camera, room, light[4], mesh.vertices)
     if window is not None and rng.random() < 0.85:
-        kernels.shade_ground(
+        shade_ground(
             image, ids, window, pinhole, room.up.astype(np.float32), np.float32(room.ground),
-            np.float32(rng.uniform(0.2, 0.65)), axes, low, step, heights,
+            np.float32(rng.uniform(0.2, 0.65)), shadow,
         )  # fmt: skip
     owners = np.empty((height, width), np.int8)
-    kernels.shade(
-        image, owners, nearest, ids, points, mesh.normals, mesh.rest, mesh.faces, mesh.axis,
-        mesh.owner, mesh.material, mesh.dresses, mesh.paint, textures()[0], pinhole, light, axes,
-        low, step, heights,
-    )  # fmt: skip
+    shade(image, owners, nearest, ids, points, mesh, textures()[0], pinhole, light, shadow)
     if rng.random() < 0.5 * occluded:
         _foreground(rng, image, owners)
-    image = _photograph(rng, image)
+    image = _degrade(rng, image)
     with np.errstate(divide='ignore'):
         depth = 1 / nearest
     return Scene(image, owners, depth, figures, camera, int(rng.uniform(35, 97)))
 
 
-@dataclass
-class Mesh:
-    vertices: np.ndarray
-    normals: np.ndarray
-    rest: np.ndarray
-    faces: np.ndarray
-    one_sided: int
-    axis: np.ndarray
-    owner: np.ndarray
-    material: np.ndarray
-    dresses: np.ndarray
-    paint: np.ndarray
-
-
 def _merge(figures, props):
-    """All meshes as one: bodies first, since only their fronts are drawn."""
+    """All meshes as one: the one-sided faces of bodies and props first, see `Mesh`."""
     starts = np.cumsum([0] + [len(f.vertices) for f in figures] + [24] * len(props))
-    rows = len(kernels.MATERIALS)
-    faces, axis, owner, material = [], [], [], []
-
-    def add(new_faces, new_axis, new_owner, new_material):
-        faces.append(new_faces)
-        axis.append(new_axis)
-        owner.append(np.full(len(new_faces), new_owner, np.int8))
-        material.append(new_material)
-
+    rows = len(MATERIALS)
+    parts = []  # faces, axis, owner, material
     for k, figure in enumerate(figures):
-        count = len(figure.body_faces)
-        add(figure.body_faces + starts[k], body().axis, k, np.full(count, kernels.BODY, np.int32))
+        parts.append((figure.body_faces + starts[k], body().axis, k, BODY))
     for k in range(len(props)):
         row = len(figures) * rows + k
-        add(
-            BOX_FACES + starts[len(figures) + k], BOX_AXIS, kernels.PROP, np.full(12, row, np.int32)
-        )
-    one_sided = sum(len(part) for part in faces)
+        parts.append((BOX_FACES + starts[len(figures) + k], BOX_AXIS, PROP, row))
+    one_sided = sum(len(faces) for faces, _, _, _ in parts)
     for k, figure in enumerate(figures):
-        count = len(figure.grid_faces)
-        add(figure.grid_faces + starts[k], np.full(count, 2, np.int8), k,
-            figure.grid_materials + k * rows)  # fmt: skip
+        parts.append((figure.grid_faces + starts[k], 2, k, figure.grid_materials + k * rows))
+
+    def column(index, dtype):
+        return np.concatenate(
+            [np.broadcast_to(part[index], len(part[0])) for part in parts], dtype=dtype
+        )
+
     meshes = [*figures, *props]
     return Mesh(
         vertices=np.concatenate([mesh.vertices for mesh in meshes]),
         normals=np.concatenate([mesh.normals for mesh in meshes]),
         rest=np.concatenate([mesh.rest for mesh in meshes]).astype(np.float32),
-        faces=np.concatenate(faces).astype(np.int32),
+        faces=np.concatenate([faces for faces, _, _, _ in parts]).astype(np.int32),
         one_sided=one_sided,
-        axis=np.concatenate(axis),
-        owner=np.concatenate(owner),
-        material=np.concatenate(material).astype(np.int32),
+        axis=column(1, np.int8),
+        owner=column(2, np.int8),
+        material=column(3, np.int32),
         dresses=np.stack([figure.outfit.dress for figure in figures]),
         paint=np.concatenate(
             [figure.outfit.paint for figure in figures] + [prop.paint[None] for prop in props]
@@ -398,10 +388,10 @@ def _merge(figures, props):
 
 
 def _light(rng, room):
-    """(5, 3) float32: colours of sun, sky and ground; up; direction to the sun. Camera frame."""
+    """(5, 3) float32: colors of sun, sky and ground; up; direction to the sun. Camera frame."""
     name = pick(rng, list(LIGHTS), [row[0] for row in LIGHTS.values()])
-    colours = np.array(LIGHTS[name][1:]) * np.exp(rng.normal(0, 0.16, (3, 1)))
-    colours *= np.exp(rng.normal(0, 0.05, (3, 3))) * rng.uniform(0.75, 1.25)
+    colors = np.array(LIGHTS[name][1:]) * np.exp(rng.normal(0, 0.16, (3, 1)))
+    colors *= np.exp(rng.normal(0, 0.05, (3, 3))) * rng.uniform(0.75, 1.25)
     if name == 'flash':
         to_sun = np.array((rng.normal(0, 0.1), -0.15, -1.0))
     else:
@@ -411,28 +401,29 @@ def _light(rng, room):
         world = np.array((level * math.sin(turn), math.sin(rise), level * math.cos(turn)))
         to_sun = room.to_camera @ world
     to_sun = to_sun / np.linalg.norm(to_sun)
-    return np.concatenate((colours, [room.up, to_sun])).astype(np.float32)
+    return np.concatenate((colors, [room.up, to_sun])).astype(np.float32)
 
 
-def _light_view(to_sun, vertices):
-    """Axes (3, 3) of the shadow map, its corner (2,) and its step, metres."""
+def _shadow_map(to_sun, vertices):
+    """Empty shadow map around the vertices."""
     helper = np.eye(3, dtype=np.float32)[np.abs(to_sun).argmin()]
     x = np.cross(helper, to_sun)
     x /= np.linalg.norm(x)
     axes = np.stack((x, np.cross(to_sun, x), to_sun)).astype(np.float32)
-    low, high = kernels.bounds_along(vertices, axes)
+    low, high = bounding_box(vertices, axes)
     low, high = low[:2], high[:2]
-    step = np.float32((high - low).max() / (SHADOW_MAP - 3))
-    return axes, (low - step).astype(np.float32), step
+    step = np.float32((high - low).max() / (SHADOW_MAP_SIZE - 3))
+    heights = np.full((SHADOW_MAP_SIZE, SHADOW_MAP_SIZE), -1e9, np.float32)
+    return Shadow(axes, (low - step).astype(np.float32), step, heights)
 
 
 def _shadow_window(size, camera, room, to_sun, vertices):
-    """Part of the picture that the shadow on the ground may reach, or None: x0, y0, x1, y1."""
+    """Part of the image that the shadow on the ground may reach: x0, y0, x1, y1, or None."""
     up = room.up
     rise = float(to_sun @ up)
     if rise < 0.15:
         return None
-    low, high = kernels.bounds_along(vertices, room.to_camera.T.astype(np.float32))
+    low, high = bounding_box(vertices, room.to_camera.T.astype(np.float32))
     corners = CORNERS * (high - low) / 2 + (high + low) / 2  # of the people's box, level world
     corners = corners @ room.to_camera.T
     fallen = corners - np.outer((corners @ up - room.ground) / rise, to_sun)
@@ -445,31 +436,28 @@ def _shadow_window(size, camera, room, to_sun, vertices):
 
 
 def _view(room, camera, size):
-    """Horizon of the ground plane on the screen."""
+    """The ground plane in the image."""
     up = room.up
     # Rays along the horizon have no component along `up`.
-    at_middle = (size[0] / 2 - camera.centre[0]) / camera.focal
+    at_middle = (size[0] / 2 - camera.center[0]) / camera.focal
     slope = -up[0] / up[1]
-    horizon = camera.centre[1] - camera.focal * (up[0] * at_middle + up[2]) / up[1]
+    horizon = camera.center[1] - camera.focal * (up[0] * at_middle + up[2]) / up[1]
     foot = np.array((0.0, 0.0, room.distance))
     foot = foot + (room.ground - foot @ up) * up
-    feet = camera.centre[1] + camera.focal * foot[1] / max(foot[2], 0.1)
+    feet = camera.center[1] + camera.focal * foot[1] / max(foot[2], 0.1)
     return View(float(horizon), float(slope), float(feet))
 
 
 def _foreground(rng, image, owners):
-    """Something near the lens, drawn flat; left out where it would hide most of the people."""
+    """A flat occluder near the lens, skipped if it would hide 40 % of the visible people."""
     height, width = owners.shape
     mask = np.zeros((height, width), np.uint8)
     kind = rng.integers(4)
     if kind == 0:  # leaves from one side
-        centre = np.array((pick(rng, (0, width)), rng.uniform(0, height)))
-        for place in (centre + rng.normal(0, 0.16, (30, 2)) * (width, height)).astype(int).tolist():
-            axes = (
-                int(rng.uniform(0.01, 0.05) * width) + 1,
-                int(rng.uniform(0.01, 0.03) * width) + 1,
-            )
-            cv2.ellipse(mask, place, axes, rng.uniform(0, 180), 0, 360, 255, -1)
+        center = np.array((pick(rng, (0, width)), rng.uniform(0, height)))
+        for leaf in (center + rng.normal(0, 0.16, (30, 2)) * (width, height)).astype(int).tolist():
+            axes = [int(rng.uniform(0.01, high) * width) + 1 for high in (0.05, 0.03)]
+            cv2.ellipse(mask, leaf, axes, rng.uniform(0, 180), 0, 360, 255, -1)
     elif kind == 1:  # a rail
         a, b = rng.uniform(0.3, 1, 2) * height
         cv2.line(mask, (0, int(a)), (width, int(b)), 255, int(rng.uniform(0.01, 0.05) * height) + 1)
@@ -478,29 +466,29 @@ def _foreground(rng, image, owners):
         edge = [(0, y), (width, y + rng.normal(0, 0.06) * height), (width, height), (0, height)]
         cv2.fillPoly(mask, [np.array(edge, np.int32)], 255)
     else:  # a blot
-        centre = (int(rng.uniform(0, width)), int(rng.uniform(0.3, 1) * height))
+        center = (int(rng.uniform(0, width)), int(rng.uniform(0.3, 1) * height))
         axes = (int(rng.uniform(0.04, 0.16) * width) + 1, int(rng.uniform(0.04, 0.16) * height) + 1)
-        cv2.ellipse(mask, centre, axes, rng.uniform(0, 180), 0, 360, 255, -1)
+        cv2.ellipse(mask, center, axes, rng.uniform(0, 180), 0, 360, 255, -1)
     covered = mask > 0
     people = owners >= 0
     if (covered & people).sum() > 0.4 * people.sum():
         return
-    owners[covered] = kernels.PROP
-    colour = np.clip(random_colour(rng) * rng.uniform(0.4, 1), 0, 255)
+    owners[covered] = PROP
+    color = np.clip(random_color(rng) * rng.uniform(0.4, 1), 0, 255)
     noise = cv2.resize(noises()[rng.integers(len(noises()))][:128, :128], (width, height))
-    shade = np.clip(colour * (0.6 + 0.8 * noise[covered][:, None] / 255), 0, 255).astype(np.uint8)
+    shade = np.clip(color * (0.6 + 0.8 * noise[covered][:, None] / 255), 0, 255).astype(np.uint8)
     image[covered] = shade
 
 
 # ---------------------------------------------------------------------------------------------
-# The camera's faults
+# Degradations of a camera
 # ---------------------------------------------------------------------------------------------
 def _adjust(rng, image, strength, exposed=None):
-    """Exposure, contrast and tint, one table a channel.
+    """Change exposure, contrast and tint.
 
     Args:
         strength: of the random changes.
-        exposed: brightness that the camera aims at, 0 to 255; None: it leaves the light as it is.
+        exposed: target brightness, 0 to 255; None: no automatic exposure.
     """
     ramp = np.arange(256, dtype=np.float32) / 255
     tables = np.empty((256, 3), np.uint8)
@@ -513,15 +501,15 @@ def _adjust(rng, image, strength, exposed=None):
     return cv2.LUT(image, tables[None])
 
 
-def _photograph(rng, image):
-    """Lens blur, motion, low resolution, colours, vignette and sensor noise."""
+def _degrade(rng, image):
+    """Lens and motion blur, low resolution, exposure, saturation, sensor noise."""
     height, width = image.shape[:2]
     unit = height / 256
-    if rng.random() < 0.12:  # shot small, then enlarged
+    if rng.random() < 0.12:  # low resolution, enlarged
         share = rng.uniform(0.35, 0.8)
         small = cv2.resize(image, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
         image = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
-    else:  # at least what softens the z-buffer's stairs
+    else:  # at least enough to smooth aliased edges
         image = cv2.GaussianBlur(image, (0, 0), unit * (0.5 + 0.55 * rng.random() ** 2))
     if rng.random() < 0.06:
         length = int(rng.uniform(3, 8) * unit) | 1
@@ -529,32 +517,26 @@ def _photograph(rng, image):
         angle = rng.uniform(0, np.pi)
         x, y = length / 2 * np.cos(angle), length / 2 * np.sin(angle)
         middle = length // 2
-        cv2.line(
-            streak, (int(middle - x), int(middle - y)), (int(middle + x), int(middle + y)), 1.0
-        )
+        start, end = (int(middle - x), int(middle - y)), (int(middle + x), int(middle + y))
+        cv2.line(streak, start, end, 1.0)
         image = cv2.filter2D(image, -1, streak / streak.sum())
     image = _adjust(rng, image, 0.22, exposed=rng.normal(118, 18))
-    pick = rng.random()
-    if pick < 0.06:
-        image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    elif pick < 0.4:  # saturation
-        grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-        share = rng.uniform(0.4, 1.35)
-        image = cv2.addWeighted(image, share, grey, 1 - share, 0)
+    kind = rng.random()
+    if kind < 0.4:
+        gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        saturation = rng.uniform(0.4, 1.35) if kind >= 0.06 else 0.0
+        image = cv2.addWeighted(image, saturation, gray, 1 - saturation, 0)
     strength = rng.random() ** 3 * 10
     if strength > 1:
-        y, x = rng.integers(len(_grain()) - height), rng.integers(len(_grain()) - width)
-        grain = _grain()[y : y + height, x : x + width]
+        grain = _grain()
+        y, x = rng.integers(len(grain) - height), rng.integers(len(grain) - width)
+        grain = grain[y : y + height, x : x + width]
         image = cv2.addWeighted(image, 1, grain, strength / 40, -128 * strength / 40)
     return image
 
 
-_GRAIN = {}
-
-
+@functools.lru_cache(maxsize=1)
 def _grain():
     """(1024, 1024, 3) uint8 of mean 128 and deviation 40."""
-    if not _GRAIN:
-        noise = np.random.default_rng(1839).normal(128, 40, (1024, 1024, 3))
-        _GRAIN['grain'] = np.clip(noise, 0, 255).astype(np.uint8)
-    return _GRAIN['grain']
+    noise = np.random.default_rng(1839).normal(128, 40, (1024, 1024, 3))
+    return np.clip(noise, 0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Small procedural pictures for clothes and backgrounds. Data made once, the same on every run."""
+"""Procedural textures of clothes and backgrounds: the same on every run."""
 
 import functools
 
@@ -6,32 +6,32 @@ import cv2
 import numpy as np
 
 SIZE = 64
-PICTURES = 12  # prints for shirts
+NUM_PRINTS = 12  # for shirts
 
 
 @functools.lru_cache(maxsize=1)
-def textures():
-    """(T, 64, 64) float32 in [0, 1], each of which tiles, and their indices by name.
+def textures() -> tuple[np.ndarray, dict[str, tuple[int, ...]]]:
+    """(T, 64, 64) float32 in [0, 1], tileable, and the indices of each kind.
 
-    A texture mixes two colours: 0 is the first, 1 the second. 'folds' must be the first.
+    Values mix two colors: 0 is the first, 1 the second. `shading.shade` expects 'folds' first.
     """
     rng = np.random.default_rng(1972)
-    made = {'folds': [folds(rng)], 'plain': [np.zeros((SIZE, SIZE), np.float32)]}
-    made['weave'] = [noise(rng, (32, 32), (64, 64)), noise(rng, (8, 8), (32, 32), (64, 64))]
-    made['mottle'] = [noise(rng, (4, 4), (8, 8)), noise(rng, (3, 3), (6, 6), (12, 12))]
-    made['strands'] = [noise(rng, (2, 32), (4, 64)), noise(rng, (3, 16), (4, 64))]
-    made['stripes'] = [stripes(n, duty, across) for n, duty in ((2, 0.5), (4, 0.3), (8, 0.5))
+    made = {'folds': [_folds(rng)], 'plain': [np.zeros((SIZE, SIZE), np.float32)]}
+    made['weave'] = [_noise(rng, (32, 32), (64, 64)), _noise(rng, (8, 8), (32, 32), (64, 64))]
+    made['mottle'] = [_noise(rng, (4, 4), (8, 8)), _noise(rng, (3, 3), (6, 6), (12, 12))]
+    made['strands'] = [_noise(rng, (2, 32), (4, 64)), _noise(rng, (3, 16), (4, 64))]
+    made['stripes'] = [_stripes(n, duty, across) for n, duty in ((2, 0.5), (4, 0.3), (8, 0.5))
                        for across in (0, 1)]  # fmt: skip
-    made['checks'] = [np.maximum(stripes(n, d, 0), stripes(n, d, 1)) * 0.5
-                      + 0.5 * stripes(n, d, 0) * stripes(n, d, 1)
+    made['checks'] = [np.maximum(_stripes(n, d, 0), _stripes(n, d, 1)) * 0.5
+                      + 0.5 * _stripes(n, d, 0) * _stripes(n, d, 1)
                       for n, d in ((2, 0.4), (4, 0.5), (8, 0.2))]  # fmt: skip
-    made['dots'] = [dots(rng, n, radius) for n, radius in ((4, 3), (8, 2), (2, 8))]
+    made['dots'] = [_dots(rng, n, radius) for n, radius in ((4, 3), (8, 2), (2, 8))]
     made['camouflage'] = [
-        (noise(rng, (4, 4), (8, 8)) > 0.5).astype(np.float32),
-        np.round(noise(rng, (5, 5), (10, 10)) * 3).astype(np.float32) / 3,
+        (_noise(rng, (4, 4), (8, 8)) > 0.5).astype(np.float32),
+        np.round(_noise(rng, (5, 5), (10, 10)) * 3).astype(np.float32) / 3,
     ]
-    made['flowers'] = [flowers(rng), flowers(rng)]
-    made['picture'] = [picture(rng) for _ in range(PICTURES)]
+    made['flowers'] = [_flowers(rng), _flowers(rng)]
+    made['print'] = [_print(rng) for _ in range(NUM_PRINTS)]
     stack, names = [], {}
     for name, images in made.items():
         names[name] = tuple(range(len(stack), len(stack) + len(images)))
@@ -39,56 +39,54 @@ def textures():
     return np.ascontiguousarray(np.stack(stack), dtype=np.float32), names
 
 
-def noise(rng, *grids):
-    """Sum of random grids, each blown up to the whole tile; later grids weigh less."""
+def _noise(rng, *grids):
+    """Sum of random grids, each enlarged to the whole tile; later grids weigh less."""
     out = np.zeros((SIZE, SIZE), np.float32)
     for k, (rows, columns) in enumerate(grids):
         grid = rng.random((rows, columns), dtype=np.float32)
-        grid = np.tile(grid, (3, 3))  # so that the tile's edges fit
+        grid = np.tile(grid, (3, 3))  # tileable
         big = cv2.resize(grid, (3 * SIZE, 3 * SIZE), interpolation=cv2.INTER_CUBIC)
         out += big[SIZE : 2 * SIZE, SIZE : 2 * SIZE] * 0.6**k
     return (out - out.min()) / (out.max() - out.min())
 
 
-def folds(rng):
-    """Soft creases, mostly across, as in hanging cloth."""
+def _folds(rng):
+    """Soft creases, mostly horizontal, as in hanging cloth."""
     y, x = np.mgrid[:SIZE, :SIZE] / SIZE * 2 * np.pi
     bent = np.sin(x + 1.5 * np.sin(y)) + 0.7 * np.sin(2 * x - y + np.sin(2 * y))
-    return np.float32(0.5 + 0.2 * bent) * 0.7 + 0.3 * noise(rng, (6, 6), (12, 12))
+    return np.float32(0.5 + 0.2 * bent) * 0.7 + 0.3 * _noise(rng, (6, 6), (12, 12))
 
 
-def stripes(count, duty, across):
-    place = np.arange(SIZE) * count % SIZE < duty * SIZE
-    out = np.zeros((SIZE, SIZE), np.float32)
-    out[place if across else slice(None), slice(None) if across else place] = 1
-    return out
+def _stripes(count, duty, across):
+    line = np.float32(np.arange(SIZE) * count % SIZE < duty * SIZE)
+    return np.broadcast_to(line[:, None] if across else line, (SIZE, SIZE))
 
 
-def dots(rng, count, radius):
+def _dots(rng, count, radius):
     out = np.zeros((SIZE, SIZE), np.float32)
     step = SIZE // count
     for i in range(count):
         for j in range(count):
-            centre = (j * step + step // 2, i * step + step // 2)
-            cv2.circle(out, centre, radius, float(0.7 + 0.3 * rng.random()), -1, cv2.LINE_AA)
+            center = (j * step + step // 2, i * step + step // 2)
+            cv2.circle(out, center, radius, float(0.7 + 0.3 * rng.random()), -1, cv2.LINE_AA)
     return out
 
 
-def flowers(rng):
+def _flowers(rng):
     out = np.zeros((SIZE, SIZE), np.float32)
     for _ in range(14):
         x, y = rng.integers(6, SIZE - 6, 2)
         petals, size, turn = rng.integers(4, 7), rng.integers(2, 5), rng.random() * 6
         for k in range(petals):
             angle = turn + 2 * np.pi * k / petals
-            centre = (int(x + size * np.cos(angle)), int(y + size * np.sin(angle)))
-            cv2.circle(out, centre, max(size // 2 + 1, 1), float(rng.uniform(0.5, 1)), -1)
+            center = (int(x + size * np.cos(angle)), int(y + size * np.sin(angle)))
+            cv2.circle(out, center, max(size // 2 + 1, 1), float(rng.uniform(0.5, 1)), -1)
         cv2.circle(out, (int(x), int(y)), max(size // 2, 1), 0.3, -1)
     return out
 
 
-def picture(rng):
-    """A print for a shirt: letters, a badge or rays."""
+def _print(rng):
+    """A print of a shirt: letters, a badge or rays."""
     out = np.zeros((SIZE, SIZE), np.float32)
     kind = rng.integers(3)
     if kind == 0:

@@ -1,79 +1,72 @@
-"""What a person looks like: skin, hair, clothes, things in hand. Numbers for the kernels.
+"""Random outfits: skin, hair, clothes, objects in the hands.
 
-`sample_outfit` draws a `dress` (where on the body each garment begins and ends), the colours and
-textures of each material, how thick and loose each is, and a few meshes of their own: skirts, long
-hair, brims, bags and what is held.
+`sample_outfit` samples the extent of each garment on the body (`dress`), the color, texture,
+thickness and looseness of each material, and separate meshes: skirts, long hair, brims, bags and
+objects that are held.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from .kernels import DRESS, MATERIALS, PAINT
+from .garments import DRESS, MATERIALS, PAINT
 from .poses import pick
 from .textures import textures
 
-# sRGB: ten skin tones from light to dark, hair from black to grey.
+# sRGB: skin from light to dark, hair from black to gray.
 SKIN_TONES = (
     (250, 224, 208), (244, 208, 184), (236, 190, 162), (224, 172, 138), (206, 150, 114),
     (182, 126,  92), (152, 100,  70), (122,  78,  54), ( 94,  60,  42), ( 66,  42,  32),
 )  # fmt: skip
-HAIR_COLOURS = (
+HAIR_COLORS = (
     ( 18,  15,  14), ( 34,  24,  20), ( 58,  40,  28), ( 88,  60,  38), (124,  88,  52),
     (186, 150,  98), (222, 194, 140), (140,  66,  34), (150, 148, 146), (214, 210, 206),
 )  # fmt: skip
-HAIR_CHANCES = (20, 22, 18, 12, 8, 7, 5, 3, 3, 2)
+HAIR_FREQUENCIES = (20, 22, 18, 12, 8, 7, 5, 3, 3, 2)
 
-# Most clothes are dark, grey, white or blue; the rest are of any colour.
-COMMON_CLOTHS = (
+# Most clothes are dark, gray, white or blue; the others have a random color.
+COMMON_CLOTH_COLORS = (
     ( 24,  24,  28), ( 44,  46,  52), ( 88,  90,  94), (150, 152, 156), (232, 232, 230),
     (250, 248, 242), ( 28,  36,  66), ( 52,  72, 118), ( 96, 120, 160), (178, 160, 128),
     ( 96,  78,  60), ( 74,  82,  58), (122,  30,  36),
 )  # fmt: skip
-NONE = -9.0  # below every y: an edge that hides nothing, or a hem that reaches nowhere
-ALL = 9.0
-FOLDS = 12  # patterns of folds that are mixed
+BELOW_ALL, ABOVE_ALL = -9.0, 9.0  # beyond every y of the body
+FOLDS = 12  # patterns of folds
 
 
 @dataclass
 class Grid:
-    """A sheet of rows of points that is worn: rest coordinates, seen from both sides.
+    """A worn, two-sided sheet."""
 
-    points: (rows, columns, 3), metres; joints, weights: (rows, columns, 2); `closed` joins the
-    last column to the first.
-    """
-
-    points: np.ndarray
-    joints: np.ndarray
-    weights: np.ndarray
+    points: np.ndarray  # (rows, columns, 3), rest coordinates, metres
+    joints: np.ndarray  # (rows, columns, K), indices
+    weights: np.ndarray  # (rows, columns, K), of the joints
     material: int
-    closed: bool = True
+    closed: bool = True  # the last column is connected to the first
 
 
 @dataclass
 class Outfit:
-    dress: np.ndarray
-    paint: np.ndarray  # (materials, len(PAINT)), linear colours
+    """Everything worn or held by a person."""
+
+    dress: np.ndarray  # (len(DRESS),)
+    paint: np.ndarray  # (materials, len(PAINT)), linear colors
     thickness: np.ndarray  # (materials,), metres
     loose: np.ndarray  # (materials,), metres
-    folds: np.ndarray  # (FOLDS,) how much of each pattern of figure.body().folds
-    grids: list = field(default_factory=list)
+    folds: np.ndarray  # (FOLDS,), weights of figure.body().folds
+    grids: list[Grid] = field(default_factory=list)
     skirt: tuple | None = None  # y of the hem, flare, metres of slack
 
 
-def linear(rgb):
-    """sRGB bytes to the linear values that light multiplies (the kernels' gamma is 2)."""
+def linear(rgb: Sequence[float]) -> tuple[float, float, float]:
+    """sRGB in [0, 255] to linear in [0, 1], with gamma 2 as in `shading`."""
     red, green, blue = rgb
     return (red / 255) ** 2, (green / 255) ** 2, (blue / 255) ** 2
 
 
-def sample_outfit(rng, holds):
-    """Draw an outfit.
-
-    Args:
-        rng: np.random.Generator.
-        holds: what the left and the right hand may hold, see poses.HANDS.
-    """
+def sample_outfit(rng: np.random.Generator, holds: tuple[str, str]) -> Outfit:
+    """A random outfit; holds: what the left and the right hand may hold, see poses.HOLDS."""
     outfit = Outfit(
         dress=np.zeros(len(DRESS), np.float32),
         paint=np.zeros((len(MATERIALS), len(PAINT)), np.float32),
@@ -85,9 +78,9 @@ def sample_outfit(rng, holds):
     _clothes(rng, outfit)
     _hair(rng, outfit)
     _face(rng, outfit)
-    for side, thing in enumerate(holds):
-        if thing and rng.random() < 0.45:
-            _hold(rng, outfit, thing, side)
+    for side, held in enumerate(holds):
+        if held and rng.random() < 0.45:
+            _hold(rng, outfit, held, side)
     return outfit
 
 
@@ -103,7 +96,7 @@ def _material(outfit, name, first, second=None, texture=0, scale=1.0, gloss=0.0,
 
 
 def _thick(outfit, **millimetres):
-    """Per material: thickness, or (thickness, slack), in millimetres."""
+    """Set thickness, or (thickness, looseness), of materials."""
     for name, value in millimetres.items():
         thickness, loose = value if isinstance(value, tuple) else (value, 0)
         outfit.thickness[MATERIALS.index(name)] = thickness / 1000
@@ -115,8 +108,8 @@ def _texture(rng, *kinds):
     return pick(rng, names[pick(rng, kinds)])
 
 
-def random_colour(rng, saturation=None):
-    """Any sRGB colour, of a saturation that cloth has unless one is given."""
+def random_color(rng: np.random.Generator, saturation: float | None = None) -> np.ndarray:
+    """sRGB (3,) in [0, 255]; saturation: None: random, typical of clothes."""
     hue, value = rng.random() * 6, rng.uniform(0.15, 1) ** 0.8
     saturation = rng.beta(1.5, 1.9) if saturation is None else saturation
     out = np.empty(3)
@@ -126,34 +119,34 @@ def random_colour(rng, saturation=None):
     return out
 
 
-def cloth_colour(rng, common=0.55):
+def cloth_color(rng: np.random.Generator, common: float = 0.55) -> np.ndarray:
+    """sRGB (3,) in [0, 255], with probability `common` near one of COMMON_CLOTH_COLORS."""
     if rng.random() < common:
-        colour = pick(rng, COMMON_CLOTHS)
-        return np.maximum(np.array(colour) * rng.uniform(0.85, 1.05) + rng.normal(0, 4, 3), 8)
-    return random_colour(rng)
+        color = pick(rng, COMMON_CLOTH_COLORS)
+        return np.maximum(np.array(color) * rng.uniform(0.85, 1.05) + rng.normal(0, 4, 3), 8)
+    return random_color(rng)
 
 
-def _cloth(rng, outfit, name, colour=None, pattern=0.45, folds=None):
-    """Paint one garment: plain with a weave, or patterned in two colours."""
-    colour = cloth_colour(rng) if colour is None else colour
+def _cloth(rng, outfit, name, color=None, pattern=0.45, folds=None):
+    """Paint a garment: plain with a weave, or patterned in two colors."""
+    color = cloth_color(rng) if color is None else color
     folds = rng.uniform(0.15, 0.75) if folds is None else folds
     if rng.random() < pattern:
         texture = _texture(rng, 'stripes', 'checks', 'dots', 'camouflage', 'flowers', 'mottle')
-        _material(outfit, name, colour, cloth_colour(rng, 0.4), texture, rng.uniform(1.2, 6),
+        _material(outfit, name, color, cloth_color(rng, 0.4), texture, rng.uniform(1.2, 6),
                   0.0, folds)  # fmt: skip
     else:
-        shade = np.array(colour) * rng.uniform(0.7, 0.95)
-        _material(outfit, name, colour, shade, _texture(rng, 'weave', 'mottle'),
+        shade = np.array(color) * rng.uniform(0.7, 0.95)
+        _material(outfit, name, color, shade, _texture(rng, 'weave', 'mottle'),
                   rng.uniform(2, 8), pick(rng, (0.0, 0.0, 0.05)), folds)  # fmt: skip
-    return colour
+    return color
 
 
 def _paint_skin(rng, outfit):
-    place = rng.beta(1.1, 1.4) * (len(SKIN_TONES) - 1)
-    i = int(place)
-    tone = np.array(SKIN_TONES[i]) + (place - i) * np.subtract(
-        SKIN_TONES[min(i + 1, len(SKIN_TONES) - 1)], SKIN_TONES[i]
-    )
+    darkness = rng.beta(1.1, 1.4) * (len(SKIN_TONES) - 1)
+    i = int(darkness)
+    light, dark = np.array(SKIN_TONES[i]), SKIN_TONES[min(i + 1, len(SKIN_TONES) - 1)]
+    tone = light + (darkness - i) * np.subtract(dark, light)
     tone = np.clip(tone * rng.uniform(0.94, 1.04) + rng.normal(0, 4, 3), 20, 255)
     ruddy = np.clip(tone * (1.0, 0.9, 0.88), 0, 255)
     _material(outfit, 'skin', tone, ruddy, _texture(rng, 'mottle'), rng.uniform(1.5, 5),
@@ -169,15 +162,15 @@ def _paint_skin(rng, outfit):
 
 
 def _clothes(rng, outfit):
-    bare = rng.random() < 0.04  # at the beach
-    top = cloth_colour(rng)
+    bare = rng.random() < 0.04  # swimwear
+    top = cloth_color(rng)
     _cloth(rng, outfit, 'top', top, folds=rng.uniform(0.2, 0.8))
-    bottom = cloth_colour(rng, 0.75)
+    bottom = cloth_color(rng, 0.75)
     _cloth(rng, outfit, 'bottom', bottom, pattern=0.12)
-    _material(outfit, 'trim', top if rng.random() < 0.5 else cloth_colour(rng), folds=0.2)
-    _material(outfit, 'belt', cloth_colour(rng, 0.8), gloss=0.05)
-    _material(outfit, 'print', top, random_colour(rng), _texture(rng, 'picture'), 1.0)
-    _material(outfit, 'glove', cloth_colour(rng))
+    _material(outfit, 'trim', top if rng.random() < 0.5 else cloth_color(rng), folds=0.2)
+    _material(outfit, 'belt', cloth_color(rng, 0.8), gloss=0.05)
+    _material(outfit, 'print', top, random_color(rng), _texture(rng, 'print'), 1.0)
+    _material(outfit, 'glove', cloth_color(rng))
 
     sleeve = pick(rng, (0.0, 0.16, 0.30, 0.45, 0.715), (0.05, 0.07, 0.42, 0.08, 0.38))
     sleeve += rng.uniform(-0.03, 0.03) if 0.2 < sleeve < 0.7 else 0.0
@@ -189,9 +182,9 @@ def _clothes(rng, outfit):
     width = {'crew': 0.08, 'scoop': 0.13, 'v': 0.09, 'high': 0.1}[neck]
     _set(
         outfit, sleeve=sleeve, hem=hem, neck=0.60 if neck == 'high' else 0.553,
-        neck_depth=depth, neck_width=width, cuff=cuff, glove=ALL, hat=ALL, leg=-0.93,
+        neck_depth=depth, neck_width=width, cuff=cuff, glove=ABOVE_ALL, hat=ABOVE_ALL, leg=-0.93,
         waist=rng.uniform(0.05, 0.1), belt=float(tucked and rng.random() < 0.4),
-        outer_hem=ALL, print_size=0.0,
+        outer_hem=ABOVE_ALL, print_size=0.0,
     )  # fmt: skip
     slack = pick(rng, (2, 12, 26, 44), (0.2, 0.35, 0.3, 0.15))
     _thick(outfit, top=(3, slack), trim=(3.5, slack), print=(3, slack), belt=5, glove=3)
@@ -236,32 +229,32 @@ def _clothes(rng, outfit):
             outfit.skirt = outfit.skirt or (outfit.dress[DRESS.index('outer_hem')], 0.1, 0.03)
             outfit.paint[MATERIALS.index('skirt')] = outfit.paint[MATERIALS.index('outer')]
 
-    shoe = pick(rng, (-0.89, -0.82, -0.6, NONE), (0.62, 0.2, 0.08, 0.1))
-    colour = cloth_colour(rng, 0.7)
-    _material(outfit, 'shoe', colour, cloth_colour(rng), _texture(rng, 'plain', 'weave', 'stripes'),
+    shoe = pick(rng, (-0.89, -0.82, -0.6, BELOW_ALL), (0.62, 0.2, 0.08, 0.1))
+    color = cloth_color(rng, 0.7)
+    _material(outfit, 'shoe', color, cloth_color(rng), _texture(rng, 'plain', 'weave', 'stripes'),
               6.0, 0.08)  # fmt: skip
     _material(outfit, 'sole', (235, 235, 232) if rng.random() < 0.4 else (28, 26, 26))
     _thick(outfit, shoe=(7, 0), sole=9)
-    socks = shoe > NONE and rng.random() < 0.75
-    _set(outfit, shoe=shoe, sock=rng.uniform(-0.86, -0.6) if socks else NONE)
-    _material(outfit, 'sock', cloth_colour(rng, 0.9))
+    socks = shoe > BELOW_ALL and rng.random() < 0.75
+    _set(outfit, shoe=shoe, sock=rng.uniform(-0.86, -0.6) if socks else BELOW_ALL)
+    _material(outfit, 'sock', cloth_color(rng, 0.9))
     _thick(outfit, sock=2)
     if rng.random() < 0.04:
         _set(outfit, glove=0.7)
     if bare:
-        _set(outfit, sleeve=0.0, hem=ALL, outer_sleeve=0.0, outer_hem=ALL, shoe=NONE, sock=NONE,
-             leg=rng.uniform(-0.3, -0.12), stripe=0.0)  # fmt: skip
+        _set(outfit, sleeve=0.0, hem=ABOVE_ALL, outer_sleeve=0.0, outer_hem=ABOVE_ALL, stripe=0.0,
+             shoe=BELOW_ALL, sock=BELOW_ALL, leg=rng.uniform(-0.3, -0.12))  # fmt: skip
         outfit.skirt = None
     elif rng.random() < 0.07:
         _backpack(rng, outfit)
 
 
 def _hair(rng, outfit):
-    colour = np.array(pick(rng, HAIR_COLOURS, HAIR_CHANCES)) * rng.uniform(0.8, 1.2)
-    second = np.clip(colour * rng.uniform(1.15, 1.7) + 6, 0, 255)
-    _material(outfit, 'hair', colour, second, _texture(rng, 'strands'), rng.uniform(3, 7), 0.06)
-    _material(outfit, 'brow', np.clip(colour * 0.9, 10, 150))
-    _material(outfit, 'beard', colour * 0.9 + 8, second, _texture(rng, 'weave'), 6.0)
+    color = np.array(pick(rng, HAIR_COLORS, HAIR_FREQUENCIES)) * rng.uniform(0.8, 1.2)
+    second = np.clip(color * rng.uniform(1.15, 1.7) + 6, 0, 255)
+    _material(outfit, 'hair', color, second, _texture(rng, 'strands'), rng.uniform(3, 7), 0.06)
+    _material(outfit, 'brow', np.clip(color * 0.9, 10, 150))
+    _material(outfit, 'beard', color * 0.9 + 8, second, _texture(rng, 'weave'), 6.0)
     kind = pick(
         rng,
         ('bald', 'cropped', 'short', 'full', 'afro', 'bob', 'long', 'tail', 'bun', 'hood'),
@@ -271,7 +264,7 @@ def _hair(rng, outfit):
     _set(outfit, hair_front=front, hair_back=rng.uniform(0.63, 0.68), hair_ears=0.0, bald=0.0)
     if kind == 'bald':
         if rng.random() < 0.5:
-            _set(outfit, hair_front=ALL, hair_back=ALL)
+            _set(outfit, hair_front=ABOVE_ALL, hair_back=ABOVE_ALL)
         else:
             _set(outfit, bald=rng.uniform(0.06, 0.085), hair_front=0.81)
         _thick(outfit, hair=4)
@@ -284,13 +277,13 @@ def _hair(rng, outfit):
     if kind in ('bob', 'long'):
         _set(outfit, hair_ears=1.0)
         length = rng.uniform(0.10, 0.16) if kind == 'bob' else rng.uniform(0.2, 0.42)
-        outfit.grids.append(long_hair(length, rng.uniform(1.0, 1.18), rng.uniform(1.0, 1.5)))
+        outfit.grids.append(_long_hair(length, rng.uniform(1.0, 1.18), rng.uniform(1.0, 1.5)))
     elif kind == 'tail':
-        outfit.grids.append(pony_tail(rng.uniform(0.14, 0.34)))
+        outfit.grids.append(_pony_tail(rng.uniform(0.14, 0.34)))
     elif kind == 'bun':
-        centre = (0, rng.uniform(0.74, 0.85), rng.uniform(-0.085, -0.05))
+        center = (0, rng.uniform(0.74, 0.85), rng.uniform(-0.085, -0.05))
         radius = rng.uniform(0.03, 0.045)
-        outfit.grids.append(blob(centre, (radius,) * 3, 15, MATERIALS.index('hair')))
+        outfit.grids.append(blob(center, (radius,) * 3, 15, MATERIALS.index('hair')))
 
     if kind not in ('hood', 'afro') and rng.random() < 0.2:
         _cloth(rng, outfit, 'hat', pattern=0.2, folds=0.1)
@@ -301,12 +294,10 @@ def _hair(rng, outfit):
         if style == 'helmet':
             outfit.paint[MATERIALS.index('hat'), PAINT.index('gloss')] = 0.35
         if style == 'cap':
-            backward = rng.random() < 0.12
-            outfit.grids.append(
-                brim(edge, np.pi if backward else 0.0, 1.0, rng.uniform(0.05, 0.075))
-            )
+            direction = np.pi if rng.random() < 0.12 else 0.0
+            outfit.grids.append(_brim(edge, direction, 1.0, rng.uniform(0.05, 0.075)))
         if style == 'brim':
-            outfit.grids.append(brim(edge, 0.0, np.pi, rng.uniform(0.05, 0.1)))
+            outfit.grids.append(_brim(edge, 0.0, np.pi, rng.uniform(0.05, 0.1)))
 
 
 def _face(rng, outfit):
@@ -316,7 +307,7 @@ def _face(rng, outfit):
     if rng.random() < 0.22:
         dark = rng.random() < 0.4
         _set(outfit, glasses=2.0 if dark else 1.0)
-        _material(outfit, 'glasses', (16, 16, 18) if rng.random() < 0.7 else cloth_colour(rng),
+        _material(outfit, 'glasses', (16, 16, 18) if rng.random() < 0.7 else cloth_color(rng),
                   gloss=0.3 if dark else 0.0)  # fmt: skip
         _thick(outfit, glasses=4)
 
@@ -326,12 +317,12 @@ def _backpack(rng, outfit):
     _cloth(rng, outfit, 'bag', pattern=0.2)
     _thick(outfit, bag=(8, float(outfit.loose[MATERIALS.index('top')] * 1000)))
     size = (rng.uniform(0.11, 0.16), rng.uniform(0.16, 0.24), rng.uniform(0.06, 0.1))
-    centre = (0, 0.32, -0.09 - size[2])
-    outfit.grids.append(blob(centre, size, 9, MATERIALS.index('bag'), square=0.45))
+    center = (0, 0.32, -0.09 - size[2])
+    outfit.grids.append(blob(center, size, 9, MATERIALS.index('bag'), square=0.45))
 
 
-def _hold(rng, outfit, thing, side):
-    """Put a thing into a hand of the T-pose, whose palm looks down."""
+def _hold(rng, outfit, held, side):
+    """Put an object into a hand of the T-pose, where palms face down."""
     x, hand = (1, 22) if side == 0 else (-1, 23)
     size, drop, square = {
         'phone': ((0.036, 0.008, 0.075), 0.012, 0.2),
@@ -339,37 +330,38 @@ def _hold(rng, outfit, thing, side):
         'ball': ((0.11, 0.11, 0.11), 0.115, 1.0),
         'box': ((0.10, 0.07, 0.13), 0.07, 0.2),
         'bag': ((0.16, 0.04, 0.14), 0.0, 0.4),
-    }[thing]
+    }[held]
     size = np.array(size) * rng.uniform(0.8, 1.25)
-    centre = np.array((x * 0.84, 0.472 - drop, 0.02))
-    if thing == 'bag':  # hangs from the fingers: along x, as the arm does
-        centre = np.array((x * (0.90 + size[0]), 0.465, 0.0))
+    center = np.array((x * 0.84, 0.472 - drop, 0.02))
+    if held == 'bag':  # hangs from the fingers, along the arm
+        center = np.array((x * (0.90 + size[0]), 0.465, 0.0))
     if outfit.paint[MATERIALS.index('bag'), :6].sum() == 0:
         _cloth(rng, outfit, 'bag', pattern=0.3, folds=0.0)
-    outfit.grids.append(blob(centre, size, hand, MATERIALS.index('bag'), square))
+    outfit.grids.append(blob(center, size, hand, MATERIALS.index('bag'), square))
 
 
 # ---------------------------------------------------------------------------------------------
-# Meshes that are worn, in rest coordinates
+# Worn meshes, in rest coordinates
 # ---------------------------------------------------------------------------------------------
-def blob(centre, size, joint, material, square=1.0, rows=8, columns=12):
-    """Superellipsoid that moves with one joint; `square` 1 is an ellipsoid, near 0 a box."""
+def blob(
+    center: Sequence[float],
+    size: Sequence[float],
+    joint: int,
+    material: int,
+    square: float = 1.0,
+    rows: int = 8,
+    columns: int = 12,
+) -> Grid:
+    """Superellipsoid that moves with one joint; square: 1 is an ellipsoid, near 0 a box."""
     latitude = np.linspace(-np.pi / 2, np.pi / 2, rows)[:, None]
     longitude = np.linspace(0, 2 * np.pi, columns, endpoint=False)[None]
 
     def power(value):
         return np.sign(value) * np.abs(value) ** square
 
-    ring = power(np.cos(latitude))
-    points = np.stack(
-        (
-            ring * power(np.cos(longitude)),
-            power(np.sin(latitude)) * np.ones_like(longitude),
-            ring * power(np.sin(longitude)),
-        ),
-        axis=-1,
-    )
-    return _rigid(points * size + np.array(centre), joint, material)
+    ring, y = power(np.cos(latitude)), power(np.sin(latitude)) * np.ones_like(longitude)
+    points = np.stack((ring * power(np.cos(longitude)), y, ring * power(np.sin(longitude))), -1)
+    return _rigid(points * size + np.array(center), joint, material)
 
 
 def _rigid(points, joint, material, closed=True):
@@ -379,8 +371,8 @@ def _rigid(points, joint, material, closed=True):
     return Grid(points, np.full(shape, joint), weights, material, closed)
 
 
-def long_hair(length, width, spread, rows=9, columns=14):
-    """A curtain from ear to ear around the back of the head, over neck and back."""
+def _long_hair(length, width, spread, rows=9, columns=14):
+    """A sheet from ear to ear around the back of the head, over neck and back."""
     angle = np.linspace(np.radians(68), np.radians(292), columns)[None]  # 0 is the front
     t = np.linspace(0, 1, rows)[:, None]
     y = 0.80 - t * (0.16 + length)
@@ -395,20 +387,20 @@ def long_hair(length, width, spread, rows=9, columns=14):
     return Grid(points, joints, weights, MATERIALS.index('hair'), closed=False)
 
 
-def pony_tail(length, rows=7, columns=8):
+def _pony_tail(length, rows=7, columns=8):
     t = np.linspace(0, 1, rows)[:, None]
     angle = np.linspace(0, 2 * np.pi, columns, endpoint=False)[None]
     radius = 0.024 * np.sin(np.clip(t * 0.9 + 0.12, 0, 1) * np.pi) + 0.002
-    centre_y = 0.79 - length * t**1.4
-    centre_z = -0.075 - 0.05 * np.sin(np.minimum(t * 2.2, 1.57))
+    center_y = 0.79 - length * t**1.4
+    center_z = -0.075 - 0.05 * np.sin(np.minimum(t * 2.2, 1.57))
     points = np.stack(
-        (radius * np.cos(angle), centre_y + 0 * angle, centre_z + radius * np.sin(angle)), axis=-1
+        (radius * np.cos(angle), center_y + 0 * angle, center_z + radius * np.sin(angle)), axis=-1
     )
     return _rigid(points, 15, MATERIALS.index('hair'))
 
 
-def brim(y, towards, half_angle, width, columns=14):
-    """Ring or part of a ring at the edge of a hat."""
+def _brim(y, towards, half_angle, width, columns=14):
+    """Ring, or part of a ring, at the edge of a hat."""
     angle = towards + np.linspace(-half_angle, half_angle, columns)[None]
     out = np.array((0.0, 1.0))[:, None]
     fade = 1.0 if half_angle > 3 else np.cos((angle - towards) / half_angle * 1.3)

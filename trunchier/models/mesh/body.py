@@ -41,31 +41,6 @@ SHAPES = {
     'f':                 (NUM_FACES, 3),
 }  # fmt: skip
 
-# Where the extra joints of a body without SMPL_to_J19 lie: means of its own joints and of the
-# COCO keypoints that it has a regressor for. LSP's hips are the outer ones of COCO; MPII's pelvis
-# lies between them, its thorax between the shoulders; H36M's spine is halfway between the two.
-EXTRA_FROM = {
-    'extra_right_ankle':    ('coco right_ankle',),
-    'extra_right_knee':     ('coco right_knee',),
-    'extra_right_hip':      ('coco right_hip',),
-    'extra_left_hip':       ('coco left_hip',),
-    'extra_left_knee':      ('coco left_knee',),
-    'extra_left_ankle':     ('coco left_ankle',),
-    'extra_right_wrist':    ('coco right_wrist',),
-    'extra_right_elbow':    ('coco right_elbow',),
-    'extra_right_shoulder': ('coco right_shoulder',),
-    'extra_left_shoulder':  ('coco left_shoulder',),
-    'extra_left_elbow':     ('coco left_elbow',),
-    'extra_left_wrist':     ('coco left_wrist',),
-    'extra_neck_lsp':       ('smpl neck',),
-    'extra_head_top_lsp':   ('top',),
-    'extra_pelvis_mpii':    ('coco left_hip', 'coco right_hip'),
-    'extra_thorax_mpii':    ('coco left_shoulder', 'coco right_shoulder'),
-    'extra_spine_h36m':     ('smpl spine3',),
-    'extra_jaw_h36m':       ('coco nose', 'smpl head'),
-    'extra_head_h36m':      ('coco left_ear', 'coco right_ear', 'top', 'top'),
-}  # fmt: skip
-
 
 class BodyModel(nn.Module):
     """Rotation matrices and betas to vertices and joints, in float32 also under autocast.
@@ -134,7 +109,7 @@ class BodyModel(nn.Module):
 
 
 def read_body(path):
-    """Arrays of a body file by name, checked; `J_regressor_extra` is derived where it may be."""
+    """Arrays of a body file by name, checked."""
     path = Path(path)
     if path.is_dir():
         path = path / FILE_NAME
@@ -148,11 +123,8 @@ def read_body(path):
             f'{path} is not an npz; convert official SMPL files with tools/convert_smpl.py'
         )
     with np.load(path, allow_pickle=False) as file:
-        known = {*SHAPES, 'coco17_regressor', 'coco17_names'}  # it may hold other things too
-        arrays = {name: file[name] for name in file.files if name in known}
+        arrays = {name: file[name] for name in SHAPES if name in file.files}
 
-    if 'J_regressor_extra' not in arrays and {'coco17_regressor', 'coco17_names'} <= set(arrays):
-        arrays['J_regressor_extra'] = _extra_regressor(arrays)
     arrays.setdefault('posedirs', np.zeros(SHAPES['posedirs'], np.float32))
     if 'shapedirs' in arrays:
         arrays['shapedirs'] = arrays['shapedirs'][..., :NUM_BETAS]
@@ -175,19 +147,6 @@ def check_body(arrays, path):
             f'kintree_table of {path} is not the skeleton of SMPL '
             '(conventions.SMPL_PARENTS); only bodies with the layout of SMPL fit'
         )
-
-
-def _extra_regressor(arrays):
-    """(19, 6890): the rows that EXTRA_FROM names, averaged."""
-    rows = {f'smpl {name}': row for name, row in zip(SMPL_24, arrays['J_regressor'], strict=True)}
-    names = arrays['coco17_names'].tolist()
-    rows |= {
-        f'coco {name}': row for name, row in zip(names, arrays['coco17_regressor'], strict=True)
-    }
-    height = arrays['v_template'][:, 1]
-    top = (height > height.max() - 0.02).astype(np.float32)  # the highest 2 cm
-    rows['top'] = top / top.sum()
-    return np.stack([np.mean([rows[name] for name in EXTRA_FROM[joint]], 0) for joint in EXTRA_19])
 
 
 def _smplx_layer(arrays):
