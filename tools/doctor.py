@@ -184,8 +184,9 @@ def report_backends() -> None:
     from trunchier.ops.linear import VARIABLE, cpu_linear
 
     print('\nBackends')
-    for name, state in available_backends().items():
-        print(f'  selective_scan    {name:<10}{state}')
+    for operation, backends in available_backends().items():
+        for name, state in backends.items():
+            print(f'  {operation:<18}{name:<10}{state}')
     for kind, name in cpu_linear().items():
         print(f'  linear, {kind:<10}{name:<10}chosen on this CPU, set it by {VARIABLE}')
 

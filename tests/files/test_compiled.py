@@ -78,3 +78,19 @@ def test_the_digest_covers_the_files_that_are_imported_and_no_others(tmp_path):
     compiled.source_digest.cache_clear()
     write(folder, c='X = 2')
     assert compiled.source_digest(folder / 'a.py') != before
+
+
+def test_kernels_compile_where_nothing_can_be_kept(monkeypatch):
+    def njit(cache=False, **options):
+        def compile_it(function):
+            if cache:
+                raise RuntimeError('cannot cache function: no locator available')
+            return function
+
+        return compile_it
+
+    def double(x):
+        return 2 * x
+
+    monkeypatch.setattr(compiled.numba, 'njit', njit)
+    assert compiled.compiled(double) is double

@@ -1,4 +1,4 @@
-"""Linear layers of maps: the same values whoever multiplies, and the right one multiplies."""
+"""Linear layers: equal values on each backend, and the choice of the backend."""
 
 import pytest
 import torch
@@ -6,21 +6,23 @@ import torch.nn.functional as F
 from torch import nn
 
 from trunchier.ops import linear as module
+from trunchier.ops.cpu import onednn
 from trunchier.ops.linear import cpu_linear, linear, set_cpu_linear
 
 pytestmark = pytest.mark.skipif(
-    not module._has_onednn(), reason='this torch has no linear layer of oneDNN'
+    not onednn.available(), reason='this torch has no linear layer of oneDNN'
 )
 
 
 @pytest.fixture(autouse=True)
 def undecided(monkeypatch):
     """Nothing chosen or measured before a test, nor after it."""
-    monkeypatch.setattr(module, '_choice', None)
     monkeypatch.delenv(module.VARIABLE, raising=False)
-    module._faster.cache_clear()
+    set_cpu_linear(None)
+    module.faster.cache_clear()
     yield
-    module._faster.cache_clear()
+    set_cpu_linear(None)
+    module.faster.cache_clear()
 
 
 @pytest.fixture
@@ -31,17 +33,15 @@ def layer():
 
 @pytest.fixture
 def products(monkeypatch):
-    """What was asked of oneDNN, in order."""
-    asked = []
-    real = torch.ops.mkldnn._linear_pointwise
+    """Activations of the products that oneDNN computed, in order."""
+    computed, product = [], onednn.product
 
-    class Listed:
-        def __call__(self, *arguments):
-            asked.append(arguments[3])
-            return real(*arguments)
+    def listed(x, weight, bias=None, activation=None):
+        computed.append(activation)
+        return product(x, weight, bias, activation)
 
-    monkeypatch.setattr(torch.ops.mkldnn, '_linear_pointwise', Listed())
-    return asked
+    monkeypatch.setattr(onednn, 'product', listed)
+    return computed
 
 
 def by_hand(x, layer, gelu):
@@ -72,18 +72,18 @@ INPUTS = {
 @pytest.mark.parametrize('bias', [True, False])
 @pytest.mark.parametrize('gelu', [True, False])
 @torch.no_grad()
-def test_values_are_those_by_hand(choice, kind, bias, gelu):
+def test_values_equal_those_computed_by_hand(choice, kind, bias, gelu):
     set_cpu_linear(choice)
     torch.manual_seed(0)
     layer, x = nn.Linear(96, 160, bias), INPUTS[kind]()
-    y, wanted = linear(x, layer, gelu), by_hand(x, layer, gelu)
-    assert y.shape == wanted.shape
+    y, expected = linear(x, layer, gelu), by_hand(x, layer, gelu)
+    assert y.shape == expected.shape
     if y.numel():
-        assert (y - wanted).abs().max() / wanted.abs().max() < 1e-6
+        assert (y - expected).abs().max() / expected.abs().max() < 1e-6
 
 
 @torch.no_grad()
-def test_a_transposed_weight_is_multiplied_as_it_is(layer):
+def test_a_transposed_weight_is_supported(layer):
     set_cpu_linear('onednn')
     layer.weight = nn.Parameter(torch.randn(96, 160).t())
     x = torch.randn(40, 96)
@@ -92,47 +92,47 @@ def test_a_transposed_weight_is_multiplied_as_it_is(layer):
 
 @pytest.mark.parametrize('choice', ['mkl', 'onednn'])
 @torch.no_grad()
-def test_a_map_of_other_width_is_an_error(layer, choice):
+def test_a_map_of_another_width_is_an_error(layer, choice):
     set_cpu_linear(choice)
     with pytest.raises(RuntimeError, match='shapes cannot be multiplied'):
         linear(torch.randn(40, 95), layer)
 
 
-# --- who multiplies ------------------------------------------------------------------------------
+# --- choice of backend ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('faster', ['mkl', 'onednn'])
 @torch.no_grad()
-def test_the_faster_one_multiplies(monkeypatch, products, faster):
+def test_the_faster_backend_is_used(monkeypatch, products, faster):
     measured = []
 
     def measure(kind):
         measured.append(kind)
         return {'mkl': 1.0, 'onednn': 1.0, faster: 0.5}
 
-    monkeypatch.setattr(module, '_measure', measure)
+    monkeypatch.setattr(module, 'measure', measure)
     layer = nn.Linear(512, 512)
     for rows in (module.FEW_ROWS - 1, module.FEW_ROWS, 200):
         linear(torch.randn(rows, 512), layer)
-    assert products == (['none'] * 3 if faster == 'onednn' else [])
+    assert products == ([None] * 3 if faster == 'onednn' else [])
     assert cpu_linear() == dict.fromkeys(module.KINDS, faster)
     assert sorted(measured) == sorted(module.KINDS), 'each is measured once'
 
 
 @torch.no_grad()
-def test_few_and_many_rows_are_measured_apart(monkeypatch, products):
+def test_few_and_many_rows_are_measured_separately(monkeypatch, products):
     won = {'few rows': 'mkl', 'many rows': 'onednn'}
-    monkeypatch.setattr(module, '_measure', lambda kind: {'mkl': 1, 'onednn': 1, won[kind]: 0})
+    monkeypatch.setattr(module, 'measure', lambda kind: {'mkl': 1, 'onednn': 1, won[kind]: 0})
     layer = nn.Linear(512, 512)
     linear(torch.randn(module.FEW_ROWS - 1, 512), layer)
     assert products == []
     linear(torch.randn(module.FEW_ROWS, 512), layer)
-    assert products == ['none']
+    assert products == [None]
 
 
 @torch.no_grad()
 def test_small_products_are_not_measured(monkeypatch, products):
-    monkeypatch.setattr(module, '_measure', lambda kind: pytest.fail('measured'))
+    monkeypatch.setattr(module, 'measure', lambda kind: pytest.fail('measured'))
     linear(torch.randn(100, 96), nn.Linear(96, 100))
     linear(torch.randn(4, 1024), nn.Linear(1024, 1024))
     assert products == []
@@ -141,22 +141,22 @@ def test_small_products_are_not_measured(monkeypatch, products):
 def test_measuring_compares_two_products_and_draws_no_random_number():
     state = torch.get_rng_state()
     for kind in module.KINDS:
-        seconds = module._measure(kind)
+        seconds = module.measure(kind)
         assert set(seconds) == {'mkl', 'onednn'}
         assert all(0 < value < 1 for value in seconds.values())
     assert torch.equal(torch.get_rng_state(), state)
 
 
 @torch.no_grad()
-def test_the_variable_chooses(monkeypatch, products, layer):
+def test_the_environment_variable_selects_the_backend(monkeypatch, products, layer):
     monkeypatch.setenv(module.VARIABLE, 'onednn')
     linear(torch.randn(2, 96), layer)
-    assert products == ['none']
+    assert products == [None]
     assert cpu_linear() == dict.fromkeys(module.KINDS, 'onednn')
 
 
 @torch.no_grad()
-def test_setting_it_wins_over_the_variable(monkeypatch, products):
+def test_set_cpu_linear_overrides_the_environment_variable(monkeypatch, products):
     monkeypatch.setenv(module.VARIABLE, 'onednn')
     set_cpu_linear('mkl')
     linear(torch.randn(200, 512), nn.Linear(512, 512))
@@ -173,18 +173,21 @@ def test_unknown_names_are_refused(monkeypatch):
 
 
 @torch.no_grad()
-def test_a_torch_without_onednn_multiplies_by_mkl(monkeypatch, products):
-    monkeypatch.setattr(module, '_has_onednn', lambda: False)
+def test_a_torch_without_onednn_uses_mkl(monkeypatch, products):
+    monkeypatch.setattr(onednn, 'available', lambda: False)
     linear(torch.randn(200, 512), nn.Linear(512, 512))
     assert products == []
     assert cpu_linear() == dict.fromkeys(module.KINDS, 'mkl')
-    with pytest.raises(RuntimeError, match="'onednn', which torch .* has not got here"):
+    with pytest.raises(
+        RuntimeError,
+        match="'onednn', which is not available in this build of torch .*; give 'auto'",
+    ):
         set_cpu_linear('onednn')
 
 
 @torch.no_grad()
-def test_mkl_multiplies_where_onednn_is_hardly_faster(monkeypatch, products):
-    monkeypatch.setattr(module, '_measure', lambda kind: {'mkl': 1.0, 'onednn': 0.95})
+def test_mkl_is_used_where_onednn_is_hardly_faster(monkeypatch, products):
+    monkeypatch.setattr(module, 'measure', lambda kind: {'mkl': 1.0, 'onednn': 0.95})
     linear(torch.randn(200, 512), nn.Linear(512, 512))
     assert products == []
 
@@ -196,7 +199,7 @@ def test_mkl_multiplies_where_onednn_is_hardly_faster(monkeypatch, products):
 @pytest.mark.parametrize('shape', [(96, 160), (96, 40)])
 @pytest.mark.parametrize('bias', [True, False])
 @pytest.mark.parametrize('gelu', [True, False])
-def test_gradients_are_those_of_mkl(kind, shape, bias, gelu, products):
+def test_gradients_equal_those_of_mkl(kind, shape, bias, gelu, products):
     found = []
     for choice in ('mkl', 'onednn'):
         set_cpu_linear(choice)
@@ -205,15 +208,15 @@ def test_gradients_are_those_of_mkl(kind, shape, bias, gelu, products):
         y = linear(x, layer, gelu)
         (y * torch.randn_like(y)).sum().backward()
         found.append([y, x.grad, *(parameter.grad for parameter in layer.parameters())])
-    for wanted, got in zip(*found, strict=True):
-        assert got.shape == wanted.shape
+    for expected, got in zip(*found, strict=True):
+        assert got.shape == expected.shape
         if got.numel():
-            assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+            assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert len(products) == (3 if y.numel() else 0)
 
 
 @pytest.mark.parametrize('learns', ['x', 'weight', 'bias'])
-def test_only_gradients_that_are_wanted_are_computed(layer, products, learns):
+def test_only_required_gradients_are_computed(layer, products, learns):
     set_cpu_linear('onednn')
     layer.requires_grad_(False)
     x = torch.randn(40, 96)
@@ -243,18 +246,18 @@ def test_blocks_may_be_recomputed(layer):
     torch.testing.assert_close(found, x.grad)
 
 
-# --- where only F.linear is right ----------------------------------------------------------------
+# --- left to F.linear ----------------------------------------------------------------
 
 
 def test_frozen_layers_need_no_gradient(layer, products):
     set_cpu_linear('onednn')
     linear(torch.randn(40, 96), layer.requires_grad_(False))
-    assert products == ['none']
+    assert products == [None]
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16, torch.float16])
 @torch.no_grad()
-def test_other_types_are_left_to_torch(layer, products, dtype):
+def test_other_dtypes_are_left_to_torch(layer, products, dtype):
     set_cpu_linear('onednn')
     layer, x = layer.to(dtype), torch.randn(40, 96, dtype=dtype)
     assert torch.equal(linear(x, layer, gelu=True), F.gelu(layer(x)))
@@ -262,7 +265,7 @@ def test_other_types_are_left_to_torch(layer, products, dtype):
 
 
 @torch.no_grad()
-def test_autocast_casts(layer, products):
+def test_autocast_casts_the_inputs(layer, products):
     set_cpu_linear('onednn')
     x = torch.randn(40, 96)
     with torch.autocast('cpu', torch.bfloat16):
@@ -271,11 +274,11 @@ def test_autocast_casts(layer, products):
         assert torch.equal(y, layer(x))
         with torch.autocast('cpu', enabled=False):
             assert linear(x, layer).dtype == torch.float32
-    assert products == ['none'], 'only where it is off'
+    assert products == [None], 'only where it is off'
 
 
 @torch.no_grad()
-def test_what_is_switched_off_is_not_used(layer, products):
+def test_onednn_is_not_used_where_it_is_switched_off(layer, products):
     set_cpu_linear('onednn')
     with torch.backends.mkldnn.flags(enabled=False):
         linear(torch.randn(40, 96), layer)
@@ -294,10 +297,10 @@ def test_compiled_and_exported_graphs_have_the_standard_operation(layer, product
         def forward(self, x):
             return linear(x, self.layer)
 
-    x, wanted = torch.randn(40, 96), layer(torch.zeros(1, 96))
+    x, expected = torch.randn(40, 96), layer(torch.zeros(1, 96))
     torch.compiler.reset()
     compiled = torch.compile(Layer(), backend='eager', fullgraph=True)
-    torch.testing.assert_close(compiled(0 * x)[:1], wanted)
+    torch.testing.assert_close(compiled(0 * x)[:1], expected)
     graph = torch.export.export(Layer(), (x,)).graph
     assert any('aten.linear' in str(node.target) for node in graph.nodes)
     traced = torch.jit.trace(Layer(), x, check_trace=False)  # the check runs it untraced
@@ -306,7 +309,7 @@ def test_compiled_and_exported_graphs_have_the_standard_operation(layer, product
 
 
 @torch.no_grad()
-def test_transforms_of_functions_are_right(layer, products):
+def test_vmap_and_jvp_are_right(layer, products):
     set_cpu_linear('onednn')
     x = torch.randn(3, 40, 96)
     torch.testing.assert_close(torch.vmap(lambda x: linear(x, layer))(x), layer(x))

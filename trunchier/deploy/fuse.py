@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..models import HMR2Head, MeshEstimator, StageAdapter
 from ..models.backbones import groupmixformer
 from ..models.backbones.base import ResidualConv, SharedDepthwise, TruncatedBackbone
-from ..ops import cpu_kernels
+from ..ops.attention import cpu_kernels
 from ..ops.linear import PackedConv2d, PackedLinear, keep_freed_memory
 from .lower import PRECISIONS, lower
 
@@ -153,7 +153,7 @@ def fold_activation(layer, norm, act):
     after = 'gelu' if is_exact_gelu else 'hardswish' if is_a(act, nn.Hardswish) else None
     if after is None or not isinstance(norm, (nn.Identity, type(None))):
         return act
-    layer.__class__, layer.after = PackedLinear, after
+    layer.__class__, layer.activation = PackedLinear, after
     return nn.Identity()
 
 
@@ -211,7 +211,7 @@ def fold_attention(att):
 
 
 def pack_attention(att):
-    """Weights of `ops.fused.mix_groups`; None where it cannot do this attention."""
+    """Weights of `ops.cpu.attention.mix_groups`; None where it cannot do this attention."""
     kernels, segment = cpu_kernels(), att.groups[0].segment
     norms = [group.norm for group in att.groups]
     if not kernels or not kernels.fits_groups(segment) or not _all_identities(norms):

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ...ops.linear import linear
-from ...ops.scan.parallel import is_traced
+from ...ops.when import is_traced
 
 # Elements of a map that a CPU takes through the blocks at a time: what the blocks make of it, up to
 # four times as large, then stays below the 32 MB from which on glibc asks the system each time.

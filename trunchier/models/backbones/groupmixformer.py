@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import nn
 
-from ...ops import kernels_for
-from ...ops.linear import linear, product
-from ...ops.scan.parallel import is_traced
+from ...ops import group_attention, linear_attention
+from ...ops.linear import linear
 from .base import (
     Mlp,
     ResidualConv,
@@ -41,7 +40,6 @@ KERNELS = (1, 3, 5, 7)  # aggregators of the four
 HEADS = 8
 POSITION_KERNELS = {3: 2, 5: 3, 7: 3}  # kernel: how many heads
 BLOCK_EPS = 1e-6
-NARROW = 16  # channels of a head
 
 
 @MODELS.register_module()
@@ -148,24 +146,28 @@ class GroupMixAttention(nn.Module):
             for kernel, heads in POSITION_KERNELS.items()
         )
         self.proj = new_linear(channels, channels)
-        # Where deployed:
-        self.qkv = None  # those of the groups and of `local` as one
-        self.weights = None  # all others for `ops.fused.mix_groups`, where that can be used
+        # Of a deployed model:
+        self.qkv = None  # those of `groups` and `local` as one layer
+        self.weights = None  # all others, for the kernel of `group_attention`
 
     def forward(self, x):
-        if self.weights is not None and (kernels := kernels_for(x)):
-            return linear(kernels.mix_groups(linear(x, self.qkv), self.weights), self.proj)
-        *segments, past = self.project(x)
-        groups = [group(each) for group, each in zip(self.groups, segments, strict=True)]
-        q, k, v = (torch.cat([group[..., i, :] for group in groups], -1) for i in range(3))
-        mixed = torch.addcmul(linear_attention(q, k, v, self.scale), q, self.position(v))
-        return linear(torch.cat([mixed, self.local(past)], -1), self.proj)
+        return linear(group_attention(self.project(x), self.mix, self.weights), self.proj)
 
     def project(self, x):
-        """q, k and v of each segment: five of (B, H, W, 3 * segment)."""
+        """q, k and v of each segment: five of (B, H, W, 3 * segment), or those as one map."""
         if self.qkv is not None:
-            return linear(x, self.qkv).chunk(SEGMENTS, -1)
+            return linear(x, self.qkv)
         return [linear(x, part.qkv) for part in (*self.groups, self.local)]
+
+    def mix(self, projected):
+        """Aggregate each group, then attention between all groups' proxies (Figure 3)."""
+        if self.qkv is not None:
+            projected = projected.chunk(SEGMENTS, -1)
+        *segments, past = projected
+        groups = [group(each) for group, each in zip(self.groups, segments, strict=True)]
+        q, k, v = (torch.cat([group[..., i, :] for group in groups], -1) for i in range(3))
+        mixed = torch.addcmul(linear_attention(q, k, v, HEADS, self.scale), q, self.position(v))
+        return torch.cat([mixed, self.local(past)], -1)
 
     def position(self, v):
         """Each head's v, convolved."""
@@ -173,44 +175,6 @@ class GroupMixAttention(nn.Module):
         parts = zip(parts, self.positions, strict=True)
         parts = [convolve(part.contiguous(), conv) for part, conv in parts]
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
-
-
-def linear_attention(q, k, v, scale=1.0):
-    """scale q (softmax(k)^T v) in HEADS heads, the softmax over all places.
-
-    Args:
-        q, k, v: (B, H, W, C).
-        scale: a number.
-
-    Returns:
-        (B, H, W, C).
-    """
-    batch, height, width, channels = q.shape
-    shape = batch, height * width, HEADS, channels // HEADS
-    q, k, v = (t.view(shape).transpose(1, 2) for t in (q, k.flatten(1, 2).softmax(1), v))
-    mixers = k.transpose(2, 3) @ v * scale  # (B, HEADS, C/HEADS, C/HEADS)
-    narrow = channels < NARROW * HEADS and not (is_traced() or q.requires_grad)
-    if narrow and batch:
-        mixed = mix_at_once(q.transpose(1, 2).flatten(2), mixers)
-    else:
-        mixed = (q @ mixers).transpose(1, 2)  # (B, H*W, HEADS, C/HEADS)
-    return mixed.reshape(batch, height, width, channels)
-
-
-def mix_at_once(q, mixers):
-    """All heads by one matrix, with those of the heads on its diagonal: faster for narrow heads.
-
-    Args:
-        q: (B, N, C). mixers: (B, HEADS, C/HEADS, C/HEADS).
-
-    Returns:
-        (B, N, C).
-    """
-    batch, heads, width, _ = mixers.shape
-    weight = mixers.new_zeros(batch, heads, width, heads, width)  # out, in
-    weight.diagonal(dim1=1, dim2=3).copy_(mixers.permute(0, 3, 2, 1))
-    weight = weight.view(batch, heads * width, heads * width)
-    return torch.stack([product(x, w) for x, w in zip(q, weight, strict=True)])
 
 
 class Aggregator(nn.Module):

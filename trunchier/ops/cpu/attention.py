@@ -1,185 +1,169 @@
-"""Attention of Swin and of GroupMixFormer on CPU, compiled by numba: all that lies between two
-linear layers, for inference. The arithmetic is float32, what goes in and out also lower precision.
+"""Window attention and group-mix attention on CPU, compiled by numba, for inference.
 
-The tokens are read where the projection left them, what is computed of them stays in the cache,
-and the mixed tokens are written; torch would move whole maps through a dozen small operations. What
-is computed is said in torch by `WindowAttention` in `models.swin` and `GroupMixAttention` in
-`models.groupmixformer`.
+The kernels cover everything between two linear layers. Intermediate results stay in the cache,
+where torch would pass whole maps through a dozen small operations. Arithmetic is float32; inputs
+and outputs may be bfloat16 or float16. Reference implementations: the backend 'torch' of
+`ops.attention` and `GroupMixAttention.mix`.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from .simd import (
-    LANES,
-    bounds,
-    compiled,
-    convolve,
-    exp,
-    f32,
-    hardswish,
-    in_parallel,
-    move,
-    multiply,
-    team,
-    turn,
-)
+from .compile import compiled, f32
+from .functions import exp, hardswish
+from .simd import LANES, convolve, multiply, scale_copy, transpose_tile
+from .threads import in_parallel, thread_pool, thread_range
 
 # --- windows -------------------------------------------------------------------------------------
 
 
-def fits_windows(size):
-    """Whether `attend_windows` can do heads of so many channels."""
-    return size >= 16
+MIN_HEAD_CHANNELS = 16  # of `attend_windows`
 
 
-def attend_windows(qkv, padding, bias, tokens, region=None, masked=0.0):
-    """Multi-head attention among the places of each window.
+def attend_windows(
+    qkv: Tensor, padding: Tensor, bias: Tensor, tokens: Tensor, region: Tensor | None, masked: float
+) -> Tensor:
+    """Multi-head attention within each window.
 
     Args:
         qkv: (B, N, 3 C).
-        padding: (3 C,), q, k and v of places without a token.
-        bias: (heads, places, places), of query and key, added to their score.
-        tokens: (windows, places) int32, the token of each place, or -1.
-        region: (windows, places) int32, or None.
-        masked: added to the score of places of different regions.
+        padding: (3 C,), q, k and v of positions without a token.
+        bias: (heads, P, P), added to the score of each query and key; P positions of a window.
+        tokens: (windows, P) int32, the token at each position, or -1.
+        region: (windows, P) int32, or None.
+        masked: added to scores of positions of different regions.
 
     Returns:
         (B, N, C).
     """
     batch, num_tokens, channels = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    heads, places, _ = bias.shape
+    heads, positions, _ = bias.shape
     size = channels // heads
-    width = -(-places // LANES) * LANES
+    width = -(-positions // LANES) * LANES
     out = torch.empty(batch, num_tokens, channels)
     pairs = batch * len(tokens) * heads
-    crew = team(pairs * places * width * 6)
-    scratch = torch.empty(crew.threads, 4 * size * width + (places + 2) * width)
-    bias = F.pad(bias.float().transpose(1, 2), (0, width - places))
-    regions = tokens[:0] if region is None else F.pad(region, (0, width - places))
+    pool = thread_pool(pairs * positions * width * 6)
+    scratch = torch.empty(pool.threads, 4 * size * width + (positions + 2) * width)
+    bias = F.pad(bias.float().transpose(1, 2), (0, width - positions))
+    regions = tokens[:0] if region is None else F.pad(region, (0, width - positions))
     arrays = qkv.float().reshape(-1), padding.float(), bias, tokens, regions, scratch, out.view(-1)
     arrays = (array.detach().numpy() for array in arrays)
-    _attend_windows(crew, batch, channels, *arrays, f32(masked))
+    _attend_windows(pool, batch, channels, *arrays, f32(masked))
     return out.to(qkv.dtype)
 
 
 @compiled
-def _attend_windows(crew, *arguments):
-    in_parallel(_window_share, crew, arguments)
+def _attend_windows(pool, *arguments):
+    in_parallel(_window_part, pool, arguments)
 
 
 @compiled
-def _window_share(
-    share, shares, batch, channels, qkv, padding, bias, tokens, region, scratch, out, masked
+def _window_part(
+    thread, num_threads, batch, channels, qkv, padding, bias, tokens, region, scratch, out, masked
 ):
-    """Some pairs of a window and a head. Scores lie key by key, so that a vector holds queries."""
-    heads, places, width = bias.shape
+    """Some pairs of a window and a head. Scores are (keys, queries): a vector holds queries."""
+    heads, positions, width = bias.shape
     windows, size, num_tokens = len(tokens), channels // heads, len(out) // (batch * channels)
-    mine, room = scratch[share], size * width
-    q, k, v, o = (
-        mine[:room],
-        mine[room : 2 * room],
-        mine[2 * room : 3 * room],
-        mine[3 * room : 4 * room],
-    )
-    score, top, total = mine[4 * room : -2 * width], mine[-2 * width : -width], mine[-width:]
+    own, n = scratch[thread], size * width
+    q, k, v, o = own[:n], own[n : 2 * n], own[2 * n : 3 * n], own[3 * n : 4 * n]
+    score, top, total = own[4 * n : -2 * width], own[-2 * width : -width], own[-width:]
     scale = f32(1 / np.sqrt(size))
-    first, end = bounds(share, shares, batch * windows * heads)
+    first, end = thread_range(thread, num_threads, batch * windows * heads)
     for pair in range(first, end):
         head, window = pair % heads, pair // heads % windows
         start = pair // (heads * windows) * num_tokens
         at = head * size
-        for p in range(places):
+        for p in range(positions):
             token = tokens[window, p]
             for c in range(0, size, LANES):
                 c = min(c, size - LANES)
                 to = p * size + c
                 if token >= 0:
                     x_at = (start + token) * 3 * channels + at + c
-                    move(qkv, x_at, scale, o, to)
-                    move(qkv, x_at + channels, f32(1), k, to)
-                    move(qkv, x_at + 2 * channels, f32(1), v, to)
+                    scale_copy(qkv, x_at, scale, o, to)
+                    scale_copy(qkv, x_at + channels, f32(1), k, to)
+                    scale_copy(qkv, x_at + 2 * channels, f32(1), v, to)
                 else:
-                    move(padding, at + c, scale, o, to)
-                    move(padding, at + c + channels, f32(1), k, to)
-                    move(padding, at + c + 2 * channels, f32(1), v, to)
-        for p in range(0, places, LANES):
+                    scale_copy(padding, at + c, scale, o, to)
+                    scale_copy(padding, at + c + channels, f32(1), k, to)
+                    scale_copy(padding, at + c + 2 * channels, f32(1), v, to)
+        for p in range(0, positions, LANES):
             for c in range(0, size, LANES):
                 c = min(c, size - LANES)
-                turn(o, p * size + c, size, q, c * width + p, width)
+                transpose_tile(o, p * size + c, size, q, c * width + p, width)
 
-        multiply(places, width, size, k, 0, size, 1, q, 0, width, score, 0, width)
+        multiply(positions, width, size, k, 0, size, 1, q, 0, width, score, 0, width)
         for i in range(width):
             top[i] = f32(-np.inf)
             total[i] = 0
-        for p in range(places):
+        for p in range(positions):
             score_p, bias_p = score[p * width : (p + 1) * width], bias[head, p]
             for i in range(width):
                 score_p[i] += bias_p[i]
             if len(region):
-                regions, own = region[window], region[window, p]
+                regions, region_p = region[window], region[window, p]
                 for i in range(width):
-                    score_p[i] += f32(0) if regions[i] == own else masked
+                    score_p[i] += f32(0) if regions[i] == region_p else masked
             for i in range(width):
                 top[i] = score_p[i] if score_p[i] > top[i] else top[i]
-        for p in range(places):
+        for p in range(positions):
             score_p = score[p * width : (p + 1) * width]
             for i in range(width):
                 e = exp(score_p[i] - top[i])
                 score_p[i] = e
                 total[i] += e
-        multiply(places, size, places, score, 0, 1, width, v, 0, size, o, 0, size)
-        for p in range(places):
+        multiply(positions, size, positions, score, 0, 1, width, v, 0, size, o, 0, size)
+        for p in range(positions):
             token = tokens[window, p]
             if token >= 0:
                 to = (start + token) * channels + at
                 for c in range(0, size, LANES):
                     c = min(c, size - LANES)
-                    move(o, p * size + c, f32(1) / total[p], out, to + c)
+                    scale_copy(o, p * size + c, f32(1) / total[p], out, to + c)
 
 
 # --- groups --------------------------------------------------------------------------------------
 
-SIDES = (3, 5, 7)  # of the kernels of the groups that have one
-POSITIONS = (2, 3, 3)  # heads whose positions are convolved by each of SIDES
-HEADS = sum(POSITIONS)
-ROWS = 48  # pixels that are multiplied together
+KERNEL_SIZES = (3, 5, 7)  # of the groups that are convolved
+POSITION_HEADS = (2, 3, 3)  # heads whose v is convolved with each of KERNEL_SIZES
+NUM_HEADS = sum(POSITION_HEADS)
+BLOCK_PIXELS = 48  # rows of one matrix product
 
 
 class GroupMix(NamedTuple):
-    """Weights of group-mix attention, without its batch norms, as float32 arrays; see `mix_groups`.
+    """Float32 weights of group-mix attention, batch norms folded; see `mix_groups`.
 
-    S channels make a segment, heads have S / 2; kernels lie tap by tap, (taps, channels), those of
-    SIDES after each other.
+    A segment has S channels, a head S / 2. Convolution kernels are (taps, channels), those of
+    KERNEL_SIZES concatenated.
     """
 
     segment: int
-    taps: np.ndarray  # of q, k and v of the three groups with a kernel, and of the local one (3x3)
-    pointwise: np.ndarray  # (3, S, S), of q, k and v alike: in, out
+    taps: np.ndarray  # of q, k, v of the three convolved groups, and of the local one (3x3)
+    pointwise: np.ndarray  # (3, S, S), shared by q, k and v: in, out
     bias: np.ndarray  # (3, S)
     local: np.ndarray  # (3 S, S)
-    norm: np.ndarray  # (2, S), weight and bias of the local one's layer norm
+    norm: np.ndarray  # (2, S), weight and bias of the local layer norm
     eps: float
     position_taps: np.ndarray
     position_bias: np.ndarray  # (4 S,)
     scale: float
 
 
-def fits_groups(segment):
-    """Whether `mix_groups` can do segments of so many channels."""
+def fits_groups(segment: int) -> bool:
+    """Whether `mix_groups` supports segments of `segment` channels."""
     return segment >= 16 and segment % 4 == 0
 
 
-def mix_groups(x, weights):
-    """Group-mix attention, from the projection of its five segments to what is projected back.
+def mix_groups(x: Tensor, weights: GroupMix) -> Tensor:
+    """Group-mix attention between its two projections.
 
     Args:
-        x: (B, H, W, 15 S): q, k and v of the segment without a kernel, of the three with
-            one, and of the local one.
-        weights: GroupMix.
+        x: (B, H, W, 15 S): q, k and v of the plain segment, of the three convolved ones, and of
+            the local one.
 
     Returns:
         (B, H, W, 5 S).
@@ -187,68 +171,68 @@ def mix_groups(x, weights):
     batch, height, width = x.shape[:3]
     pixels, segment = height * width, weights.segment
     mixed = 4 * segment
-    crew = team(batch * pixels * segment * 100)
+    pool = thread_pool(batch * pixels * segment * 100)
     convolved = torch.empty(batch * pixels * 12 * segment)
     qkv = torch.empty(3, batch * pixels * mixed)
     mixers = torch.zeros(batch * mixed * mixed)
     total = torch.empty(batch, mixed)
     scratch = torch.empty(
-        crew.threads, (height + 6) * (width + 6) * LANES + 2 * max(pixels, segment) * LANES
+        pool.threads, (height + 6) * (width + 6) * LANES + 2 * max(pixels, segment) * LANES
     )
     out = torch.empty(batch, height, width, 5 * segment)
     arrays = x.detach().float().reshape(-1), convolved, *qkv, mixers, total, scratch, out.view(-1)
     arrays = tuple(array.numpy() for array in arrays)
-    _mix_groups(crew, (batch, height, width, segment), arrays, tuple(weights))
+    _mix_groups(pool, (batch, height, width, segment), arrays, tuple(weights))
     return out.to(x.dtype)
 
 
 @compiled
-def _mix_groups(crew, shape, arrays, weights):
-    in_parallel(_convolve_share, crew, (shape, arrays, weights))
-    in_parallel(_pointwise_share, crew, (shape, arrays, weights))
-    in_parallel(_softmax_share, crew, (shape, arrays))
-    in_parallel(_mixers_share, crew, (shape, arrays, weights))
-    in_parallel(_mix_share, crew, (shape, arrays, weights))
+def _mix_groups(pool, shape, arrays, weights):
+    in_parallel(_convolve_part, pool, (shape, arrays, weights))
+    in_parallel(_pointwise_part, pool, (shape, arrays, weights))
+    in_parallel(_softmax_part, pool, (shape, arrays))
+    in_parallel(_mixers_part, pool, (shape, arrays, weights))
+    in_parallel(_mix_part, pool, (shape, arrays, weights))
 
 
 @compiled
-def _convolve_share(share, shares, shape, arrays, weights):
-    """The depthwise convolutions of three groups and the local one."""
+def _convolve_part(thread, num_threads, shape, arrays, weights):
+    """Depthwise convolutions of the three convolved groups and the local one."""
     batch, height, width, segment = shape
     x, convolved, scratch = arrays[0], arrays[1], arrays[7]
     taps = weights[1]
-    padded, pixels, channels = scratch[share], height * width, 3 * segment
+    padded, pixels, channels = scratch[thread], height * width, 3 * segment
     blocks = -(-channels // LANES)
-    unit, end = bounds(share, shares, batch * blocks * 4)
+    unit, end = thread_range(thread, num_threads, batch * blocks * 4)
     while unit < end:
         group, block, sample = unit % 4, unit // 4 % blocks, unit // (4 * blocks)
-        side = SIDES[group] if group < 3 else 3
+        kernel_size = KERNEL_SIZES[group] if group < 3 else 3
         before = 0
         for i in range(group):
-            before += SIDES[i] ** 2
+            before += KERNEL_SIZES[i] ** 2
         c = min(block * LANES, channels - LANES)
         x_at = sample * pixels * 15 * segment + (group + 1) * channels + c
         to = sample * pixels * 12 * segment + group * channels + c
         convolve(
-            side, height, width, x, x_at, 15 * segment, padded,
+            kernel_size, height, width, x, x_at, 15 * segment, padded,
             taps, before * channels + c, channels, convolved, to, 12 * segment,
         )  # fmt: skip
         unit += 1
 
 
 @compiled
-def _pointwise_share(share, shares, shape, arrays, weights):
-    """The linear layers behind them, and activations; q, k and v (B, P, 4 S) then lie apart."""
+def _pointwise_part(thread, num_threads, shape, arrays, weights):
+    """Pointwise layers and activations after the convolutions, to q, k and v (B, P, 4 S)."""
     batch, height, width, segment = shape
     x, convolved, q, k, v, _, _, _, out = arrays
     _, _, pointwise, bias, local, norm, eps, _, _, _ = weights
     pixels = height * width
-    runs = -(-pixels // ROWS)
-    unit, end = bounds(share, shares, batch * runs)
+    runs = -(-pixels // BLOCK_PIXELS)
+    unit, end = thread_range(thread, num_threads, batch * runs)
     while unit < end:
         sample, run = unit // runs, unit % runs
-        start = sample * pixels + run * ROWS
-        rows = min(ROWS, pixels - run * ROWS)
+        start = sample * pixels + run * BLOCK_PIXELS
+        rows = min(BLOCK_PIXELS, pixels - run * BLOCK_PIXELS)
         for t, y in enumerate((q, k, v)):
             for group in range(3):
                 multiply(
@@ -286,14 +270,14 @@ def _pointwise_share(share, shares, shape, arrays, weights):
 
 
 @compiled
-def _softmax_share(share, shares, shape, arrays):
-    """exp(k) over its largest in each channel, and their sums."""
+def _softmax_part(thread, num_threads, shape, arrays):
+    """exp(k - max) of each channel over all pixels, and their sums."""
     batch, height, width, segment = shape
     k, total = arrays[3], arrays[6]
     pixels, channels = height * width, 4 * segment
     top = np.empty(LANES, np.float32)
     blocks = channels // LANES
-    first, end = bounds(share, shares, batch * blocks)
+    first, end = thread_range(thread, num_threads, batch * blocks)
     for unit in range(first, end):
         sample, block = unit // blocks, unit % blocks
         total_b = total[sample, block * LANES : (block + 1) * LANES]
@@ -315,16 +299,16 @@ def _softmax_share(share, shares, shape, arrays):
 
 
 @compiled
-def _mixers_share(share, shares, shape, arrays, weights):
-    """scale softmax(k)^T v of each head, in its place on the diagonal of (B, 4 S, 4 S)."""
+def _mixers_part(thread, num_threads, shape, arrays, weights):
+    """scale softmax(k)^T v of each head, blocks on the diagonal of (B, 4 S, 4 S)."""
     batch, height, width, segment = shape
     _, _, _, k, v, mixers, total, scratch, _ = arrays
     pixels, channels, size = height * width, 4 * segment, segment // 2
-    scale, products = f32(weights[9]), scratch[share]
+    scale, products = f32(weights[9]), scratch[thread]
     columns = max(size, LANES)
-    first, end = bounds(share, shares, batch * HEADS)
+    first, end = thread_range(thread, num_threads, batch * NUM_HEADS)
     for unit in range(first, end):
-        sample, head = unit // HEADS, unit % HEADS
+        sample, head = unit // NUM_HEADS, unit % NUM_HEADS
         at = sample * pixels * channels
         start = min(head * size, channels - columns)
         multiply(
@@ -340,34 +324,34 @@ def _mixers_share(share, shares, shape, arrays, weights):
 
 
 @compiled
-def _mix_share(share, shares, shape, arrays, weights):
-    """q by its head's mixer, plus q times v convolved."""
+def _mix_part(thread, num_threads, shape, arrays, weights):
+    """q times its head's mixer, plus q times the convolved v."""
     batch, height, width, segment = shape
     _, _, q, _, v, mixers, _, scratch, out = arrays
     taps, bias = weights[7], weights[8]
     pixels, channels, size = height * width, 4 * segment, segment // 2
-    products = scratch[share, : pixels * LANES]
-    positions = scratch[share, pixels * LANES : 2 * pixels * LANES]
-    padded = scratch[share, 2 * pixels * LANES :]
+    products = scratch[thread, : pixels * LANES]
+    positions = scratch[thread, pixels * LANES : 2 * pixels * LANES]
+    padded = scratch[thread, 2 * pixels * LANES :]
     blocks = 0
-    for heads in POSITIONS:
+    for heads in POSITION_HEADS:
         blocks += -(-heads * size // LANES)
-    first, end = bounds(share, shares, batch * blocks)
+    first, end = thread_range(thread, num_threads, batch * blocks)
     for unit in range(first, end):
         sample, block = unit // blocks, unit % blocks
-        # The kernel's channels [low, low + own), and what lies before them.
-        low, own, side, before = 0, 0, 0, 0
+        # This kernel size has the channels [low, low + own); `before` taps precede its taps.
+        low, own, kernel_size, before = 0, 0, 0, 0
         for i in range(3):
-            own, side = POSITIONS[i] * size, SIDES[i]
+            own, kernel_size = POSITION_HEADS[i] * size, KERNEL_SIZES[i]
             if block < -(-own // LANES):
                 break
             block -= -(-own // LANES)
             low += own
-            before += own * side * side
+            before += own * kernel_size * kernel_size
         inside = min(block * LANES, own - LANES)
         c = low + inside
         convolve(
-            side, height, width, v, sample * pixels * channels + c, channels, padded,
+            kernel_size, height, width, v, sample * pixels * channels + c, channels, padded,
             taps, before + inside, own, positions, 0, LANES,
         )  # fmt: skip
         head = c // size

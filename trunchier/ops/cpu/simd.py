@@ -1,165 +1,34 @@
-"""What the kernels that numba compiles for the CPU are made of.
+"""Matrix product and depthwise convolution for the CPU kernels, in explicit SIMD vectors.
 
-`in_parallel` runs a kernel on the threads that torch works with; `tile` and `taps` are the inner
-loops of a matrix product and of a depthwise convolution, written for the compiler in vectors, which
-it would not find by itself; exp and its like are polynomials, as a call to the C library would keep
-the compiler from using vectors.
+LLVM does not vectorize these loops by itself with all sums in registers.
+
+Arrays are float32 and contiguous; offsets into them and strides count floats. A vector holds LANES
+floats, what a register of this CPU holds; there are 32 registers, or 16 before AVX-512.
 """
 
-import ctypes
-import functools
-import os
-from typing import NamedTuple
-
 import numba
-import numpy as np
-import torch
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
-from ...files.compiled import compiled as compile_kernel
-
-f32, i32 = np.float32, np.int32
-
-FREE = {'contract', 'reassoc', 'nsz', 'arcp'}  # sums may be reordered into vectors; NaN stays NaN
-inlined = numba.njit(fastmath=FREE, error_model='numpy', inline='always')
+from .compile import compiled
 
 
-compiled = compile_kernel(fastmath=FREE, error_model='numpy', nogil=True)
-
-
-# --- threads -------------------------------------------------------------------------------------
-
-
-class Team(NamedTuple):
-    """Who shares the work of a kernel: addresses of OpenMP's functions, and a number of threads."""
-
-    start: int
-    index: int
-    size: int
-    threads: int
-
-
-def team(work):
-    """The `Team` for a kernel that takes about `work` cycles: torch's threads, if that is enough.
-
-    torch's own OpenMP is asked for them, so that no thread waits for another pool's. Where it is
-    not GNU's (Windows, macOS) there is one thread.
-    """
-    addresses = _openmp()
-    threads = torch.get_num_threads() if addresses and work > LEAST_WORK else 1
-    return Team(*(addresses or (0, 0, 0)), threads)
-
-
-LEAST_WORK = 50_000  # cycles; a start takes about 5000
-
-
-@functools.lru_cache
-def _openmp():
-    """Addresses for a `Team`, or None."""
-    try:
-        process, found = ctypes.CDLL(None), _Symbol()  # what is loaded for all to see
-        process.dladdr(ctypes.cast(process.GOMP_parallel, ctypes.c_void_p), ctypes.byref(found))
-        library = ctypes.CDLL(os.fsdecode(found.file))  # there may be several OpenMPs
-        functions = library.GOMP_parallel, library.omp_get_thread_num, library.omp_get_num_threads
-    except (AttributeError, OSError, TypeError):
-        return None
-    return tuple(ctypes.cast(function, ctypes.c_void_p).value for function in functions)
-
-
-class _Symbol(ctypes.Structure):
-    """What dladdr tells of a function (Dl_info)."""
-
-    _fields_ = (
-        ('file', ctypes.c_char_p), ('base', ctypes.c_void_p),
-        ('name', ctypes.c_char_p), ('address', ctypes.c_void_p),
-    )  # fmt: skip
-
-
-@intrinsic
-def in_parallel(typing, kernel, team, arguments):
-    """kernel(share, shares, *arguments) on each thread of `team`: share 0 of shares, 1 of shares...
-
-    The kernel is `compiled`, divides the work by itself, and must not raise.
-    """
-    each = kernel.get_call_type(typing, (types.intp, types.intp, *arguments.types), {})
-
-    def emit(context, builder, signature, values):
-        _, team, arguments = values
-        result = kernel.dispatcher.overloads[each.args]
-        context.active_code_library.add_linking_library(result.library)
-        integer, pointer, number = ir.IntType(64), ir.IntType(8).as_pointer(), ir.IntType(32)
-        packed = ir.LiteralStructType([team.type, arguments.type])
-
-        def run(builder, share, shares, packed):
-            unpacked = cgutils.unpack_tuple(builder, builder.extract_value(packed, 1))
-            values = [share, shares, *unpacked]
-            context.call_internal_no_propagate(builder, result.fndesc, each, values)
-
-        def call(builder, address, kind, values):
-            return builder.call(builder.inttoptr(address, kind.as_pointer()), values)
-
-        # What each thread does: void share(void *packed).
-        body = ir.Function(
-            builder.module, ir.FunctionType(ir.VoidType(), [pointer]),
-            builder.module.get_unique_name('share'),
-        )  # fmt: skip
-        body.linkage = 'internal'
-        inner = ir.IRBuilder(body.append_basic_block())
-        given = inner.load(inner.bitcast(body.args[0], packed.as_pointer()))
-        members = cgutils.unpack_tuple(inner, inner.extract_value(given, 0))
-        ask = ir.FunctionType(number, [])
-        share, shares = (inner.sext(call(inner, f, ask, []), integer) for f in members[1:3])
-        run(inner, share, shares, given)
-        inner.ret_void()
-
-        given = builder.insert_value(ir.Constant(packed, ir.Undefined), team, 0)
-        given = builder.insert_value(given, arguments, 1)
-        start, _, _, threads = cgutils.unpack_tuple(builder, team)
-        several = builder.icmp_signed('>', threads, ir.Constant(integer, 1))
-        with builder.if_else(several) as (then, otherwise):
-            with then:  # GOMP_parallel(body, packed, threads, 0)
-                place = cgutils.alloca_once(builder, packed)
-                builder.store(given, place)
-                kind = ir.FunctionType(ir.VoidType(), [body.type, pointer, number, number])
-                place = builder.bitcast(place, pointer)
-                threads = builder.trunc(threads, number)
-                call(builder, start, kind, [body, place, threads, ir.Constant(number, 0)])
-            with otherwise:
-                run(builder, ir.Constant(integer, 0), ir.Constant(integer, 1), given)
-        return context.get_dummy_value()
-
-    return types.void(kernel, team, arguments), emit
-
-
-@inlined
-def bounds(share, shares, count):
-    """(first, end) of a share of `count` things."""
-    return count * share // shares, count * (share + 1) // shares
-
-
-# --- vectors -------------------------------------------------------------------------------------
-#
-# Arrays are float32 and contiguous; places in them and strides are counted in floats. Vectors of
-# LANES floats are what the registers of this CPU hold; there are 32 of them, or 16 before AVX-512.
-
-
-def _cpu_has(feature):
-    """Whether code is compiled for a CPU with it: this one, or what NUMBA_CPU_FEATURES says."""
+def cpu_has(feature: str) -> bool:
+    """Whether the target CPU has a feature: this CPU, or what NUMBA_CPU_FEATURES sets."""
     features = numba.config.CPU_FEATURES
     features = get_host_cpu_features() if features is None else features
     return f'+{feature}' in features.split(',')
 
 
-LANES = 16 if _cpu_has('avx512f') else 8 if _cpu_has('avx') else 4
-TALL, WIDE = (4, 3) if LANES == 8 else (7, 4)  # rows and vectors of a tile that fills the registers
+LANES = 16 if cpu_has('avx512f') else 8 if cpu_has('avx') else 4
+# Sums of a tile of a matrix product: as many as leave registers for its factors.
+TILE_ROWS, TILE_VECTORS = (4, 3) if LANES == 8 else (7, 4)
 
 
 class _Vectors:
-    """Loads, stores and sums of vectors in an intrinsic's function."""
+    """LLVM instructions on vectors, in the body of an intrinsic."""
 
     def __init__(self, context, builder, signature, values):
         self.context, self.builder = context, builder
@@ -170,15 +39,15 @@ class _Vectors:
     def int(self, number):
         return ir.Constant(ir.IntType(64), number)
 
-    def at(self, argument, *places):
+    def at(self, argument, *offsets):
         """Pointer into the array that is argument number `argument`."""
         array = self.context.make_array(self.types[argument])
         pointer = array(self.context, self.builder, self.values[argument]).data
-        return self.move(pointer, *places)
+        return self.move(pointer, *offsets)
 
-    def move(self, pointer, *places):
-        for place in places:
-            pointer = self.builder.gep(pointer, [place])
+    def move(self, pointer, *offsets):
+        for offset in offsets:
+            pointer = self.builder.gep(pointer, [offset])
         return pointer
 
     def load(self, pointer):
@@ -190,19 +59,19 @@ class _Vectors:
         kind = value.type.as_pointer()
         self.builder.store(value, self.builder.bitcast(pointer, kind)).align = 4
 
-    def spread(self, value):
-        """A vector of one float LANES times."""
+    def broadcast(self, value):
+        """A vector with the same float in all lanes."""
         empty = ir.Constant(self.vector, ir.Undefined)
         one = self.builder.insert_element(empty, value, ir.Constant(ir.IntType(32), 0))
         return self.shuffle(one, empty, [0] * LANES)
 
     def shuffle(self, a, b, order):
-        """The lanes of a and b, one after the other, in another order."""
+        """Lanes of the concatenation of a and b, by index."""
         kind = ir.VectorType(ir.IntType(32), LANES)
         return self.builder.shuffle_vector(a, b, ir.Constant(kind, order))
 
     def exchange(self, a, b, step):
-        """Every second `step` lanes of a for the others of b."""
+        """Swap every second block of `step` lanes of a with the other blocks of b."""
         lanes = range(LANES)
         return (
             self.shuffle(a, b, [LANES + i - step if i & step else i for i in lanes]),
@@ -215,7 +84,7 @@ class _Vectors:
         return self.builder.fadd(product, c, flags=('contract',))
 
     def loop(self, count, sums, body):
-        """sums = body(i, sums) for i of range(count), count > 0; lists of vectors."""
+        """sums = body(i, sums) for i in range(count), count > 0; `sums` is a list of vectors."""
         builder, before = self.builder, self.builder.block
         inside, after = (builder.append_basic_block(name) for name in ('loop', 'after'))
         builder.branch(inside)
@@ -234,8 +103,8 @@ class _Vectors:
         return sums
 
 
-def _tile(rows, vectors):
-    """Intrinsic: rows x (vectors LANES) of a product, the sums in registers."""
+def _matmul_tile(rows, vectors):
+    """Intrinsic: a tile of rows x (vectors * LANES) of a matrix product, sums in registers."""
 
     @intrinsic
     def tile(typing, depth, a, a_at, a_row, a_column, b, b_at, b_row, c, c_at, c_row):
@@ -254,7 +123,7 @@ def _tile(rows, vectors):
                 column = builder.mul(k, a_column)
                 out = []
                 for r in range(rows):
-                    x = v.spread(builder.load(v.move(starts[r], column)))
+                    x = v.broadcast(builder.load(v.move(starts[r], column)))
                     for i in range(vectors):
                         out.append(v.add_product(x, line[i], sums[r * vectors + i]))
                 return out
@@ -271,12 +140,12 @@ def _tile(rows, vectors):
     return tile
 
 
-def _taps(side, run):
-    """Intrinsic: `run` neighbouring results of a depthwise convolution, LANES channels of each."""
+def _depthwise(size, pixels):
+    """Intrinsic: depthwise convolution at `pixels` neighboring pixels, LANES channels of each."""
 
     @intrinsic
     def taps(typing, x, x_at, x_row, w, w_at, w_row, y, y_at, y_row):
-        """y_t = sum_ij w_ij x_(i, t + j); neighbours in x are LANES apart, in y and w a row."""
+        """y_t = sum_ij w_ij x_(i, t + j); neighbors lie LANES apart in x, a row apart in y, w."""
         n = types.intp
 
         def emit(context, builder, signature, values):
@@ -285,15 +154,16 @@ def _taps(side, run):
 
             def step(i, sums):
                 line = v.at(0, x_at, builder.mul(i, x_row))
-                line = [v.load(v.move(line, v.int(t * LANES))) for t in range(run + side - 1)]
-                for j in range(side):
-                    tap = builder.add(builder.mul(i, v.int(side)), v.int(j))
+                width = pixels + size - 1
+                line = [v.load(v.move(line, v.int(t * LANES))) for t in range(width)]
+                for j in range(size):
+                    tap = builder.add(builder.mul(i, v.int(size)), v.int(j))
                     weight = v.load(v.at(3, w_at, builder.mul(tap, w_row)))
-                    sums = [v.add_product(weight, line[t + j], sums[t]) for t in range(run)]
+                    sums = [v.add_product(weight, line[t + j], sums[t]) for t in range(pixels)]
                 return sums
 
-            sums = v.loop(v.int(side), [v.zero] * run, step)
-            for t in range(run):
+            sums = v.loop(v.int(size), [v.zero] * pixels, step)
+            for t in range(pixels):
                 v.store(sums[t], v.at(6, y_at, builder.mul(y_row, v.int(t))))
             return context.get_dummy_value()
 
@@ -303,22 +173,22 @@ def _taps(side, run):
 
 
 @intrinsic
-def move(typing, x, x_at, factor, y, y_at):
-    """LANES floats of y = factor times those of x."""
+def scale_copy(typing, x, x_at, factor, y, y_at):
+    """y = factor x, LANES floats."""
     n = types.intp
 
     def emit(context, builder, signature, values):
         v = _Vectors(context, builder, signature, values)
         _, x_at, factor, _, y_at = values
-        v.store(builder.fmul(v.load(v.at(0, x_at)), v.spread(factor)), v.at(3, y_at))
+        v.store(builder.fmul(v.load(v.at(0, x_at)), v.broadcast(factor)), v.at(3, y_at))
         return context.get_dummy_value()
 
     return types.void(x, n, types.float32, y, n), emit
 
 
 @intrinsic
-def turn(typing, x, x_at, x_row, y, y_at, y_row):
-    """LANES rows of LANES floats of y = those of x, transposed."""
+def transpose_tile(typing, x, x_at, x_row, y, y_at, y_row):
+    """y = x transposed, LANES rows of LANES floats."""
     n = types.intp
 
     def emit(context, builder, signature, values):
@@ -326,7 +196,7 @@ def turn(typing, x, x_at, x_row, y, y_at, y_row):
         _, x_at, x_row, _, y_at, y_row = values
         rows = [v.load(v.at(0, x_at, builder.mul(x_row, v.int(i)))) for i in range(LANES)]
         step = 1
-        while step < LANES:  # exchange the blocks of `step` rows and columns beside the diagonal
+        while step < LANES:  # swap the off-diagonal blocks of `step` rows and columns
             for i in range(LANES):
                 if not i & step:
                     rows[i], rows[i + step] = v.exchange(rows[i], rows[i + step], step)
@@ -338,52 +208,52 @@ def turn(typing, x, x_at, x_row, y, y_at, y_row):
     return types.void(x, n, n, y, n, n), emit
 
 
-tile_full, tile_tall, tile_wide, tile_one = (
-    _tile(rows, vectors) for rows, vectors in ((TALL, WIDE), (TALL, 1), (1, WIDE), (1, 1))
+tile_full, tile_narrow, tile_row, tile_vector = (
+    _matmul_tile(rows, vectors) for rows in (TILE_ROWS, 1) for vectors in (TILE_VECTORS, 1)
 )
-RUN = 6  # divides the widths of the maps of a crop of 192 pixels
-taps3, taps5, taps7 = (_taps(side, RUN) for side in (3, 5, 7))
-taps3_one, taps5_one, taps7_one = (_taps(side, 1) for side in (3, 5, 7))
+PIXELS = 6  # divides the widths of all maps of a crop 192 pixels wide
+conv3, conv5, conv7 = (_depthwise(size, PIXELS) for size in (3, 5, 7))
+conv3_one, conv5_one, conv7_one = (_depthwise(size, 1) for size in (3, 5, 7))
 
 
 @compiled
 def multiply(rows, columns, depth, a, a_at, a_row, a_column, b, b_at, b_row, c, c_at, c_row):
-    """c = a @ b, of LANES columns at least; what whole tiles leave over is done twice."""
+    """c = a @ b, (rows, depth) @ (depth, columns), columns >= LANES; the last tiles may overlap."""
     j = 0
     while j < columns:
-        wide = columns - j >= WIDE * LANES
+        wide = columns - j >= TILE_VECTORS * LANES
         if not wide:
             j = min(j, columns - LANES)
         i = 0
         while i < rows:
-            if rows >= TALL:
-                i = min(i, rows - TALL)
+            if rows >= TILE_ROWS:
+                i = min(i, rows - TILE_ROWS)
             a_i, b_j, c_ij = a_at + i * a_row, b_at + j, c_at + i * c_row + j
-            if rows >= TALL and wide:
+            if rows >= TILE_ROWS and wide:
                 tile_full(depth, a, a_i, a_row, a_column, b, b_j, b_row, c, c_ij, c_row)
-            elif rows >= TALL:
-                tile_tall(depth, a, a_i, a_row, a_column, b, b_j, b_row, c, c_ij, c_row)
+            elif rows >= TILE_ROWS:
+                tile_narrow(depth, a, a_i, a_row, a_column, b, b_j, b_row, c, c_ij, c_row)
             elif wide:
-                tile_wide(depth, a, a_i, a_row, a_column, b, b_j, b_row, c, c_ij, c_row)
+                tile_row(depth, a, a_i, a_row, a_column, b, b_j, b_row, c, c_ij, c_row)
             else:
-                tile_one(depth, a, a_i, a_row, a_column, b, b_j, b_row, c, c_ij, c_row)
-            i += TALL if rows >= TALL else 1
-        j += WIDE * LANES if wide else LANES
+                tile_vector(depth, a, a_i, a_row, a_column, b, b_j, b_row, c, c_ij, c_row)
+            i += TILE_ROWS if rows >= TILE_ROWS else 1
+        j += TILE_VECTORS * LANES if wide else LANES
 
 
 @compiled
-def convolve(side, height, width, x, x_at, x_pixel, padded, w, w_at, w_row, y, y_at, y_pixel):
-    """Depthwise convolution of LANES channels of a map with kernels of 3, 5 or 7 and zero padding.
+def convolve(size, height, width, x, x_at, x_pixel, padded, w, w_at, w_row, y, y_at, y_pixel):
+    """Depthwise 3x3, 5x5 or 7x7 convolution of LANES channels of a map, padded with zeros.
 
     Args:
-        side: of the kernel.
+        size: side of the kernel.
         height, width: of the map.
-        x, x_at, x_pixel: array, place of the first pixel's channels, floats from pixel to pixel.
+        x, x_at, x_pixel: array, offset of the first pixel's channels, stride of pixels.
         padded: scratch, (height + 6) (width + 6) LANES floats.
-        w, w_at, w_row: the kernel, tap after tap.
+        w, w_at, w_row: array, offset of the first tap's channels, stride of taps.
         y, y_at, y_pixel: result, as x.
     """
-    margin = side // 2
+    margin = size // 2
     row = (width + 2 * margin) * LANES
     for i in range(margin * row):
         padded[i] = 0
@@ -400,84 +270,19 @@ def convolve(side, height, width, x, x_at, x_pixel, padded, w, w_at, w_row, y, y
     for i in range(height):
         j = 0
         while j < width:
-            if width >= RUN:
-                j = min(j, width - RUN)
+            if width >= PIXELS:
+                j = min(j, width - PIXELS)
             start, to = i * row + j * LANES, y_at + (i * width + j) * y_pixel
-            if width >= RUN and side == 3:
-                taps3(padded, start, row, w, w_at, w_row, y, to, y_pixel)
-            elif width >= RUN and side == 5:
-                taps5(padded, start, row, w, w_at, w_row, y, to, y_pixel)
-            elif width >= RUN:
-                taps7(padded, start, row, w, w_at, w_row, y, to, y_pixel)
-            elif side == 3:
-                taps3_one(padded, start, row, w, w_at, w_row, y, to, y_pixel)
-            elif side == 5:
-                taps5_one(padded, start, row, w, w_at, w_row, y, to, y_pixel)
+            if width >= PIXELS and size == 3:
+                conv3(padded, start, row, w, w_at, w_row, y, to, y_pixel)
+            elif width >= PIXELS and size == 5:
+                conv5(padded, start, row, w, w_at, w_row, y, to, y_pixel)
+            elif width >= PIXELS:
+                conv7(padded, start, row, w, w_at, w_row, y, to, y_pixel)
+            elif size == 3:
+                conv3_one(padded, start, row, w, w_at, w_row, y, to, y_pixel)
+            elif size == 5:
+                conv5_one(padded, start, row, w, w_at, w_row, y, to, y_pixel)
             else:
-                taps7_one(padded, start, row, w, w_at, w_row, y, to, y_pixel)
-            j += RUN if width >= RUN else 1
-
-
-# --- elementary functions ------------------------------------------------------------------------
-
-
-@intrinsic
-def float_of_bits(context, bits):
-    """The float32 with the bits of an int32."""
-
-    def cast(context, builder, signature, args):
-        return builder.bitcast(args[0], ir.FloatType())
-
-    return types.float32(types.int32), cast
-
-
-@inlined
-def exp(x):
-    """e^x for x <= 0; 2e-38 below -87, where the true value is smaller still.
-
-    2^n e^r with |r| <= log(2)/2; coefficients of Cephes' expf.
-    """
-    x = f32(-87.0) if x < f32(-87.0) else x
-    n = np.floor(x * f32(1.44269504088896341) + f32(0.5))
-    r = x - n * f32(0.693359375)
-    r = r - n * f32(-2.12194440e-4)
-    p = f32(1.9875691500e-4)
-    p = p * r + f32(1.3981999507e-3)
-    p = p * r + f32(8.3334519073e-3)
-    p = p * r + f32(4.1665795894e-2)
-    p = p * r + f32(1.6666665459e-1)
-    p = p * r + f32(5.0000001201e-1)
-    p = p * (r * r) + (r + f32(1))
-    return p * float_of_bits((i32(n) + i32(127)) << i32(23))
-
-
-@inlined
-def softplus(x):
-    """log(1 + e^x): max(x, 0) + log1p(e^-|x|), with log1p(e) / e a polynomial on [0, 1]."""
-    e = exp(-abs(x))
-    p = f32(0.005253457796743533)
-    p = p * e + f32(-0.029588507391508756)
-    p = p * e + f32(0.07836166801601366)
-    p = p * e + f32(-0.13674769705249476)
-    p = p * e + f32(0.19111431080410513)
-    p = p * e + f32(-0.24844369892406562)
-    p = p * e + f32(0.33319271342488666)
-    p = p * e + f32(-0.49999501516785977)
-    p = p * e + f32(0.9999999705406566)
-    return (x if x > f32(0) else f32(0)) + p * e
-
-
-@inlined
-def sigmoid(x):
-    """Derivative of softplus."""
-    e = exp(-abs(x))
-    return (f32(1) if x >= f32(0) else e) / (f32(1) + e)
-
-
-@inlined
-def hardswish(x):
-    """x clip(x + 3, 0, 6) / 6."""
-    y = x + f32(3)
-    y = f32(0) if y < f32(0) else y
-    y = f32(6) if y > f32(6) else y
-    return x * y * f32(1 / 6)
+                conv7_one(padded, start, row, w, w_at, w_row, y, to, y_pixel)
+            j += PIXELS if width >= PIXELS else 1

@@ -1,0 +1,50 @@
+"""Index tensors that depend on sizes alone: computed once for each size and device."""
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+MAX_PLANS = 64  # kept for each kind of plan; the oldest is dropped
+
+
+def cached_plan(make: Callable) -> Callable:
+    """Decorator: `make(*sizes) -> NamedTuple of arrays` becomes `(*sizes, device) -> of tensors`.
+
+    Graphs take the tensors as constants. Stand-ins that a tracer makes are not kept.
+    """
+    plans = {}
+
+    @torch.compiler.assume_constant_result
+    @functools.wraps(make)
+    def plan(*sizes_and_device):
+        *sizes, device = sizes_and_device
+        key = *map(int, sizes), device  # torch.jit.trace passes tensors as sizes
+        if key in plans:
+            return plans[key]
+        made = _to_tensors(make(*key[:-1]), device)
+        is_real = all(type(t) is nn.Parameter for t in made if isinstance(t, torch.Tensor))
+        if is_real and not torch.jit.is_tracing():
+            if len(plans) == MAX_PLANS:
+                del plans[next(iter(plans))]
+            plans[key] = made
+        return made
+
+    plan.plans = plans
+    return plan
+
+
+def _to_tensors(values, device):
+    """A tuple, its arrays as tensors."""
+    made = []
+    for value in values:
+        if isinstance(value, np.ndarray):
+            # A parameter: torch.compile takes its shape as constant even where sizes are dynamic.
+            with torch.inference_mode(False):
+                value = nn.Parameter(torch.from_numpy(value).to(device), requires_grad=False)
+        elif isinstance(value, tuple):
+            value = _to_tensors(value, device)
+        made.append(value)
+    return type(values)(*made) if hasattr(values, '_fields') else tuple(made)

@@ -1,0 +1,133 @@
+"""Windows of a map: which token is where, and moving tokens into windows and back.
+
+Padding, cyclic shift and partition are one gather.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .plans import cached_plan
+from .when import is_traced
+
+MASKED = -100.0  # added to scores across the seam of a shifted map
+
+
+class Layout(NamedTuple):
+    """Positions of the tokens of a map in windows of P positions each."""
+
+    windows: int
+    num_padded: int
+    shifted: bool
+    sources: Tensor  # (windows * P,) the token at each position; any token at padded positions
+    padded_sources: Tensor  # the same; one beyond the last token at padded positions
+    padded: Tensor  # (num_padded,) positions without a token
+    back: Tensor  # (tokens,) the position of each token
+    tokens: Tensor  # (windows, P) int32, the token at each position, or -1
+    region: Tensor  # (windows, P) int32; positions of one region attend to each other
+    mask: Tensor  # (windows, P, P) 0, or MASKED across the seam
+    offsets: Tensor  # (P, P) row of the bias table, by query and key
+
+
+@cached_plan
+def window_layout(height: int, width: int, window: int, shift: int) -> Layout:
+    """Layout of a (height, width) map in windows of side `window`, moved by `shift`.
+
+    The decorated function takes a device as its last argument.
+    """
+    rows, columns = (-(-n // window) * window for n in (height, width))
+
+    def to_windows(grid):  # (rows, columns) -> (windows, P)
+        grid = grid.reshape(rows // window, window, columns // window, window)
+        return grid.swapaxes(1, 2).reshape(-1, window**2)
+
+    tokens = np.full((rows, columns), -1)
+    tokens[:height, :width] = np.arange(height * width).reshape(height, width)
+    tokens = to_windows(np.roll(tokens, (-shift, -shift), (0, 1)))
+    filled = tokens.ravel() >= 0
+    back = np.empty(height * width, dtype=np.int64)
+    back[tokens.ravel()[filled]] = np.flatnonzero(filled)
+
+    # The last `shift` rows come from the top, across the seam.
+    row = np.digitize(np.arange(rows), [rows - window, rows - shift])
+    column = np.digitize(np.arange(columns), [columns - window, columns - shift])
+    region = to_windows(3 * row[:, None] + column).astype(np.int32)
+    y, x = np.divmod(np.arange(window**2), window)
+    dy, dx = (axis[:, None] - axis + window - 1 for axis in (y, x))
+    padded = np.flatnonzero(~filled)
+    return Layout(
+        windows=len(tokens),
+        num_padded=len(padded),
+        shifted=shift > 0,
+        sources=tokens.ravel().clip(0),
+        padded_sources=np.where(filled, tokens.ravel(), height * width),
+        padded=padded,
+        back=back,
+        tokens=tokens.astype(np.int32),
+        region=region,
+        mask=np.where(region[:, :, None] == region[:, None], 0, MASKED).astype(np.float32),
+        offsets=dy * (2 * window - 1) + dx,
+    )
+
+
+def to_windows(tokens: Tensor, padding: Tensor, layout: Layout) -> Tensor:
+    """(B, tokens, C) -> (B, windows * P, C), with `padding` (C,) at the padded positions."""
+    padding = padding.to(tokens.dtype)
+    if tokens.requires_grad:
+        return ToWindows.apply(tokens, padding, layout)
+    return _to_windows(tokens, padding, layout)
+
+
+def to_tokens(positions: Tensor, layout: Layout) -> Tensor:
+    """(B, windows * P, C) -> (B, tokens, C): the inverse of `to_windows`."""
+    if positions.requires_grad:
+        return ToTokens.apply(positions, layout)
+    return _to_tokens(positions, layout)
+
+
+def _to_windows(tokens, padding, layout):
+    if is_traced() and layout.num_padded:  # a graph would copy before it writes in place
+        padding = padding.expand(tokens.shape[0], 1, -1)
+        return torch.cat((tokens, padding), dim=1).index_select(1, layout.padded_sources)
+    positions = tokens.index_select(1, layout.sources)
+    if layout.num_padded:
+        padding = padding.expand(positions.shape[0], layout.num_padded, -1)
+        positions.index_copy_(1, layout.padded, padding)
+    return positions
+
+
+def _to_tokens(positions, layout):
+    return positions.index_select(1, layout.back)
+
+
+# Each is the other's backward pass. That of index_select would add up gradients row by row, though
+# no row has more than one.
+class ToWindows(torch.autograd.Function):
+    @staticmethod
+    def forward(tokens, padding, layout):
+        return _to_windows(tokens, padding, layout)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.layout = inputs[2]
+
+    @staticmethod
+    def backward(ctx, grad):
+        padding = grad.index_select(1, ctx.layout.padded).sum((0, 1))
+        return _to_tokens(grad, ctx.layout), padding, None
+
+
+class ToTokens(torch.autograd.Function):
+    @staticmethod
+    def forward(positions, layout):
+        return _to_tokens(positions, layout)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.layout = inputs[1]
+
+    @staticmethod
+    def backward(ctx, grad):
+        return _to_windows(grad, grad.new_zeros(grad.shape[2]), ctx.layout), None
