@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trunchier import ops, zoo
+from trunchier import zoo
 from trunchier.deploy import export
 from trunchier.deploy.graph import describe, make_graph
 from trunchier.deploy.runtime import ExportedNetwork
-from trunchier.models.backbones import swin
 from trunchier.models.create import build_model
+from trunchier.ops.scan.parallel import plan_tree
+from trunchier.ops.windows import window_layout
 from trunchier.weights.find import find_config
 
 onnx = pytest.importorskip('onnx', reason='needs onnx, onnxscript and onnxruntime')
@@ -119,8 +120,8 @@ def test_rewritten_functions_are_exact_everywhere(dtype, tmp_path):
     ],
 )
 def test_formats_of_torch_take_any_number_of_crops(family, format, tmp_path):
-    for plans in (swin._layouts, ops.parallel._trees):  # as in a new process
-        plans.clear()
+    for plan in (window_layout, plan_tree):  # as in a new process
+        plan.plans.clear()
     path = tmp_path / f'model{export.FORMATS[format]}'
     done = written(pose_config(family), path, dynamic_batch=True)
     assert done.errors['heatmaps'] < 1e-4

@@ -90,11 +90,16 @@ def test_every_stage_has_the_official_values(kind, convert, keys, golden):
         assert_matches(output, golden[f'stage{stage + 1}_raw'])
 
 
+@pytest.fixture
+def restored_choice():
+    yield
+    set_cpu_linear(None)
+
+
 @pytest.mark.parametrize('family', SMALL)
 @pytest.mark.parametrize('size', [(64, 48), (61, 37)])
 @pytest.mark.parametrize('multiplied_by', ['mkl', 'onednn'])
-def test_backbones_are_equal_at_any_size(family, size, multiplied_by, monkeypatch):
-    monkeypatch.setattr('trunchier.ops.linear._choice', None)
+def test_backbones_are_equal_at_any_size(family, size, multiplied_by, restored_choice):
     model = small(family, out_indices=(0, 1, 2, 3))
     images = torch.randn(3, 3, *size)
     set_cpu_linear('mkl')
@@ -128,7 +133,7 @@ def test_plain_vits_are_equal():
     assert error(outputs(deployed, images), outputs(vit, images)) < 1e-5
     layers = [module for module in deployed.modules() if isinstance(module, nn.Linear)]
     assert {type(layer) for layer in layers} == {PackedLinear}
-    assert [layer.after for layer in layers].count('gelu') == arch['num_layers']
+    assert [layer.activation for layer in layers].count('gelu') == arch['num_layers']
     assert not any(type(module) is nn.GELU for module in deployed.modules())
 
 
@@ -187,8 +192,7 @@ def test_nothing_is_left_to_fold():
         assert left == [], 'the output norm of the backbone has no layer before it'
 
 
-def test_linear_layers_keep_their_order_for_onednn(monkeypatch):
-    monkeypatch.setattr('trunchier.ops.linear._choice', None)
+def test_linear_layers_keep_their_order_for_onednn(restored_choice):
     set_cpu_linear('onednn')
     model = small('swin')
     deployed = deploy(model)
@@ -268,8 +272,7 @@ def test_in_place_it_is_the_same_model():
     assert error(outputs(model, images), wanted) < 1e-5
 
 
-def test_it_wants_no_gradient_even_where_gradients_are_on(monkeypatch):
-    monkeypatch.setattr('trunchier.ops.linear._choice', None)
+def test_it_wants_no_gradient_even_where_gradients_are_on(restored_choice):
     set_cpu_linear('onednn')
     (output,) = deploy(small('gmf'))(torch.randn(2, 3, 64, 48))
     assert not output.requires_grad

@@ -6,7 +6,7 @@ import doctor
 import pytest
 
 from trunchier.compat import patches
-from trunchier.ops import BACKENDS, linear
+from trunchier.ops import available_backends, linear
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,9 @@ def test_a_working_installation_is_reported_and_exits_with_zero(capsys):
     out = capsys.readouterr().out
     for name in ('python', 'torch', 'numpy', 'mmpose', 'CPU'):
         assert f'\n  {name} ' in out
-    assert all(f'\n  selective_scan    {name} ' in out for name in BACKENDS)
+    for operation, backends in available_backends().items():
+        for name, state in backends.items():
+            assert f'\n  {operation:<18}{name:<10}{state}\n' in out
     for patch in patches.PATCHES:
         state = 'applied' if patches.OUTCOMES[patch.__name__].applied else 'not needed'
         assert f'\n  {patch.__name__}: {state}, {patches.OUTCOMES[patch.__name__].reason}\n' in out

@@ -27,7 +27,8 @@ def run(args: argparse.Namespace) -> Table:
     peers = load_peers(args.against, 'selective_scan')
     backends = args.backends
     if backends is None:
-        usable = [n for n, state in ops.available_backends().items() if state == 'available']
+        table = ops.available_backends()['selective_scan_2d']
+        usable = [name for name, state in table.items() if state == 'available']
         other = 'triton' if args.device == 'cpu' else 'numba'
         backends = [name for name in usable if name not in ('reference', other)]
     columns = dict(
@@ -71,7 +72,7 @@ def scan_rows(
         randn(*narrow, dtype=low), randn(4 * channels), randn(4 * channels), True,
     )  # fmt: skip
     calls = {}
-    for backend in backends:
+    for backend in set(backends) & {'torch', 'reference'}:  # the others scan maps only
         calls['selective_scan', backend] = ops.selective_scan, (*sequence, backend)
     for peer, function in peers.items():
         calls['selective_scan', peer] = function, sequence

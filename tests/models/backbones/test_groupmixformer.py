@@ -15,8 +15,8 @@ from trunchier.models.backbones.groupmixformer import (
     POSITION_KERNELS,
     SEGMENTS,
     GroupMixAttention,
-    linear_attention,
 )
+from trunchier.ops import linear_attention
 from trunchier.weights.families import from_groupmixformer
 from trunchier.weights.load import CheckpointError
 
@@ -58,7 +58,7 @@ def test_the_classifiers_norm_is_the_last_output_norm(variant):
 @torch.no_grad()
 def test_attention_is_what_it_is_token_by_token():
     q, k, v = torch.randn(3, 1, 3, 4, 2 * HEADS, dtype=torch.float64)
-    mixed = linear_attention(q, k, v)
+    mixed = linear_attention(q, k, v, HEADS)
     heads = [t.flatten(0, 2).unflatten(1, (HEADS, 2)) for t in (q, k, v)]
     for place in range(12):
         for head in range(HEADS):
@@ -74,11 +74,11 @@ def test_attention_is_what_it_is_token_by_token():
 @pytest.mark.parametrize('width', [8, 24])
 def test_inference_mixes_heads_of_any_width_as_training_does(width):
     q, k, v = torch.randn(3, 2, 3, 4, width * HEADS, dtype=torch.float64, requires_grad=True)
-    trained = linear_attention(q, k, v, 0.5)
+    trained = linear_attention(q, k, v, HEADS, 0.5)
     with torch.no_grad():
-        torch.testing.assert_close(linear_attention(q, k, v, 0.5), trained)
+        torch.testing.assert_close(linear_attention(q, k, v, HEADS, 0.5), trained)
         none = torch.empty(0, 3, 4, width * HEADS)
-        assert linear_attention(none, none, none).shape == none.shape
+        assert linear_attention(none, none, none, HEADS).shape == none.shape
 
 
 @torch.no_grad()
@@ -104,7 +104,7 @@ def test_group_mix_attention_follows_the_paper():
         convolved = conv(v[..., first:last].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         position[..., first:last] = q[..., first:last] * convolved
         first = last
-    mixed = (channels // HEADS) ** -0.5 * linear_attention(q, k, v) + position
+    mixed = (channels // HEADS) ** -0.5 * linear_attention(q, k, v, HEADS) + position
     past = F.linear(x, att.local.qkv.weight, att.local.qkv.bias).permute(0, 3, 1, 2)
     past = F.conv2d(att.local.conv(past), att.local.pointwise.weight[:, :, None, None])
     past = F.hardswish(att.local.norm(past.permute(0, 2, 3, 1)))

@@ -7,13 +7,9 @@ from golden_rule import assert_matches, golden_input, golden_state, load_golden,
 
 from trunchier.models import TruncatedSwin
 from trunchier.models.backbones import swin
-from trunchier.models.backbones.swin import (
-    PLACES,
-    WINDOW,
-    WindowAttention,
-    plan_windows,
-    window_layout,
-)
+from trunchier.models.backbones.swin import WINDOW, WindowAttention
+from trunchier.ops.plans import MAX_PLANS
+from trunchier.ops.windows import window_layout
 from trunchier.weights.families import from_swin
 from trunchier.weights.load import CheckpointError
 
@@ -150,30 +146,28 @@ def test_gradients_are_right(attn):
 
 @pytest.mark.parametrize('size', MAPS)
 @pytest.mark.parametrize('shift', [0, swin.SHIFT])
-def test_every_token_has_one_place_and_every_place_a_token_or_padding(size, shift):
-    plan = plan_windows(*size, shift)
-    tokens = size[0] * size[1]
-    assert (plan['into'][plan['back']] == range(tokens)).all()
-    places = set(range(len(plan['into'])))
-    assert set(plan['back']) | set(plan['padded']) == places
-    assert len(plan['back']) + len(plan['padded']) == len(places) == len(plan['mask']) * PLACES
+def test_every_token_has_one_position_and_every_position_a_token_or_padding(size, shift):
+    layout = window_layout(*size, WINDOW, shift, torch.device('cpu'))
+    back, padded = layout.back.tolist(), layout.padded.tolist()
+    assert layout.sources[layout.back].tolist() == list(range(size[0] * size[1]))
+    assert sorted(back + padded) == list(range(layout.windows * WINDOW**2))
 
 
-def test_layouts_are_made_once_and_forgotten_in_time(monkeypatch):
-    monkeypatch.setattr(swin, '_layouts', {})
+def test_layouts_are_made_once_and_the_oldest_is_dropped():
+    window_layout.plans.clear()
     cpu = torch.device('cpu')
-    first = window_layout(5, 5, 0, cpu)
-    assert window_layout(5, 5, 0, cpu) is first
-    for height in range(swin.MOST_LAYOUTS):
-        window_layout(height + 6, 5, 0, cpu)
-    assert len(swin._layouts) == swin.MOST_LAYOUTS
-    assert window_layout(5, 5, 0, cpu) is not first
+    first = window_layout(5, 5, WINDOW, 0, cpu)
+    assert window_layout(5, 5, WINDOW, 0, cpu) is first
+    for height in range(MAX_PLANS):
+        window_layout(height + 6, 5, WINDOW, 0, cpu)
+    assert len(window_layout.plans) == MAX_PLANS
+    assert window_layout(5, 5, WINDOW, 0, cpu) is not first
 
 
-def test_a_tracers_layout_is_not_kept(monkeypatch):
+def test_a_tracers_layout_is_not_kept():
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    monkeypatch.setattr(swin, '_layouts', {})
+    window_layout.plans.clear()
     attn = WindowAttention(8, 2, swin.SHIFT)
     x = torch.randn(1, 9, 9, 8)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
