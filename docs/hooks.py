@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +15,22 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).resolve().parents[1] / 'trunchier'
 
 
+def functions() -> list[str]:
+    """Full names of the functions and classes that `trunchier` itself offers."""
+    tree = ast.parse((PACKAGE / '__init__.py').read_text())
+    found = []
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.level and node.module:  # from .deploy.fuse import deploy
+            found += [f'trunchier.{node.module}.{alias.name}' for alias in node.names]
+        elif isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') == 'LAZY':
+            lazy = ast.literal_eval(node.value)
+            found += [f'trunchier.{module}.{name}' for name, module in lazy.items()]
+    return found
+
+
 def pages() -> dict[str, list[str]]:
-    """Page name -> the modules on it: `trunchier` itself, then its packages and modules."""
-    found = {'trunchier': ['trunchier']}
+    """Page name -> what is on it: for `trunchier` its functions, else the modules of a package."""
+    found = {'trunchier': ['trunchier', *functions()]}
     for path in sorted(PACKAGE.rglob('*.py')):
         parts = path.relative_to(PACKAGE).with_suffix('').parts
         if any(part[0] == '_' for part in parts[:-1]) or 'stand_ins' in parts or parts[0][0] == '_':
@@ -25,7 +39,7 @@ def pages() -> dict[str, list[str]]:
             parts = parts[:-1]
         if not parts[-1].startswith('_'):
             found.setdefault(parts[0], []).append('.'.join(['trunchier', *parts]))
-    return {page: sorted(modules) for page, modules in found.items()}
+    return {page: sorted(names) for page, names in found.items()}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
