@@ -19,8 +19,8 @@ def functions() -> list[str]:
     """Full names of the functions and classes that `trunchier` itself offers."""
     tree = ast.parse((PACKAGE / '__init__.py').read_text())
     found = []
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and node.level and node.module:  # from .deploy.fuse import deploy
+    for node in tree.body:  # such as `from .deploy.fuse import deploy`, and the dict LAZY
+        if isinstance(node, ast.ImportFrom) and node.level and node.module:
             found += [f'trunchier.{node.module}.{alias.name}' for alias in node.names]
         elif isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') == 'LAZY':
             lazy = ast.literal_eval(node.value)

@@ -15,6 +15,7 @@ import yaml
 from mmengine.registry import init_default_scope
 
 from trunchier import zoo
+from trunchier.ops import scan
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / 'docs'
@@ -62,14 +63,14 @@ def test_blocks_are_found():
     assert {p.id for p in that_run('python')} >= {
         'README.md',
         'docs/quickstart.md',
-        *(f'docs/contributing/{name}.md' for name in ('backbone', 'task', 'dataset')),
+        *(f'docs/contributing/{name}.md' for name in ('backbone', 'backend', 'task', 'dataset')),
     }
 
 
 @pytest.fixture
 def tables():
     """Rows that an example adds to the package's tables are removed after it."""
-    tables = [zoo.TASKS]
+    tables = zoo.TASKS, scan.MAP_BACKENDS, scan.MODULES
     before = [dict(table) for table in tables]
     yield
     for table, rows in zip(tables, before, strict=True):
