@@ -6,13 +6,22 @@ import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS
+from torch import nn
 
 from trunchier.files.whole import whole_file
 from trunchier.inference import writers
+from trunchier.models.create import build_model
 from trunchier.models.mesh.body import EMBEDDED_BODY
 
 ROOT = Path(__file__).resolve().parents[1]
 SWIN = dict(channels=(16, 32, 64, 64), depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 2))
+ROWS = dict(channels=(20, 40, 60, 80), depths=(2, 1, 1, 1))
+BACKBONES = {
+    'swin': dict(type='TruncatedSwin', arch=dict(SWIN, depths=(2, 1, 1, 1))),
+    'gmf': dict(type='TruncatedGMF', arch=dict(ROWS, mlp_ratios=(2, 2, 2, 2))),
+    'vmamba': dict(type='TruncatedVMamba', arch=ROWS),
+}
 
 
 def pose_config():
@@ -37,10 +46,49 @@ def _shrink(cfg):
     cfg.model.head.in_channels = 64
 
 
+CONFIGS = dict(pose=pose_config, mesh=mesh_config)
+
+
+def config(task, family='swin'):
+    """Config of a small model of a task, on two stages of a family's backbone."""
+    cfg = CONFIGS[task]()
+    cfg.model.backbone = dict(BACKBONES[family], num_stages=2)
+    cfg.model.neck.in_channels = BACKBONES[family]['arch']['channels'][1]
+    return cfg
+
+
+def backbone(family, **options):
+    """Small backbone of a family, see `lively`."""
+    return lively(MODELS.build(dict(BACKBONES[family], **options)))
+
+
+def estimator(task, family='swin'):
+    """Small model of a task, see `lively`; its outputs vary from crop to crop."""
+    model = lively(build_model(config(task, family)))
+    if task == 'pose':
+        model.head.final_layer.weight.data.normal_(0, 0.1)
+    return model
+
+
+@torch.no_grad()
+def lively(model):
+    """In eval mode, with norms, biases and statistics unlike those of initialization."""
+    torch.manual_seed(0)
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and ('norm' in name or name.endswith(('bias', 'bias_table'))):
+            tensor.copy_(torch.rand_like(tensor) + 0.5)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    nn.Module.eval(model)  # mmpretrain's ViT returns None
+    return model
+
+
 def write_weights(cfg, path):
     """A checkpoint of random weights, as mmengine's runner writes it."""
     import mmpose.models  # noqa: F401  registers what the configs name
-    from mmengine.registry import MODELS, init_default_scope
+    from mmengine.registry import init_default_scope
 
     init_default_scope('mmpose')
     torch.manual_seed(0)

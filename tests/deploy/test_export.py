@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from trunchier import zoo
+from trunchier.conventions import COCO_17
 from trunchier.deploy import export
 from trunchier.deploy.graph import describe, make_graph
 from trunchier.deploy.runtime import ExportedNetwork
@@ -21,52 +22,21 @@ from trunchier.weights.find import find_config
 onnx = pytest.importorskip('onnx', reason='needs onnx, onnxscript and onnxruntime')
 onnxruntime = pytest.importorskip('onnxruntime', reason='needs onnx, onnxscript and onnxruntime')
 
-SHARED_ROWS = dict(channels=(20, 40, 40, 40), depths=(1, 1, 1, 1))
-FAMILIES = {
-    'swin': dict(
-        type='TruncatedSwin',
-        arch=dict(SHARED_ROWS, num_heads=(1, 2, 2, 2)),
-    ),
-    'gmf': dict(type='TruncatedGMF', arch=dict(SHARED_ROWS, mlp_ratios=(2, 2, 2, 2))),
-    'vm': dict(type='TruncatedVMamba', arch=SHARED_ROWS),
-}
-COCO = dict(
-    keypoint_id2name={i: f'joint{i}' for i in range(17)},
-    flip_indices=list(range(17)),
-    skeleton_links=[(0, 1)],
-)
+
+def written(path, task='pose', family='swin', **options):
+    """Report of writing a small model to `path`."""
+    cfg = small_models.config(task, family)
+    return export.write(small_models.estimator(task, family), path, facts(cfg), **options)
 
 
-def pose_config(family='swin'):
-    cfg = small_models.pose_config()
-    cfg.model.backbone = dict(FAMILIES[family], num_stages=2)
-    cfg.model.neck.in_channels = 40
-    return cfg
+def facts(cfg, **options):
+    return describe(find_config(cfg)._replace(name='small'), **options)
 
 
-def built(cfg):
-    """A model whose weights are not just initialised: norms too have something to do."""
-    torch.manual_seed(0)
-    model = build_model(cfg)
-    with torch.no_grad():
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if 'norm' in name and tensor.is_floating_point():
-                tensor.copy_(torch.rand_like(tensor) + 0.5)
-    return model
-
-
-def written(cfg, path, **options):
-    return export.write(built(cfg), path, describe(small(cfg), COCO), **options)
-
-
-def small(cfg):
-    return find_config(cfg)._replace(name='small')
-
-
-@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('family', small_models.BACKBONES)
 def test_onnx_takes_any_number_of_crops(family, tmp_path):
     path = tmp_path / 'model.onnx'
-    done = written(pose_config(family), path, dynamic_batch=True)
+    done = written(path, family=family, dynamic_batch=True)
     assert done.errors['heatmaps'] < 1e-4
     model = onnx.load(path)
     assert [entry.version for entry in model.opset_import if entry.domain == ''] >= [17]
@@ -113,21 +83,21 @@ def test_rewritten_functions_are_exact_everywhere(dtype, tmp_path):
     [
         ('swin', 'torchscript'),
         ('gmf', 'torchscript'),
-        ('vm', 'torchscript'),
+        ('vmamba', 'torchscript'),
         ('swin', 'torch-export'),
         pytest.param('gmf', 'torch-export', marks=pytest.mark.slow),
-        pytest.param('vm', 'torch-export', marks=pytest.mark.slow),
+        pytest.param('vmamba', 'torch-export', marks=pytest.mark.slow),
     ],
 )
 def test_formats_of_torch_take_any_number_of_crops(family, format, tmp_path):
     for plan in (window_layout, plan_tree):  # as in a new process
         plan.plans.clear()
     path = tmp_path / f'model{export.FORMATS[format]}'
-    done = written(pose_config(family), path, dynamic_batch=True)
+    done = written(path, family=family, dynamic_batch=True)
     assert done.errors['heatmaps'] < 1e-4
     run = ExportedNetwork(path)
     assert run(torch.zeros(4, 3, 256, 192))['heatmaps'].shape == (4, 17, 64, 48)
-    assert run.metadata['keypoint_names'] == list(COCO['keypoint_id2name'].values())
+    assert run.metadata['keypoint_names'] == list(COCO_17)
 
 
 SLOW = pytest.mark.slow
@@ -145,13 +115,14 @@ SLOW = pytest.mark.slow
 )
 def test_low_precision_halves_the_file_not_its_interface(format, precision, tmp_path):
     sizes = []
+    cfg = small_models.config('pose')
+    cfg.model.head.deconv_out_channels = (128, 128)
+    model = small_models.lively(build_model(cfg))
     for each in ('fp32', precision):
         path = tmp_path / f'{each}{export.FORMATS[format]}'
-        cfg = pose_config()
-        cfg.model.head.deconv_out_channels = (96, 96)
-        sizes.append(written(cfg, path, precision=each).bytes)
-        heatmaps = ExportedNetwork(path)(torch.zeros(1, 3, 256, 192))['heatmaps']
-        assert heatmaps.dtype == torch.float32
+        done = export.write(model, path, facts(cfg), precision=each)
+        assert done.network(torch.zeros(1, 3, 256, 192))['heatmaps'].dtype == torch.float32
+        sizes.append(done.bytes)
     assert sizes[1] < 0.65 * sizes[0]
 
 
@@ -161,7 +132,7 @@ def meshes(tmp_path_factory):
     folder = tmp_path_factory.mktemp('mesh')
     for name, with_body in (('bare', False), ('body', True)):
         path = folder / f'{name}.onnx'
-        written(small_models.mesh_config(), path, dynamic_batch=with_body, with_body=with_body)
+        written(path, 'mesh', dynamic_batch=with_body, with_body=with_body)
     return folder
 
 
@@ -190,12 +161,12 @@ def test_body_is_there_on_request_only(meshes):
 
 
 def test_torchscript_carries_no_body_unasked(tmp_path):
-    done = written(small_models.mesh_config(), tmp_path / 'model.pt')
+    done = written(tmp_path / 'model.pt', 'mesh')
     assert done.bytes < 3e6  # the body alone has 6890 x 24 weights and more
 
 
 def test_metadata_says_what_stands_before_and_after(tmp_path):
-    written(pose_config(), tmp_path / 'model.pt')
+    written(tmp_path / 'model.pt')
     facts = ExportedNetwork(tmp_path / 'model.pt').metadata
     assert facts['input_size'] == [192, 256]
     assert facts['mean'] == [123.675, 116.28, 103.53]
@@ -209,9 +180,8 @@ def test_metadata_says_what_stands_before_and_after(tmp_path):
 
 
 def test_keypoints_of_another_data_set_are_refused():
-    meta = dict(COCO, keypoint_id2name={0: 'nose'})
     with pytest.raises(ValueError, match='17 keypoints, its data set 1'):
-        describe(small(pose_config()), meta)
+        facts(small_models.config('pose'), dataset_meta=dict(keypoint_id2name={0: 'nose'}))
 
 
 def test_file_that_computes_something_else_is_not_written(tmp_path, monkeypatch):
@@ -224,7 +194,7 @@ def test_file_that_computes_something_else_is_not_written(tmp_path, monkeypatch)
 
     monkeypatch.setitem(export.WRITERS, '.pt', other_weights)
     with pytest.raises(export.ExportError, match='something else .* nothing was written'):
-        written(pose_config(), tmp_path / 'model.pt')
+        written(tmp_path / 'model.pt')
     assert not list(tmp_path.iterdir())
 
 
@@ -236,7 +206,7 @@ def test_interrupted_export_leaves_what_was_there(tmp_path, monkeypatch):
     (tmp_path / 'model.pt').write_bytes(b'before')
     monkeypatch.setitem(export.WRITERS, '.pt', interrupted)
     with pytest.raises(KeyboardInterrupt):
-        written(pose_config(), tmp_path / 'model.pt')
+        written(tmp_path / 'model.pt')
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b'before']
 
 
@@ -253,7 +223,7 @@ def test_impossible_requests_are_refused_before_any_work(options, message, tmp_p
     options = dict(dict(path='model.onnx'), **options)
     path = tmp_path / options.pop('path')
     with pytest.raises(ValueError, match=message):
-        written(pose_config(), path, **options)
+        written(path, **options)
     assert not list(tmp_path.iterdir())
 
 
@@ -267,6 +237,6 @@ def test_other_models_are_refused():
 @pytest.mark.parametrize('name', zoo.ENCODERS)
 def test_every_model_exports_to_onnx(name, task, tmp_path):
     found = find_config(name, task)
-    facts, model = describe(found, COCO), build_model(found.cfg)
-    done = export.write(model, tmp_path / 'model.onnx', facts, dynamic_batch=True)
+    model, path = build_model(found.cfg), tmp_path / 'model.onnx'
+    done = export.write(model, path, describe(found), dynamic_batch=True)
     assert max(done.errors.values()) < export.TOLERANCES['fp32']

@@ -7,51 +7,14 @@ import pickle
 import pytest
 import torch
 from golden_rule import assert_matches, golden_input, golden_state, load_golden, official_shapes
-from small_models import SWIN, mesh_config, pose_config
+from small_models import BACKBONES, backbone, estimator, lively
 from torch import nn
 
 import trunchier
 from trunchier.deploy.fuse import deploy, fold_norm
 from trunchier.models import HMR2Head, StageAdapter, TruncatedGMF, TruncatedSwin, TruncatedVMamba
-from trunchier.models.create import build_model
 from trunchier.ops.linear import PackedConv2d, PackedLinear, set_cpu_linear
 from trunchier.weights.families import from_groupmixformer, from_swin, from_vmamba
-
-ROWS = dict(channels=(20, 40, 60, 80), depths=(2, 1, 1, 1))
-SMALL = {
-    'swin': dict(type='TruncatedSwin', arch=dict(SWIN, depths=(2, 1, 1, 1))),
-    'gmf': dict(type='TruncatedGMF', arch=dict(ROWS, mlp_ratios=(2, 2, 2, 2))),
-    'vmamba': dict(type='TruncatedVMamba', arch=ROWS),
-}
-KINDS = dict(swin=TruncatedSwin, gmf=TruncatedGMF, vmamba=TruncatedVMamba)
-
-
-def lively(model):
-    """Norms and biases that are not just initialised, so that folding has something to do."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if tensor.is_floating_point() and ('norm' in name or name.endswith('bias')):
-                tensor.copy_(torch.rand_like(tensor) + 0.5)
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.running_mean.normal_()
-                module.running_var.uniform_(0.5, 2)
-    return model.eval()
-
-
-def small(family, **options):
-    return lively(KINDS[family](SMALL[family]['arch'], **options))
-
-
-def estimator(task, family):
-    cfg = dict(pose=pose_config, mesh=mesh_config)[task]()
-    cfg.model.backbone = dict(SMALL[family], num_stages=2)
-    cfg.model.neck.in_channels = SMALL[family]['arch']['channels'][1]
-    model = lively(build_model(cfg))
-    if task == 'pose':
-        model.head.final_layer.weight.data.normal_(0, 0.1)
-    return model
 
 
 def outputs(model, images):
@@ -96,11 +59,11 @@ def restored_choice():
     set_cpu_linear(None)
 
 
-@pytest.mark.parametrize('family', SMALL)
+@pytest.mark.parametrize('family', BACKBONES)
 @pytest.mark.parametrize('size', [(64, 48), (61, 37)])
 @pytest.mark.parametrize('multiplied_by', ['mkl', 'onednn'])
 def test_backbones_are_equal_at_any_size(family, size, multiplied_by, restored_choice):
-    model = small(family, out_indices=(0, 1, 2, 3))
+    model = backbone(family, out_indices=(0, 1, 2, 3))
     images = torch.randn(3, 3, *size)
     set_cpu_linear('mkl')
     wanted = outputs(model, images)
@@ -108,7 +71,7 @@ def test_backbones_are_equal_at_any_size(family, size, multiplied_by, restored_c
     assert error(outputs(deploy(model), images), wanted) < 1e-5
 
 
-@pytest.mark.parametrize('family', SMALL)
+@pytest.mark.parametrize('family', BACKBONES)
 @pytest.mark.parametrize('task', ['pose', 'mesh'])
 def test_whole_models_are_equal(task, family):
     model = estimator(task, family)
@@ -127,7 +90,7 @@ def test_plain_vits_are_equal():
     vit = VisionTransformer(
         arch, (256, 192), 16, patch_cfg=dict(padding=2), with_cls_token=False, out_type='featmap'
     )
-    vit = lively(vit) or vit  # mmpretrain's eval() returns None
+    lively(vit)
     images = torch.randn(2, 3, 256, 192)
     deployed = deploy(vit)
     assert error(outputs(deployed, images), outputs(vit, images)) < 1e-5
@@ -151,9 +114,9 @@ def test_parts_are_equal(part, shape):
     assert error(outputs(deploy(part), given), outputs(part, given)) < 1e-5
 
 
-@pytest.mark.parametrize('family', SMALL)
+@pytest.mark.parametrize('family', BACKBONES)
 def test_in_double_precision_it_is_the_same_function(family):
-    model = small(family).double()
+    model = backbone(family).double()
     images = torch.randn(1, 3, 40, 40, dtype=torch.float64)
     assert error(outputs(deploy(model), images), outputs(model, images)) < 1e-13
 
@@ -194,7 +157,7 @@ def test_nothing_is_left_to_fold():
 
 def test_linear_layers_keep_their_order_for_onednn(restored_choice):
     set_cpu_linear('onednn')
-    model = small('swin')
+    model = backbone('swin')
     deployed = deploy(model)
     images = torch.randn(1, 3, 64, 48)
     before = outputs(deployed, images)
@@ -251,7 +214,7 @@ def test_convolutions_of_any_kind_are_equal(options):
 # --- separate ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('family', SMALL)
+@pytest.mark.parametrize('family', BACKBONES)
 def test_the_model_is_left_as_it_was(family):
     model = estimator('pose', family)
     model.train()
@@ -266,7 +229,7 @@ def test_the_model_is_left_as_it_was(family):
 
 
 def test_in_place_it_is_the_same_model():
-    model = small('gmf')
+    model = backbone('gmf')
     wanted = outputs(model, images := torch.randn(1, 3, 40, 40))
     assert deploy(model, inplace=True) is model
     assert error(outputs(model, images), wanted) < 1e-5
@@ -274,12 +237,12 @@ def test_in_place_it_is_the_same_model():
 
 def test_it_wants_no_gradient_even_where_gradients_are_on(restored_choice):
     set_cpu_linear('onednn')
-    (output,) = deploy(small('gmf'))(torch.randn(2, 3, 64, 48))
+    (output,) = deploy(backbone('gmf'))(torch.randn(2, 3, 64, 48))
     assert not output.requires_grad
 
 
 def test_it_is_copied_and_saved_like_any_model():
-    deployed = deploy(small('gmf'))
+    deployed = deploy(backbone('gmf'))
     images = torch.randn(1, 3, 64, 48)
     wanted = outputs(deployed, images)
     file = io.BytesIO()
@@ -296,7 +259,7 @@ def test_it_is_copied_and_saved_like_any_model():
 # --- other types ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('family', SMALL)
+@pytest.mark.parametrize('family', BACKBONES)
 @pytest.mark.parametrize('task', ['pose', 'mesh'])
 def test_bfloat16_is_near(task, family):
     model = estimator(task, family)
@@ -306,9 +269,9 @@ def test_bfloat16_is_near(task, family):
     assert 1e-4 < error(found, outputs(model, images)) < 0.2
 
 
-@pytest.mark.parametrize('family', SMALL)
+@pytest.mark.parametrize('family', BACKBONES)
 def test_a_bfloat16_backbone_takes_and_gives_float32(family):
-    model = small(family)
+    model = backbone(family)
     images = torch.randn(1, 3, 64, 48)
     deployed = deploy(model, dtype=torch.bfloat16)
     found = outputs(deployed, images)
@@ -324,21 +287,21 @@ def test_a_bfloat16_backbone_takes_and_gives_float32(family):
 
 
 def test_training_is_refused():
-    deployed = trunchier.deploy(small('swin'))
+    deployed = trunchier.deploy(backbone('swin'))
     with pytest.raises(RuntimeError, match='this TruncatedSwin is deployed and cannot train'):
         deployed.train()
     assert deployed.eval() is deployed
 
 
 def test_checkpoints_are_refused():
-    model = small('swin')
+    model = backbone('swin')
     with pytest.raises(RuntimeError, match='load the checkpoint into a model that is not'):
         deploy(model).load_state_dict(model.state_dict())
 
 
 def test_deploying_twice_is_refused():
     with pytest.raises(TypeError, match='the model is deployed already'):
-        deploy(deploy(small('swin')))
+        deploy(deploy(backbone('swin')))
 
 
 @pytest.mark.parametrize('thing', [nn.Linear(2, 2), None, 'swin'])
@@ -349,4 +312,4 @@ def test_unknown_models_are_refused(thing):
 
 def test_unknown_types_are_refused():
     with pytest.raises(TypeError, match='cannot deploy in torch.int8; give torch.bfloat16'):
-        deploy(small('swin'), dtype=torch.int8)
+        deploy(backbone('swin'), dtype=torch.int8)

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from small_models import mesh_config
-from test_fuse import estimator
+from small_models import config, estimator
 
 from trunchier.deploy import export
 from trunchier.deploy.fuse import deploy
@@ -19,7 +18,7 @@ def deployed(model, precision, path):
 
 
 def exported(model, precision, path):
-    facts = describe(find_config(mesh_config()))
+    facts = describe(find_config(config('mesh', 'vmamba')))
     export.write(model, path, facts, precision, tolerance=100)
     state = torch.jit.load(path).state_dict()
     return {name.removeprefix('model.'): tensor for name, tensor in state.items()}

@@ -15,16 +15,10 @@ from trunchier.deploy.runtime import (
     is_exported,
     onnx_providers,
 )
-from trunchier.models.create import build_model
 from trunchier.weights.find import find_config
 
 onnxruntime = pytest.importorskip('onnxruntime')
-CONFIGS = dict(pose=small_models.pose_config, mesh=small_models.mesh_config)
-COCO = dict(
-    keypoint_id2name={i: f'joint{i}' for i in range(17)},
-    flip_indices=list(range(17)),
-    skeleton_links=[(0, 1)],
-)
+TASKS = ('pose', 'mesh')
 
 
 @pytest.fixture(scope='module')
@@ -35,18 +29,16 @@ def exported(tmp_path_factory):
     def get(task, suffix, dynamic_batch=False):
         path = folder / f'{task}-{dynamic_batch}{suffix}'
         if path not in made:
-            torch.manual_seed(0)
-            cfg = CONFIGS[task]()
-            made[path] = build_model(cfg)
-            facts = describe(find_config(cfg)._replace(name=f'small {task}'), COCO)
-            export.write(made[path], path, facts, dynamic_batch=dynamic_batch)
+            made[path] = small_models.estimator(task)
+            found = find_config(small_models.config(task))._replace(name=f'small {task}')
+            export.write(made[path], path, describe(found), dynamic_batch=dynamic_batch)
         return made[path], path
 
     return get
 
 
 @pytest.mark.parametrize('suffix', FORMATS.values())
-@pytest.mark.parametrize('task', CONFIGS)
+@pytest.mark.parametrize('task', TASKS)
 def test_a_file_and_its_module_predict_alike(task, suffix, exported):
     model, path = exported(task, suffix)
     images = torch.randn(3, 3, 256, 192)  # the file takes one at a time
@@ -131,7 +123,7 @@ def test_onnx_on_cuda_never_falls_back_to_the_cpu(exported, monkeypatch):
         ExportedNetwork(path, 'cuda')
 
 
-@pytest.mark.parametrize('task', CONFIGS)
+@pytest.mark.parametrize('task', TASKS)
 def test_files_of_torch_export_move_to_the_device(task, exported):
     _, path = exported(task, '.pt2')
     found = ExportedNetwork(path, 'meta')(torch.zeros(2, 3, 256, 192, device='meta'))
@@ -140,7 +132,7 @@ def test_files_of_torch_export_move_to_the_device(task, exported):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize('suffix', ['.pt', '.pt2'])
-@pytest.mark.parametrize('task', CONFIGS)
+@pytest.mark.parametrize('task', TASKS)
 def test_files_of_torch_predict_the_same_on_a_gpu(task, suffix, exported):
     _, path = exported(task, suffix)
     images = torch.randn(2, 3, 256, 192)
