@@ -7,12 +7,15 @@ import pickle
 import pytest
 import torch
 from golden_rule import assert_matches, golden_input, golden_state, load_golden, official_shapes
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
 from small_models import BACKBONES, backbone, estimator, lively
 from torch import nn
 
 import trunchier
-from trunchier.deploy.fuse import deploy, fold_norm
+from trunchier.deploy.fuse import deploy
 from trunchier.models import HMR2Head, StageAdapter, TruncatedGMF, TruncatedSwin, TruncatedVMamba
+from trunchier.ops.folding import fold
 from trunchier.ops.linear import PackedConv2d, PackedLinear, set_cpu_linear
 from trunchier.weights.families import from_groupmixformer, from_swin, from_vmamba
 
@@ -133,13 +136,84 @@ def test_a_norm_goes_into_the_layer_before_it(layer, affine):
     both = lively(nn.Sequential(copy.deepcopy(layer), norm))
     x = torch.randn(3, 5) if is_linear else torch.randn(2, 6, 5, 5)
     wanted = both(x)
-    assert type(fold_norm(both[0], both[1])) is nn.Identity
-    torch.testing.assert_close(both[0](x), wanted)
+    folded, rest = fold(*both)
+    assert type(rest) is nn.Identity
+    torch.testing.assert_close(folded(x), wanted)
 
 
 def test_a_norm_without_statistics_stays():
     norm = nn.BatchNorm2d(4, track_running_stats=False)
-    assert fold_norm(nn.Conv2d(3, 4, 1), norm) is norm
+    assert fold(nn.Conv2d(3, 4, 1), norm)[1] is norm
+
+
+@torch.no_grad()
+def test_activations_join_the_linear_layer_before_them():
+    sequence = [nn.Linear(6, 8), nn.BatchNorm1d(8), nn.GELU(), nn.Hardswish(), nn.Linear(8, 4)]
+    model = lively(nn.Sequential(*sequence, nn.GELU(approximate='tanh'), nn.Conv1d(4, 4, 1)))
+    x = torch.randn(4, 6)
+    wanted = model[:-1](x)
+    folded = fold(*model)
+    kinds = [type(module).__name__ for module in folded]
+    assert kinds == ['PackedLinear', 'Identity', 'Identity', 'Hardswish', 'PackedLinear', 'GELU',
+                     'Conv1d']  # fmt: skip
+    torch.testing.assert_close(nn.Sequential(*folded[:-1])(x), wanted)
+
+
+# --- families of users ---------------------------------------------------------------------------
+
+
+class Scaled(nn.Module):
+    """x times a parameter; in inference a layer with constant weights does the same."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(width))
+
+    def forward(self, x):
+        return x * self.scale
+
+    def fuse(self):
+        layer = nn.Linear(len(self.scale), len(self.scale), bias=False)
+        layer.weight.data = self.scale.diag()
+        return layer
+
+
+class UserBlock(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.scaled, self.norm = Scaled(width), nn.BatchNorm1d(width)
+        self.fused = 0
+
+    def forward(self, x):
+        return self.norm(self.scaled(x))
+
+    def fuse(self):
+        assert isinstance(self.scaled, nn.Linear), 'children come first'
+        self.scaled, self.norm = fold(self.scaled, self.norm)
+        self.fused += 1
+
+
+class UserBackbone(BaseModule):
+    def __init__(self):
+        super().__init__()
+        shared = UserBlock(6)
+        self.layers = nn.ModuleList([UserBlock(6), shared, shared])
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return (x,)
+
+
+def test_a_family_of_a_user_folds_itself():
+    MODELS.register_module(module=UserBackbone, force=True)
+    model = lively(MODELS.build(dict(type='UserBackbone')))
+    x = torch.randn(3, 6)
+    deployed = deploy(model)
+    assert error(outputs(deployed, x), outputs(model, x)) < 1e-5
+    assert [layer.fused for layer in deployed.layers] == [1, 1, 1]
+    assert deployed.layers[1] is deployed.layers[2], 'a shared module stays shared'
+    assert not any(isinstance(module, nn.BatchNorm1d) for module in deployed.modules())
 
 
 # --- cheaper -------------------------------------------------------------------------------------
@@ -300,13 +374,15 @@ def test_checkpoints_are_refused():
 
 
 def test_deploying_twice_is_refused():
-    with pytest.raises(TypeError, match='the model is deployed already'):
+    with pytest.raises(TypeError, match='the model, or a part of it, is deployed'):
         deploy(deploy(backbone('swin')))
+    with pytest.raises(TypeError, match='a part of it, is deployed already'):
+        deploy(nn.Sequential(deploy(backbone('swin'))))
 
 
-@pytest.mark.parametrize('thing', [nn.Linear(2, 2), None, 'swin'])
-def test_unknown_models_are_refused(thing):
-    with pytest.raises(TypeError, match=f'cannot deploy a {type(thing).__name__}; give one of'):
+@pytest.mark.parametrize('thing', [None, 'swin'])
+def test_other_things_than_modules_are_refused(thing):
+    with pytest.raises(TypeError, match=f'cannot deploy a {type(thing).__name__}; give an nn.Mod'):
         deploy(thing)
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from ...ops.folding import depthwise_conv
 from ...ops.linear import linear
 from ...ops.when import is_traced
 
@@ -275,10 +276,19 @@ def convolve(x, conv):
 
 
 class ResidualConv(nn.Conv2d):
-    """A convolution that is added to its input."""
+    """Depthwise convolution that is added to its input."""
+
+    def __init__(self, channels: int, kernel: int):
+        super().__init__(channels, channels, kernel, padding=kernel // 2, groups=channels)
 
     def forward(self, x):
         return x + super().forward(x)
+
+    def fuse(self) -> nn.Module:
+        """x + conv(x) is a convolution with 1 more in the center of each kernel."""
+        weight, center = self.weight.clone(), self.kernel_size[0] // 2
+        weight[:, 0, center, center] += 1
+        return depthwise_conv(weight, self.bias)
 
 
 class SharedDepthwise(nn.Conv2d):

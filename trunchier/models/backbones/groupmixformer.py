@@ -14,6 +14,8 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from ...ops import group_attention, linear_attention
+from ...ops.attention import cpu_kernels
+from ...ops.folding import depthwise_conv, fold, merge_depthwise, merge_linear
 from ...ops.linear import linear
 from .base import (
     Mlp,
@@ -89,6 +91,10 @@ class Stem(nn.Module):
         x = F.hardswish(self.norm2(self.proj2(x)))
         return self.embed(x.permute(0, 2, 3, 1))  # (B, H/4, W/4, C)
 
+    def fuse(self) -> None:
+        self.proj1, self.norm1 = fold(self.proj1, self.norm1)
+        self.proj2, self.norm2 = fold(self.proj2, self.norm2)
+
 
 class PatchEmbed(nn.Module):
     """A depthwise 3x3 convolution and a linear layer."""
@@ -104,13 +110,16 @@ class PatchEmbed(nn.Module):
         x = linear(convolve(x, self.conv), self.pointwise)
         return self.act(norm_rows(x, self.norm))
 
+    def fuse(self) -> None:
+        self.pointwise, self.norm, self.act = fold(self.pointwise, self.norm, self.act)
+
 
 class GroupMixBlock(nn.Module):
     """A position convolution, group-mix attention and an MLP, each added to its input."""
 
     def __init__(self, channels, mlp_ratio, drop_path_rate):
         super().__init__()
-        self.cpe = ResidualConv(channels, channels, 3, padding=1, groups=channels)
+        self.cpe = ResidualConv(channels, 3)
         self.norm1 = nn.LayerNorm(channels, eps=BLOCK_EPS)
         self.att = GroupMixAttention(channels)
         self.norm2 = nn.LayerNorm(channels, eps=BLOCK_EPS)
@@ -176,6 +185,39 @@ class GroupMixAttention(nn.Module):
         parts = [convolve(part.contiguous(), conv) for part, conv in parts]
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
+    def fuse(self) -> None:
+        """One projection for all segments, one convolution for all heads; or a kernel for both."""
+        parts = [*self.groups, self.local]
+        self.weights = self._kernel_weights()
+        self.qkv = merge_linear([part.qkv for part in parts])
+        for part in parts:
+            del part.qkv
+        self.positions = nn.ModuleList([merge_depthwise(self.positions)])
+
+    def _kernel_weights(self):
+        """Weights of `ops.cpu.attention.mix_groups`; None if it does not support this attention."""
+        kernels, (first, *convolved) = cpu_kernels(), self.groups
+        norms_are_folded = all(isinstance(group.norm, nn.Identity) for group in self.groups)
+        if not kernels or not kernels.fits_groups(first.segment) or not norms_are_folded:
+            return None
+
+        def taps(convs):
+            return torch.cat([conv.weight.flatten(1).t().flatten() for conv in convs])
+
+        pointwise = [group.pointwise for group in convolved]
+        weights = dict(
+            taps=taps([*(group.conv for group in convolved), self.local.conv]),
+            pointwise=torch.stack([layer.weight.t() for layer in pointwise]),
+            bias=torch.cat([layer.bias for layer in pointwise]),
+            local=self.local.pointwise.weight.t(),
+            norm=torch.stack([self.local.norm.weight, self.local.norm.bias]),
+            position_taps=taps(self.positions),
+            position_bias=torch.cat([conv.bias for conv in self.positions]),
+        )
+        arrays = {name: w.cpu().float().contiguous().numpy() for name, w in weights.items()}
+        eps = self.local.norm.eps
+        return kernels.GroupMix(segment=first.segment, eps=eps, scale=self.scale, **arrays)
+
 
 class Aggregator(nn.Module):
     """One segment of q, k and v, each convolved by the same weights (not at all for kernel 1)."""
@@ -197,6 +239,13 @@ class Aggregator(nn.Module):
         if self.pointwise is not None:
             x = linear(x, self.pointwise)
         return self.act(norm_rows(x, self.norm))
+
+    def fuse(self) -> None:
+        if self.conv is None:
+            self.qkv, self.norm = fold(self.qkv, self.norm)
+        else:
+            self.pointwise, self.norm, self.act = fold(self.pointwise, self.norm, self.act)
+            self.conv = depthwise_conv(self.conv.weight.repeat(3, 1, 1, 1))
 
 
 class LocalAggregator(nn.Module):
