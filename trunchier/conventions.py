@@ -185,12 +185,13 @@ def person(body: str = 'smpl') -> dict[str, Field]:
     }  # fmt: skip
 
 
-# Which fields the head predicts, posing its body adds, annotators give, and MeshLoss compares with.
+# Fields from the head, from posing its body, of an annotation, and that MeshLoss compares with.
 HEAD_FIELDS = ('global_orient', 'body_pose', 'betas', 'camera')
 POSED_FIELDS = ('camera_translation', 'vertices', 'joints', 'crop_keypoints')
 ANNOTATED = (
     'keypoints_2d', 'keypoints_3d', 'center', 'scale', 'pose', 'betas', 'has_pose', 'has_betas',
 )  # fmt: skip
+ON_DISK = {'pose': 'body_pose', 'has_pose': 'has_body_pose'}  # other names in 4D-Humans' files
 TARGETS = ('crop_keypoints_2d', 'keypoints_3d', 'pose', 'betas', 'has_pose', 'has_betas')
 
 # ---------------------------------------------------------------------------------------------

@@ -1,20 +1,13 @@
-"""The annotation of one person: its form, what 4D-Humans filters out, what is counted as bad.
+"""Annotations of people: checks, the filters of 4D-Humans, and counts of bad records.
 
-An annotation is the dict of a released shard's `.data.pyd`:
-
-    keypoints_2d  (44, 3)  pixels of the picture, confidence
-    keypoints_3d  (44, 4)  metres, camera frame, confidence
-    center        (2,)     of the box, pixels
-    scale         (2,)     width and height of the box, pixels / 200 (one number: a square)
-    body_pose     (72,)    axis-angle, global_orient first;  has_body_pose 0 or 1
-    betas         (10,)                                      has_betas     0 or 1
-    extra_info    dict     optional: fitting_loss, detection_npz_idx
-
-Filters follow shubham-goel/4D-Humans (hmr2/datasets/image_dataset.py, smplh_prob_filter.py).
+An annotation has the fields `conventions.ANNOTATED`, and perhaps a dict `extra_info`
+(fitting_loss, detection_npz_idx). Filters follow shubham-goel/4D-Humans
+(hmr2/datasets/image_dataset.py, smplh_prob_filter.py).
 """
 
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,55 +15,63 @@ import torch
 from mmengine.logging import print_log
 from torch.utils.data import get_worker_info
 
+from ..conventions import ANNOTATED, ON_DISK, person
+
+# Shape and type of each field.
 FORM = {
-    'keypoints_2d':  ((44, 3), np.float32),
-    'keypoints_3d':  ((44, 4), np.float32),
-    'center':        ((2,),    np.float64),
-    'scale':         ((2,),    np.float64),
-    'body_pose':     ((72,),   np.float32),
-    'betas':         ((10,),   np.float32),
-    'has_body_pose': ((),      np.float32),
-    'has_betas':     ((),      np.float32),
-}  # fmt: skip
-# Those of a person who was seen but never fitted may be left out.
-OPTIONAL = ('keypoints_3d', 'body_pose', 'has_body_pose', 'betas', 'has_betas')
+    name: (person()[name].shape, np.float64 if name in ('center', 'scale') else np.float32)
+    for name in ANNOTATED
+}
+REQUIRED = ('keypoints_2d', 'center', 'scale')  # the others come from a fit, which may be absent
 
 
 class BadRecord(ValueError):
-    """A record that cannot be used; `kind` is what it is counted as."""
+    """An unusable record.
 
-    def __init__(self, kind, message):
+    Args:
+        kind: one of BAD_KINDS, by which it is counted.
+    """
+
+    def __init__(self, kind: str, message: str):
         super().__init__(message)
         self.kind = kind
 
 
-def check_annotation(data):
-    """A clean copy of an annotation: arrays in the form above, nothing left out.
+def check_annotation(data: dict) -> dict:
+    """Check and copy one annotation; absent fields become zero.
 
-    Joints without confidence may hold anything finite, and what is not finite there becomes 0.
+    Args:
+        data: fields under the names of 4D-Humans' files (see `conventions.ON_DISK`); a scalar
+            `scale` is that of a square. Where the confidence is 0, coordinates may be NaN or
+            infinite; they become 0.
+
+    Returns:
+        arrays named as `conventions.ANNOTATED`, and `extra_info`.
 
     Raises:
-        BadRecord: a missing key, a wrong shape, NaN or infinity, a box below one pixel.
+        BadRecord: a missing field, a wrong shape, NaN or infinity, a box below one pixel.
     """
     if not isinstance(data, dict):
-        raise BadRecord('malformed annotation', f'an annotation is a dict, got {type(data)}')
+        raise BadRecord('malformed annotation', f'expected a dict, got {type(data)}')
     clean = {}
     for name, (shape, dtype) in FORM.items():
-        if name in data:
-            clean[name] = _as_array(name, data[name], shape, dtype)
-        elif name in OPTIONAL:
-            clean[name] = np.zeros(shape, dtype)
+        key = ON_DISK.get(name, name)
+        if key in data:
+            clean[name] = _as_array(key, data[key], shape, dtype)
+        elif name in REQUIRED:
+            raise BadRecord('malformed annotation', f'{key} is missing; found {sorted(data)}')
         else:
-            raise BadRecord('malformed annotation', f'{name} is missing; found {sorted(data)}')
+            clean[name] = np.zeros(shape, dtype)
     for name in ('keypoints_2d', 'keypoints_3d'):
         unseen = clean[name][:, -1] == 0
         clean[name][unseen] = np.nan_to_num(clean[name][unseen], nan=0, posinf=0, neginf=0)
     for name, value in clean.items():
         if not np.isfinite(value).all():
+            name = ON_DISK.get(name, name)
             raise BadRecord('malformed annotation', f'{name} holds NaN or infinity')
     if not clean['scale'].max() * 200 >= 1 or clean['scale'].min() < 0:
         box = (clean['scale'] * 200).tolist()
-        raise BadRecord('zero-size box', f'the box is {box} pixels; a pixel or more is wanted')
+        raise BadRecord('zero-size box', f'expected a box of 1 pixel or more, got {box} pixels')
     clean['extra_info'] = data.get('extra_info', {})
     return clean
 
@@ -85,7 +86,7 @@ def _as_array(name, value, shape, dtype):
     if shape == () and value.size == 1:
         value = value.reshape(())
     if value.shape != shape:
-        raise BadRecord('malformed annotation', f'{name} has shape {value.shape}, wanted {shape}')
+        raise BadRecord('malformed annotation', f'{name} has shape {value.shape}, expected {shape}')
     return value
 
 
@@ -93,50 +94,50 @@ def _as_array(name, value, shape, dtype):
 # Filters
 # ---------------------------------------------------------------------------------------------
 class AnnotationFilter:
-    """The filters of HMR2.0's training, in their order.
+    """Filters of HMR2.0's training, in this order:
 
     1. Keypoints below `min_confidence` get confidence 0.
-    2. Any |beta| above `max_beta`: no betas.
-    3. An improbable pose: no pose (needs `pose_histogram`).
-    4. Pose and betas: both or neither.
-    5. The person stays with *more* than `min_keypoints` keypoints,
-    6. and a fitting loss below `max_fitting_loss` (or none stated).
-    7. Who has no betas is drawn to betas of 0 (`regularise_betas`; BETAS_REG there).
+    2. Betas are removed if any |beta| is above `max_beta`.
+    3. Improbable poses are removed (requires `pose_histogram`).
+    4. Pose and betas are kept together or removed together.
+    5. People with `min_keypoints` visible keypoints or fewer are dropped,
+    6. and people whose fitting loss, if there is one, is `max_fitting_loss` or more.
+    7. Missing betas are regularized towards 0 (`regularize_betas`; BETAS_REG in 4D-Humans).
 
     Args:
         pose_histogram: `amass_poses_hist100_SMPL+H_G.npy` of the 4D-Humans training data; None
-            leaves step 3 out.
+            skips step 3.
     """
 
     def __init__(
         self,
-        min_confidence=0.3,
-        max_beta=3.0,
-        pose_histogram=None,
-        min_keypoints=4,
-        max_fitting_loss=31000.0,
-        regularise_betas=True,
+        min_confidence: float = 0.3,
+        max_beta: float = 3.0,
+        pose_histogram: str | Path | None = None,
+        min_keypoints: int = 4,
+        max_fitting_loss: float = 31000.0,
+        regularize_betas: bool = True,
     ):
         self.min_confidence = min_confidence
         self.max_beta = max_beta
         self.pose_histogram = pose_histogram
         self.min_keypoints = min_keypoints
         self.max_fitting_loss = max_fitting_loss
-        self.regularise_betas = regularise_betas
+        self.regularize_betas = regularize_betas
         self._probable = None
 
     @property
-    def settings(self):
-        """Text that is the same for equal filters."""
+    def settings(self) -> str:
+        """Text that is equal for equal filters."""
         return repr(sorted((k, str(v)) for k, v in vars(self).items() if not k.startswith('_')))
 
-    def load(self):
-        """Read the histogram, once, before worker processes share it."""
+    def load(self) -> None:
+        """Read the histogram once, before worker processes are started."""
         if self.pose_histogram is not None and self._probable is None:
             self._probable = load_probable_poses(self.pose_histogram)
 
-    def __call__(self, annotation):
-        """Filter a checked annotation in place; returns why it is dropped, or None if it stays."""
+    def __call__(self, annotation: dict) -> str | None:
+        """Filter a checked annotation in place; returns the reason to drop it, or None."""
         self.load()
         confidence = annotation['keypoints_2d'][:, 2]
         confidence[confidence < self.min_confidence] = 0
@@ -144,26 +145,26 @@ class AnnotationFilter:
             annotation['has_betas'][...] = 0
         if (
             self._probable is not None
-            and annotation['has_body_pose'] > 0
-            and not is_probable(annotation['body_pose'][3:], self._probable)
+            and annotation['has_pose'] > 0
+            and not is_probable(annotation['pose'][3:], self._probable)
         ):
-            annotation['has_body_pose'][...] = 0
-        both = annotation['has_betas'] > 0 and annotation['has_body_pose'] > 0
-        annotation['has_betas'][...] = annotation['has_body_pose'][...] = both
+            annotation['has_pose'][...] = 0
+        both = annotation['has_betas'] > 0 and annotation['has_pose'] > 0
+        annotation['has_betas'][...] = annotation['has_pose'][...] = both
 
         if (confidence > 0).sum() <= self.min_keypoints:
             return 'few keypoints'
         loss = fitting_loss(annotation)
         if loss is not None and not loss < self.max_fitting_loss:
             return 'fitting loss'
-        if self.regularise_betas and not both:
+        if self.regularize_betas and not both:
             annotation['betas'][...] = 0
             annotation['has_betas'][...] = 1
         return None
 
 
-def fitting_loss(annotation):
-    """Reprojection loss that the released fits state, or None."""
+def fitting_loss(annotation: dict) -> float | None:
+    """Reprojection loss of the released fit, or None if there is none."""
     losses = annotation['extra_info'].get('fitting_loss', {})
     if isinstance(losses, np.ndarray):
         losses = losses.item()
@@ -172,7 +173,7 @@ def fitting_loss(annotation):
 
 
 # ---------------------------------------------------------------------------------------------
-# Improbable poses: densities of AMASS poses, chosen by hand per joint in 4D-Humans
+# Improbable poses: minimum densities of AMASS poses for each joint, chosen by hand in 4D-Humans
 # ---------------------------------------------------------------------------------------------
 POSE_THRESHOLDS = (
     5e-5, 5e-5, 2e-3,      # hips, spine1
@@ -182,15 +183,15 @@ POSE_THRESHOLDS = (
     4.5e-4, 4.5e-4, 5e-4,  # collars, head
     2e-4, 2e-4,            # shoulders
     4e-5, 4e-5,            # elbows
-    1e-3, 1e-3,            # wrists; the hands are free
+    1e-3, 1e-3,            # wrists; hands are not tested
 )  # fmt: skip
 
 
-def load_probable_poses(path):
-    """Which bins of axis-angle space are probable, for each of 21 body joints.
+def load_probable_poses(path: str | Path) -> np.ndarray:
+    """Mask of the probable bins of axis-angle space, for each of 21 body joints.
 
-    The densities are smoothed as in 4D-Humans, which its thresholds were chosen for: by a Gaussian
-    of 2 bins along all four axes, the one over joints included, after one common normalisation.
+    As in 4D-Humans, whose thresholds depend on it, densities are normalized over all joints and
+    smoothed by a Gaussian of 2 bins along all four axes, the joint axis included.
 
     Args:
         path: npy of (21, bins, bins, bins) counts over [-pi, pi]^3.
@@ -199,7 +200,7 @@ def load_probable_poses(path):
         bool, same shape.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, or another array.
+        FileNotFoundError, ValueError: no such file, or an array of another shape.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -210,28 +211,28 @@ def load_probable_poses(path):
         )
     counts = np.load(path, allow_pickle=False)
     if counts.ndim != 4 or counts.shape[0] != 21 or len(set(counts.shape[1:])) != 1:
-        raise ValueError(f'{path} wants shape (21, n, n, n), got {counts.shape}')
+        raise ValueError(f'{path}: expected shape (21, n, n, n), got {counts.shape}')
     bin_volume = (2 * math.pi / counts.shape[1]) ** 3
     density = gaussian_filter(counts / (counts.sum() * bin_volume), sigma=2, mode='constant')
     return density > np.array(POSE_THRESHOLDS)[:, None, None, None]
 
 
-def is_probable(body_pose, probable):
-    """Whether all of the first 21 joints lie in a probable bin.
+def is_probable(axis_angle: np.ndarray, probable: np.ndarray) -> bool:
+    """Whether each of the first 21 joints is in a probable bin.
 
     Args:
-        body_pose: (69,), axis-angle of the 23 body joints.
-        probable: of `load_probable_poses`.
+        axis_angle: (69,), of the 23 body joints.
+        probable: from `load_probable_poses`.
     """
-    pose = wrap_axis_angle(body_pose.reshape(23, 3)[:21].astype(np.float64))
+    pose = wrap_axis_angle(axis_angle.reshape(-1, 3)[:21].astype(np.float64))
     bins = probable.shape[1]
     index = ((pose + math.pi) / (2 * math.pi) * (bins - 1e-6)).astype(int).clip(0, bins - 1)
     inside = ((pose >= -math.pi) & (pose < math.pi)).all()
     return bool(inside and probable[np.arange(21), index[:, 0], index[:, 1], index[:, 2]].all())
 
 
-def wrap_axis_angle(axis_angle):
-    """(N, 3) rotations with angles brought into [0, pi] (up to 1e-6)."""
+def wrap_axis_angle(axis_angle: np.ndarray) -> np.ndarray:
+    """Wrap the angles of (N, 3) rotations into [0, pi] (up to 1e-6)."""
     angle = np.linalg.norm(axis_angle, axis=1, keepdims=True)
     turns = np.ceil(np.maximum(angle - math.pi - 1e-6, 0) / (2 * math.pi))
     return axis_angle * (angle - 2 * math.pi * turns) / np.maximum(angle, 1e-8)
@@ -241,41 +242,41 @@ def wrap_axis_angle(axis_angle):
 # Counting
 # ---------------------------------------------------------------------------------------------
 class BadCount:
-    """Counts unusable records over all worker processes and stops when they are too many.
+    """Count bad records over all worker processes; raise an error above a maximum share.
 
-    Each kind is logged at its 1st, 2nd, 4th, 8th ... time, with the record's name.
+    Each kind is logged at its 1st, 2nd, 4th, 8th ... occurrence, with the record's name.
 
     Args:
         name: of the data set, for the messages.
-        max_share: of bad among all records; more is an error.
-        patience: so many records are looked at before the share is judged.
+        max_share: maximum share of bad records.
+        patience: records to read before the share is checked.
     """
 
     MAX_WORKERS = 64
 
-    def __init__(self, name, max_share, patience=200):
+    def __init__(self, name: str, max_share: float, patience: int = 200):
         self.name = name
         self.max_share = max_share
         self.patience = patience
-        # Shared memory; one row a worker (the main process is row 0), so that nobody adds at once.
+        # Shared memory, one row per worker (row 0: main process), so that no two write to one row.
         rows = self.MAX_WORKERS + 1
         self._counts = torch.zeros(rows, len(BAD_KINDS) + 1, dtype=torch.int64).share_memory_()
 
     @property
-    def good(self):
+    def good(self) -> int:
         return int(self._counts[:, 0].sum())
 
     @property
-    def bad(self):
-        """Dict from kind to count, over all workers, without the kinds never met."""
+    def bad(self) -> dict[str, int]:
+        """Counts by kind over all workers, without zeros."""
         total = self._counts[:, 1:].sum(0).tolist()
         return {kind: n for kind, n in zip(BAD_KINDS, total, strict=True) if n}
 
-    def add_good(self):
+    def add_good(self) -> None:
         self._row()[0] += 1
 
-    def add_bad(self, kind, name, why):
-        """Count one; `name` says which record, `why` what was wrong.
+    def add_bad(self, kind: str, name: str, reason: object) -> None:
+        """Count one bad record.
 
         Raises:
             RuntimeError: the share of bad records is above `max_share`.
@@ -284,11 +285,11 @@ class BadCount:
         good, bad = self.good, self.bad
         if bad[kind] & (bad[kind] - 1) == 0:
             log_warning(
-                f'{self.name}: skipped {name}: {kind} ({why}); {describe(bad)} of '
+                f'{self.name}: skipped {name}: {kind} ({reason}); {describe(bad)} of '
                 f'{good + sum(bad.values())} records so far'
             )
         if good + sum(bad.values()) >= self.patience:
-            judge(self.name, good, bad, self.max_share)
+            check_bad_share(self.name, good, bad, self.max_share)
 
     def _row(self):
         worker = get_worker_info()
@@ -307,20 +308,20 @@ BAD_KINDS = (
 )
 
 
-def judge(name, good, bad, max_share):
-    """RuntimeError if the share of bad records (dict from kind to count) is above `max_share`."""
+def check_bad_share(name: str, good: int, bad: Mapping[str, int], max_share: float) -> None:
+    """Raise RuntimeError if the share of bad records (counts by kind) is above `max_share`."""
     number = sum(bad.values())
     if number > max_share * (number + good):
         raise RuntimeError(
-            f'{name}: {number} of {number + good} records are bad ({describe(bad)}), above the '
-            f'share of {max_share} that max_bad_share allows; tools/check_data.py tells more'
+            f'{name}: {number} of {number + good} records are bad ({describe(bad)}), more than '
+            f'max_bad_share={max_share}; tools/check_data.py shows details'
         )
 
 
-def describe(counts):
+def describe(counts: Mapping[str, int]) -> str:
     """'2 zero-size box, 1 damaged shard' or 'none'."""
     return ', '.join(f'{number} {kind}' for kind, number in counts.items() if number) or 'none'
 
 
-def log_warning(message):
+def log_warning(message: str) -> None:
     print_log(message, logger='current', level=logging.WARNING)

@@ -1,11 +1,11 @@
-"""How 4D-Humans cuts a person out of a picture, and what that does to the annotation.
+"""Square crops of people as in 4D-Humans, the same transform of annotations, augmentation.
 
 Pure functions on numpy arrays, equal to shubham-goel/4D-Humans (hmr2/datasets/utils.py,
-vitdet_dataset.py) within one grey level. What differs: `body_part_box` returns the box it was given
-where no joint is left (there, cropping to the shoulders fails), nothing is written into the arrays
-that come in, and `blur_sigma` blurs what is made smaller (there, what is made larger).
+vitdet_dataset.py) within one gray level. Differences: `body_part_box` returns the given box if no
+joint is visible (there, cropping to the shoulders fails), input arrays are not modified, and
+`blur_sigma` blurs crops that are reduced (there, crops that are enlarged).
 
-Points are (x, y) in pixels with pixel centres at whole numbers; boxes are (centre, side).
+Points are (x, y) in pixels with pixel centers at integers; boxes are (center, side).
 """
 
 import math
@@ -13,19 +13,20 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..conventions import AXIS_ANGLE_FLIP_SIGNS, BODY_POSE_23_FLIP, IMAGE_SIZE, JOINTS_44_FLIP
 
 
 # ---------------------------------------------------------------------------------------------
-# Where the crop lies
+# Geometry of the crop
 # ---------------------------------------------------------------------------------------------
-def expand_to_aspect(size, aspect):
-    """Smallest box around a box of `size` that has the shape `aspect`.
+def expand_to_aspect(size: ArrayLike, aspect: ArrayLike | None) -> np.ndarray:
+    """Smallest box with the aspect ratio `aspect` that contains a box of `size`.
 
     Args:
         size: (2,), (width, height) in pixels.
-        aspect: (width, height) in any unit, or None to leave the box.
+        aspect: (width, height) in any unit; None returns `size`.
 
     Returns:
         (2,), (width, height) in pixels.
@@ -36,49 +37,59 @@ def expand_to_aspect(size, aspect):
     return np.asarray(aspect, np.float64) * (size / aspect).max()
 
 
-def crop_matrix(centre, side, size=IMAGE_SIZE, rotation=0.0):
-    """Affine map from the picture to a crop of a square box.
+def crop_matrix(
+    center: ArrayLike, side: float, size: int = IMAGE_SIZE, rotation: float = 0.0
+) -> np.ndarray:
+    """Affine map from the image to the crop of a square box.
 
     Args:
-        centre: (2,), of the box, pixels; maps to the crop's (size / 2, size / 2).
+        center: (2,), of the box, pixels; maps to the crop's (size / 2, size / 2).
         side: of the box, pixels.
         size: side of the crop, pixels.
-        rotation: degrees; the box is turned clockwise as seen in the picture.
+        rotation: degrees; the box is rotated clockwise as seen in the image.
 
     Returns:
         (2, 3), float64.
     """
     sine, cosine = math.sin(math.radians(rotation)), math.cos(math.radians(rotation))
     down, right = np.float32(side * 0.5 * np.array([[-sine, cosine], [cosine, sine]]))
-    centre = np.asarray(centre, np.float64)
-    source = np.stack([centre, centre + down, centre + right]).astype(np.float32)
+    center = np.asarray(center, np.float64)
+    source = np.stack([center, center + down, center + right]).astype(np.float32)
     middle = size * 0.5
     target = np.array([[middle, middle], [middle, size], [size, middle]], np.float32)
     return cv2.getAffineTransform(source, target)
 
 
-def transform_points(points, matrix):
-    """(..., 2) points through a (2, 3) affine map."""
+def transform_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Apply a (2, 3) affine map to (..., 2) points."""
     return points @ matrix[:, :2].T + matrix[:, 2]
 
 
 # ---------------------------------------------------------------------------------------------
 # Pixels
 # ---------------------------------------------------------------------------------------------
-def warp(image, matrix, size=IMAGE_SIZE, mirror=False, border='constant', sigma=0.0, truncate=4.0):
-    """One bilinear warp of the part of the picture that the crop needs.
+def warp(
+    image: np.ndarray,
+    matrix: np.ndarray,
+    size: int = IMAGE_SIZE,
+    mirror: bool = False,
+    border: str = 'constant',
+    sigma: float = 0.0,
+    truncate: float = 4.0,
+) -> np.ndarray:
+    """Warp an image bilinearly; only the part that the crop covers is read.
 
     Args:
         image: (H, W) or (H, W, C), uint8 or float.
-        matrix: (2, 3), from the picture (mirrored first, if `mirror`) to the crop.
+        matrix: (2, 3), from the image (flipped first, if `mirror`) to the crop.
         size: side of the crop, pixels.
-        mirror: exchange left and right first: x becomes W - 1 - x.
-        border: 'constant' (black) or 'replicate' outside of the picture.
-        sigma: Gaussian blur before the warp, pixels of the picture; 0 for none.
-        truncate: the blur's reach, in sigmas.
+        mirror: flip the image first: x becomes W - 1 - x.
+        border: 'constant' (black) or 'replicate' outside the image.
+        sigma: Gaussian blur before the warp, pixels of the image; 0 for none.
+        truncate: radius of the blur, in sigmas.
 
     Returns:
-        (size, size[, C]) of the image's type; float32 if blurred (and then not rounded).
+        (size, size[, C]) of the image's type; float32 if blurred (not rounded then).
     """
     height, width = image.shape[:2]
     corners = np.array([[0, 0], [size, 0], [0, size], [size, size]], np.float64)
@@ -104,75 +115,42 @@ def warp(image, matrix, size=IMAGE_SIZE, mirror=False, border='constant', sigma=
     return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=mode)
 
 
-def blur_sigma(side, size=IMAGE_SIZE, official=False):
-    """Blur against aliasing for a training crop, pixels of the picture; 0 for none.
+def blur_sigma(side: float, size: int = IMAGE_SIZE, official: bool = False) -> float:
+    """Sigma of the anti-aliasing blur of a training crop, pixels of the image; 0 for none.
 
-    With `official`, as 4D-Humans has it: it blurs crops that are *enlarged*.
+    With `official`, crops that are *enlarged* are blurred, as in 4D-Humans.
     """
     ratio = size / side if official else side / size
     return (ratio - 1) / 2 if ratio > 1.1 else 0.0
 
 
-def demo_blur_sigma(side, size=IMAGE_SIZE):
-    """Blur of the 4D-Humans demo (ViTDetDataset): half the reduction counts."""
-    ratio = side / size / 2
-    return (ratio - 1) / 2 if ratio > 1.1 else 0.0
-
-
-def demo_crop(image, box, aspect=(192, 256), size=IMAGE_SIZE):
-    """The crop of a detected person, as the demo of 4D-Humans makes it.
-
-    Args:
-        image: (H, W, 3), uint8.
-        box: (4,), x1, y1, x2, y2 in pixels.
-        aspect: (width, height) that the box is expanded to before it becomes a square.
-
-    Returns:
-        crop (size, size, 3): uint8, or float32 where the picture was blurred first;
-        centre (2,) and side of the square box, pixels.
-
-    Raises:
-        ValueError: the box is empty or not finite.
-    """
-    box = np.asarray(box, np.float32)
-    extent = box[2:] - box[:2]
-    if not (np.isfinite(box).all() and extent.max() >= 1 and extent.min() >= 0):
-        raise ValueError(
-            f'a box wants x1, y1, x2, y2 that span a pixel or more, got {box.tolist()}'
-        )
-    centre = (box[2:] + box[:2]) / 2
-    side = expand_to_aspect(extent, aspect).max()
-    matrix = crop_matrix(centre, side, size)
-    return warp(image, matrix, size, sigma=demo_blur_sigma(side, size)), centre, side
-
-
-def scale_colours(image, factors):
-    """Each channel times its factor, clipped to 0..255: float32."""
+def scale_colors(image: np.ndarray, factors: ArrayLike) -> np.ndarray:
+    """Multiply each channel by its factor and clip to 0..255: float32."""
     return np.clip(image * np.asarray(factors, np.float32), 0, 255).astype(np.float32)
 
 
-def scale_colours_uint8(image, factors):
-    """`scale_colours` rounded to whole grey levels, by a table of 256 entries a channel."""
+def scale_colors_uint8(image: np.ndarray, factors: ArrayLike) -> np.ndarray:
+    """`scale_colors` of uint8 images, rounded, by a lookup table of 256 entries per channel."""
     levels = np.arange(256, dtype=np.float32)[:, None] * np.asarray(factors, np.float32)
     table = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
     return cv2.LUT(image, table[None])
 
 
 # ---------------------------------------------------------------------------------------------
-# Annotation
+# Annotations
 # ---------------------------------------------------------------------------------------------
-def flip_keypoints(keypoints, width):
-    """Mirror (44, 2+) pixels of a picture of `width`: x -> width - 1 - x, left <-> right."""
+def flip_keypoints(keypoints: np.ndarray, width: int) -> np.ndarray:
+    """Mirror (44, 2+) pixels of an image of `width`: x -> width - 1 - x, left <-> right."""
     flipped = keypoints[list(JOINTS_44_FLIP)]
     flipped[:, 0] = width - 1 - flipped[:, 0]
     return flipped
 
 
-def turn_joints(joints, rotation, mirror):
-    """Mirror (x -> -x, left <-> right), then turn by -rotation in the image plane.
+def rotate_joints(joints: np.ndarray, rotation: float, mirror: bool) -> np.ndarray:
+    """Mirror (x -> -x, left <-> right), then rotate by -rotation in the image plane.
 
     Args:
-        joints: (44, 4), metres and confidence.
+        joints: (44, 4), meters and confidence.
         rotation: degrees, as in `crop_matrix`.
 
     Returns:
@@ -185,26 +163,27 @@ def turn_joints(joints, rotation, mirror):
     return joints.astype(np.float32)
 
 
-def turn_pose(pose, rotation, mirror):
-    """The same for a body pose: mirrored joint by joint, and its first rotation turned.
+def rotate_pose(pose: np.ndarray, rotation: float, mirror: bool) -> np.ndarray:
+    """Mirror a pose joint by joint, then rotate its global_orient by -rotation in the image plane.
 
     Args:
         pose: (72,), axis-angle: global_orient, then 23 joints.
+        rotation: degrees, as in `crop_matrix`.
 
     Returns:
-        (72,), float32; the angle of global_orient lies in [0, pi].
+        (72,), float32; the angle of global_orient is in [0, pi].
     """
-    pose = np.array(pose, np.float64).reshape(24, 3)
+    pose = np.array(pose, np.float64).reshape(-1, 3)
     if mirror:
         pose[1:] = pose[1:][list(BODY_POSE_23_FLIP)]
         pose *= AXIS_ANGLE_FLIP_SIGNS
     orient = _in_plane(rotation) @ cv2.Rodrigues(pose[0])[0]
     pose[0] = cv2.Rodrigues(orient)[0][:, 0]
-    return pose.reshape(72).astype(np.float32)
+    return pose.reshape(-1).astype(np.float32)
 
 
 def _in_plane(rotation):
-    """(3, 3) matrix that turns by -rotation degrees about z."""
+    """(3, 3) rotation by -rotation degrees about z."""
     sine, cosine = math.sin(math.radians(-rotation)), math.cos(math.radians(-rotation))
     return np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
 
@@ -214,34 +193,34 @@ def _in_plane(rotation):
 # ---------------------------------------------------------------------------------------------
 @dataclass
 class Augmentation:
-    """What is done to one crop; the defaults do nothing."""
+    """Augmentation of one crop; the defaults are the identity."""
 
     scale: float = 1.0  # of the box
     rotation: float = 0.0  # degrees
     mirror: bool = False
-    colour: tuple = (1.0, 1.0, 1.0)  # factors of R, G, B
-    shift: tuple = (0.0, 0.0)  # x, y in box sides
-    part: str | None = None  # a key of BODY_PARTS to crop to
+    color: tuple[float, float, float] = (1.0, 1.0, 1.0)  # factors of R, G, B
+    shift: tuple[float, float] = (0.0, 0.0)  # x, y in box sides
+    part: str | None = None  # key of BODY_PARTS to crop to
 
 
 def draw_augmentation(
-    rng,
-    scale=0.3,
-    rotation=30.0,
-    rotation_rate=0.6,
-    shift=0.02,
-    flip_rate=0.5,
-    colour=0.2,
-):
-    """Random `Augmentation` of HMR2.0's training (its crop to a body part comes later).
+    rng: np.random.Generator,
+    scale: float = 0.3,
+    rotation: float = 30.0,
+    rotation_rate: float = 0.6,
+    shift: float = 0.02,
+    flip_rate: float = 0.5,
+    color: float = 0.2,
+) -> Augmentation:
+    """Draw the random `Augmentation` of HMR2.0's training, except for the crop to a body part.
 
     Args:
-        rng: np.random.Generator
-        scale: box sides of 1 + scale * N, N normal and clipped to +-1.
-        rotation: degrees times N, clipped to +-2, with probability `rotation_rate`.
-        shift: box sides times N, clipped to +-1; always.
-        flip_rate: probability of a mirror image.
-        colour: each channel times a uniform factor in 1 +- colour.
+        rng: random generator.
+        scale: the box is scaled by 1 + scale * N, with N normal and clipped to +-1.
+        rotation: degrees, times N clipped to +-2, with probability `rotation_rate`.
+        shift: box sides, times N clipped to +-1; always.
+        flip_rate: probability of a horizontal flip.
+        color: each channel is multiplied by a uniform factor in 1 +- color.
     """
     normal = rng.standard_normal(4)
     shift_x, shift_y, grow = np.clip(normal[:3], -1, 1)
@@ -250,12 +229,12 @@ def draw_augmentation(
         scale=1 + scale * grow,
         rotation=rotation * np.clip(normal[3], -2, 2) if turn < rotation_rate else 0.0,
         mirror=bool(flip < flip_rate),
-        colour=tuple(rng.uniform(1 - colour, 1 + colour, 3)),
+        color=tuple(rng.uniform(1 - color, 1 + color, 3)),
         shift=(shift * shift_x, shift * shift_y),
     )
 
 
-# Crops to a part of the body: the box around the visible joints among these, times the factor.
+# Crops to a part of the body: the box around its visible joints (indices), times the factor.
 BODY_PARTS = {
     'hips':      (1.1, (*range(10), 12, *range(15, 19), 27, 28, *range(31, 44))),
     'shoulders': (1.2, (0, 1, 2, 5, *range(15, 19), 33, 34, 37, 38, 42, 43)),
@@ -268,7 +247,7 @@ BODY_PARTS = {
     'left_leg':  (1.1, (12, 13, 14, 19, 20, 21, 28, 29, 30)),
 }  # fmt: skip
 
-# Which part is drawn with which probability, by level and by how much of the body is seen.
+# Probability of each part, by level and by the visible extent of the body.
 PART_RATES = {
     ('mild', 'full'):        dict(hips=.7, shoulders=.2, head=.1),
     ('mild', 'upper'):       dict(shoulders=.9, head=.1),
@@ -277,14 +256,14 @@ PART_RATES = {
     ('aggressive', 'upper'): dict(shoulders=.2, head=.2, torso=.2, right_arm=.2, left_arm=.2),
 }  # fmt: skip
 
-# The same ten joints in both halves of the 44: arms and legs without hips.
+# Arms and legs without hips: the same ten joints in both halves of the 44.
 _LIMBS = ((2, 3, 4, 5, 6, 7, 10, 11, 13, 14), (33, 32, 31, 34, 35, 36, 26, 25, 29, 30))
 _KNEES_AND_ANKLES = (10, 11, 13, 14, 25, 26, 29, 30)
 _HEAD_AND_SHOULDERS = (0, 1, 15, 16, 17, 18, 33, 34, 37, 38, 42, 43)
 
 
-def visible_extent(keypoints):
-    """'full' (all limbs), 'upper' (no knee or ankle, but a head or shoulders), or None."""
+def visible_extent(keypoints: np.ndarray) -> str | None:
+    """'full' (all limbs), 'upper' (no knee or ankle, but head or shoulders), or None."""
     seen = keypoints[:, 2] > 0
     if (seen[list(_LIMBS[0])] | seen[list(_LIMBS[1])]).all():
         return 'full'
@@ -293,8 +272,8 @@ def visible_extent(keypoints):
     return None
 
 
-def pick_body_part(keypoints, chance, level='aggressive'):
-    """The part that a number in [0, 1) picks, a key of BODY_PARTS, or None.
+def pick_body_part(keypoints: np.ndarray, chance: float, level: str = 'aggressive') -> str | None:
+    """Map a random number to a key of BODY_PARTS, by PART_RATES; None if no part is to be cropped.
 
     Args:
         keypoints: (44, 3), pixels and confidence.
@@ -308,21 +287,23 @@ def pick_body_part(keypoints, chance, level='aggressive'):
     return list(rates)[int(np.searchsorted(edges[:-1], chance, side='right'))]
 
 
-def body_part_box(keypoints, part, centre, size):
+def body_part_box(
+    keypoints: np.ndarray, part: str, center: ArrayLike, size: ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
     """Box around one part of the body.
 
     Args:
         keypoints: (44, 3), pixels and confidence.
-        part: a key of BODY_PARTS.
-        centre, size: (2,) each, the box to return if the part is not seen, pixels.
+        part: key of BODY_PARTS.
+        center, size: (2,) each, pixels; the box to return if the part is not visible.
 
     Returns:
-        centre (2,), size (2,) as (width, height), pixels.
+        center (2,), size (2,) as (width, height), pixels.
     """
     factor, kept = BODY_PARTS[part]
     points = keypoints[list(kept)]
     if not points[:, 2].sum() > 1:
-        return np.asarray(centre), np.asarray(size)
+        return np.asarray(center), np.asarray(size)
     points = points[points[:, 2] > 0, :2]
     low, high = points.min(0), points.max(0)
     return (low + high) * 0.5, (high - low) * 1.2 * factor

@@ -1,57 +1,75 @@
-"""The evaluation files of 4D-Humans (and any annotation in their npz layout) as a data set.
+"""Data set of people in an npz file, in the layout of 4D-Humans' evaluation files.
 
-Equal to shubham-goel/4D-Humans (hmr2/datasets/image_dataset.py), without `allow_pickle`: text that
-was saved as objects is read by `safe_pickle`, and members that are not needed stay unread.
+Equal to shubham-goel/4D-Humans (hmr2/datasets/image_dataset.py), without `allow_pickle`: strings
+that were saved as objects are read by `files.pickles`, and unused arrays are not read.
 """
 
 import zipfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from mmengine.registry import DATASETS
 
-from ..conventions import EVAL_IGNORED_3D
+from ..conventions import EVAL_IGNORED_3D, EXTRA_19, ON_DISK, OPENPOSE_25, person
 from ..files import pickles
-from .annotations import AnnotationFilter, BadRecord, check_annotation, describe, judge, log_warning
+from .annotations import (
+    AnnotationFilter,
+    BadRecord,
+    check_annotation,
+    check_bad_share,
+    describe,
+    log_warning,
+)
 from .people import People
 
-# Shapes of one row. Joints come in two halves: OpenPose's and the extra ones.
+# Keypoints are stored in two arrays: (name, shape of a row) of OpenPose's and of the extra ones.
 HALVES = {
-    'keypoints_2d': (('body_keypoints_2d', (25, 3)), ('extra_keypoints_2d', (19, 3))),
-    'keypoints_3d': (('body_keypoints_3d', (25, 4)), ('extra_keypoints_3d', (19, 4))),
+    name: tuple(
+        (f'{half}_{name}', (len(joints), person()[name].shape[1]))
+        for half, joints in (('body', OPENPOSE_25), ('extra', EXTRA_19))
+    )
+    for name in ('keypoints_2d', 'keypoints_3d')
 }
-FITS = {'body_pose': (72,), 'betas': (10,)}
+FITS = {ON_DISK.get(name, name): person()[name].shape for name in ('pose', 'betas')}
 
 
 @DATASETS.register_module()
 class NpzPeople(People):
-    """People of an annotation file beside a folder of pictures.
+    """People of an annotation file and a folder of images.
 
-    The file: `imgname` (N,), `center` (N, 2), `scale` (N,) or (N, 2), all in pixels, and any of
-    `body_keypoints_2d` (N, 25, 3), `extra_keypoints_2d` (N, 19, 3), `body_keypoints_3d`
+    Arrays of the file: `imgname` (N,), `center` (N, 2), `scale` (N,) or (N, 2), all in pixels, and
+    any of `body_keypoints_2d` (N, 25, 3), `extra_keypoints_2d` (N, 19, 3), `body_keypoints_3d`
     (N, 25, 4), `extra_keypoints_3d` (N, 19, 4), `body_pose` (N, 72) with `has_body_pose` (N,),
-    `betas` (N, 10) with `has_betas` (N,). What is absent is zero. As in 4D-Humans, the confidence
-    of 3D joints 1 to 14 (OpenPose's limbs) is set to 0. Rows that cannot be used (NaN, a box
-    below one pixel) are left out, counted and named.
+    `betas` (N, 10) with `has_betas` (N,). Absent arrays are zero. As in 4D-Humans, the confidence
+    of 3D joints 1 to 14 (OpenPose's limbs) is set to 0. Bad rows (NaN, a box below one pixel) are
+    skipped and logged.
 
     Args:
-        ann_file (str): npz.
-        img_dir (str): folder that `imgname` counts from.
-        name (str): of the data set; by default the file's.
-        filters (dict): arguments of `AnnotationFilter`, to train on the file; None, as for
-            evaluation, filters nothing.
-        pipeline (list): transforms that `dataset[index]` sends its record through.
-        max_bad_share (float): share of unusable rows above which it is an error.
+        ann_file: npz.
+        img_dir: folder that `imgname` is relative to.
+        name: of the data set; default: the file's.
+        filters: arguments of `AnnotationFilter`, for training; None (for evaluation) keeps all.
+        pipeline: transforms that `dataset[index]` applies to its record.
+        max_bad_share: maximum share of bad rows.
 
     Raises (in `full_init`):
         FileNotFoundError: no such file or folder.
-        ValueError: a key is missing or has another shape.
-        RuntimeError: too many unusable rows.
+        ValueError: an array is missing or has another shape.
+        RuntimeError: too many bad rows.
     """
 
-    def __init__(self, ann_file, img_dir, name=None, filters=None, pipeline=(), max_bad_share=0.01):
+    def __init__(
+        self,
+        ann_file: str | Path,
+        img_dir: str | Path,
+        name: str | None = None,
+        filters: dict | None = None,
+        pipeline: Sequence = (),
+        max_bad_share: float = 0.01,
+    ):
         super().__init__(name or Path(ann_file).stem, pipeline)
         self.ann_file = ann_file
         self.img_dir = Path(img_dir)
@@ -59,14 +77,14 @@ class NpzPeople(People):
         self.max_bad_share = max_bad_share
         self._arrays = self._rows = None
 
-    def full_init(self):
+    def full_init(self) -> None:
         if self._rows is not None:
             return
         super().full_init()
         if not self.img_dir.is_dir():
             raise FileNotFoundError(
-                f'{self.name}: no folder {self.img_dir}, which imgname of {self.ann_file} counts '
-                'from; set img_dir'
+                f'{self.name}: no folder {self.img_dir}, to which imgname of {self.ann_file} is '
+                'relative; set img_dir'
             )
         self._arrays = read_people_npz(self.ann_file)
         rows, bad, dropped = [], Counter(), Counter()
@@ -76,7 +94,7 @@ class NpzPeople(People):
             except BadRecord as error:
                 bad[error.kind] += 1
                 if bad.total() <= 5:
-                    log_warning(f'{self.name}: row {row} of {self.ann_file} is left out: {error}')
+                    log_warning(f'{self.name}: skipped row {row} of {self.ann_file}: {error}')
                 continue
             if reason is None:
                 rows.append(row)
@@ -84,19 +102,19 @@ class NpzPeople(People):
                 dropped[reason] += 1
         if bad or dropped:
             log_warning(
-                f'{self.name}: {len(rows)} people stay; bad: {describe(bad)}; dropped: '
+                f'{self.name}: {len(rows)} people are kept; bad: {describe(bad)}; dropped: '
                 f'{describe(dropped)}'
             )
-        judge(self.name, len(rows) + dropped.total(), bad, self.max_bad_share)
+        check_bad_share(self.name, len(rows) + dropped.total(), bad, self.max_bad_share)
         if not rows:
             raise ValueError(f'{self.name}: {self.ann_file} holds no usable row')
         self._rows = np.array(rows)
 
-    def __len__(self):
+    def __len__(self) -> int:
         self.full_init()
         return len(self._rows)
 
-    def record(self, index):
+    def record(self, index: int) -> dict:
         self.full_init()
         row = int(self._rows[index])
         annotation, _ = self._annotation(row)
@@ -117,34 +135,34 @@ class NpzPeople(People):
         )
 
     def _annotation(self, row):
-        """(annotation, why the filter drops it or None)."""
+        """(annotation, reason to drop it or None)."""
         annotation = check_annotation(
             {name: array[row] for name, array in self._arrays.items() if name != 'imgname'}
         )
         return annotation, self.filter(annotation) if self.filter else None
 
 
-def read_people_npz(path):
-    """Arrays of an annotation file, in the layout of `annotations` (N rows each) plus `imgname`.
+def read_people_npz(path: str | Path) -> dict[str, np.ndarray]:
+    """Read an annotation file: `imgname` and arrays of N rows for `check_annotation`.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not an npz, a key is missing, or an array has another shape.
+        ValueError: not an npz, an array is missing or has another shape.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f'no {path}; the evaluation files come with 4D-Humans (hmr2_evaluation_data/), and '
-            'tools/make_shards.py writes such files from other layouts'
+            f'no {path}; evaluation files come with 4D-Humans (hmr2_evaluation_data/), and '
+            'tools/make_shards.py converts other layouts'
         )
     try:
         with zipfile.ZipFile(path) as archive:
             found = {name.removesuffix('.npy') for name in archive.namelist()}
-            wanted = {'imgname', 'center', 'scale'}
-            wanted |= {half for halves in HALVES.values() for half, _ in halves}
-            wanted |= {prefix + name for name in FITS for prefix in ('', 'has_')}
-            raw = {name: _read_array(archive, name) for name in wanted & found}
+            known = {'imgname', 'center', 'scale'}
+            known |= {half for halves in HALVES.values() for half, _ in halves}
+            known |= {prefix + name for name in FITS for prefix in ('', 'has_')}
+            raw = {name: _read_array(archive, name) for name in known & found}
     except zipfile.BadZipFile as error:
-        raise ValueError(f'{path} is not an npz ({error}); fetch it again') from error
+        raise ValueError(f'{path} is not an npz ({error}); download it again') from error
 
     missing = {'imgname', 'center', 'scale'} - set(raw)
     if missing or not any(half in raw for halves in HALVES.values() for half, _ in halves):
@@ -164,7 +182,7 @@ def read_people_npz(path):
         )
     arrays['keypoints_3d'][:, list(EVAL_IGNORED_3D), 3] = 0
     for name, shape in FITS.items():
-        # As in 4D-Humans: a fit without its flag counts as absent.
+        # As in 4D-Humans, a fit without its flag is ignored.
         both = name in raw and 'has_' + name in raw
         values, flags = (raw[name], raw['has_' + name]) if both else (None, None)
         arrays[name] = _rows(path, name, values, count, shape)
@@ -173,17 +191,20 @@ def read_people_npz(path):
 
 
 def _rows(path, name, array, count, *shapes):
-    """`array` as float64 (float32 stays) of (count, *shape); zeros for None."""
+    """`array` as float64 (or float32 as it is) of (count, *shape); zeros for None."""
     if array is None:
         return np.zeros((count, *shapes[0]), np.float32)
     if array.shape not in [(count, *shape) for shape in shapes] or array.dtype.kind not in 'fiub':
-        wanted = ' or '.join(str((count, *shape)) for shape in shapes)
-        raise ValueError(f'{path}: {name} is {array.dtype} {array.shape}, wanted numbers {wanted}')
+        expected = ' or '.join(str((count, *shape)) for shape in shapes)
+        raise ValueError(
+            f'{path}: expected numbers of shape {expected} in {name}, got '
+            f'{array.dtype} {array.shape}'
+        )
     return array if array.dtype == np.float32 else array.astype(np.float64)
 
 
 def _read_array(archive, name):
-    """One array of an open npz; objects are unpickled with care."""
+    """One array of an open npz; objects are read by the restricted unpickler."""
     with archive.open(name + '.npy') as file:
         version = np.lib.format.read_magic(file)
         read_header = {

@@ -1,21 +1,20 @@
-"""Data sets of people, and how a training stream is drawn from several of them.
+"""Base class, mixing and concatenation of data sets of people, and the sampler of a mix.
 
-Training draws an endless stream of samples, and sample number `position` of the stream of `seed` is
-the same whoever asks for it: which data set (by weight), which of its records (shards resampled
-with replacement, as in 4D-Humans), which augmentation and which real poses are all functions of
-(seed, position). Hence
+Training draws an infinite stream of samples that is a function of (seed, position): the data set
+(by weight), its record (shards are resampled with replacement, as in 4D-Humans), the augmentation
+and the real poses. Hence
 
-- ranks and workers share the stream evenly without talking to each other, and two processes see
-  together what one process with the joint batch sees;
-- a run resumes at any position at once, with nothing replayed and no shuffle buffer to restore;
-- nothing appears twice but what was drawn twice.
+- ranks and workers share the stream evenly without communication, and two processes together see
+  what one process with the joint batch sees;
+- a run resumes at any position at once: nothing is replayed, no shuffle buffer is restored;
+- no record is repeated unless it was drawn repeatedly.
 
-webdataset's own pipelines give none of these (they stream shards per worker through shuffle
-buffers), which is why its shards are read by index here. What streaming is good at is kept: a
-shard is read while the stream visits it, 16 at a time, so that the disk sees each file in one
-piece of time.
+webdataset's own pipelines have none of these properties (each worker streams shards through a
+shuffle buffer), therefore its shards are read by index here. The advantage of streaming is kept:
+16 shards are visited at a time, and each shard is still read in one burst.
 """
 
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from zlib import crc32
 
@@ -28,7 +27,7 @@ from torch.utils.data import Dataset, Sampler
 from ..conventions import JOINTS_44, JOINTS_44_FLIP, JOINTS_44_FLIP_PAIRS
 from .annotations import BadCount, BadRecord, log_warning
 
-# Limbs to draw: OpenPose's, then those of the extra joints.
+# Limbs of OpenPose, then of the extra joints.
 SKELETON_44 = (
     (0, 1), (1, 2), (2, 3), (3, 4), (1, 5), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (10, 11),
     (8, 12), (12, 13), (13, 14), (0, 15), (0, 16), (15, 17), (16, 18),
@@ -39,43 +38,47 @@ SKELETON_44 = (
 
 
 class People(Dataset):
-    """Records of people: see `transforms` for what a record is.
+    """Data set of records (see `transforms`), one per person.
 
-    A subclass gives `__len__`, `record(index)`, and `full_init()` if it has something to read
-    first; one whose records are endless gives its own `locate`.
+    Subclasses implement `__len__` and `record(index)`; they extend `full_init()` if there is
+    anything to read first, and override `locate` to draw records in another order.
 
     Args:
         name: of the data set, in messages and metainfo.
-        pipeline: transforms that `dataset[index]` sends its record through.
+        pipeline: transforms that `dataset[index]` applies to its record.
     """
 
-    def __init__(self, name, pipeline=()):
+    def __init__(self, name: str, pipeline: Sequence = ()):
         self.name = name
         self.pipeline = Compose(pipeline)
 
-    def full_init(self):
-        """Read what is needed before the first record (mmengine's runner calls it)."""
-        load_transforms(self.pipeline)
+    def full_init(self) -> None:
+        """Read files that the first record requires; mmengine's runner calls it."""
+        for transform in self.pipeline.transforms:
+            if hasattr(transform, 'load'):
+                transform.load()
 
-    def record(self, index):
+    def record(self, index: int) -> dict:
         """The record of one person.
 
         Raises:
-            BadRecord: it cannot be used.
+            BadRecord: it is unusable.
         """
         raise NotImplementedError
 
     def __getitem__(self, index):
         return self.pipeline({**self.record(index), 'rng': generator('record', 0, index)})
 
-    def locate(self, seed, position):
-        """Which record is at `position` of the endless stream of `seed`: pass after pass, each in
-        its own order."""
-        turn, place = divmod(position, len(self))
-        return int(_order(seed, self.name, turn, len(self))[place])
+    def locate(self, seed: int, position: int) -> int:
+        """Index of the record at `position` in the infinite stream of `seed`.
+
+        Each pass through the data set is a permutation of its own.
+        """
+        epoch, step = divmod(position, len(self))
+        return int(_order(seed, self.name, epoch, len(self))[step])
 
     @property
-    def metainfo(self):
+    def metainfo(self) -> dict:
         return dict(
             dataset_name=self.name,
             num_keypoints=len(JOINTS_44),
@@ -87,81 +90,74 @@ class People(Dataset):
         )
 
 
-def generator(purpose, seed, *numbers):
-    """np.random.Generator of its own for each purpose, seed, name and position."""
+def generator(purpose: str, seed: int, *numbers: int | str) -> np.random.Generator:
+    """Random generator that depends on all arguments."""
     words = [crc32(n.encode()) if isinstance(n, str) else n for n in (purpose, seed, *numbers)]
     return np.random.default_rng(words)
 
 
 @lru_cache(maxsize=16)
-def _order(seed, name, turn, size):
-    return generator('order', seed, name, turn).permutation(size)
-
-
-def load_transforms(pipeline):
-    for transform in pipeline.transforms:
-        if hasattr(transform, 'load'):
-            transform.load()
+def _order(seed, name, epoch, size):
+    return generator('order', seed, name, epoch).permutation(size)
 
 
 @DATASETS.register_module()
 class MixedPeople(People):
-    """An endless training stream from several data sets.
+    """Infinite training stream over several data sets.
 
-    Indices are positions, or (seed, position) as `MixSampler` yields them. A record that cannot be
-    used is counted, and another of the same data set takes its place.
+    Indices are positions, or (seed, position) from `MixSampler`. Bad records are counted and
+    replaced by another record of the same data set.
 
     Args:
-        datasets (list): the data sets, as configs or objects (`People`).
-        weights (list): how often each is drawn, in any unit.
-        epoch_size (int): samples that count as an epoch; HMR2.0's 100 000.
-        pipeline (list): transforms of all records.
-        max_bad_share (float): share of bad records, per data set and worker pool, above which
-            training stops.
+        datasets: configs or objects (`People`).
+        weights: sampling weights, in any unit; None: equal ones.
+        epoch_size: samples per epoch; 100 000 in HMR2.0.
+        pipeline: transforms of all records.
+        max_bad_share: maximum share of bad records, per data set and worker pool.
 
     Raises:
-        ValueError: weights that do not fit.
+        ValueError: weights are not positive or not one per data set; names are not unique.
         RuntimeError: too many bad records.
     """
 
     def __init__(
         self,
-        datasets,
-        weights=None,
-        epoch_size=100_000,
-        pipeline=(),
-        max_bad_share=0.01,
-        name='mix',
+        datasets: Sequence[dict | People],
+        weights: Sequence[float] | None = None,
+        epoch_size: int = 100_000,
+        pipeline: Sequence = (),
+        max_bad_share: float = 0.01,
+        name: str = 'mix',
     ):
         super().__init__(name, pipeline)
         weights = np.ones(len(datasets)) if weights is None else np.asarray(weights, np.float64)
         if weights.shape != (len(datasets),) or not (weights > 0).all() or not len(datasets):
             raise ValueError(
-                f'each of the {len(datasets)} data sets wants a weight above 0, got {weights}'
+                f'each of the {len(datasets)} data sets requires a weight above 0, got {weights}'
             )
         self.datasets = [DATASETS.build(d) if isinstance(d, dict) else d for d in datasets]
         names = [d.name for d in self.datasets]
         if len(set(names)) < len(names):
-            raise ValueError(f'each data set wants a name of its own, got {names}')
+            raise ValueError(f'names of data sets must be unique, got {names}')
         self.weights = weights / weights.sum()
         self.epoch_size = epoch_size
         self.bad_counts = [BadCount(d.name, max_bad_share) for d in self.datasets]
         self._mixes = {}
 
-    def full_init(self):
+    def full_init(self) -> None:
         super().full_init()
         for dataset in self.datasets:
             dataset.full_init()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.epoch_size
 
     def __getitem__(self, index):
         seed, position = index if isinstance(index, tuple) else (0, index)
-        number, place = self.locate(seed, position)
+        number, own_position = self.locate(seed, position)
         dataset, count = self.datasets[number], self.bad_counts[number]
         rng = generator('record', seed, position)
-        chosen = dataset.locate(seed, place)
+        chosen = dataset.locate(seed, own_position)
         for _ in range(100):
             try:
                 record = dataset.record(chosen)
@@ -173,14 +169,14 @@ class MixedPeople(People):
                 return self.pipeline({**record, 'rng': rng})
         raise RuntimeError(f'{dataset.name}: 100 bad records in a row; run tools/check_data.py')
 
-    def locate(self, seed, position):
-        """(which data set, position in its stream) of a position in the mixed stream."""
+    def locate(self, seed: int, position: int) -> tuple[int, int]:
+        """Index of the data set, and position in its own stream, at a position of the mix."""
         if seed not in self._mixes:
             self._mixes[seed] = _Mix(seed, self.weights)
         return self._mixes[seed][position]
 
-    def report(self):
-        """Dict from data set to its count of good records and of bad ones by kind."""
+    def report(self) -> dict[str, dict]:
+        """Numbers of good records and of bad ones by kind, by the name of the data set."""
         return {
             dataset.name: dict(good=count.good, bad=count.bad)
             for dataset, count in zip(self.datasets, self.bad_counts, strict=True)
@@ -188,11 +184,11 @@ class MixedPeople(People):
 
 
 class _Mix:
-    """Draws a data set for each position, by weight.
+    """Sampled data set at each position, by weight.
 
-    In blocks: how often each data set appears in a block is multinomial, its order within is
-    shuffled, which is the same as independent draws. Only the counts of earlier blocks are needed
-    to know how far each data set's own stream has got.
+    Positions are drawn in blocks: the counts of the data sets in a block are multinomial, their
+    order is shuffled, which equals independent draws. The position in a data set's own stream
+    depends only on the counts of earlier blocks.
     """
 
     BLOCK = 1 << 15
@@ -204,12 +200,12 @@ class _Mix:
         self._current = None, None
 
     def __getitem__(self, position):
-        block, place = divmod(position, self.BLOCK)
+        block, index = divmod(position, self.BLOCK)
         if self._current[0] != block:
             self._current = block, self._draw(block)
-        which, rank = self._current[1]
-        number = int(which[place])
-        return number, int(self._starts[block][number] + rank[place])
+        numbers, ranks = self._current[1]
+        number = int(numbers[index])
+        return number, int(self._starts[block][number] + ranks[index])
 
     def _draw(self, block):
         while len(self._starts) <= block + 1:
@@ -218,11 +214,11 @@ class _Mix:
         counts = self._starts[block + 1] - self._starts[block]
         rng = self._rng(block)
         rng.multinomial(self.BLOCK, self.weights)
-        which = rng.permutation(np.repeat(np.arange(len(counts)), counts))
-        rank = np.empty(self.BLOCK, np.int64)
+        numbers = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+        ranks = np.empty(self.BLOCK, np.int64)
         for number, count in enumerate(counts):
-            rank[which == number] = np.arange(count)
-        return which, rank
+            ranks[numbers == number] = np.arange(count)
+        return numbers, ranks
 
     def _rng(self, block):
         return generator('mix', self.seed, block)
@@ -234,66 +230,72 @@ class MixSampler(Sampler):
 
     Args:
         dataset: the MixedPeople.
-        seed (int): of the stream; None for one that all ranks agree on.
-        endless (bool): for iteration-based loops. False: each epoch ends after the data set's
-            `epoch_size`, and `set_epoch` says where it begins.
+        seed: of the stream; None: a random one, synchronized over ranks.
+        endless: for iteration-based loops. False: an epoch ends after the data set's
+            `epoch_size`, and `set_epoch` sets its start.
 
     Attributes:
-        position: where the next iterator starts, counted over all ranks. After `n` iterations it
-            is n * batch size * ranks; set it (or `load_state_dict`) before the loader is iterated,
-            and training goes on there.
+        position: start of the next iterator, counted over all ranks. After `n` iterations it is
+            n * batch size * ranks; to resume there, set it (or call `load_state_dict`) before
+            iterating over the loader.
     """
 
-    def __init__(self, dataset, seed=None, endless=True):
+    def __init__(self, dataset: MixedPeople, seed: int | None = None, endless: bool = True):
         self.rank, self.world = get_dist_info()
         self.seed = sync_random_seed() if seed is None else seed
         self.epoch_size = len(dataset)
         self.endless = endless
         self.position = 0
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         position = self.position + self.rank
         end = float('inf') if self.endless else self.position + len(self) * self.world
         while position < end:
             yield self.seed, position
             position += self.world
 
-    def __len__(self):
-        """Samples of an epoch on this rank: the same on all."""
+    def __len__(self) -> int:
+        """Samples per epoch and rank."""
         return self.epoch_size // self.world
 
-    def set_epoch(self, epoch):
+    def set_epoch(self, epoch: int) -> None:
         self.position = epoch * self.epoch_size
 
-    def state_dict(self):
+    def state_dict(self) -> dict:
         return dict(seed=self.seed, position=self.position)
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict) -> None:
         self.seed, self.position = state['seed'], state['position']
 
 
 @DATASETS.register_module()
 class ConcatPeople(People):
-    """Data sets one after the other, so that one test run evaluates all of them.
+    """Concatenated data sets, to evaluate all of them in one test run.
 
-    Which one a sample is from is in its metainfo, `dataset`.
+    A sample's metainfo `dataset` is the name of its data set.
 
     Args:
-        datasets (list): configs or objects (`People`).
-        pipeline (list): transforms of all records.
-        skip_missing (bool): leave out, with a warning, data sets whose files are not there.
+        datasets: configs or objects (`People`).
+        pipeline: transforms of all records.
+        skip_missing: skip data sets with missing files, with a warning.
 
     Raises:
-        FileNotFoundError: no data set is there, or one is not and `skip_missing` is off.
+        FileNotFoundError: a data set is missing; with `skip_missing`, all are.
     """
 
-    def __init__(self, datasets, pipeline=(), skip_missing=False, name='all'):
+    def __init__(
+        self,
+        datasets: Sequence[dict | People],
+        pipeline: Sequence = (),
+        skip_missing: bool = False,
+        name: str = 'all',
+    ):
         super().__init__(name, pipeline)
         self.datasets = [DATASETS.build(d) if isinstance(d, dict) else d for d in datasets]
         self.skip_missing = skip_missing
         self._ends = None
 
-    def full_init(self):
+    def full_init(self) -> None:
         if self._ends is not None:
             return
         super().full_init()
@@ -305,17 +307,17 @@ class ConcatPeople(People):
             except FileNotFoundError as error:
                 if not self.skip_missing:
                     raise
-                log_warning(f'{dataset.name} is left out: {error}')
+                log_warning(f'skipped {dataset.name}: {error}')
         if not present:
-            raise FileNotFoundError('none of the data sets is there; see the warnings above')
+            raise FileNotFoundError('all data sets are missing; see the warnings above')
         self.datasets = present
         self._ends = np.cumsum([len(dataset) for dataset in present])
 
-    def __len__(self):
+    def __len__(self) -> int:
         self.full_init()
         return int(self._ends[-1])
 
-    def record(self, index):
+    def record(self, index: int) -> dict:
         self.full_init()
         number = int(np.searchsorted(self._ends, index, side='right'))
         start = self._ends[number - 1] if number else 0

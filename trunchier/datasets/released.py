@@ -1,18 +1,18 @@
-"""What 4D-Humans released to train and test HMR2.0 on: names, places, numbers. Data only.
+"""Training and evaluation data released with 4D-Humans: names, files, weights. Data only.
 
 Source: shubham-goel/4D-Humans (hmr2/configs/datasets_tar.yaml, datasets_eval.yaml,
 configs_hydra/data/mix_all.yaml, datasets/image_dataset.py).
 """
 
-from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Training:
+class Training(NamedTuple):
     folder: str
     shards: int
     weight: float  # in the mix
-    epoch_size: int  # samples, as released; the mix makes no use of it
+    epoch_size: int  # samples, as released; unused by the mix
 
 
 # Under hmr2_training_data/dataset_tars/.
@@ -30,10 +30,9 @@ MOCAP = 'cmu_mocap.npz'  # under hmr2_training_data/
 POSE_HISTOGRAM = 'amass_poses_hist100_SMPL+H_G.npy'
 
 
-@dataclass(frozen=True)
-class Evaluation:
+class Evaluation(NamedTuple):
     file: str
-    images: str  # the folder that imgname counts from
+    images: str  # folder that imgname is relative to
     dimensions: int  # 3: MPJPE and PA-MPJPE; 2: PCK
 
 
@@ -46,7 +45,7 @@ EVALUATION = {
     'h36m-val-p2':   Evaluation('h36m_val_p2.npz',        'h36m/images',  3),
 }  # fmt: skip
 
-# Pictures of aic-train and aic-train-vitpose that do not decode.
+# Images of aic-train and aic-train-vitpose that do not decode.
 CORRUPT_KEYS = {
     '0394e6dc4df78042929b891dbc24f0fd7ffb6b6d',
     '0a047f0124ae48f8eee15a9506ce1449ee1ba669',
@@ -60,12 +59,14 @@ CORRUPT_KEYS = {
 }
 
 
-def training_sets(root='data/hmr2_training_data', pose_histogram=True):
-    """Configs and weights for `MixedPeople`: dict(datasets=..., weights=...).
+def training_sets(
+    root: str | Path = 'data/hmr2_training_data', pose_histogram: bool = True
+) -> dict:
+    """Arguments of `MixedPeople`: dict(datasets=..., weights=...).
 
     Args:
         root: folder of the unpacked 4D-Humans training data.
-        pose_histogram: drop improbable poses by the file in `root`; False keeps them.
+        pose_histogram: remove improbable poses by the histogram in `root`.
     """
     filters = dict(pose_histogram=f'{root}/{POSE_HISTOGRAM}') if pose_histogram else dict()
     datasets = [
@@ -80,8 +81,10 @@ def training_sets(root='data/hmr2_training_data', pose_histogram=True):
     return dict(datasets=datasets, weights=[row.weight for row in TRAINING.values()])
 
 
-def evaluation_sets(root='data/hmr2_evaluation_data', images='data'):
-    """Configs for `ConcatPeople`: the five evaluation sets, those with PCK first."""
+def evaluation_sets(
+    root: str | Path = 'data/hmr2_evaluation_data', images: str | Path = 'data'
+) -> list[dict]:
+    """Configs of the five evaluation sets for `ConcatPeople`, those of PCK first."""
     return [
         dict(
             type='NpzPeople',
