@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Look at the data for mesh recovery: what is there, what it looks like, what is missing.
+"""Check the data sets of mesh recovery: completeness, statistics, a contact sheet of samples.
 
     python tools/check_data.py data                             # 4D-Humans' data under data/
     python tools/check_data.py data --full --workers 16         # and index every shard
@@ -7,15 +7,17 @@
     python tools/check_data.py --npz eval.npz --images photos
 
 Under the root it looks for hmr2_training_data/ (shards, mocap, pose histogram),
-hmr2_evaluation_data/ (npz files) and the folders of pictures that these name. Of each data set it
-counts the shards or rows, decodes some people, prints statistics of their keypoints and draws them
-into one contact sheet. Ends with 1 if something is missing or unusable.
+hmr2_evaluation_data/ (npz files) and their folders of images. For each data set it counts the
+shards or rows, decodes some people, prints statistics of their keypoints and draws them into one
+contact sheet. The exit status is 1 if data is missing or unusable.
 """
 
 import argparse
 import os
 import sys
+from argparse import Namespace
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -25,9 +27,10 @@ from mmengine.logging import MMLogger
 from trunchier.conventions import JOINTS_44
 from trunchier.datasets import CropPerson, NpzPeople, ShardPeople, released
 from trunchier.datasets.annotations import BadRecord, describe, load_probable_poses
-from trunchier.datasets.people import SKELETON_44
+from trunchier.datasets.people import SKELETON_44, People
 from trunchier.datasets.shards import describe_facts
 from trunchier.datasets.transforms import load_real_poses
+from trunchier.files import whole_file
 
 TRAINING_HELP = (
     'fetch_training_data.sh in github.com/shubham-goel/4D-Humans downloads the training data; '
@@ -37,24 +40,30 @@ EVALUATION_HELP = (
     'the README of github.com/shubham-goel/4D-Humans links hmr2_evaluation_data.tar.gz; unpack it '
     'as {root}'
 )
-TILES, TILE = 8, 160  # people a data set on the sheet, pixels
-SAMPLE = 64  # people a data set for statistics
+TILES, TILE = 8, 160  # people per data set on the sheet, pixels
+SAMPLE = 64  # people per data set for statistics
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('root', nargs='?', help='folder that holds the 4D-Humans data')
-    parser.add_argument('--shards', action='append', default=[], metavar='URLS', help='own shards')
-    parser.add_argument('--npz', action='append', default=[], metavar='FILE', help='own npz')
-    parser.add_argument('--images', default='.', help='folder of pictures of --npz')
-    parser.add_argument('--full', action='store_true', help='every shard, not the first and last')
-    parser.add_argument('--workers', type=int, default=1, metavar='N', help='processes to index')
-    parser.add_argument('--sheet', default='check_data.png', help='contact sheet to draw')
+    parser.add_argument('root', nargs='?', help='folder of the 4D-Humans data')
+    parser.add_argument(
+        '--shards', action='append', default=[], metavar='URLS', help='other shards'
+    )
+    parser.add_argument('--npz', action='append', default=[], metavar='FILE', help='other npz')
+    parser.add_argument('--images', default='.', help='folder of the images of --npz')
+    parser.add_argument(
+        '--full', action='store_true', help='index all shards, not only the first and last'
+    )
+    parser.add_argument(
+        '--workers', type=int, default=1, metavar='N', help='processes for indexing'
+    )
+    parser.add_argument('--sheet', default='check_data.png', help='contact sheet to write')
     args = parser.parse_args(arguments)
     if not (args.root or args.shards or args.npz):
-        parser.error('name a root, --shards or --npz')
+        parser.error('give a root, --shards or --npz')
 
     problems, rows = [], []
     if args.root:
@@ -78,9 +87,9 @@ def main(arguments=None):
 
 
 # ---------------------------------------------------------------------------------------------
-# What 4D-Humans released
+# Released data of 4D-Humans
 # ---------------------------------------------------------------------------------------------
-def check_training(root, args, problems, rows):
+def check_training(root: Path, args: Namespace, problems: list, rows: list) -> None:
     print(f'Training data in {root}')
     if not root.is_dir():
         problems.append(f'no folder {root}: ' + TRAINING_HELP.format(root=root))
@@ -102,19 +111,18 @@ def check_training(root, args, problems, rows):
     for config in released.training_sets(root, pose_histogram=histogram.is_file())['datasets']:
         config.pop('type')
         dataset = ShardPeople(**config)
-        there = [path for path in dataset.paths if os.path.isfile(path)]
-        missing = len(dataset.paths) - len(there)
+        present = [path for path in dataset.paths if os.path.isfile(path)]
+        missing = sorted(set(dataset.paths) - set(present))
         if missing:
-            gone = sorted(set(dataset.paths) - set(there))
             problems.append(
-                f'{dataset.name}: {missing} of {len(dataset.paths)} shards are missing, from '
-                f'{gone[0]} to {gone[-1]}: ' + TRAINING_HELP.format(root=root)
+                f'{dataset.name}: {len(missing)} of {len(dataset.paths)} shards are missing, from '
+                f'{missing[0]} to {missing[-1]}: ' + TRAINING_HELP.format(root=root)
             )
-        if there:
-            check_shards({**config, 'urls': there}, args, problems, rows)
+        if present:
+            check_shards({**config, 'urls': present}, args, problems, rows)
 
 
-def check_evaluation(root, images, problems, rows):
+def check_evaluation(root: Path, images: Path, problems: list, rows: list) -> None:
     print(f'\nEvaluation data in {root}')
     if not root.is_dir():
         problems.append(f'no folder {root}: ' + EVALUATION_HELP.format(root=root))
@@ -127,11 +135,11 @@ def check_evaluation(root, images, problems, rows):
 # ---------------------------------------------------------------------------------------------
 # One data set
 # ---------------------------------------------------------------------------------------------
-def check_shards(config, args, problems, rows):
+def check_shards(config: dict, args: Namespace, problems: list, rows: list) -> None:
     try:
         dataset = ShardPeople(**config, max_bad_share=1.0)
         if not args.full and len(dataset.paths) > 2:
-            print(f'{dataset.name}: {len(dataset.paths)} shards, of which the first and the last:')
+            print(f'{dataset.name}: {len(dataset.paths)} shards, checking the first and the last:')
             dataset = ShardPeople(
                 **{**config, 'urls': [dataset.paths[0], dataset.paths[-1]]},
                 max_bad_share=1.0,
@@ -140,23 +148,23 @@ def check_shards(config, args, problems, rows):
         print(f'{dataset.name}: {describe_facts(facts)}')
         if facts['bad']:
             problems.append(f'{dataset.name}: {describe(facts["bad"])}; {facts["examples"]}')
-        look(dataset, problems, rows)
+        sample(dataset, problems, rows)
     except (FileNotFoundError, ValueError, RuntimeError) as error:
         problems.append(str(error))
 
 
-def check_npz(config, problems, rows):
+def check_npz(config: dict, problems: list, rows: list) -> None:
     try:
         dataset = NpzPeople(**config, max_bad_share=1.0)
         dataset.full_init()
         print(f'{dataset.name}: {len(dataset)} people')
-        look(dataset, problems, rows)
+        sample(dataset, problems, rows)
     except (FileNotFoundError, ValueError) as error:
         problems.append(str(error))
 
 
-def look(dataset, problems, rows):
-    """Decode people all over the data set, print what they are like, keep some for the sheet."""
+def sample(dataset: People, problems: list, rows: list) -> None:
+    """Decode people evenly spaced in the data set, print statistics, add tiles to the sheet."""
     records, bad = [], Counter()
     for number in np.unique(np.linspace(0, len(dataset) - 1, SAMPLE).astype(int)):
         try:
@@ -171,34 +179,34 @@ def look(dataset, problems, rows):
         rows.append((dataset.name, [draw_person(record) for record in records[:TILES]]))
 
 
-def describe_people(records):
-    """Statistics of some records in one line."""
+def describe_people(records: list[dict]) -> str:
+    """One line of statistics."""
     points = np.stack([record['keypoints_2d'] for record in records])
     seen = points[..., 2] > 0
     sizes = np.array([record['image'].shape[1::-1] for record in records])[:, None]
     inside = ((points[..., :2] >= 0) & (points[..., :2] < sizes)).all(-1)
-    centre = np.array([record['center'] for record in records])[:, None]
+    center = np.array([record['center'] for record in records])[:, None]
     box = np.array([record['scale'] for record in records])[:, None] * 200
-    boxed = (np.abs(points[..., :2] - centre) <= box.max(-1, keepdims=True) / 2).all(-1)
+    boxed = (np.abs(points[..., :2] - center) <= box.max(-1, keepdims=True) / 2).all(-1)
     joints = np.stack([record['keypoints_3d'] for record in records])
     known = joints[..., 3] > 0
     text = (
-        f'{len(records)} looked at: pictures {np.median(sizes[:, 0, 0]):.0f} x '
+        f'{len(records)} samples: images {np.median(sizes[:, 0, 0]):.0f} x '
         f'{np.median(sizes[:, 0, 1]):.0f}, boxes {np.median(box.max(-1)):.0f} pixels (medians); '
-        f'keypoints: {seen.sum(1).mean():.1f} a person'
+        f'keypoints: {seen.sum(1).mean():.1f} per person'
     )
     if seen.any():
         text += (
-            f', {100 * inside[seen].mean():.0f} % in the picture, {100 * boxed[seen].mean():.0f} % '
+            f', {100 * inside[seen].mean():.0f} % in the image, {100 * boxed[seen].mean():.0f} % '
             'in the box'
         )
-    text += f'; 3D joints: {known.sum(1).mean():.1f} a person'
+    text += f'; 3D joints: {known.sum(1).mean():.1f} per person'
     neck, pelvis = (JOINTS_44.index(n) for n in ('extra_neck_lsp', 'extra_pelvis_mpii'))
     both = known[:, neck] & known[:, pelvis]
     if both.any():
         length = np.linalg.norm(joints[both, neck, :3] - joints[both, pelvis, :3], axis=-1)
         text += f', neck to pelvis {np.median(length):.2f} m'
-    for name in ('has_body_pose', 'has_betas'):
+    for name in ('has_pose', 'has_betas'):
         share = np.mean([record[name] > 0 for record in records])
         text += f'; {name} {100 * share:.0f} %'
     return text
@@ -210,28 +218,28 @@ def describe_people(records):
 LEFT, RIGHT, MIDDLE = (60, 160, 255), (255, 170, 60), (120, 255, 120)  # BGR
 
 
-def draw_person(record):
-    """(TILE, TILE, 3) crop with the skeleton: left orange, right blue, the rest green."""
+def draw_person(record: dict) -> np.ndarray:
+    """(TILE, TILE, 3) BGR crop with the skeleton: left orange, right blue, the rest green."""
     result = CropPerson(size=TILE)(record)
     tile = np.ascontiguousarray(result['crop'])
-    points = (result['crop_keypoints'][:, :2] + 0.5) * TILE
-    seen = result['crop_keypoints'][:, 2] > 0
-    places = [tuple(int(v) for v in np.clip(point, -999, 999).round()) for point in points]
+    points = (result['crop_keypoints_2d'][:, :2] + 0.5) * TILE
+    seen = result['crop_keypoints_2d'][:, 2] > 0
+    pixels = [tuple(int(v) for v in np.clip(point, -999, 999).round()) for point in points]
     for a, b in SKELETON_44:
         if seen[a] and seen[b]:
-            cv2.line(tile, places[a], places[b], side_colour(a, b), 1, cv2.LINE_AA)
+            cv2.line(tile, pixels[a], pixels[b], side_color(a, b), 1, cv2.LINE_AA)
     for joint in np.nonzero(seen)[0]:
-        cv2.circle(tile, places[joint], 2, side_colour(joint), -1, cv2.LINE_AA)
+        cv2.circle(tile, pixels[joint], 2, side_color(joint), -1, cv2.LINE_AA)
     return tile
 
 
-def side_colour(*joints):
+def side_color(*joints: int) -> tuple[int, int, int]:
     names = ' '.join(JOINTS_44[joint] for joint in joints)
     return LEFT if 'left' in names else RIGHT if 'right' in names else MIDDLE
 
 
-def draw_sheet(path, rows):
-    """A row of tiles for each data set, under its name."""
+def draw_sheet(path: str, rows: list[tuple[str, list[np.ndarray]]]) -> None:
+    """Write one row of tiles per data set, under its name."""
     strips = []
     for name, tiles in rows:
         title = np.full((20, TILES * TILE, 3), 32, np.uint8)
@@ -243,9 +251,8 @@ def draw_sheet(path, rows):
     done, data = cv2.imencode('.png', np.concatenate(strips))
     if not done:
         raise RuntimeError('OpenCV could not encode the contact sheet')
-    partial = Path(f'{path}.partial')
-    partial.write_bytes(data.tobytes())
-    os.replace(partial, path)
+    with whole_file(path) as part:
+        part.write_bytes(data.tobytes())
 
 
 if __name__ == '__main__':

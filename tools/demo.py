@@ -257,10 +257,10 @@ def mean_joints(people):
 
     crop = CropPerson(size=128, aspect=(192, 256))
     records = [crop(record) for record in people]
-    points = np.stack([record['crop_keypoints'] for record in records])
+    points = np.stack([record['crop_keypoints_2d'] for record in records])
     seen = points[..., 2:] > 0
     keypoints = (points[..., :2] * seen).sum(0) / np.maximum(seen.sum(0), 1)
-    joints = np.stack([record['joints'][:, :3] for record in records])
+    joints = np.stack([record['keypoints_3d'][:, :3] for record in records])
     return keypoints, (joints - joints[:, PELVIS, None]).mean(0)
 
 
@@ -271,7 +271,7 @@ def mean_body(people):
     from trunchier.geometry import axis_angle_to_matrix
     from trunchier.models import BodyModel
 
-    pose = torch.tensor(np.array([person['body_pose'] for person in people])).unflatten(1, (24, 3))
+    pose = torch.tensor(np.array([person['pose'] for person in people])).unflatten(1, (24, 3))
     # The rotation nearest to a sum of rotations is their mean (in the chordal distance).
     u, _, vh = torch.linalg.svd(axis_angle_to_matrix(pose).sum(0))
     u[:, :, 2] *= torch.det(u @ vh)[:, None]

@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Turn annotated pictures into tar shards to train on, or into an npz to evaluate on.
+"""Turn annotated images into tar shards to train on, or into an npz to evaluate on.
 
     python tools/make_shards.py people.npz --images photos --out data/mine
     python tools/make_shards.py data/synthetic/train --out data/synthetic/shards
     python tools/make_shards.py spin.npz --layout spin --images photos --to npz --out eval.npz
 
 Shards are in the layout of 4D-Humans (webdataset), so that ShardPeople and 4D-Humans itself read
-them; the npz is that of its evaluation files, which NpzPeople reads. Rows that cannot be used are
-left out and named. A run that is killed leaves nothing.
+them; the npz is in the layout of its evaluation files, which NpzPeople reads. Bad rows are skipped
+and printed. An interrupted run leaves nothing.
 
 Layouts of the input:
   4d-humans  npz: imgname, center, scale (pixels), body_/extra_keypoints_2d/_3d, body_pose, betas
@@ -16,7 +16,7 @@ Layouts of the input:
   h36m       npz of mmpose: imgname, center, scale, part (N, 17, 3), S (N, 17, 4), Human3.6M's order
   mpi-inf    the same in the order of MPI-INF-3DHP
   synthetic  a folder of tools/make_synthetic.py
-By default a folder is synthetic and an npz is told by its keys.
+By default, a folder is synthetic, and the layout of an npz is guessed from its arrays.
 """
 
 import argparse
@@ -24,36 +24,45 @@ import io
 import json
 import os
 import pickle
-import shutil
 import sys
 import tarfile
-import tempfile
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from trunchier.conventions import H36M_17_IN_44, MPI_INF_17_IN_44, SPIN_24_IN_44
-from trunchier.datasets.annotations import FORM, OPTIONAL, BadRecord, check_annotation, describe
-from trunchier.datasets.npz import read_people_npz
-from trunchier.datasets.shards import decode_image, save_npz
+from trunchier.conventions import (
+    ANNOTATED,
+    H36M_17_IN_44,
+    MPI_INF_17_IN_44,
+    ON_DISK,
+    SPIN_24_IN_44,
+    person,
+)
+from trunchier.datasets.annotations import BadRecord, check_annotation, describe
+from trunchier.datasets.npz import HALVES, read_people_npz
+from trunchier.datasets.shards import decode_image
+from trunchier.files import save_npz, whole_folder
+
+FIELDS = person()
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('annotations', help='npz file, or folder of make_synthetic.py')
-    parser.add_argument('--images', help='folder that imgname counts from, or any above it')
-    parser.add_argument('--out', required=True, help='folder of shards, or npz, to make')
-    parser.add_argument('--layout', choices=sorted(LAYOUTS), help='of the input')
+    parser.add_argument('--images', help='folder that imgname is relative to, or a parent of it')
+    parser.add_argument('--out', required=True, help='folder of shards, or npz, to write')
+    parser.add_argument('--layout', choices=sorted(LAYOUTS), help='layout of the input')
     parser.add_argument('--to', choices=('shards', 'npz'), default='shards')
-    parser.add_argument('--per-shard', type=int, default=1000, metavar='N', help='pictures')
+    parser.add_argument('--per-shard', type=int, default=1000, metavar='N', help='images per shard')
     parser.add_argument(
         '--joints-only',
         action='store_true',
-        help='leave out body_pose and betas, such as those of SMPL where another body is trained',
+        help='omit poses and betas, such as those of SMPL when another body is trained',
     )
     args = parser.parse_args(arguments)
     try:
@@ -67,21 +76,21 @@ def main(arguments=None):
             write_npz(args.out, rows)
             text = f'{len(rows)} people'
         else:
-            shards, pictures = write_shards(args.out, rows, args.per_shard)
-            text = f'{shards} shards, {pictures} pictures, {len(rows)} people'
+            shards, images = write_shards(args.out, rows, args.per_shard)
+            text = f'{shards} shards, {images} images, {len(rows)} people'
     except (ValueError, FileNotFoundError, FileExistsError) as error:
         sys.exit(f'{type(error).__name__}: {error}')
-    print(f'{args.out}: {text}; left out: {describe(bad)}')
+    print(f'{args.out}: {text}; skipped: {describe(bad)}')
 
 
 # ---------------------------------------------------------------------------------------------
-# Layouts -> dict of arrays, a row for each person: imgname, and those of annotations.FORM
+# Layouts -> arrays of N rows: imgname, and fields for `check_annotation`
 # ---------------------------------------------------------------------------------------------
-def read_layout(path, layout=None):
-    """Arrays of people in any of the LAYOUTS.
+def read_layout(path: str | Path, layout: str | None = None) -> dict[str, np.ndarray]:
+    """Read arrays of people in one of the LAYOUTS; None guesses it.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, or not of this layout.
+        FileNotFoundError, ValueError: no such file, or another layout.
     """
     path = Path(path)
     if not path.exists():
@@ -90,7 +99,7 @@ def read_layout(path, layout=None):
     return LAYOUTS[layout](path)
 
 
-def guess_layout(path):
+def guess_layout(path: Path) -> str:
     if path.is_dir():
         return 'synthetic'
     with np.load(path, allow_pickle=False) as data:
@@ -100,11 +109,15 @@ def guess_layout(path):
         joints = data['part' if 'part' in names else 'S'].shape[1]
     if joints == 24:
         return 'spin'
-    raise ValueError(f'{path} has {joints} joints; say --layout h36m or --layout mpi-inf')
+    raise ValueError(f'{path} has {joints} joints; choose --layout h36m or --layout mpi-inf')
 
 
-def from_joints(order):
-    """Reader of the npz files that SPIN began: `part`, `S`, `pose`, `shape`, scale / 200."""
+def from_joints(indices: Sequence[int]) -> Callable[[Path], dict[str, np.ndarray]]:
+    """Reader of npz files like SPIN's: `part`, `S`, `pose`, `shape`, scale / 200.
+
+    Args:
+        indices: of their joints among the 44.
+    """
 
     def read(path):
         with np.load(path, allow_pickle=False) as data:
@@ -114,16 +127,15 @@ def from_joints(order):
             raise ValueError(f'{path} lacks {sorted(missing) or "part and S"}; found {data.files}')
         count = len(found['imgname'])
         for name, shape in JOINT_ARRAYS.items():
-            shape = tuple(len(order) if n is None else n for n in shape)
-            if name in found and found[name].shape != (count, *shape):
-                wanted = (count, *shape)
-                raise ValueError(f'{path}: {name} is {found[name].shape}, wanted {wanted}')
+            expected = (count, *(len(indices) if n is None else n for n in shape))
+            if name in found and found[name].shape != expected:
+                raise ValueError(f'{path}: {name} is {found[name].shape}, expected {expected}')
         people = {name: found[name] for name in ('imgname', 'center', 'scale')}
-        for ours, theirs, width in (('keypoints_2d', 'part', 3), ('keypoints_3d', 'S', 4)):
-            people[ours] = np.zeros((count, 44, width), np.float32)
+        for ours, theirs in (('keypoints_2d', 'part'), ('keypoints_3d', 'S')):
+            people[ours] = np.zeros((count, *FIELDS[ours].shape), np.float32)
             if theirs in found:
-                people[ours][:, list(order)] = found[theirs]
-        for ours, theirs in (('body_pose', 'pose'), ('betas', 'shape')):
+                people[ours][:, list(indices)] = found[theirs]
+        for ours, theirs in ((ON_DISK['pose'], 'pose'), ('betas', 'shape')):
             people['has_' + ours] = np.full(count, theirs in found, np.float32)
             if theirs in found:
                 people[ours] = found[theirs]
@@ -132,19 +144,27 @@ def from_joints(order):
     return read
 
 
-JOINT_ARRAYS = {'imgname': (), 'center': (2,), 'scale': (), 'part': (None, 3), 'S': (None, 4),
-                'pose': (72,), 'shape': (10,)}  # fmt: skip
+# Shape of a row; None: the number of joints.
+JOINT_ARRAYS = {
+    'imgname': (),
+    'center': FIELDS['center'].shape,
+    'scale': (),
+    'part': (None, 3),
+    'S': (None, 4),
+    'pose': FIELDS['pose'].shape,
+    'shape': FIELDS['betas'].shape,
+}
 
 
-def from_synthetic(folder):
-    """Reader of a folder of make_synthetic.py."""
+def from_synthetic(folder: Path) -> dict[str, np.ndarray]:
+    """Read a folder of make_synthetic.py."""
     missing = [name for name in ('annotations.json', 'bodies.npz') if not (folder / name).is_file()]
     if missing:
-        raise FileNotFoundError(f'{folder} lacks {missing}; make it with tools/make_synthetic.py')
+        raise FileNotFoundError(f'{folder} lacks {missing}; create it with tools/make_synthetic.py')
     images = json.loads((folder / 'annotations.json').read_text())['images']
     names = {image['id']: image['file_name'] for image in images}
     with np.load(folder / 'bodies.npz', allow_pickle=False) as data:
-        people = {name: data[name] for name in ('keypoints_2d', 'center', 'scale', *OPTIONAL)}
+        people = {name: data[name] for name in (ON_DISK.get(name, name) for name in ANNOTATED)}
         people['imgname'] = np.array([names[number] for number in data['image_id'].tolist()])
     return people
 
@@ -161,22 +181,24 @@ LAYOUTS = {
 # ---------------------------------------------------------------------------------------------
 # Rows
 # ---------------------------------------------------------------------------------------------
-def default_images(path):
+def default_images(path: str | Path) -> Path:
     path = Path(path)
     if path.is_dir() and (path / 'images').is_dir():
         return path / 'images'
-    raise ValueError('say with --images which folder imgname counts from')
+    raise ValueError('give --images, the folder that imgname is relative to')
 
 
-def usable_rows(people, images):
-    """People whose annotation passes and whose picture decodes.
+def usable_rows(
+    people: dict[str, np.ndarray], images: str | Path
+) -> tuple[list[tuple[Path, dict, str]], Counter]:
+    """People with a valid annotation and a decodable image.
 
     Returns:
-        list of (path of the picture, checked annotation, imgname), and counts of what is bad.
+        list of (path of the image, annotation as on disk, imgname), and counts of bad rows.
 
     Raises:
-        FileNotFoundError: pictures are missing.
-        ValueError: nothing is left.
+        FileNotFoundError: images are missing.
+        ValueError: no usable person.
     """
     paths = find_images(people['imgname'], Path(images))
     rows, bad, decodes = [], Counter(), {}
@@ -193,22 +215,23 @@ def usable_rows(people, images):
             )
         except BadRecord as error:
             bad[error.kind] += 1
-            print(f'row {row} ({path}) is left out: {error}', file=sys.stderr)
+            print(f'skipped row {row} ({path}): {error}', file=sys.stderr)
             continue
+        annotation = {ON_DISK.get(name, name): value for name, value in annotation.items()}
         rows.append((path, annotation, os.path.relpath(path, images)))
     if not rows:
-        raise ValueError(f'no usable person is left of {len(paths)}: {describe(bad)}')
+        raise ValueError(f'none of {len(paths)} people is usable: {describe(bad)}')
     return rows, bad
 
 
-def find_images(names, folder):
-    """Paths of the pictures: under their name, else anywhere in the folder under their last name.
+def find_images(names: np.ndarray, folder: Path) -> list[Path]:
+    """Paths of images: `folder`/name, else any file of that base name below `folder`.
 
     Raises:
-        FileNotFoundError: some are not there.
+        FileNotFoundError: some are missing.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f'no folder {folder}; say with --images where the pictures are')
+        raise FileNotFoundError(f'no folder {folder}; give --images, the folder of the images')
     names = [name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist()]
     paths = [folder / name for name in names]
     if not all(path.is_file() for path in paths):
@@ -217,8 +240,8 @@ def find_images(names, folder):
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
         raise FileNotFoundError(
-            f'{len(missing)} of {len(paths)} pictures are missing, the first is {missing[0]}; say '
-            'with --images which folder imgname counts from'
+            f'{len(missing)} of {len(paths)} images are missing, the first is {missing[0]}; give '
+            '--images, the folder that imgname is relative to'
         )
     return paths
 
@@ -226,45 +249,41 @@ def find_images(names, folder):
 # ---------------------------------------------------------------------------------------------
 # Writing
 # ---------------------------------------------------------------------------------------------
-def write_npz(out, rows):
-    """An evaluation file of the rows."""
-    stack = {name: np.stack([annotation[name] for _, annotation, _ in rows]) for name in FORM}
-    for name in ('keypoints_2d', 'keypoints_3d'):
+def write_npz(out: str | Path, rows: Sequence[tuple[Path, dict, str]]) -> None:
+    """Write an evaluation file."""
+    names = [ON_DISK.get(name, name) for name in ANNOTATED]
+    stack = {name: np.stack([annotation[name] for _, annotation, _ in rows]) for name in names}
+    for name, ((body, (number, _)), (extra, _)) in HALVES.items():
         both = stack.pop(name)
-        stack['body_' + name], stack['extra_' + name] = both[:, :25], both[:, 25:]
+        stack[body], stack[extra] = both[:, :number], both[:, number:]
     stack['scale'] = stack['scale'] * 200
     save_npz(out, imgname=np.array([name for _, _, name in rows]), **stack)
 
 
-def write_shards(out, rows, per_shard):
-    """Shards of the rows; people in one picture share a member. Returns counts of both."""
+def write_shards(
+    out: str | Path, rows: Sequence[tuple[Path, dict, str]], per_shard: int
+) -> tuple[int, int]:
+    """Write shards, in which people of one image share a member; returns numbers of both."""
     out = Path(out)
     if per_shard < 1:
-        raise ValueError(f'--per-shard wants 1 or more pictures, got {per_shard}')
+        raise ValueError(f'--per-shard: expected 1 or more images, got {per_shard}')
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f'{out} holds something already; delete it or choose another folder')
-    pictures = {}
+        raise FileExistsError(f'{out} is not empty; delete it or choose another folder')
+    images = {}
     for path, annotation, _ in rows:
-        pictures.setdefault(path, []).append(annotation)
+        images.setdefault(path, []).append(annotation)
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', suffix='.partial', dir=out.parent))
-    try:
-        items = list(pictures.items())
-        starts = range(0, len(items), per_shard)
+    items = list(images.items())
+    starts = range(0, len(items), per_shard)
+    with whole_folder(out) as part:
         for shard, start in enumerate(starts):
-            with tarfile.open(partial / f'{shard:06}.tar', 'w') as tar:
+            with tarfile.open(part / f'{shard:06}.tar', 'w') as tar:
                 for number in range(start, min(start + per_shard, len(items))):
-                    _add_picture(tar, f'{out.name}/{number:08}', *items[number])
-        partial.chmod(0o755)
-        os.replace(partial, out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+                    _add_image(tar, f'{out.name}/{number:08}', *items[number])
     return len(starts), len(items)
 
 
-def _add_picture(tar, key, path, annotations):
+def _add_image(tar, key, path, annotations):
     suffix, data = path.suffix.lower(), path.read_bytes()
     if suffix not in ('.jpg', '.jpeg', '.png'):
         suffix, data = '.png', cv2.imencode('.png', decode_image(data))[1].tobytes()

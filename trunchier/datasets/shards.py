@@ -1,10 +1,10 @@
-"""The tar shards of 4D-Humans as a data set: members read by index, in any order.
+"""Data set of people in tar shards of 4D-Humans, with random access.
 
-A shard holds `KEY.jpg` (or jpeg, png), `KEY.data.pyd` (a pickled list of dicts, one a person) and
+A shard holds `KEY.jpg` (or jpeg, png), `KEY.data.pyd` (a pickled list of dicts, one per person) and
 perhaps `KEY.detection.npz` (their masks), in webdataset's layout. Each shard is read once to index
-it: where its members lie, which persons stay after the filters, what is unusable. The index goes
-into a folder `.trunchier_index` beside the shards and is made anew when the shard or the filters
-change. Pickles are read by `safe_pickle` only.
+it: offsets of its members, people kept by the filters, bad records. Indices are stored in a folder
+`.trunchier_index` beside the shards and renewed when the shard or the filters change. Pickles are
+read by `files.pickles` only.
 """
 
 import io
@@ -16,6 +16,7 @@ import tarfile
 import zipfile
 from bisect import bisect_right
 from collections import Counter, OrderedDict
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from glob import glob
@@ -29,8 +30,15 @@ from mmengine import dist
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
-from ..files import pickles
-from .annotations import AnnotationFilter, BadRecord, check_annotation, describe, judge, log_warning
+from ..files import pickles, save_npz
+from .annotations import (
+    AnnotationFilter,
+    BadRecord,
+    check_annotation,
+    check_bad_share,
+    describe,
+    log_warning,
+)
 from .people import People, generator
 from .released import CORRUPT_KEYS
 
@@ -40,32 +48,32 @@ class ShardPeople(People):
     """People in tar shards.
 
     Args:
-        urls (str | list): tar files: paths with {000000..000312}, * or a folder.
-        name (str): of the data set; by default the folder's.
-        filters (dict): arguments of `AnnotationFilter`, by default HMR2.0's; None filters nothing.
-        pipeline (list): transforms that `dataset[index]` sends its record through.
-        masks (bool): read the person's mask from detection.npz, if there is one.
-        index_dir (str): where indices go instead, for folders that cannot be written to.
-        max_bad_share (float): share of unusable records in the shards above which nothing starts.
+        urls: tar files: paths with {000000..000312} or *, or folders.
+        name: of the data set; default: the folder's.
+        filters: arguments of `AnnotationFilter`, HMR2.0's by default; None keeps all.
+        pipeline: transforms that `dataset[index]` applies to its record.
+        masks: read the person's mask from detection.npz, if there is one.
+        index_dir: folder of the indices, if that of the shards is read-only.
+        max_bad_share: maximum share of bad records.
 
     Raises (in `full_init`):
         FileNotFoundError: a shard is missing.
-        RuntimeError: too many unusable records.
+        RuntimeError: too many bad records.
         ValueError: no person is left.
     """
 
     GROUP = 16  # shards that are shuffled together
-    FILES = 64  # kept open
+    OPEN_FILES = 64
 
     def __init__(
         self,
-        urls,
-        name=None,
-        filters=(),
-        pipeline=(),
-        masks=False,
-        index_dir=None,
-        max_bad_share=0.01,
+        urls: str | Path | Sequence[str | Path],
+        name: str | None = None,
+        filters: dict | Sequence | None = (),
+        pipeline: Sequence = (),
+        masks: bool = False,
+        index_dir: str | Path | None = None,
+        max_bad_share: float = 0.01,
     ):
         self.paths = expand_urls(urls)
         super().__init__(name or Path(self.paths[0]).absolute().parent.name, pipeline)
@@ -76,12 +84,12 @@ class ShardPeople(People):
         self.facts = None
         self._begins = None
         self._unsaved = {}
-        self._forget()
+        self._reset_caches()
 
-    def _forget(self):
+    def _reset_caches(self):
         self._files = OrderedDict()
         self._streams = {}
-        self._index = lru_cache(maxsize=self.FILES)(self._load_index)
+        self._index = lru_cache(maxsize=self.OPEN_FILES)(self._load_index)
 
     def __getstate__(self):
         state = self.__dict__.copy()
@@ -91,13 +99,13 @@ class ShardPeople(People):
 
     def __setstate__(self, state):
         self.__dict__.update(state)
-        self._forget()
+        self._reset_caches()
 
     # -----------------------------------------------------------------------------------------
     # Index
     # -----------------------------------------------------------------------------------------
-    def full_init(self):
-        """Index the shards (each rank its part, the first time) and count what is in them."""
+    def full_init(self) -> None:
+        """Index the shards; ranks share those without an index."""
         super().full_init()
         if self._begins is not None:
             return
@@ -105,7 +113,7 @@ class ShardPeople(People):
         if missing:
             raise FileNotFoundError(
                 f'{self.name}: {len(missing)} of {len(self.paths)} shards are missing, the first '
-                f'is {missing[0]}; tools/check_data.py lists them, see "Data" in docs/data.md'
+                f'is {missing[0]}; tools/check_data.py lists them; see "Data" in docs/data.md'
             )
         if self.filter is not None:
             self.filter.load()
@@ -118,29 +126,29 @@ class ShardPeople(People):
         self.facts = add_facts(facts)
         print_log(f'{self.name}: {describe_facts(self.facts)}', logger='current')
         good = self.facts['persons'] + sum(self.facts['dropped'].values())
-        judge(self.name, good, self.facts['bad'], self.max_bad_share)
+        check_bad_share(self.name, good, self.facts['bad'], self.max_bad_share)
         if not len(self):
             raise ValueError(f'{self.name}: no person is left ({describe_facts(self.facts)})')
 
-    def index(self, workers=1):
-        """Index all shards by several processes, before training does it; returns the facts."""
+    def index(self, workers: int = 1) -> dict:
+        """Index all shards in several processes, ahead of training; returns `add_facts`."""
         if self.filter is not None:
             self.filter.load()
         if workers == 1:
             return add_facts([self._index_facts(path) for path in self.paths])
-        # Fresh processes: forking one in which OpenCV or torch has threads may hang.
+        # Forking a process in which OpenCV or torch has threads may hang.
         with ProcessPoolExecutor(workers, get_context('spawn')) as pool:
             return add_facts(list(pool.map(self._index_facts, self.paths, chunksize=16)))
 
-    def index_path(self, path):
-        """Where the index of a shard lies."""
+    def index_path(self, path: str | Path) -> Path:
+        """Path of the index of a shard."""
         path = Path(path).absolute()
         settings = self.filter.settings if self.filter else 'unfiltered'
         folder = Path(self.index_dir) if self.index_dir else path.parent / '.trunchier_index'
         return folder / f'{path.parent.name}-{path.stem}-{crc32(settings.encode()):08x}.npz'
 
     def _index_facts(self, path):
-        """Facts about a shard (see `index_shard`) from its index, made if there is no fresh one."""
+        """Facts about a shard (see `index_shard`); indexes it if its index is missing or stale."""
         state = os.stat(path)
         stamp = dict(version=1, size=state.st_size, mtime=state.st_mtime_ns)
         target = self.index_path(path)
@@ -150,7 +158,7 @@ class ShardPeople(People):
             if facts['stamp'] == stamp:
                 return facts
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-            pass  # absent, cut short or from elsewhere: made anew
+            pass  # absent, truncated or not an index
         members, persons, facts = index_shard(path, self.filter)
         facts['stamp'] = stamp
         try:
@@ -158,8 +166,8 @@ class ShardPeople(People):
         except OSError as error:
             if not self._unsaved:
                 log_warning(
-                    f'{self.name}: the index cannot be kept ({error}) and will be made again in '
-                    'each run; set index_dir to a folder that can be written to'
+                    f'{self.name}: the index cannot be saved ({error}) and will be rebuilt in '
+                    'each run; set index_dir to a writable folder'
                 )
             self._unsaved[path] = members, persons
         return facts
@@ -173,7 +181,7 @@ class ShardPeople(People):
 
     @property
     def _starts(self):
-        """Where the people of each shard begin, and the end."""
+        """Index of the first person of each shard, and the number of people."""
         if self._begins is None:
             self.full_init()
         return self._begins
@@ -181,10 +189,10 @@ class ShardPeople(People):
     # -----------------------------------------------------------------------------------------
     # Records
     # -----------------------------------------------------------------------------------------
-    def __len__(self):
+    def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def record(self, index):
+    def record(self, index: int) -> dict:
         number = int(np.searchsorted(self._starts, index, side='right')) - 1
         members, persons = self._index(number)
         member, person = persons[index - self._starts[number]]
@@ -197,8 +205,8 @@ class ShardPeople(People):
             self.filter(annotation)
         mask = None
         if self.masks and member['masks_size']:
-            which = annotation['extra_info']['detection_npz_idx']
-            mask = read_mask(self._read(path, member['masks'], member['masks_size']), int(which))
+            number = int(annotation['extra_info']['detection_npz_idx'])
+            mask = read_mask(self._read(path, member['masks'], member['masks_size']), number)
         return dict(
             annotation,
             image=decode_image(self._read(path, member['image'], member['image_size'])),
@@ -214,21 +222,21 @@ class ShardPeople(People):
             self._files.move_to_end(path)
         else:
             self._files[path] = os.open(path, os.O_RDONLY)
-            if len(self._files) > self.FILES:
+            if len(self._files) > self.OPEN_FILES:
                 os.close(self._files.popitem(last=False)[1])
         return os.pread(self._files[path], int(size), int(offset))
 
-    def locate(self, seed, position):
-        """Shards are visited at random, with replacement; GROUP visits are shuffled together."""
+    def locate(self, seed: int, position: int) -> int:
+        """Shards are drawn with replacement; the people of GROUP shards are shuffled together."""
         if seed not in self._streams:
             self._streams[seed] = _Visits(seed, self.name, self._starts, self.GROUP)
         return self._streams[seed][position]
 
 
 class _Visits:
-    """Endless stream over shards that are drawn with replacement, in groups, in chunks of groups.
+    """Infinite stream over shards drawn with replacement, in groups, in chunks of groups.
 
-    Only the lengths of earlier chunks are needed to find a position.
+    A position depends only on the lengths of earlier chunks.
     """
 
     CHUNK = 4096
@@ -253,7 +261,7 @@ class _Visits:
         return int(self._order(chunk, group)[position - ends[group]])
 
     def _draw_chunk(self, chunk):
-        """Shards of each group (CHUNK, group), and where groups begin and end (CHUNK + 1,)."""
+        """Shards of each group (CHUNK, group), and bounds of the groups (CHUNK + 1,)."""
         rng = generator('visits', *self.seed, chunk)
         shards = rng.integers(len(self.counts), size=(self.CHUNK, self.group))
         return shards, np.cumsum([0, *self.counts[shards].sum(1)])
@@ -274,25 +282,23 @@ FIELDS = {'jpg': 'image', 'jpeg': 'image', 'png': 'image', 'data.pyd': 'data',
           'detection.npz': 'masks'}  # fmt: skip
 
 
-def index_shard(path, filter=None):
-    """Where things lie in one shard and who in it stays.
-
-    Args:
-        path: tar file.
-        filter: AnnotationFilter or None.
+def index_shard(
+    path: str, filter: AnnotationFilter | None = None
+) -> tuple[np.ndarray, np.ndarray, dict]:
+    """Index one tar file.
 
     Returns:
         members (M,) structured: key, and offset and size in bytes of image, data and masks;
-        persons (N, 2): member, place in its list;
+        persons (N, 2): indices of the member, and into its list of people;
         facts: dict with `members` and `persons` (numbers), `bad` and `dropped` (counts by kind),
-        `changed` (annotations that the filter suppressed), `examples` (of what is bad).
+        `changed` (annotations that the filter removed), `examples` (of bad records).
     """
     groups, bad, examples = {}, Counter(), []
 
-    def count(kind, name, why):
+    def count(kind, name, reason):
         bad[kind] += 1
         if len(examples) < 5:
-            examples.append(f'{name}: {kind} ({why})')
+            examples.append(f'{name}: {kind} ({reason})')
 
     with open(path, 'rb') as file:
         for name, offset, size in _walk(file, path, count):
@@ -304,7 +310,7 @@ def index_shard(path, filter=None):
         rows, persons, dropped, changed = [], [], Counter(), Counter()
         for key, group in groups.items():
             if not {'image', 'data'} <= set(group):
-                count('incomplete member', f'{path}/{key}', f'it has {sorted(group)} only')
+                count('incomplete member', f'{path}/{key}', f'only {sorted(group)}')
                 continue
             try:
                 file.seek(group['data'][0])
@@ -312,20 +318,20 @@ def index_shard(path, filter=None):
             except BadRecord as error:
                 count(error.kind, f'{path}/{key}', error)
                 continue
-            stay = []
-            for place, data in enumerate(people):
+            kept = []
+            for number, data in enumerate(people):
                 try:
                     annotation = check_annotation(data)
                 except BadRecord as error:
-                    count(error.kind, f'{path}/{key} person {place}', error)
+                    count(error.kind, f'{path}/{key} person {number}', error)
                     continue
                 reason = _filter_and_count(annotation, filter, changed)
                 if reason is None:
-                    stay.append((len(rows), place))
+                    kept.append((len(rows), number))
                 else:
                     dropped[reason] += 1
-            if stay:
-                persons += stay
+            if kept:
+                persons += kept
                 spans = [group.get(field, (0, 0)) for field in ('image', 'data', 'masks')]
                 rows.append((key.encode(), *(n for span in spans for n in span)))
 
@@ -345,13 +351,13 @@ def index_shard(path, filter=None):
 
 
 def _walk(file, path, count):
-    """(name, offset, size) of the regular members of a tar, as far as it is whole."""
+    """(name, offset, size) of the regular members of a tar, up to the first damage."""
     end = os.fstat(file.fileno()).st_size
     try:
         with tarfile.open(fileobj=file, mode='r:') as tar:
             while (member := tar.next()) is not None:
                 if member.offset_data + member.size > end:
-                    raise tarfile.ReadError(f'{member.name} is cut off at byte {end}')
+                    raise tarfile.ReadError(f'{member.name} is truncated at byte {end}')
                 if member.isreg():
                     yield member.name, member.offset_data, member.size
                 tar.members = []
@@ -359,7 +365,7 @@ def _walk(file, path, count):
             if file.read(512).strip(b'\0') or tar.offset >= end:
                 raise tarfile.ReadError(f'no end mark at byte {tar.offset} of {end}')
     except tarfile.TarError as error:
-        count('damaged shard', path, f'{error}; fetch it again')
+        count('damaged shard', path, f'{error}; download it again')
 
 
 def _is_corrupt(key):
@@ -370,65 +376,65 @@ def _is_corrupt(key):
 def _filter_and_count(annotation, filter, changed):
     if filter is None:
         return None
-    fitted = annotation['has_body_pose'] > 0 and annotation['has_betas'] > 0
+    fitted = annotation['has_pose'] > 0 and annotation['has_betas'] > 0
     out_of_range = (
         annotation['has_betas'] > 0 and np.abs(annotation['betas']).max() > filter.max_beta
     )
     reason = filter(annotation)
     if out_of_range:
         changed['betas out of range'] += 1
-    elif fitted and not annotation['has_body_pose'] > 0:
+    elif fitted and not annotation['has_pose'] > 0:
         changed['improbable pose'] += 1
     return reason
 
 
-def read_people(data):
-    """The list of annotations in a `.data.pyd`.
+def read_people(data: bytes) -> list | tuple:
+    """Unpickle the list of annotations in a `.data.pyd`.
 
     Raises:
-        BadRecord: a forbidden class, no pickle, or no list.
+        BadRecord: a forbidden class, not a pickle, or not a list.
     """
     try:
         people = pickles.load(data)
     except (pickle.UnpicklingError, ImportError) as error:
         raise BadRecord('unreadable annotation', str(error)) from error
     if not isinstance(people, list | tuple):
-        raise BadRecord('unreadable annotation', f'a list of dicts is wanted, got {type(people)}')
+        raise BadRecord('unreadable annotation', f'expected a list, got {type(people)}')
     return people
 
 
-def read_mask(data, which):
-    """(H, W) uint8, 255 on the person, of a `.detection.npz`."""
+def read_mask(data: bytes, index: int) -> np.ndarray:
+    """One mask of a `.detection.npz`: (H, W) uint8, 255 on the person."""
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        return arrays['masks'][which].astype(np.uint8) * 255
+        return arrays['masks'][index].astype(np.uint8) * 255
 
 
-def decode_image(data):
-    """(H, W, 3) uint8 BGR of the bytes of a JPEG or PNG, EXIF orientation ignored.
+def decode_image(data: bytes) -> np.ndarray:
+    """Decode a JPEG or PNG to (H, W, 3) uint8 BGR; the EXIF orientation is ignored.
 
     Raises:
-        BadRecord: it does not decode, or ends early (where OpenCV fills up with grey).
+        BadRecord: it is not decodable, or truncated (OpenCV fills the rest with gray).
     """
     if data[:2] == b'\xff\xd8' and data.rfind(b'\xff\xd9') < data.rfind(b'\xff\xda'):
-        raise BadRecord('undecodable image', f'a JPEG of {len(data)} bytes that ends early')
+        raise BadRecord('undecodable image', f'truncated JPEG of {len(data)} bytes')
     if data[:4] == b'\x89PNG' and b'IEND' not in data[-64:]:
-        raise BadRecord('undecodable image', f'a PNG of {len(data)} bytes that ends early')
+        raise BadRecord('undecodable image', f'truncated PNG of {len(data)} bytes')
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     if image is None:
-        raise BadRecord('undecodable image', f'{len(data)} bytes that OpenCV does not decode')
+        raise BadRecord('undecodable image', f'OpenCV cannot decode these {len(data)} bytes')
     return image
 
 
 # ---------------------------------------------------------------------------------------------
-# Names, facts, files
+# Paths and facts
 # ---------------------------------------------------------------------------------------------
-def expand_urls(urls):
-    """Sorted paths of tar files; see `ShardPeople`. {000..012} counts with leading zeros.
+def expand_urls(urls: str | Path | Sequence[str | Path]) -> list[str]:
+    """Expand {000..012} (leading zeros are kept), * and folders to paths of tar files.
 
     Raises:
-        FileNotFoundError: a folder or * without a tar file.
-        ValueError: something that is not a local path, or nothing.
+        FileNotFoundError: no tar file matches.
+        ValueError: not a local path, or no path at all.
     """
     paths = []
     for url in [urls] if isinstance(urls, str | Path) else urls:
@@ -445,7 +451,7 @@ def expand_urls(urls):
         else:
             paths += _expand_braces(url)
     if not paths:
-        raise ValueError('urls name no shard')
+        raise ValueError('urls is empty')
     return paths
 
 
@@ -459,8 +465,8 @@ def _expand_braces(url):
     return [path for n in numbers for path in _expand_braces(f'{head}{n:0{width}}{tail}')]
 
 
-def add_facts(facts):
-    """Facts of several shards in one."""
+def add_facts(facts: Sequence[dict]) -> dict:
+    """Sum of the facts about several shards."""
     total = dict(shards=0, members=0, persons=0)
     counts = {kind: Counter() for kind in ('bad', 'dropped', 'changed')}
     for fact in facts:
@@ -472,22 +478,9 @@ def add_facts(facts):
     return dict(total, **{k: dict(c) for k, c in counts.items()}, examples=examples[:20])
 
 
-def describe_facts(facts):
-    """One line about a data set."""
-    text = '{shards} shards, {members} pictures, {persons} people; '.format(**facts)
+def describe_facts(facts: dict) -> str:
+    """One-line summary of a data set."""
+    text = '{shards} shards, {members} images, {persons} people; '.format(**facts)
     text += f'dropped: {describe(facts["dropped"])}; changed: {describe(facts["changed"])}; '
     text += f'bad: {describe(facts["bad"])}'
     return text + (f', such as {facts["examples"][0]}' if facts['examples'] else '')
-
-
-def save_npz(path, **arrays):
-    """Write an npz so that it appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
-    try:
-        with open(partial, 'wb') as file:
-            np.savez(file, **arrays)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -17,16 +17,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..conventions import COCO_17, COCO_17_SKELETON
+from ..conventions import ANNOTATED, COCO_17, COCO_17_SKELETON, ON_DISK
 from ..files.optional import need
 from ..files.whole import whole_folder
 from .people import SyntheticPeople
 
 FORMAT = 1  # to be raised when the same seed gives other images
-BODY_ARRAYS = (
-    'keypoints_2d', 'keypoints_3d', 'center', 'scale', 'body_pose', 'betas', 'translation',
-    'has_body_pose', 'has_betas',
-)  # fmt: skip
+BODY_ARRAYS = (*ANNOTATED, 'translation')
 
 
 def write_coco(
@@ -127,7 +124,7 @@ def _write(folder, people, info, workers, quiet):
         unreadable |= missing
 
     arrays = {
-        name: np.array(rows, dtype=np.int64 if name == 'image_id' else np.float32)
+        ON_DISK.get(name, name): np.array(rows, np.int64 if name == 'image_id' else np.float32)
         for name, rows in bodies.items()
     }
     arrays['annotation_id'] = np.arange(1, len(annotations) + 1)

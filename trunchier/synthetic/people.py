@@ -125,10 +125,10 @@ def annotate(scene: Scene) -> list[dict]:
             bbox (4,): xywh of the mask. area: pixels of the mask. mask (H, W) bool: visible pixels.
             keypoints_2d (44, 3): conventions.JOINTS_44, with confidence 1 inside the image.
             keypoints_3d (44, 4): with confidence 1.
-            body_pose (72,): axis-angle; the first three rotate the body into the camera frame.
+            pose (72,): axis-angle; the first three rotate the body into the camera frame.
             betas (10,). translation (3,): to be added to the body model's output.
             center (2,), scale (2,): of the box, padded by 1.2; scale in units of 200 pixels.
-            has_body_pose, has_betas: 1.0.
+            has_pose, has_betas: 1.0.
     """
     people = []
     height, width = scene.owners.shape
@@ -149,13 +149,15 @@ def annotate(scene: Scene) -> list[dict]:
                 area=float(area),
                 mask=mask,
                 keypoints_2d=np.column_stack((pixels, inside)).astype(np.float32),
-                keypoints_3d=np.column_stack((figure.joints, np.ones(44))).astype(np.float32),
-                body_pose=_axis_angle(figure.rotations),
+                keypoints_3d=np.column_stack((figure.joints, np.ones(len(figure.joints)))).astype(
+                    np.float32
+                ),
+                pose=_axis_angle(figure.rotations),
                 betas=figure.betas,
                 translation=figure.translation.astype(np.float32),
                 center=np.array((x + (w - 1) / 2, y + (h - 1) / 2), np.float32),
                 scale=np.array((w, h), np.float32) * np.float32(BOX_PADDING / 200),
-                has_body_pose=np.float32(1),
+                has_pose=np.float32(1),
                 has_betas=np.float32(1),
             )
         )

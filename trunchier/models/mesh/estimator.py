@@ -1,21 +1,25 @@
-"""A person crop in, a posed SMPL-layout body out: HMR2.0 on any backbone.
+"""HMR2.0 on any backbone: regress a posed SMPL-layout body from the crop of a person.
 
 Goel et al., "Humans in 4D", ICCV 2023; matches HMR2 of shubham-goel/4D-Humans
 (hmr2/models/hmr2.py).
-Deliberate differences: the generator is judged by a discriminator whose parameters are held fixed
-in that step (there its gradients are computed and thrown away), a non-finite loss stops the
-training, and steps are counted once for each generator update (there once for each optimizer).
+Deliberate differences: the discriminator's parameters are fixed in the generator's step (there,
+their gradients are computed and discarded), a loss that is not finite stops the training, and one
+step is one update of the generator (there, of either optimizer).
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from mmengine.model import BaseModel, is_model_wrapper
-from mmengine.optim import OptimWrapperDict
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import MODELS
 from torch import Tensor
 from torch.func import functional_call
 
-from ...conventions import FOCAL_LENGTH, IMAGE_SIZE
+from ...conventions import FOCAL_LENGTH, IMAGE_SIZE, TARGETS, person
 from ...geometry import (
     axis_angle_to_matrix,
     camera_to_translation,
@@ -25,46 +29,37 @@ from ...geometry import (
 from .body import BodyModel
 from .losses import discriminator_loss, generator_loss
 
-# gt_instances of a training sample, and the shape of one.
-TARGETS = {
-    'keypoints_2d': (44, 3),
-    'keypoints_3d': (44, 4),
-    'global_orient': (3,),
-    'body_pose': (69,),
-    'betas': (10,),
-    'has_body_pose': (),
-    'has_betas': (),
-}
+if TYPE_CHECKING:
+    from mmpose.structures import PoseDataSample
 
 
 @MODELS.register_module()
 class MeshEstimator(BaseModel):
-    """Backbone, adapter, head, body; in training an adversary too.
+    """Backbone, neck, head, body model and, for training, loss and discriminator.
 
     Args:
-        backbone, neck, head (dict): configs; no neck for a plain ViT.
-        body_model (dict): arguments of BodyModel, such as `path` of the user's SMPL. Default: the
-            embedded body.
-        discriminator (dict): config of the adversary; None trains without.
-        loss (dict): config of MeshLoss or alike.
-        adversarial_weight (float): weight of both adversarial losses.
-        data_preprocessor (dict): mmpose's PoseDataPreprocessor.
-        test_cfg (dict): `with_vertices` (default True) puts vertices into predictions.
-        init_cfg (dict): see mmengine.
+        backbone, head, neck: configs; a plain ViT has no neck.
+        body_model: arguments of BodyModel, such as the `path` of SMPL; None: the embedded body.
+        discriminator: config; None trains without adversarial loss.
+        loss: config; its default type is MeshLoss.
+        adversarial_weight: weight of both adversarial losses.
+        data_preprocessor: config of mmpose's PoseDataPreprocessor.
+        test_cfg: `with_vertices` (default True) adds vertices to predictions.
+        init_cfg: see mmengine.
     """
 
     def __init__(
         self,
-        backbone,
-        head,
-        neck=None,
-        body_model=None,
-        discriminator=None,
-        loss=None,
-        adversarial_weight=0.0005,
-        data_preprocessor=None,
-        test_cfg=None,
-        init_cfg=None,
+        backbone: dict,
+        head: dict,
+        neck: dict | None = None,
+        body_model: dict | None = None,
+        discriminator: dict | None = None,
+        loss: dict | None = None,
+        adversarial_weight: float = 0.0005,
+        data_preprocessor: dict | None = None,
+        test_cfg: dict | None = None,
+        init_cfg: dict | None = None,
     ):
         super().__init__(data_preprocessor, init_cfg)
         self.backbone = MODELS.build(backbone)
@@ -77,27 +72,32 @@ class MeshEstimator(BaseModel):
         self.loss_module = MODELS.build(dict(dict(type='MeshLoss'), **(loss or {})))
         self.adversarial_weight = adversarial_weight
         self.test_cfg = dict(dict(with_vertices=True), **(test_cfg or {}))
-        self._register_state_dict_hook(_leave_out_wrappers)
+        self._register_state_dict_hook(_remove_wrappers)
 
     @property
-    def with_neck(self):
+    def with_neck(self) -> bool:
         return hasattr(self, 'neck')
 
-    def forward(self, inputs, data_samples=None, mode='tensor'):
-        """As mmengine's models.
+    def forward(
+        self,
+        inputs: Tensor,
+        data_samples: list[PoseDataSample] | None = None,
+        mode: str = 'tensor',
+    ) -> dict[str, Tensor] | list[PoseDataSample]:
+        """Interface of mmengine's models.
 
         Args:
-            inputs: (B, 3, 256, 256) normalised square crops, of which the middle 192 columns are
-                seen; or (B, 3, 256, 192).
-            data_samples: list of PoseDataSample; 'loss' and 'predict' need it.
+            inputs: (B, 3, 256, 256) normalized square crops, of which the backbone sees the middle
+                192 columns; or (B, 3, 256, 192).
+            data_samples: required by 'loss' and 'predict'.
             mode: 'tensor', 'predict' or 'loss'.
 
         Returns:
-            'tensor': dict, see `regress`. 'loss': dict of losses. 'predict': `data_samples` with
-            `pred_instances`, see `predict`.
+            'tensor': see `regress`. 'loss': losses by name. 'predict': `data_samples` with
+            `pred_instances`, see `add_pred_to_samples`.
 
         Raises:
-            ValueError: another mode, or shape.
+            ValueError: another mode, or another shape of `inputs`.
         """
         if mode == 'tensor':
             return self.regress(inputs)
@@ -107,7 +107,7 @@ class MeshEstimator(BaseModel):
             return self.loss(inputs, data_samples)[0]
         raise ValueError(f"mode must be 'tensor', 'predict' or 'loss', got {mode!r}")
 
-    def extract_feat(self, inputs):
+    def extract_feat(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, 256, 256 or 192) -> tuple of one (B, C, 16, 12) map for the head."""
         height, width = inputs.shape[-2:]
         if height == width:
@@ -119,46 +119,45 @@ class MeshEstimator(BaseModel):
         feats = self.backbone(inputs)
         return self.neck(feats) if self.with_neck else feats
 
-    def regress(self, inputs):
+    def regress(self, inputs: Tensor) -> dict[str, Tensor]:
         """Body and camera of each crop.
 
         Args:
             inputs: see `forward`.
 
         Returns:
-            dict: global_orient (B, 1, 3, 3) and body_pose (B, 23, 3, 3), rotation matrices; betas
-            (B, 10); camera (B, 3) as (s, tx, ty); camera_translation (B, 3), metres, of the crop's
-            camera (focal length 5000 pixels, crop side 256); vertices (B, 6890, 3) and joints
-            (B, 44, 3), metres, before that translation; keypoints_2d (B, 44, 2), fractions of the
-            crop's side from its centre.
+            `HEAD_FIELDS` and `POSED_FIELDS` of `conventions.person`, with a batch dimension. The
+            crop's camera has a focal length of 5000 pixels for a crop of 256.
         """
         return pose_bodies(self.head(self.extract_feat(inputs)[-1]), self.body)
 
     # --- predicting ----------------------------------------------------------------------------
 
     @torch.no_grad()
-    def predict(self, inputs, data_samples):
-        """Fill `pred_instances` of each sample, see `add_pred_to_samples`."""
+    def predict(self, inputs: Tensor, data_samples: list[PoseDataSample]) -> list[PoseDataSample]:
+        """`regress`, then `add_pred_to_samples`."""
         return self.add_pred_to_samples(self.regress(inputs), data_samples)
 
-    def add_pred_to_samples(self, pred, data_samples):
-        """Fill `pred_instances` of each sample, numpy arrays with a leading 1.
+    def add_pred_to_samples(
+        self, pred: dict[str, Tensor], data_samples: list[PoseDataSample]
+    ) -> list[PoseDataSample]:
+        """Set `pred_instances` of each sample: numpy arrays of one instance.
 
-        `global_orient` (1, 1, 3, 3), `body_pose` (1, 23, 3, 3), `betas` (1, 10), `camera` (1, 3),
-        `camera_translation` (1, 3), `vertices` (1, 6890, 3), `joints` (1, 44, 3) as in `regress`;
-        `keypoints` (1, 44, 2), pixels of the original image, from the sample's `input_center` and
-        `input_scale`; `keypoint_scores` (1, 44), all 1: the model states no confidence.
+        The fields are those of `regress` (vertices only if `with_vertices`), but for
+        `crop_keypoints`: `keypoints` (1, 44, 2) are in pixels of the image, by the sample's
+        `input_center` and `input_scale`, and `keypoint_scores` (1, 44) are 1, since the model
+        predicts no confidence.
         """
         from mmengine.structures import InstanceData
 
         pred = {name: value.float().cpu().numpy() for name, value in pred.items()}
-        points = pred.pop('keypoints_2d')
+        points = pred.pop('crop_keypoints')
         if not self.test_cfg['with_vertices']:
             del pred['vertices']
         for i, sample in enumerate(data_samples):
-            side, centre = np.float32(sample.input_scale), np.float32(sample.input_center)
+            side, center = np.float32(sample.input_scale), np.float32(sample.input_center)
             sample.pred_instances = InstanceData(
-                keypoints=(points[i] * side + centre)[None],
+                keypoints=(points[i] * side + center)[None],
                 keypoint_scores=np.ones((1, points.shape[1]), np.float32),
                 **{name: value[i][None] for name, value in pred.items()},
             )
@@ -166,11 +165,10 @@ class MeshEstimator(BaseModel):
 
     # --- training ------------------------------------------------------------------------------
 
-    def loss(self, inputs, data_samples):
-        """Losses of the generator, and what it predicted.
-
-        Returns:
-            dict of scalars, dict of `regress`.
+    def loss(
+        self, inputs: Tensor, data_samples: list[PoseDataSample]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses of the generator by name, and its predictions (see `regress`).
 
         Raises:
             FloatingPointError: a loss is not finite; names the samples.
@@ -179,17 +177,19 @@ class MeshEstimator(BaseModel):
         target = collate_targets(data_samples, inputs.device)
         losses = self.loss_module(pred, target)
         if hasattr(self, 'discriminator'):
-            scores = self._judge_fixed(pred['body_pose'], pred['betas'])
+            scores = self._fixed_scores(pred['body_pose'], pred['betas'])
             losses['loss_adversarial'] = self.adversarial_weight * generator_loss(scores)
         if not torch.isfinite(sum(losses.values())):
             raise FloatingPointError(self._describe_non_finite(losses, pred, target, data_samples))
         return losses, pred
 
-    def _judge_fixed(self, body_pose, betas):
-        """Scores by the discriminator as it is: its parameters get no gradient."""
-        judge = _unwrapped(self.discriminator)
-        fixed = {name: value.detach() for name, value in judge.named_parameters()}
-        return functional_call(judge, fixed, (body_pose, betas))
+    def _fixed_scores(self, body_pose, betas):
+        """Scores of the discriminator, without gradients to its parameters."""
+        discriminator = self.discriminator
+        if is_model_wrapper(discriminator):
+            discriminator = discriminator.module
+        fixed = {name: value.detach() for name, value in discriminator.named_parameters()}
+        return functional_call(discriminator, fixed, (body_pose, betas))
 
     def _describe_non_finite(self, losses, pred, target, data_samples):
         bad = torch.zeros(len(data_samples), dtype=torch.bool, device=pred['betas'].device)
@@ -202,23 +202,25 @@ class MeshEstimator(BaseModel):
         ]
         values = {name: float(value) for name, value in losses.items()}
         return (
-            f'the loss is not finite ({values}); samples {ids or "of the whole batch"}. Look at '
-            'them with tools/check_data.py, or lower the learning rate'
+            f'the loss is not finite ({values}); samples: {ids or "the whole batch"}. Inspect them '
+            'with tools/check_data.py, or lower the learning rate'
         )
 
-    def train_step(self, data, optim_wrapper):
-        """One update of the generator, then, with an adversary, one of the discriminator.
+    def train_step(
+        self, data: dict, optim_wrapper: OptimWrapper | OptimWrapperDict
+    ) -> dict[str, Tensor]:
+        """Update the generator, then the discriminator, if there is one.
 
         Args:
-            data: a batch of the dataloader.
-            optim_wrapper: OptimWrapperDict of 'generator' and 'discriminator' with an adversary
-                (TwoOptimWrapperConstructor makes it), else one OptimWrapper.
+            data: batch of the dataloader.
+            optim_wrapper: with a discriminator, an OptimWrapperDict of 'generator' and
+                'discriminator' (see TwoOptimWrapperConstructor).
 
         Returns:
-            dict of scalars to log.
+            scalars to log.
 
         Raises:
-            TypeError: the optimizers do not fit the model.
+            TypeError: `optim_wrapper` does not match the model.
         """
         adversarial = hasattr(self, 'discriminator')
         if adversarial != isinstance(optim_wrapper, OptimWrapperDict):
@@ -270,35 +272,36 @@ def pose_bodies(pred: dict[str, Tensor], body: BodyModel) -> dict[str, Tensor]:
         camera_translation=translation,
         vertices=posed['vertices'],
         joints=posed['joints'],
-        keypoints_2d=perspective_projection(posed['joints'], translation, focal),
+        crop_keypoints=perspective_projection(posed['joints'], translation, focal),
     )
 
 
-def collate_targets(data_samples, device):
-    """`gt_instances` of the samples as a dict of float32 tensors (B, ...), for MeshLoss.
+def collate_targets(data_samples: list[PoseDataSample], device: torch.device) -> dict[str, Tensor]:
+    """Batch `conventions.TARGETS` of the samples' `gt_instances`: float32, (B, ...).
 
     Raises:
-        ValueError: a sample has another shape than `TARGETS`.
+        ValueError: a field has another shape than in `conventions.person`.
     """
-    target = {}
-    for name, shape in TARGETS.items():
-        rows = np.stack([np.asarray(s.gt_instances[name])[0] for s in data_samples])
-        if rows.shape[1:] != shape:
-            raise ValueError(f'gt_instances.{name} has shape {rows.shape[1:]}, wanted {shape}')
-        target[name] = torch.from_numpy(np.float32(rows)).to(device)
-    target['has_global_orient'] = target['has_body_pose']
-    return target
+    targets, fields = {}, person()
+    for name in TARGETS:
+        rows = np.concatenate([s.gt_instances[name] for s in data_samples])
+        if rows.shape[1:] != fields[name].shape:
+            raise ValueError(
+                f'gt_instances.{name}: expected shape {fields[name].shape}, got {rows.shape[1:]}'
+            )
+        targets[name] = torch.from_numpy(np.float32(rows)).to(device)
+    return targets
 
 
-def real_bodies(data_samples, device):
-    """The real poses that ride with the samples: (R, 23, 3, 3) matrices and (R, 10) betas.
+def real_bodies(data_samples: list[PoseDataSample], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Real poses of the samples: rotation matrices (R, 23, 3, 3) and betas (R, 10).
 
     Raises:
         ValueError: the pipeline has no AddRealPoses.
     """
     if 'real_body_pose' not in data_samples[0].gt_instances:
         raise ValueError(
-            'the discriminator needs real poses in each sample: put AddRealPoses() before '
+            'the discriminator requires real poses in each sample: put AddRealPoses() before '
             'PackPerson() in the training pipeline, or set model.discriminator=None'
         )
     pose = np.concatenate([s.gt_instances.real_body_pose[0] for s in data_samples])
@@ -307,17 +310,13 @@ def real_bodies(data_samples, device):
     return axis_angle_to_matrix(pose), torch.from_numpy(np.float32(betas)).to(device)
 
 
-def _leave_out_wrappers(model, state, prefix, _):
-    """Distributed training wraps each part; its checkpoints have the same keys as all others.
+def _remove_wrappers(model, state, prefix, _):
+    """Remove the prefix of distributed wrappers from a state dict.
 
-    mmengine leaves the wrappers out when it loads a checkpoint, but not when it saves one.
+    mmengine removes it when it loads a checkpoint, but not when it saves one.
     """
     for name, part in model.named_children():
         if is_model_wrapper(part):
             wrapped = f'{prefix}{name}.module.'
             for key in [key for key in state if key.startswith(wrapped)]:
                 state[f'{prefix}{name}.{key[len(wrapped) :]}'] = state.pop(key)
-
-
-def _unwrapped(module):
-    return module.module if is_model_wrapper(module) else module

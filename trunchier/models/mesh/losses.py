@@ -1,13 +1,13 @@
 """Training losses of HMR2.0 (Goel et al., ICCV 2023, section 3.3).
 
-They equal compute_loss and the adversarial terms of shubham-goel/4D-Humans (hmr2/models/losses.py,
-hmr2.py), values and gradients. Everything is summed over joints, coordinates and the batch; only
-the adversarial terms are means over the batch. With reduction='mean' all of them are.
+Equal to compute_loss and the adversarial terms of shubham-goel/4D-Humans (hmr2/models/losses.py,
+hmr2.py), values and gradients. Losses are summed over joints, coordinates and the batch, except
+that adversarial losses are means over the batch; with reduction='mean', all are.
 """
 
 import torch
 from mmengine.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from ...conventions import PELVIS
 from ...geometry import axis_angle_to_matrix
@@ -17,21 +17,21 @@ REDUCTIONS = {'sum': torch.sum, 'mean': torch.mean}
 
 @MODELS.register_module()
 class MeshLoss(nn.Module):
-    """The losses of a mesh model against annotations, each gated by what is annotated.
+    """Losses of a mesh model against annotations; what is not annotated is ignored.
 
     Args:
         keypoints_2d, keypoints_3d, global_orient, body_pose, betas: weights.
-        reduction: 'sum' over the batch, as official, or 'mean'.
+        reduction: over the batch, 'sum' (as official) or 'mean'.
     """
 
     def __init__(
         self,
-        keypoints_2d=0.01,
-        keypoints_3d=0.05,
-        global_orient=0.001,
-        body_pose=0.001,
-        betas=0.0005,
-        reduction='sum',
+        keypoints_2d: float = 0.01,
+        keypoints_3d: float = 0.05,
+        global_orient: float = 0.001,
+        body_pose: float = 0.001,
+        betas: float = 0.0005,
+        reduction: str = 'sum',
     ):
         super().__init__()
         self.weights = {
@@ -42,79 +42,73 @@ class MeshLoss(nn.Module):
             'betas': betas,
         }
         if reduction not in REDUCTIONS:
-            raise ValueError(f'reduction {reduction!r}; choose from {list(REDUCTIONS)}')
+            raise ValueError(f'expected reduction in {list(REDUCTIONS)}, got {reduction!r}')
         self.reduce = REDUCTIONS[reduction]
 
-    def forward(self, pred, target):
-        """Weighted losses by name: loss_keypoints_2d, ..., loss_betas.
+    def forward(self, pred: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weighted losses by name, scalars: loss_keypoints_2d, ..., loss_betas.
 
         Args:
-            pred: dict of keypoints_2d (B, 44, 2), fractions of the crop's side from its centre;
-                joints (B, 44, 3), metres; global_orient (B, 1, 3, 3); body_pose (B, 23, 3, 3);
-                betas (B, 10).
-            target: dict of keypoints_2d (B, 44, 3) and keypoints_3d (B, 44, 4), the last number
-                the confidence; axis-angle global_orient (B, 3) and body_pose (B, 69);
-                betas (B, 10); has_global_orient, has_body_pose and has_betas (B,), 0 or 1.
-
-        Returns:
-            dict of scalars.
+            pred: crop_keypoints, joints, global_orient, body_pose and betas, (B, ...) each, as in
+                `conventions.person`.
+            target: `conventions.TARGETS`, (B, ...) each.
         """
         return {
             f'loss_{name}': self.weights[name] * self.reduce(value)
             for name, value in self.per_sample(pred, target).items()
         }
 
-    def per_sample(self, pred, target):
-        """Losses by name before weights and reduction, (B,) each: whose loss is not finite?"""
-        values = {
-            'keypoints_2d': keypoint_2d_loss(pred['keypoints_2d'], target['keypoints_2d']),
+    def per_sample(self, pred: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Losses by name before weights and reduction, (B,) each."""
+        matrices = axis_angle_to_matrix(target['pose'].unflatten(1, (-1, 3)))
+        orient, pose, has_pose = matrices[:, :1], matrices[:, 1:], target['has_pose']
+        return {
+            'keypoints_2d': keypoint_2d_loss(pred['crop_keypoints'], target['crop_keypoints_2d']),
             'keypoints_3d': keypoint_3d_loss(pred['joints'], target['keypoints_3d']),
+            'global_orient': parameter_loss(pred['global_orient'], orient, has_pose),
+            'body_pose': parameter_loss(pred['body_pose'], pose, has_pose),
+            'betas': parameter_loss(pred['betas'], target['betas'], target['has_betas']),
         }
-        for name in ('global_orient', 'body_pose'):
-            matrices = axis_angle_to_matrix(target[name].unflatten(1, (-1, 3)))
-            values[name] = parameter_loss(pred[name], matrices, target[f'has_{name}'])
-        values['betas'] = parameter_loss(pred['betas'], target['betas'], target['has_betas'])
-        return values
 
 
-def keypoint_2d_loss(pred, target):
+def keypoint_2d_loss(pred: Tensor, target: Tensor) -> Tensor:
     """L1 times confidence: pred (B, N, 2), target (B, N, 3) -> (B,)."""
     return (target[..., 2:] * (pred - target[..., :2]).abs()).sum((1, 2))
 
 
-def keypoint_3d_loss(pred, target, centre=PELVIS):
-    """L1 times confidence, both sets centred on the joint `centre`, whatever its confidence.
+def keypoint_3d_loss(pred: Tensor, target: Tensor, center: int = PELVIS) -> Tensor:
+    """L1 times confidence, relative to the joint `center`, whose confidence is ignored.
 
     Args:
-        pred: (B, N, 3), metres.
-        target: (B, N, 4), metres, confidence.
-        centre: joint index.
+        pred: (B, N, 3), meters.
+        target: (B, N, 4), meters, confidence.
+        center: joint index.
 
     Returns:
         (B,)
     """
     points, confidence = target[..., :3], target[..., 3:]
-    pred = pred - pred[:, centre, None]
-    points = points - points[:, centre, None]
+    pred = pred - pred[:, center, None]
+    points = points - points[:, center, None]
     return (confidence * (pred - points).abs()).sum((1, 2))
 
 
-def parameter_loss(pred, target, has):
-    """Squared error of the samples that have the parameter: (B, ...), (B, ...), (B,) -> (B,)."""
+def parameter_loss(pred: Tensor, target: Tensor, has: Tensor) -> Tensor:
+    """Squared error of samples with this parameter: (B, ...), (B, ...), 0 or 1 (B,) -> (B,)."""
     return has * (pred - target).square().flatten(1).sum(1)
 
 
-def generator_loss(scores):
-    """Least squares towards 'real', mean over the batch.
+def generator_loss(scores: Tensor) -> Tensor:
+    """Least squares towards 1 (real), mean over the batch.
 
     Args:
-        scores: (B, 25), the discriminator's of predictions.
+        scores: (B, 25), of predictions.
     """
     return (scores - 1).square().sum() / len(scores)
 
 
-def discriminator_loss(fake, real):
-    """Least squares: predictions towards 0, real bodies towards 1; over the predictions' number.
+def discriminator_loss(fake: Tensor, real: Tensor) -> Tensor:
+    """Least squares of predictions towards 0 and of real bodies towards 1, divided by B.
 
     4D-Humans draws 96 real bodies for 48 predictions and divides both sums by 48.
 
