@@ -2,6 +2,7 @@ import numpy as np
 import people
 import pytest
 
+from trunchier.conventions import ON_DISK
 from trunchier.datasets import annotations
 from trunchier.datasets.annotations import AnnotationFilter, BadRecord, check_annotation
 
@@ -15,26 +16,24 @@ def test_a_good_annotation_passes_unchanged():
     clean = check_annotation(data)
     for name, (shape, dtype) in annotations.FORM.items():
         assert clean[name].shape == shape and clean[name].dtype == dtype
-        np.testing.assert_array_equal(clean[name], np.array(data[name], dtype))
+        np.testing.assert_array_equal(clean[name], np.array(data[ON_DISK.get(name, name)], dtype))
 
 
-def test_the_callers_arrays_are_not_shared():
+def test_arrays_are_copied():
     data = people.annotation()
     check_annotation(data)['keypoints_2d'][:] = 0
     assert (data['keypoints_2d'][:, 2] == 1).all()
 
 
-def test_one_number_as_scale_is_a_square_box():
+def test_a_scalar_scale_is_a_square_box():
     for scale in (0.5, np.array([0.5]), np.array(0.5)):
         np.testing.assert_allclose(checked(scale=scale)['scale'], [0.5, 0.5])
 
 
-def test_what_was_never_fitted_may_be_left_out():
+def test_only_keypoints_and_the_box_are_required():
     data = people.annotation()
-    for name in annotations.OPTIONAL:
-        del data[name]
-    clean = check_annotation(data)
-    assert clean['has_body_pose'] == clean['has_betas'] == 0
+    clean = check_annotation({name: data[name] for name in annotations.REQUIRED})
+    assert clean['has_pose'] == clean['has_betas'] == 0
     assert clean['keypoints_3d'].shape == (44, 4)
 
 
@@ -47,26 +46,26 @@ def test_what_was_never_fitted_may_be_left_out():
         (dict(body_pose=np.full(72, np.inf)), 'malformed annotation', 'body_pose holds NaN or inf'),
         (dict(betas='thin'), 'malformed annotation', 'betas is not an array'),
         (dict(center=np.zeros(3)), 'malformed annotation', 'center has shape'),
-        (dict(scale=np.zeros(2)), 'zero-size box', 'a pixel or more'),
-        (dict(scale=np.array([-1.0, 2.0])), 'zero-size box', 'a pixel or more'),
-        (dict(scale=np.array([0.0, 0.004])), 'zero-size box', 'a pixel or more'),
+        (dict(scale=np.zeros(2)), 'zero-size box', '1 pixel or more'),
+        (dict(scale=np.array([-1.0, 2.0])), 'zero-size box', '1 pixel or more'),
+        (dict(scale=np.array([0.0, 0.004])), 'zero-size box', '1 pixel or more'),
     ],
 )
-def test_bad_annotations_are_named(changes, kind, message):
+def test_errors_name_the_bad_field(changes, kind, message):
     with pytest.raises(BadRecord, match=message) as error:
         checked(**changes)
     assert error.value.kind == kind
 
 
 @pytest.mark.parametrize('name', ['keypoints_2d', 'center', 'scale'])
-def test_a_missing_key_is_named(name):
+def test_a_missing_field_is_named(name):
     data = people.annotation()
     del data[name]
     with pytest.raises(BadRecord, match=f'{name} is missing; found'):
         check_annotation(data)
 
 
-def test_nan_is_tolerated_only_where_nothing_was_seen():
+def test_nan_is_accepted_only_where_the_confidence_is_zero():
     keypoints = people.annotation()['keypoints_2d']
     keypoints[3] = (np.nan, np.nan, 0)
     np.testing.assert_array_equal(checked(keypoints_2d=keypoints)['keypoints_2d'][3], 0)
@@ -82,29 +81,29 @@ def test_weak_keypoints_lose_their_confidence():
     np.testing.assert_allclose(data['keypoints_2d'][:3, 2], [0, 0.3, 0.31])
 
 
-def test_betas_out_of_range_take_the_pose_with_them():
+def test_betas_out_of_range_remove_the_pose_too():
     betas = np.zeros(10)
     betas[4] = -3.01
     data = checked(betas=betas)
-    AnnotationFilter(regularise_betas=False)(data)
-    assert data['has_betas'] == data['has_body_pose'] == 0
+    AnnotationFilter(regularize_betas=False)(data)
+    assert data['has_betas'] == data['has_pose'] == 0
 
 
-def test_betas_at_the_limit_stay():
+def test_betas_at_the_limit_are_kept():
     data = checked(betas=np.full(10, 3.0))
     AnnotationFilter()(data)
-    assert data['has_betas'] == data['has_body_pose'] == 1
+    assert data['has_betas'] == data['has_pose'] == 1
 
 
-def test_who_has_no_betas_is_drawn_to_zero():
+def test_missing_betas_are_regularized_to_zero():
     data = checked(has_body_pose=0.0)
     AnnotationFilter()(data)
-    assert data['has_betas'] == 1 and data['has_body_pose'] == 0
+    assert data['has_betas'] == 1 and data['has_pose'] == 0
     assert (data['betas'] == 0).all()
 
 
 @pytest.mark.parametrize(('seen', 'reason'), [(4, 'few keypoints'), (5, None)])
-def test_more_than_four_keypoints_are_needed(seen, reason):
+def test_more_than_four_keypoints_are_required(seen, reason):
     data = checked()
     data['keypoints_2d'][seen:, 2] = 0.1
     assert AnnotationFilter()(data) == reason
@@ -140,25 +139,25 @@ def histogram(tmp_path):
     return path
 
 
-def test_improbable_poses_are_suppressed(histogram):
-    filter = AnnotationFilter(pose_histogram=histogram, regularise_betas=False)
+def test_improbable_poses_are_removed(histogram):
+    filter = AnnotationFilter(pose_histogram=histogram, regularize_betas=False)
     usual = checked(body_pose=np.full(72, 0.05))
     assert filter(usual) is None
-    assert usual['has_body_pose'] == usual['has_betas'] == 1
+    assert usual['has_pose'] == usual['has_betas'] == 1
     pose = np.full(72, 0.05)
     pose[3 + 3 * 17] = 3.0  # left elbow
     odd = checked(body_pose=pose)
     filter(odd)
-    assert odd['has_body_pose'] == odd['has_betas'] == 0
+    assert odd['has_pose'] == odd['has_betas'] == 0
 
 
-def test_global_orient_and_hands_are_free(histogram):
+def test_global_orient_and_hands_are_not_tested(histogram):
     pose = np.full(72, 0.05)
     pose[:3] = (3, 0, 0)
     pose[-6:] = 2.0
     data = checked(body_pose=pose)
     AnnotationFilter(pose_histogram=histogram)(data)
-    assert data['has_body_pose'] == 1
+    assert data['has_pose'] == 1
 
 
 def test_a_full_turn_more_is_the_same_pose(histogram):
@@ -181,7 +180,7 @@ def test_density_is_smoothed_by_two_bins_in_all_axes(histogram):
     density = two_bins**3 / (21 * 8 * (2 * np.pi / 40) ** 3)
     assert density > max(annotations.POSE_THRESHOLDS)
     assert probable[10, 19, 19, 19]
-    # Four bins off along x: the same by hand, against the threshold of joint 8 (spine3), 0.025.
+    # Four bins off along x: likewise, against the threshold of joint 8 (spine3), 0.025.
     off = (weights[8 + 4] + weights[8 + 5]) * two_bins**2 / (21 * 8 * (2 * np.pi / 40) ** 3)
     assert probable[8, 24, 19, 19] == (off > 0.025)
     assert probable[3, 24, 19, 19] == (off > 5e-6)
@@ -195,11 +194,11 @@ def test_a_missing_histogram_says_where_it_comes_from(tmp_path):
 
 def test_a_histogram_of_another_shape_is_an_error(tmp_path):
     np.save(tmp_path / 'h.npy', np.zeros((3, 4)))
-    with pytest.raises(ValueError, match=r'wants shape \(21, n, n, n\), got \(3, 4\)'):
+    with pytest.raises(ValueError, match=r'expected shape \(21, n, n, n\), got \(3, 4\)'):
         annotations.load_probable_poses(tmp_path / 'h.npy')
 
 
-def test_too_many_bad_records_stop():
+def test_too_many_bad_records_are_an_error():
     count = annotations.BadCount('set', max_share=0.1, patience=20)
     for _ in range(19):
         count.add_good()
@@ -211,7 +210,7 @@ def test_too_many_bad_records_stop():
         count.add_bad('zero-size box', 'c', 'why')
 
 
-def test_a_bad_start_is_not_judged_at_once():
+def test_the_share_is_not_checked_before_patience_is_over():
     count = annotations.BadCount('set', max_share=0.1, patience=20)
     for number in range(5):
         count.add_bad('undecodable image', str(number), 'why')

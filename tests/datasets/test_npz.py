@@ -63,13 +63,13 @@ def test_items_equal_the_official_image_dataset(item, shared, tmp_path):
     packed = people_[0]
     sample = packed['data_samples']
     instances = sample.gt_instances
-    for name in ('keypoints_2d', 'keypoints_3d'):
-        np.testing.assert_allclose(instances.get(name)[0], array(official[name]), atol=1e-6)
+    for ours, name in (('crop_keypoints_2d', 'keypoints_2d'), ('keypoints_3d', 'keypoints_3d')):
+        np.testing.assert_allclose(instances.get(ours)[0], array(official[name]), atol=1e-6)
     np.testing.assert_allclose(sample.box_center, array(official['box_center']))
     np.testing.assert_allclose(sample.box_scale, array(official['_scale']))
     assert sample.box_size == pytest.approx(official['box_size'])
     assert sample.ori_shape[::-1] == tuple(official['img_size'])
-    assert instances.has_body_pose[0] == official['has_body_pose']
+    assert instances.has_pose[0] == official['has_body_pose']
     assert instances.has_betas[0] == official['has_betas']
 
     mean = np.array([123.675, 116.28, 103.53])[:, None, None]
@@ -80,13 +80,13 @@ def test_items_equal_the_official_image_dataset(item, shared, tmp_path):
     assert errors.max() < 1e-5
 
 
-def test_joints_1_to_14_of_openpose_do_not_count_in_3d(folder):
+def test_3d_joints_1_to_14_have_no_confidence(folder):
     confidence = dataset(folder).record(0)['keypoints_3d'][:, 3]
     assert (confidence[1:15] == 0).all()
     assert (confidence[[0, *range(15, 44)]] > 0).all()
 
 
-def test_halves_of_the_joints_are_put_together(folder):
+def test_both_halves_of_the_keypoints_are_concatenated(folder):
     content = arrays()
     record = dataset(folder, content).record(1)
     np.testing.assert_allclose(record['keypoints_2d'][:25], content['body_keypoints_2d'][1])
@@ -94,15 +94,15 @@ def test_halves_of_the_joints_are_put_together(folder):
 
 
 @pytest.mark.parametrize('scale', [np.array([80.0, 90, 99]), np.array([[80.0], [90], [99]])])
-def test_one_scale_is_a_square_box(folder, scale):
+def test_a_scalar_scale_is_a_square_box(folder, scale):
     record = dataset(folder, arrays(scale=scale)).record(1)
     np.testing.assert_allclose(record['scale'] * 200, [90, 90])
 
 
-def test_what_is_absent_is_zero(folder):
+def test_absent_arrays_are_zero(folder):
     gone = ('body_pose', 'betas', 'body_keypoints_3d', 'extra_keypoints_3d', 'body_keypoints_2d')
     record = dataset(folder, arrays(**dict.fromkeys(gone))).record(0)
-    assert not record['has_body_pose'] and not record['has_betas']
+    assert not record['has_pose'] and not record['has_betas']
     assert not record['keypoints_3d'].any() and not record['keypoints_2d'][:25].any()
     assert record['keypoints_2d'][25:].any()
 
@@ -128,13 +128,13 @@ def test_file_names_may_be_bytes_or_objects(folder, names):
     ]
 
 
-def test_objects_that_are_not_needed_stay_unread(folder, capfd):
+def test_unused_objects_are_not_unpickled(folder, capfd):
     content = arrays(extra_info=np.array([Forbidden()] * 3, dtype=object))
     assert len(dataset(folder, content)) == 3
     assert 'never' not in capfd.readouterr().out.splitlines()
 
 
-def test_forbidden_objects_are_an_error_and_not_run(folder, capfd):
+def test_forbidden_objects_are_an_error_and_not_executed(folder, capfd):
     content = arrays(imgname=np.array([Forbidden()] * 3, dtype=object))
     with pytest.raises(pickle.UnpicklingError, match='forbidden class'):
         dataset(folder, content)
@@ -142,7 +142,7 @@ def test_forbidden_objects_are_an_error_and_not_run(folder, capfd):
 
 
 @pytest.mark.parametrize('name', ['imgname', 'center', 'scale'])
-def test_a_missing_key_is_named(folder, name):
+def test_a_missing_array_is_named(folder, name):
     with pytest.raises(ValueError, match=rf"lacks \['{name}'\]; found"):
         dataset(folder, arrays(**{name: None}))
 
@@ -156,11 +156,11 @@ def test_a_file_without_keypoints_is_an_error(folder):
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        (dict(body_pose=np.zeros((3, 69))), r'body_pose is float64 \(3, 69\).*\(3, 72\)'),
-        (dict(center=np.zeros((2, 2))), r'center is float64 \(2, 2\).*\(3, 2\)'),
-        (dict(extra_keypoints_2d=np.zeros((3, 17, 3))), r'\(3, 17, 3\), wanted.*\(3, 19, 3\)'),
-        (dict(scale=np.ones((3, 3))), r'scale is float64 \(3, 3\).*\(3, 1\) or \(3, 2\)'),
-        (dict(betas=np.array([['a'] * 10] * 3)), 'betas is <U1'),
+        (dict(body_pose=np.zeros((3, 69))), r'\(3, 72\) in body_pose, got float64 \(3, 69\)'),
+        (dict(center=np.zeros((2, 2))), r'\(3, 2\) in center, got float64 \(2, 2\)'),
+        (dict(extra_keypoints_2d=np.zeros((3, 17, 3))), r'\(3, 19, 3\) in .*\(3, 17, 3\)'),
+        (dict(scale=np.ones((3, 3))), r'\(3, 1\) or \(3, 2\) in scale, got float64 \(3, 3\)'),
+        (dict(betas=np.array([['a'] * 10] * 3)), 'betas, got <U1'),
     ],
 )
 def test_wrong_shapes_are_an_error(folder, changes, message):
@@ -168,14 +168,14 @@ def test_wrong_shapes_are_an_error(folder, changes, message):
         dataset(folder, arrays(**changes))
 
 
-def test_a_file_that_is_no_npz_is_an_error(folder):
+def test_a_file_that_is_not_an_npz_is_an_error(folder):
     (folder / 'set.npz').write_bytes(b'PK nothing')
     with pytest.raises(ValueError, match='is not an npz'):
         read_people_npz(folder / 'set.npz')
 
 
 @pytest.mark.parametrize('field', ['center', 'body_pose', 'betas', 'extra_keypoints_2d'])
-def test_rows_with_nan_are_left_out_and_counted(folder, field):
+def test_rows_with_nan_are_skipped_and_counted(folder, field):
     content = arrays()
     content[field][1] = np.nan
     kept = dataset(folder, content, max_bad_share=0.5)
@@ -184,14 +184,14 @@ def test_rows_with_nan_are_left_out_and_counted(folder, field):
         dataset(folder, content)
 
 
-def test_rows_with_a_zero_size_box_are_left_out_and_counted(folder):
+def test_rows_with_a_zero_size_box_are_skipped_and_counted(folder):
     scale = np.array([[50.0, 60], [0, 0], [50, 60]])
     assert len(dataset(folder, arrays(scale=scale), max_bad_share=0.5)) == 2
     with pytest.raises(RuntimeError, match='1 zero-size box'):
         dataset(folder, arrays(scale=scale))
 
 
-def test_training_filters_can_be_asked_for(folder):
+def test_training_filters_are_optional(folder):
     content = arrays()
     content['body_keypoints_2d'][1, :, 2] = content['extra_keypoints_2d'][1, :, 2] = 0.1
     assert len(dataset(folder, content)) == 3
@@ -205,7 +205,7 @@ def test_missing_files_are_named(folder):
         NpzPeople(str(folder / 'set.npz'), str(folder / 'none')).full_init()
 
 
-def test_missing_and_damaged_pictures_are_named(folder):
+def test_missing_and_damaged_images_are_named(folder):
     (folder / '0.png').unlink()
     (folder / '1.png').write_bytes(b'no picture')
     made = dataset(folder, pipeline=PIPELINE)

@@ -114,12 +114,12 @@ def test_seeds_give_other_streams():
 
 @pytest.mark.parametrize('weights', [[1], [1, 0], [1, -1], [1, float('nan')]])
 def test_weights_that_do_not_fit_are_an_error(weights):
-    with pytest.raises(ValueError, match='each of the 2 data sets wants a weight above 0'):
+    with pytest.raises(ValueError, match='each of the 2 data sets requires a weight above 0'):
         MixedPeople([Numbers(1, 'a'), Numbers(1, 'b')], weights)
 
 
 def test_names_that_are_the_same_are_an_error():
-    with pytest.raises(ValueError, match='a name of its own'):
+    with pytest.raises(ValueError, match='must be unique'):
         MixedPeople([Numbers(1), Numbers(1)])
 
 
@@ -262,14 +262,14 @@ def test_data_sets_follow_each_other():
     assert found == [('a', 0), ('a', 1), ('b', 0), ('b', 1), ('b', 2)]
 
 
-def test_missing_data_sets_are_left_out_when_asked(tmp_path):
+def test_missing_data_sets_are_skipped_on_request(tmp_path):
     sets = [ShardPeople(str(tmp_path / 'none.tar'), name='none'), Numbers(2)]
     with pytest.raises(FileNotFoundError, match='1 of 1 shards are missing'):
         ConcatPeople(sets).full_init()
     joined = ConcatPeople(sets, skip_missing=True)
     joined.full_init()
     assert len(joined) == 2
-    with pytest.raises(FileNotFoundError, match='none of the data sets is there'):
+    with pytest.raises(FileNotFoundError, match='all data sets are missing'):
         ConcatPeople(sets[:1], skip_missing=True).full_init()
 
 

@@ -7,6 +7,7 @@ from golden_rule import golden_tensor, load_golden
 from mmengine.dataset import Compose
 from mmengine.registry import TRANSFORMS
 
+from trunchier.conventions import TARGETS, person
 from trunchier.datasets import AddRealPoses, AugmentPerson, CropPerson, crops
 from trunchier.datasets.annotations import check_annotation
 from trunchier.datasets.transforms import load_real_poses
@@ -25,7 +26,6 @@ def record(image=None, seed=0, **changes):
 
 
 def examples():
-    """The golden examples that the pipeline can be given as they are (the blur is a slip)."""
     return load_golden('hmr2_get_example')['get_example']
 
 
@@ -41,7 +41,7 @@ def test_the_pipeline_equals_get_example(example, shared):
             scale=drawn['scale'],
             rotation=drawn['rot'],
             mirror=drawn['do_flip'],
-            colour=tuple(drawn['color_scale']),
+            color=tuple(drawn['color_scale']),
             shift=(drawn['tx'], drawn['ty']),
         )
     smpl = example['smpl_in']
@@ -70,10 +70,12 @@ def test_the_pipeline_equals_get_example(example, shared):
     assert (image.flatten()[index] - samples).abs().max() < 1e-5
     means = torch.tensor(official['img_channel_means'], dtype=torch.float64)
     assert (image.mean((1, 2)) - means).abs().max() < 1e-3  # there in float32
-    for name, key in (('keypoints_2d', 'keypoints_2d'), ('keypoints_3d', 'keypoints_3d')):
+    for name, key in (('crop_keypoints_2d', 'keypoints_2d'), ('keypoints_3d', 'keypoints_3d')):
         np.testing.assert_allclose(instances.get(name)[0], array(official[key]), atol=2e-6)
-    for name in ('global_orient', 'body_pose', 'betas'):
-        np.testing.assert_allclose(instances.get(name)[0], array(official['smpl'][name]), atol=1e-6)
+    smpl = {name: array(value) for name, value in official['smpl'].items()}
+    pose = np.concatenate([smpl['global_orient'], smpl['body_pose']])
+    np.testing.assert_allclose(instances.pose[0], pose, atol=1e-6)
+    np.testing.assert_allclose(instances.betas[0], smpl['betas'], atol=1e-6)
     np.testing.assert_allclose(packed['data_samples'].warp, array(official['trans']), atol=1e-9)
     assert packed['data_samples'].ori_shape == tuple(official['img_size'])
 
@@ -82,12 +84,12 @@ MEAN = torch.tensor([123.675, 116.28, 103.53], dtype=torch.float64)[:, None, Non
 STD = torch.tensor([58.395, 57.12, 57.375], dtype=torch.float64)[:, None, None]
 
 
-def test_stock_preprocessor_normalises_the_inputs():
+def test_stock_preprocessor_normalizes_the_inputs():
     from mmpose.models import PoseDataPreprocessor
 
-    picture = np.zeros((96, 128, 3), np.uint8)
-    picture[:] = (10, 20, 30)  # B, G, R
-    packed = Compose([CropPerson(size=32), dict(type='PackPerson')])(record(image=picture))
+    image = np.zeros((96, 128, 3), np.uint8)
+    image[:] = (10, 20, 30)  # B, G, R
+    packed = Compose([CropPerson(size=32), dict(type='PackPerson')])(record(image=image))
     assert packed['inputs'].dtype == torch.uint8 and packed['inputs'].shape == (3, 32, 32)
     preprocessor = PoseDataPreprocessor(
         mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True
@@ -101,7 +103,7 @@ def test_stock_preprocessor_normalises_the_inputs():
 
 def test_official_crops_are_not_rounded():
     given = record()
-    given['augmentation'] = crops.Augmentation(colour=(1.13, 0.9, 1.0))
+    given['augmentation'] = crops.Augmentation(color=(1.13, 0.9, 1.0))
     rounded, exact = CropPerson()(given)['crop'], CropPerson(official=True)(given)['crop']
     assert rounded.dtype == np.uint8 and exact.dtype == np.float32
     assert 0.4 < np.abs(rounded - exact).max() <= 0.5
@@ -110,7 +112,7 @@ def test_official_crops_are_not_rounded():
     np.testing.assert_allclose(exact, plain * np.array([1.0, 0.9, 1.13]), rtol=1e-6)
 
 
-def test_antialiasing_evens_out_what_shrinks():
+def test_antialiasing_smooths_reduced_crops():
     checks = (np.indices((400, 400)).sum(0) % 2 * 255).astype(np.uint8)
     given = record(image=np.repeat(checks[..., None], 3, 2), center=[200, 200], scale=[1.5, 1.5])
     rough = CropPerson(size=64)(given)['crop'].std()
@@ -119,7 +121,7 @@ def test_antialiasing_evens_out_what_shrinks():
     assert smooth < 5 < rough and official == pytest.approx(rough, rel=1e-3)
 
 
-def test_keypoints_lie_on_the_same_pixels_after_any_augmentation():
+def test_keypoints_follow_their_pixels_through_any_augmentation():
     height, width, seen = 300, 400, 0
     given = record(center=[200, 150], scale=[0.7, 0.7])
     given['keypoints_2d'][:, :2] = np.random.default_rng(1).uniform(130, 190, (44, 2))
@@ -129,13 +131,13 @@ def test_keypoints_lie_on_the_same_pixels_after_any_augmentation():
             image = np.zeros((height, width, 3), np.uint8)
             x, y = given['keypoints_2d'][joint, :2]
             cv2.circle(image, (round(float(x)), round(float(y))), 3, (255, 255, 255), -1)
-            augment = AugmentPerson(part_rate=0, colour=0)
+            augment = AugmentPerson(part_rate=0, color=0)
             result = CropPerson()(augment({**given, 'image': image}))
             light = np.argwhere(result['crop'][..., 0] > 127)
             if len(light) < 20:
                 continue  # outside of the crop
             slot = crops.JOINTS_44_FLIP.index(joint) if result['flip'] else joint
-            there = (result['crop_keypoints'][slot, :2] + 0.5) * 256
+            there = (result['crop_keypoints_2d'][slot, :2] + 0.5) * 256
             assert np.abs(light.mean(0)[::-1] - there).max() < 2.5
             seen += 1
     assert seen > 60
@@ -154,7 +156,7 @@ def test_a_crop_to_the_head_shows_the_head():
     assert result['box_size'] == 600
 
 
-def test_tiny_body_parts_leave_the_box():
+def test_tiny_body_parts_are_not_cropped_to():
     given = record(center=[50, 50], scale=[0.3, 0.3])
     given['keypoints_2d'][:, :2] = 40 + np.arange(44)[:, None] / 100
     given['augmentation'] = crops.Augmentation(part='torso')
@@ -190,19 +192,12 @@ def test_the_record_is_not_changed():
         np.testing.assert_array_equal(given[name], value)
 
 
-def test_the_data_sample_holds_what_the_model_needs():
+def test_the_data_sample_holds_the_targets():
     pipeline = Compose([dict(type=t) for t in ('CropPerson', 'AddRealPoses', 'PackPerson')])
     sample = pipeline({**record(), 'mask': np.full((96, 128), 255, np.uint8)})['data_samples']
     shapes = {name: value.shape for name, value in sample.gt_instances.items()}
     assert shapes == {
-        'keypoints_2d': (1, 44, 3),
-        'keypoints_3d': (1, 44, 4),
-        'global_orient': (1, 3),
-        'body_pose': (1, 69),
-        'betas': (1, 10),
-        'has_body_pose': (1,),
-        'has_betas': (1,),
-        'keypoints': (1, 44, 2),
+        **{name: (1, *person()[name].shape) for name in (*TARGETS, 'keypoints')},
         'keypoints_visible': (1, 44),
         'bboxes': (1, 4),
         'real_body_pose': (1, 2, 69),
@@ -214,14 +209,23 @@ def test_the_data_sample_holds_what_the_model_needs():
     assert sample.img_path == 'somewhere/k.jpg'
     assert sample.box_size == pytest.approx(80)
     assert sample.ori_shape == (96, 128) and sample.img_shape == (256, 256)
-    assert sample.to('cpu').gt_instances.keypoints_2d.dtype == np.float32
+    assert sample.to('cpu').gt_instances.crop_keypoints_2d.dtype == np.float32
 
 
-def test_a_mask_moves_with_the_picture():
+def test_an_image_without_annotation_needs_only_its_box():
+    names = ('image', 'center', 'scale', 'key', 'dataset', 'img_path', 'id')
+    given = {name: record()[name] for name in names}
+    pipeline = Compose([dict(type=t) for t in ('CropPerson', 'PackPerson')])
+    packed, annotated = pipeline(given), pipeline(record())
+    assert torch.equal(packed['inputs'], annotated['inputs'])
+    assert packed['data_samples'].gt_instances.keys() == ['bboxes']
+
+
+def test_a_mask_moves_with_the_image():
     mask = np.zeros((96, 128), np.uint8)
     mask[30:50, 40:60] = 255
     given = record(image=np.repeat(mask[..., None], 3, 2))
-    result = CropPerson()(AugmentPerson(colour=0)({**given, 'mask': mask}))
+    result = CropPerson()(AugmentPerson(color=0)({**given, 'mask': mask}))
     np.testing.assert_array_equal(result['crop_mask'], result['crop'][..., 0])
     assert result['crop_mask'].any()
 
@@ -241,7 +245,7 @@ def test_unknown_options_are_an_error(transform, message):
 # ---------------------------------------------------------------------------------------------
 # Real poses
 # ---------------------------------------------------------------------------------------------
-def test_without_a_file_the_embedded_poses_serve():
+def test_the_embedded_poses_are_the_default():
     poses, betas = load_real_poses()
     assert poses.shape == (4000, 69) and betas is None
     added = AddRealPoses(number=50)(record())
@@ -270,11 +274,11 @@ def test_a_missing_mocap_file_says_where_it_comes_from(tmp_path):
 @pytest.mark.parametrize(
     ('arrays', 'message'),
     [
-        (dict(pose=np.zeros((3, 72))), r'wants body_pose \(N, 72\), found \[.pose.\]'),
-        (dict(body_pose=np.zeros((3, 69))), r'wants finite \(N, 72\), got \(3, 69\)'),
-        (dict(body_pose=np.full((3, 72), np.nan)), r'wants finite \(N, 72\)'),
-        (dict(body_pose=np.zeros((0, 72))), r'wants finite \(N, 72\), got \(0'),
-        (dict(body_pose=np.zeros((3, 72)), betas=np.zeros((3, 9))), r'betas want finite \(3, 10\)'),
+        (dict(pose=np.zeros((3, 72))), r'expected body_pose \(N, 72\), got \[.pose.\]'),
+        (dict(body_pose=np.zeros((3, 69))), r'finite body_pose \(3, 72\), got \(3, 69\)'),
+        (dict(body_pose=np.full((3, 72), np.nan)), r'expected finite body_pose \(3, 72\)'),
+        (dict(body_pose=np.zeros((0, 72))), r'finite body_pose \(N, 72\), got \(0'),
+        (dict(body_pose=np.zeros((3, 72)), betas=np.zeros((3, 9))), r'finite betas \(3, 10\)'),
     ],
 )
 def test_other_mocap_arrays_are_an_error(tmp_path, arrays, message):

@@ -134,7 +134,7 @@ def test_annotated_keypoints_are_projections_of_the_joints_of_the_annotated_body
     model = BodyModel()
     for sample in samples[:8]:
         for person in sample['people']:
-            matrices = axis_angle_to_matrix(torch.from_numpy(person['body_pose']).view(1, 24, 3))
+            matrices = axis_angle_to_matrix(torch.from_numpy(person['pose']).view(1, 24, 3))
             out = model(matrices[:, :1], matrices[:, 1:], torch.from_numpy(person['betas'])[None])
             joints = out['joints'][0].numpy() + person['translation']
             assert np.abs(joints - person['keypoints_3d'][:, :3]).max() < 1e-4
@@ -504,7 +504,7 @@ def test_bodies_rendered_on_the_fly_fit_the_pipeline_of_mesh_training():
     )
     packed = mix[7, 3]
     assert packed['inputs'].shape == (3, 256, 256)
-    assert packed['data_samples'].gt_instances.has_body_pose.item() == 1
+    assert packed['data_samples'].gt_instances.has_pose.item() == 1
     again = mix[7, 3]
     assert torch.equal(packed['inputs'], again['inputs'])
     assert not torch.equal(packed['inputs'], mix[8, 3]['inputs'])

@@ -9,9 +9,8 @@ import numpy as np
 import people
 import pytest
 
-from trunchier.conventions import H36M_17_IN_44, SPIN_24_IN_44
+from trunchier.conventions import ANNOTATED, H36M_17_IN_44, ON_DISK, SPIN_24_IN_44
 from trunchier.datasets import NpzPeople, ShardPeople, released
-from trunchier.datasets.annotations import FORM
 
 
 def load_tool(name):
@@ -34,7 +33,7 @@ def records(dataset):
 def same_people(ours, wanted):
     assert len(ours) == len(wanted)
     for one, other in zip(ours, wanted, strict=True):
-        for name in FORM:
+        for name in ANNOTATED:
             np.testing.assert_allclose(one[name], other[name], rtol=1e-6, err_msg=name)
         np.testing.assert_array_equal(one['image'], other['image'])
 
@@ -68,7 +67,7 @@ def spin(tmp_path, photos):
 def test_shards_hold_what_spin_files_hold(tmp_path, photos, spin, capsys):
     path, arrays = spin
     make_shards.main([str(path), '--images', str(photos), '--out', str(tmp_path / 'out')])
-    assert '1 shards, 3 pictures, 4 people; left out: none' in capsys.readouterr().out
+    assert '1 shards, 3 images, 4 people; skipped: none' in capsys.readouterr().out
     found = records(ShardPeople(tmp_path / 'out', filters=None))
     for row, record in enumerate(found):
         points = record['keypoints_2d']
@@ -77,10 +76,10 @@ def test_shards_hold_what_spin_files_hold(tmp_path, photos, spin, capsys):
         np.testing.assert_allclose(
             record['keypoints_3d'][list(SPIN_24_IN_44)], arrays['S'][row], rtol=1e-6
         )
-        np.testing.assert_allclose(record['body_pose'], arrays['pose'][row], rtol=1e-6)
+        np.testing.assert_allclose(record['pose'], arrays['pose'][row], rtol=1e-6)
         np.testing.assert_allclose(record['betas'], arrays['shape'][row], rtol=1e-6)
         np.testing.assert_allclose(record['scale'], arrays['scale'][row])
-        assert record['has_body_pose'] == record['has_betas'] == 1
+        assert record['has_pose'] == record['has_betas'] == 1
         shade = int(str(arrays['imgname'][row])[2]) * 80
         assert abs(record['image'].mean() - shade) < 2
 
@@ -132,21 +131,21 @@ def test_files_with_17_joints_find_their_places(tmp_path, photos, layout):
         S=np.ones((1, 17, 4)),
     )
     given = [str(tmp_path / 'x.npz'), '--images', str(photos), '--out', str(tmp_path / 'out')]
-    with pytest.raises(SystemExit, match='17 joints; say --layout h36m or --layout mpi-inf'):
+    with pytest.raises(SystemExit, match='17 joints; choose --layout h36m or --layout mpi-inf'):
         make_shards.main(given)
     make_shards.main([*given, '--layout', layout])
     (record,) = records(ShardPeople(tmp_path / 'out', filters=None))
     assert record['keypoints_2d'].any(1).sum() == 17
     pelvis = {'h36m': 0, 'mpi-inf': 14}[layout]
     np.testing.assert_array_equal(record['keypoints_2d'][39], part[0, pelvis])
-    assert not record['has_body_pose'] and not record['has_betas']
+    assert not record['has_pose'] and not record['has_betas']
 
 
 def test_fits_can_be_left_out(tmp_path, photos, spin):
     given = [str(spin[0]), '--images', str(photos), '--out', str(tmp_path / 'out')]
     make_shards.main([*given, '--joints-only'])
     found = records(ShardPeople(tmp_path / 'out', filters=None))
-    assert not any(record['has_body_pose'] or record['has_betas'] for record in found)
+    assert not any(record['has_pose'] or record['has_betas'] for record in found)
 
 
 def test_synthetic_people_become_shards(tmp_path):
@@ -157,18 +156,18 @@ def test_synthetic_people_become_shards(tmp_path):
         (folder / 'images' / f'{number:06}.jpg').write_bytes(people.jpeg(shade=100 * number))
     images = [dict(id=n + 1, file_name=f'{n:06}.jpg') for n in range(2)]
     (folder / 'annotations.json').write_text(json.dumps(dict(images=images)))
-    names = [name for name in FORM if name != 'scale']
+    names = {name: ON_DISK.get(name, name) for name in ANNOTATED if name != 'scale'}
     np.savez(
         folder / 'bodies.npz',
         image_id=np.array([1, 1, 2]),
         scale=np.array([0.4, 0.4, 0.4]),
-        **{name: np.stack([data[name] for data in given]) for name in names},
+        **{name: np.stack([data[name] for data in given]) for name in names.values()},
     )
     make_shards.main([str(folder), '--out', str(tmp_path / 'out')])
     found = records(ShardPeople(tmp_path / 'out', filters=None))
     for record, data in zip(found, given, strict=True):
-        for name in names:
-            np.testing.assert_allclose(record[name], data[name], rtol=1e-6)
+        for name, on_disk in names.items():
+            np.testing.assert_allclose(record[name], data[on_disk], rtol=1e-6)
     assert [round(record['image'].mean() / 100) for record in found] == [0, 0, 1]
 
 
@@ -179,7 +178,7 @@ def test_unusable_rows_are_left_out_and_named(tmp_path, photos, spin, capsys):
     np.savez(path, **arrays)
     make_shards.main([str(path), '--images', str(photos), '--out', str(tmp_path / 'out')])
     out, err = capsys.readouterr()
-    assert '2 people; left out: 1 malformed annotation, 1 zero-size box' in out
+    assert '2 people; skipped: 1 malformed annotation, 1 zero-size box' in out
     assert 'row 1' in err and 'body_pose holds NaN' in err and 'row 3' in err
 
 
@@ -187,12 +186,12 @@ def test_pictures_that_do_not_decode_are_left_out(tmp_path, photos, spin, capsys
     picture = photos / 'deep' / 'inside' / 'a.1.jpg'
     picture.write_bytes(picture.read_bytes()[:-200])
     make_shards.main([str(spin[0]), '--images', str(photos), '--out', str(tmp_path / 'out')])
-    assert '2 people; left out: 2 undecodable image' in capsys.readouterr().out
+    assert '2 people; skipped: 2 undecodable image' in capsys.readouterr().out
 
 
 def test_missing_pictures_stop_and_leave_nothing(tmp_path, photos, spin):
     (photos / 'deep' / 'inside' / 'a.2.jpg').unlink()
-    with pytest.raises(SystemExit, match=r'1 of 4 pictures are missing, the first is .*a\.2\.jpg'):
+    with pytest.raises(SystemExit, match=r'1 of 4 images are missing, the first is .*a\.2\.jpg'):
         make_shards.main([str(spin[0]), '--images', str(photos), '--out', str(tmp_path / 'out')])
     assert sorted(p.name for p in tmp_path.iterdir()) == ['photos', 'spin.npz']
 
@@ -201,14 +200,14 @@ def test_a_run_that_is_killed_leaves_nothing(tmp_path, photos, spin, monkeypatch
     def killed(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(make_shards, '_add_picture', killed)
+    monkeypatch.setattr(make_shards, '_add_image', killed)
     with pytest.raises(KeyboardInterrupt):
         make_shards.main([str(spin[0]), '--images', str(photos), '--out', str(tmp_path / 'out')])
     assert sorted(p.name for p in tmp_path.iterdir()) == ['photos', 'spin.npz']
 
 
 def test_a_folder_with_something_in_it_is_not_overwritten(tmp_path, photos, spin):
-    with pytest.raises(SystemExit, match='holds something already'):
+    with pytest.raises(SystemExit, match='is not empty'):
         make_shards.main([str(spin[0]), '--images', str(photos), '--out', str(photos)])
 
 
@@ -216,9 +215,9 @@ def test_a_folder_with_something_in_it_is_not_overwritten(tmp_path, photos, spin
     ('changes', 'message'),
     [
         (dict(center=None), r"lacks \['center'\]"),
-        (dict(pose=np.zeros((4, 69))), r'pose is \(4, 69\), wanted \(4, 72\)'),
-        (dict(S=np.zeros((4, 24, 3))), r'S is \(4, 24, 3\), wanted \(4, 24, 4\)'),
-        (dict(shape=np.zeros((3, 10))), r'shape is \(3, 10\), wanted \(4, 10\)'),
+        (dict(pose=np.zeros((4, 69))), r'pose is \(4, 69\), expected \(4, 72\)'),
+        (dict(S=np.zeros((4, 24, 3))), r'S is \(4, 24, 3\), expected \(4, 24, 4\)'),
+        (dict(shape=np.zeros((3, 10))), r'shape is \(3, 10\), expected \(4, 10\)'),
     ],
 )
 def test_other_layouts_are_an_error(tmp_path, photos, spin, changes, message):
@@ -312,9 +311,9 @@ def test_a_data_root_is_checked_and_drawn(data_root, tmp_path, capsys, full):
     assert stopped.value.code == 1
     out = capsys.readouterr().out
     assert 'cmu_mocap.npz: 5 poses, with betas' in out
-    shown = '3 shards, 12 pictures, 12 people' if full else '2 shards, 8 pictures, 8 people'
+    shown = '3 shards, 12 images, 12 people' if full else '2 shards, 8 images, 8 people'
     assert f'one: {shown}' in out
-    assert 'here: 1 people' in out and 'keypoints: 44.0 a person' in out
+    assert 'here: 1 people' in out and 'keypoints: 44.0 per person' in out
     assert '2 problems:' in out
     assert 'two: 1 of 3 shards are missing' in out and 'fetch_training_data.sh' in out
     assert 'gone.npz' in out

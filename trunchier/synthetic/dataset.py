@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 from mmengine.registry import DATASETS
 
-from ..datasets.annotations import FORM, check_annotation
+from ..conventions import ANNOTATED, ON_DISK
+from ..datasets.annotations import check_annotation
 from ..datasets.people import People, generator
 
 ENDLESS = 10**9
@@ -68,7 +69,7 @@ class SyntheticBodies(People):
         jpeg, people, _ = self._people.encoded(index)
         person = people[generator('person', self.seed, index).integers(len(people))]
         return dict(
-            check_annotation({name: person[name] for name in FORM}),
+            check_annotation({ON_DISK.get(name, name): person[name] for name in ANNOTATED}),
             image=cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR),
             mask=person['mask'].astype(np.uint8) * 255,
             key=f'{self.seed}/{index}',

@@ -39,27 +39,25 @@ def batch():
     """Predictions and annotations of the official `compute_loss` run."""
     record = GOLDEN['compute_loss']
     pred = {
-        'keypoints_2d': INPUTS['pred_keypoints_2d'],
+        'crop_keypoints': INPUTS['pred_keypoints_2d'],
         'joints': INPUTS['pred_keypoints_3d'],
         'global_orient': golden_tensor(record['pred_global_orient']),
         'body_pose': golden_tensor(record['pred_body_pose']),
         'betas': INPUTS['pred_betas'],
     }
-    has_pose = golden_tensor(record['has_global_orient_and_body_pose'])
+    pose = [golden_tensor(record[f'gt_{n}_axis_angle']) for n in ('global_orient', 'body_pose')]
     target = {
-        'keypoints_2d': INPUTS['gt_keypoints_2d'],
+        'crop_keypoints_2d': INPUTS['gt_keypoints_2d'],
         'keypoints_3d': INPUTS['gt_keypoints_3d'],
-        'global_orient': golden_tensor(record['gt_global_orient_axis_angle']),
-        'body_pose': golden_tensor(record['gt_body_pose_axis_angle']),
+        'pose': torch.cat(pose, dim=1),
         'betas': INPUTS['gt_betas'],
-        'has_global_orient': has_pose,
-        'has_body_pose': has_pose,
+        'has_pose': golden_tensor(record['has_global_orient_and_body_pose']),
         'has_betas': golden_tensor(record['has_betas']),
     }
     return pred, target
 
 
-def test_total_and_its_parts_are_the_official_ones():
+def test_all_losses_are_the_official_ones():
     pred, target = batch()
     loss, outputs = MeshLoss(), GOLDEN['compute_loss']['outputs']
     losses = loss(pred, target)
@@ -79,7 +77,7 @@ def test_keypoint_loss_by_hand():
     assert keypoint_2d_loss(pred, target).tolist() == [0.5 * (1 + 2)]
 
 
-def test_3d_loss_ignores_where_the_body_stands():
+def test_3d_loss_does_not_depend_on_the_translation():
     target = torch.randn(2, 44, 4)
     pred = torch.randn(2, 44, 3)
     moved = pred + torch.tensor([5.0, -1.0, 30.0])
@@ -87,7 +85,7 @@ def test_3d_loss_ignores_where_the_body_stands():
     assert torch.allclose(keypoint_3d_loss(moved, target), expected, rtol=1e-4)
 
 
-def test_centring_uses_the_pelvis_even_without_confidence():
+def test_3d_loss_is_relative_to_the_pelvis_whatever_its_confidence():
     target = torch.zeros(1, 44, 4)
     target[0, 0, 3] = 1
     target[0, 39, :3] = 2  # confidence stays 0
@@ -96,13 +94,9 @@ def test_centring_uses_the_pelvis_even_without_confidence():
 
 @pytest.mark.parametrize(
     ('flag', 'names'),
-    [
-        ('has_betas', ['betas']),
-        ('has_body_pose', ['body_pose']),
-        ('has_global_orient', ['global_orient']),
-    ],
+    [('has_betas', ['betas']), ('has_pose', ['global_orient', 'body_pose'])],
 )
-def test_what_is_not_annotated_costs_nothing_and_teaches_nothing(flag, names):
+def test_missing_annotations_add_no_loss_and_no_gradient(flag, names):
     pred, target = batch()
     target[flag] = torch.zeros(4)
     pred = {name: value.clone().requires_grad_() for name, value in pred.items()}
@@ -133,7 +127,7 @@ def test_halves_of_a_batch_add_up_to_the_whole():
         assert torch.allclose(halves[0][name] + halves[1][name], value)
 
 
-def test_a_bad_sample_can_be_found():
+def test_losses_per_sample_locate_a_bad_sample():
     pred, target = batch()
     pred['joints'] = pred['joints'].clone()
     pred['joints'][2] = float('nan')
@@ -143,5 +137,5 @@ def test_a_bad_sample_can_be_found():
 
 
 def test_unknown_reduction_is_refused():
-    with pytest.raises(ValueError, match="'none'; choose from .'sum', 'mean'."):
+    with pytest.raises(ValueError, match="expected reduction in .'sum', 'mean'., got 'none'"):
         MeshLoss(reduction='none')
