@@ -137,7 +137,7 @@ def test_meshes_equal_those_of_the_test_pipeline(inferencers, picture):
     np.testing.assert_allclose(found.camera, wanted['camera'], atol=2e-3)
     np.testing.assert_allclose(found.vertices, wanted['vertices'], atol=2e-3)
     np.testing.assert_allclose(
-        found.keypoints, wanted['keypoints_2d'] * side + torch.from_numpy(centre), atol=0.5
+        found.keypoints, wanted['crop_keypoints'] * side + torch.from_numpy(centre), atol=0.5
     )
 
 

@@ -16,16 +16,17 @@ from ..conventions import (
     HEAD_FIELDS,
     IMAGE_SIZE,
     JOINTS_44,
+    POSED_FIELDS,
+    SEEN_SIZE,
     SMPL_24,
     SMPL_PARENTS,
     person,
 )
 from ..weights.find import Found
 
-FIELDS = person() | {'keypoints_2d': person()['crop_keypoints']}
 LAYOUTS = {'heatmaps': '(batch, keypoints, height, width)'} | {
     name: f'(batch, {", ".join(map(str, shape))}) {unit}'.strip()
-    for name, (shape, unit) in FIELDS.items()
+    for name, (shape, unit) in person().items()
 }
 
 
@@ -76,7 +77,7 @@ class MeshGraph(nn.Module):
     """SMPL parameters and the crop's camera of a MeshEstimator, and the posed body on request."""
 
     estimator = 'MeshEstimator'
-    body_outputs = ('camera_translation', 'vertices', 'joints', 'keypoints_2d')
+    body_outputs = POSED_FIELDS
 
     def __init__(self, model: nn.Module, with_body: bool):
         super().__init__()
@@ -95,7 +96,7 @@ class MeshGraph(nn.Module):
     def describe(cfg: Config, dataset_meta: dict | None) -> dict:
         """Crop, camera, and names of rotations and joints."""
         return dict(
-            input_size=[IMAGE_SIZE * 3 // 4, IMAGE_SIZE],
+            input_size=list(SEEN_SIZE),
             box_aspect=[3, 4],
             crop_size=IMAGE_SIZE,
             focal_length=FOCAL_LENGTH,
