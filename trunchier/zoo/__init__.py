@@ -1,12 +1,12 @@
 """The models of the paper as tables, and the configs made of them. Data only."""
 
 from .configs import config_path, list_models, model_cfg, models, optim_cfg, paper_name
-from .encoders import BACKBONES, ENCODERS, backbone_cfg, encoder, neck_cfg
+from .encoders import ARCHS, BACKBONES, ENCODERS, backbone_cfg, encoder, neck_cfg
 from .releases import BY_HAND, SHIPPED, WEIGHTS
 from .tasks import MESH_DECODERS, TASKS, task
 
 __all__ = [
-    'BACKBONES', 'BY_HAND', 'ENCODERS', 'MESH_DECODERS', 'SHIPPED', 'TASKS', 'WEIGHTS',
+    'ARCHS', 'BACKBONES', 'BY_HAND', 'ENCODERS', 'MESH_DECODERS', 'SHIPPED', 'TASKS', 'WEIGHTS',
     'backbone_cfg', 'config_path', 'encoder', 'list_models', 'model_cfg', 'models', 'neck_cfg',
     'optim_cfg', 'paper_name', 'task',
 ]  # fmt: skip

@@ -4,8 +4,8 @@ Three hierarchical families in three sizes, each cut after stage 4, 3 or 2, and 
 `swin-t-s3` is the first three stages of Swin-T. Sections 3 and 4, Tables 1, 3 and 4 of "On the Use
 of Hierarchical Vision Foundation Models for Low-Cost Human Mesh Recovery and Pose Estimation".
 
-Drop path is each backbone's own ImageNet rate; layer decay is ViTPose's rate for the size (the
-paper leaves both open).
+Layer decay is ViTPose's rate for the size, drop path each backbone's ImageNet rate (the paper
+leaves both open).
 """
 
 from typing import Any, NamedTuple
@@ -16,43 +16,75 @@ STRIDES = (4, 8, 16, 32)
 DECODER_STRIDE = 16
 
 
+# Architectures by class and name; the drop path rate is that of the last block.
+# fmt: off
+ARCHS = {
+    'TruncatedSwin': {
+        'tiny':  dict(channels=( 96, 192, 384,  768), depths=(2, 2,  6, 2),
+                      num_heads=(3, 6, 12, 24), drop_path_rate=0.2),
+        'small': dict(channels=( 96, 192, 384,  768), depths=(2, 2, 18, 2),
+                      num_heads=(3, 6, 12, 24), drop_path_rate=0.3),
+        'base':  dict(channels=(128, 256, 512, 1024), depths=(2, 2, 18, 2),
+                      num_heads=(4, 8, 16, 32), drop_path_rate=0.5),
+    },
+    'TruncatedGMF': {
+        'tiny':  dict(channels=( 80, 160, 200, 240), depths=(4, 4, 12, 4),
+                      mlp_ratios=(4, 4, 4, 4), drop_path_rate=0.1),
+        'small': dict(channels=( 80, 160, 320, 320), depths=(2, 4, 12, 4),
+                      mlp_ratios=(4, 4, 4, 4), drop_path_rate=0.2),
+        'base':  dict(channels=(200, 240, 320, 480), depths=(8, 8, 12, 8),
+                      mlp_ratios=(2, 2, 4, 4), drop_path_rate=0.5),
+    },
+    'TruncatedVMamba': {
+        'tiny':  dict(channels=( 96, 192, 384,  768), depths=(2, 2,  8, 2), ssm_ratio=1.0,
+                      d_state=1, mlp_ratio=4.0, drop_path_rate=0.2),
+        'small': dict(channels=( 96, 192, 384,  768), depths=(2, 2, 15, 2), ssm_ratio=2.0,
+                      d_state=1, mlp_ratio=4.0, drop_path_rate=0.3),
+        'base':  dict(channels=(128, 256, 512, 1024), depths=(2, 2, 15, 2), ssm_ratio=2.0,
+                      d_state=1, mlp_ratio=4.0, drop_path_rate=0.6),
+    },
+    'VisionTransformer': {
+        'small': dict(channels=( 384,), depths=(12,), num_heads=12, drop_path_rate=0.1),
+        'base':  dict(channels=( 768,), depths=(12,), num_heads=12, drop_path_rate=0.3),
+        'large': dict(channels=(1024,), depths=(24,), num_heads=16, drop_path_rate=0.5),
+        'huge':  dict(channels=(1280,), depths=(32,), num_heads=16, drop_path_rate=0.55),
+    },
+}
+
+
 class Backbone(NamedTuple):
-    """One size of one family: `channels` of its stages, the paper's name, its recipe."""
+    """One size of one family: its row in `ARCHS`, the paper's name, its recipe."""
 
     type: str
     arch: str
     paper: str
-    channels: tuple
-    drop_path: float
     layer_decay: float
     decoder: str
 
+    @property
+    def channels(self) -> tuple[int, ...]:
+        return ARCHS[self.type][self.arch]['channels']
 
-# fmt: off
+    @property
+    def drop_path(self) -> float:
+        return ARCHS[self.type][self.arch]['drop_path_rate']
+
+
 BACKBONES = {
-    'swin-b': Backbone('TruncatedSwin',   'base',  'Swin', (128, 256, 512, 1024), 0.5,  0.75, 'b'),
-    'swin-s': Backbone('TruncatedSwin',   'small', 'Swin', ( 96, 192, 384,  768), 0.3,  0.8,  's'),
-    'swin-t': Backbone('TruncatedSwin',   'tiny',  'Swin', ( 96, 192, 384,  768), 0.2,  0.8,  's'),
-    'gmf-b':  Backbone('TruncatedGMF',    'base',  'GMF',  (200, 240, 320,  480), 0.5,  0.75, 'b'),
-    'gmf-s':  Backbone('TruncatedGMF',    'small', 'GMF',  ( 80, 160, 320,  320), 0.2,  0.8,  's'),
-    'gmf-t':  Backbone('TruncatedGMF',    'tiny',  'GMF',  ( 80, 160, 200,  240), 0.1,  0.8,  's'),
-    'vm-b':   Backbone('TruncatedVMamba', 'base',  'VM',   (128, 256, 512, 1024), 0.6,  0.75, 'b'),
-    'vm-s':   Backbone('TruncatedVMamba', 'small', 'VM',   ( 96, 192, 384,  768), 0.3,  0.8,  's'),
-    'vm-t':   Backbone('TruncatedVMamba', 'tiny',  'VM',   ( 96, 192, 384,  768), 0.2,  0.8,  's'),
-    'vit-h':  Backbone('VisionTransformer', 'huge',  'ViT', (1280,),              0.55, 0.85, 'h'),
-    'vit-l':  Backbone('VisionTransformer', 'large', 'ViT', (1024,),              0.5,  0.8,  'l'),
-    'vit-b':  Backbone('VisionTransformer', 'base',  'ViT', ( 768,),              0.3,  0.75, 'b'),
-    'vit-s':  Backbone('VisionTransformer', 'small', 'ViT', ( 384,),              0.1,  0.8,  's'),
+    'swin-b': Backbone('TruncatedSwin',     'base',  'Swin', 0.75, 'b'),
+    'swin-s': Backbone('TruncatedSwin',     'small', 'Swin', 0.8,  's'),
+    'swin-t': Backbone('TruncatedSwin',     'tiny',  'Swin', 0.8,  's'),
+    'gmf-b':  Backbone('TruncatedGMF',      'base',  'GMF',  0.75, 'b'),
+    'gmf-s':  Backbone('TruncatedGMF',      'small', 'GMF',  0.8,  's'),
+    'gmf-t':  Backbone('TruncatedGMF',      'tiny',  'GMF',  0.8,  's'),
+    'vm-b':   Backbone('TruncatedVMamba',   'base',  'VM',   0.75, 'b'),
+    'vm-s':   Backbone('TruncatedVMamba',   'small', 'VM',   0.8,  's'),
+    'vm-t':   Backbone('TruncatedVMamba',   'tiny',  'VM',   0.8,  's'),
+    'vit-h':  Backbone('VisionTransformer', 'huge',  'ViT',  0.85, 'h'),
+    'vit-l':  Backbone('VisionTransformer', 'large', 'ViT',  0.8,  'l'),
+    'vit-b':  Backbone('VisionTransformer', 'base',  'ViT',  0.75, 'b'),
+    'vit-s':  Backbone('VisionTransformer', 'small', 'ViT',  0.8,  's'),
 }
-
-# Plain ViTs, as mmpretrain's VisionTransformer takes them.
-VIT = {
-    'small': dict(embed_dims= 384, num_layers=12, num_heads=12, feedforward_channels=4 *  384),
-    'base':  dict(embed_dims= 768, num_layers=12, num_heads=12, feedforward_channels=4 *  768),
-    'large': dict(embed_dims=1024, num_layers=24, num_heads=16, feedforward_channels=4 * 1024),
-    'huge':  dict(embed_dims=1280, num_layers=32, num_heads=16, feedforward_channels=4 * 1280),
-}
-
 # fmt: on
 
 
@@ -102,10 +134,16 @@ def encoder(name: str) -> Encoder:
 def backbone_cfg(name: str) -> dict[str, Any]:
     """Config of the encoder's backbone, with the weights that the pose recipe starts from."""
     row = encoder(name)
+    arch = ARCHS[row.backbone.type][row.backbone.arch]
     if row.num_stages is None:
         return dict(
             type='mmpretrain.VisionTransformer',
-            arch=VIT[row.backbone.arch],
+            arch=dict(
+                embed_dims=row.channels,
+                num_layers=arch['depths'][0],
+                num_heads=arch['num_heads'],
+                feedforward_channels=4 * row.channels,
+            ),
             img_size=(256, 192),
             patch_size=16,
             patch_cfg=dict(padding=2),

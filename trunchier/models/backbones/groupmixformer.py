@@ -17,6 +17,7 @@ from ...ops import group_attention, linear_attention
 from ...ops.attention import cpu_kernels
 from ...ops.folding import depthwise_conv, fold, merge_depthwise, merge_linear
 from ...ops.linear import linear
+from ...zoo import ARCHS as ALL_ARCHS
 from .base import (
     Mlp,
     ResidualConv,
@@ -27,16 +28,7 @@ from .base import (
     new_linear,
 )
 
-# fmt: off
-ARCHS = {
-    'tiny':  dict(channels=( 80, 160, 200, 240), depths=(4, 4, 12, 4), mlp_ratios=(4, 4, 4, 4),
-                  drop_path_rate=0.1),
-    'small': dict(channels=( 80, 160, 320, 320), depths=(2, 4, 12, 4), mlp_ratios=(4, 4, 4, 4),
-                  drop_path_rate=0.2),
-    'base':  dict(channels=(200, 240, 320, 480), depths=(8, 8, 12, 8), mlp_ratios=(2, 2, 4, 4),
-                  drop_path_rate=0.5),
-}
-# fmt: on
+ARCHS = ALL_ARCHS['TruncatedGMF']
 SEGMENTS = 5  # of the channels: four to the attention, one past it
 KERNELS = (1, 3, 5, 7)  # aggregators of the four
 HEADS = 8

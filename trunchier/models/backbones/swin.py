@@ -19,18 +19,10 @@ from torch import nn
 from ...ops import window_attention
 from ...ops.linear import linear
 from ...ops.windows import window_layout
+from ...zoo import ARCHS as ALL_ARCHS
 from .base import Mlp, TruncatedBackbone, add_branch, new_linear
 
-# fmt: off
-ARCHS = {
-    'tiny':  dict(channels=( 96, 192, 384,  768), depths=(2, 2,  6, 2), num_heads=(3, 6, 12, 24),
-                  drop_path_rate=0.2),
-    'small': dict(channels=( 96, 192, 384,  768), depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24),
-                  drop_path_rate=0.3),
-    'base':  dict(channels=(128, 256, 512, 1024), depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32),
-                  drop_path_rate=0.5),
-}
-# fmt: on
+ARCHS = ALL_ARCHS['TruncatedSwin']
 WINDOW = 7
 SHIFT = WINDOW // 2
 PATCH = 4

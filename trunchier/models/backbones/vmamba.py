@@ -15,18 +15,10 @@ from torch import nn
 
 from ...ops import selective_scan_2d
 from ...ops.linear import linear
+from ...zoo import ARCHS as ALL_ARCHS
 from .base import Mlp, TruncatedBackbone, add_branch, convolve, new_linear
 
-# fmt: off
-ARCHS = {
-    'tiny':  dict(channels=( 96, 192, 384,  768), depths=(2, 2,  8, 2), ssm_ratio=1.0,
-                  d_state=1, mlp_ratio=4.0, drop_path_rate=0.2),
-    'small': dict(channels=( 96, 192, 384,  768), depths=(2, 2, 15, 2), ssm_ratio=2.0,
-                  d_state=1, mlp_ratio=4.0, drop_path_rate=0.3),
-    'base':  dict(channels=(128, 256, 512, 1024), depths=(2, 2, 15, 2), ssm_ratio=2.0,
-                  d_state=1, mlp_ratio=4.0, drop_path_rate=0.6),
-}
-# fmt: on
+ARCHS = ALL_ARCHS['TruncatedVMamba']
 DELTA_RANGE = (1e-3, 1e-1)  # of the initial delta, log-uniform
 
 
