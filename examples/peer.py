@@ -37,13 +37,15 @@ def build(name: str) -> nn.Module | None:
     """The network of that name (see tools/benchmark/networks.py), or None without its checkout."""
     if name in zoo.ENCODERS:
         return _backbone(name)
-    network = networks.build(name)
     encoder, _ = zoo.models()[name]
-    network.backbone = _backbone(encoder)
-    if network.takes_map:
-        row = zoo.encoder(encoder)
-        network.head = _smpl_head(row.decoder_channels, zoo.MESH_DECODERS[row.backbone.decoder])
-    return network.eval() if network.backbone and network.head else None
+    row, neck, ours = zoo.encoder(encoder), zoo.neck_cfg(encoder), networks.build(name)
+    head, is_mesh = ours.model.head, 'body_pose' in ours.outputs
+    if is_mesh:
+        head = _smpl_head(row.decoder_channels, zoo.MESH_DECODERS[row.backbone.decoder])
+    backbone = _backbone(encoder)
+    if backbone is None or head is None:
+        return None
+    return Network(backbone, neck and MODELS.build(neck), head, is_mesh).eval()
 
 
 def selective_scan(
@@ -60,6 +62,17 @@ def selective_scan(
     scans = _vmamba() and sys.modules['csms6s']
     scan = scans.selective_scan_fn if u.is_cuda else scans.selective_scan_torch
     return scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
+
+
+class Network(nn.Module):
+    def __init__(self, backbone, neck, head, is_mesh):
+        super().__init__()
+        self.backbone, self.neck, self.head, self.is_mesh = backbone, neck, head, is_mesh
+
+    def forward(self, images):
+        feats = self.backbone(images)
+        feats = feats if self.neck is None else self.neck(feats)
+        return self.head(feats[-1] if self.is_mesh else feats)
 
 
 def _backbone(encoder):

@@ -129,7 +129,7 @@ def imported(folder):
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 found.add(node.module)
             elif isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'need':
-                found.add(node.args[0].value)
+                found |= {each.value for each in node.args[:1] if isinstance(each, ast.Constant)}
     return {name.partition('.')[0] for name in found} - {*sys.stdlib_module_names, 'trunchier'}
 
 

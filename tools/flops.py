@@ -36,7 +36,7 @@ def row(name: str, size: tuple[int, int]) -> dict:
     module = build(name, 'meta')
     result = dict(name=name, params=parameters(module) / 1e6, executed=macs(module, size) / 1e9)
     try:
-        costs = model_costs(module, size)
+        costs = model_costs(getattr(module, 'model', module), size)
     except TypeError:
         return result
     return result | dict(paper=sum(part for _, part in costs.values()) / 1e9)

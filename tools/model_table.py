@@ -1,11 +1,11 @@
-"""Size and cost of every model beside the paper's Tables 3 and 4.
+"""Parameters and GFLOPs of all models, beside the paper's Tables 3 and 4.
 
-python tools/model_table.py --task pose
-python tools/model_table.py --task all --format csv --out models.csv
+    python tools/model_table.py --task pose
+    python tools/model_table.py --task all --format csv --out models.csv
 
 Parameters are counted on the built model; GFLOPs follow the paper's convention (multiply-
-accumulates of the official code at 1 x 3 x 256 x 192, see paper_costs.py). A row that does not
-come out to the paper's printed digit says why.
+accumulates of the official code at 1 x 3 x 256 x 192, see paper_costs.py). A note explains each row
+that differs from the paper's printed digits.
 """
 
 import argparse
@@ -13,23 +13,23 @@ import csv
 import io
 import json
 import logging
-import os
 import sys
+from collections.abc import Iterator
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
 import paper_costs as costs
 import torch
 import yaml
-from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 
 from trunchier import zoo
+from trunchier.files import whole_file
+from trunchier.files.shipped import of_repository
+from trunchier.models.create import create_backbone, create_model
 
-ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ('name', 'config', 'params_m', 'gflops', 'paper_params_m', 'paper_gflops', 'note')
 PARTS = ('backbone', 'adapter', 'decoder')
-# The embedding of HMR2.0's zero token and its position, which our head keeps as one parameter.
+# HMR2.0's embedding of a zero token, which is part of a bias in our head.
 FOLDED_TOKEN = 2048 / 1e6
 MISPRINTS = {
     'VMHMR2.0-T-S3': "the paper repeats SwinHMR2.0-T-S3's row",
@@ -40,7 +40,7 @@ RENAMED = {
 }
 
 
-def main():
+def main() -> None:
     args = parse_args()
     logging.disable(logging.WARNING)
     tasks = zoo.TASKS if args.task == 'all' else (args.task,)
@@ -49,12 +49,11 @@ def main():
     if args.out is None:
         sys.stdout.write(text)
         return
-    part = args.out.with_name(f'.{args.out.name}.part')
-    part.write_text(text)
-    os.replace(part, args.out)
+    with whole_file(args.out) as part:
+        part.write_text(text)
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -64,14 +63,16 @@ def parse_args():
     return parser.parse_args()
 
 
-def row(name, task):
-    """One model's row: `COLUMNS`, then parameters (M) and GFLOPs of each of `PARTS`."""
+def row(name: str, task: str) -> dict:
+    """Row of an encoder's model: `COLUMNS`, parameters (M) and GFLOPs of each of `PARTS`."""
     paper = zoo.paper_name(name, task)
-    model = build(name, task)
+    with torch.device('meta'):
+        model = create_model(paper)
     parts = costs.model_costs(model)
     params = sum(part[0] for part in parts.values()) / 1e6
     gflops = sum(part[1] for part in parts.values()) / 1e9
-    printed = paper_figures(task)[paper]
+    figures = published(task)[paper]
+    printed = figures['Paper Parameters (M)'], figures['Paper GFLOPs']
     result = dict(
         name=paper,
         config=zoo.config_path(name, task),
@@ -87,25 +88,16 @@ def row(name, task):
     return result
 
 
-def build(name, task, **backbone):
-    """The model of a config, without memory for its weights; `backbone` overrides its options."""
-    cfg = Config.fromfile(ROOT / zoo.config_path(name, task))
-    init_default_scope(cfg.default_scope)
-    cfg.model.backbone.update(backbone)
-    with torch.device('meta'):
-        return MODELS.build(cfg.model)
+def published(task: str) -> dict[str, dict]:
+    """{paper's name: figures that the paper prints}, from the metafile of a task."""
+    metafile = of_repository(f'configs/{zoo.TASKS[task].folder}/metafile.yml')
+    return {m['Alias']: m['Metadata'] for m in yaml.safe_load(metafile.read_text())['Models']}
 
 
-def paper_figures(task):
-    """Dict from a paper's name to its printed (parameters in M, GFLOPs)."""
-    folder = dict(pose='pose2d', mesh='mesh')[task]
-    models = yaml.safe_load((ROOT / 'configs' / folder / 'metafile.yml').read_text())['Models']
-    keys = ('Paper Parameters (M)', 'Paper GFLOPs')
-    return {m['Alias']: tuple(m['Metadata'][key] for key in keys) for m in models}
-
-
-def notes(name, paper, params, gflops, printed):
-    """Why a row differs from the paper's printed digits; an unexplained difference says so."""
+def notes(
+    name: str, paper: str, params: float, gflops: float, printed: tuple[float, float]
+) -> Iterator[str]:
+    """Explanations of the differences from the paper's printed digits."""
     if paper in RENAMED:
         yield RENAMED[paper]
     if paper in MISPRINTS:
@@ -120,7 +112,7 @@ def notes(name, paper, params, gflops, printed):
             yield f'GFLOPs differ by {printed[1] - gflops:+.2f}, unexplained'
 
 
-def params_note(name, params, printed):
+def params_note(name: str, params: float, printed: float) -> str:
     if rounded(rounded(params + FOLDED_TOKEN, 2)) == printed:
         return (
             f'{params:.3f} M: official code has 0.002 M more, added to one bias here, and the '
@@ -135,23 +127,23 @@ def params_note(name, params, printed):
     return f'parameters differ by {printed - params:+.2f} M, unexplained'
 
 
-def dead_patch_embeddings(name):
-    """Parameters (M) of the patch embeddings of the stages that a truncated GMF drops."""
+def dead_patch_embeddings(name: str) -> float:
+    """Parameters (M) of the patch embeddings of the stages that truncation removes from a GMF."""
     row = zoo.encoder(name)
     if row.backbone.type != 'TruncatedGMF' or row.num_stages == 4:
         return 0
     with torch.device('meta'):
-        full = MODELS.build(dict(type='TruncatedGMF', arch=row.backbone.arch))
-    dropped = full.stages[row.num_stages :]
-    return sum(costs.parameters(stage.downsample) for stage in dropped) / 1e6
+        full = create_backbone(f'{row.backbone_name}-s4')
+    removed = full.stages[row.num_stages :]
+    return sum(costs.parameters(stage.downsample) for stage in removed) / 1e6
 
 
-def rounded(value, digits=1):
-    """Half up, as printed tables are."""
+def rounded(value: float, digits: int = 1) -> float:
+    """Rounded half up, as in printed tables."""
     return float(Decimal(repr(value)).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
 
 
-def as_markdown(rows):
+def as_markdown(rows: list[dict]) -> str:
     lines = [
         '| model | params (M) | GFLOPs | paper params | paper GFLOPs | '
         'backbone + adapter + decoder, params (M) | note |',
@@ -166,11 +158,11 @@ def as_markdown(rows):
     return '\n'.join(lines) + '\n'
 
 
-def as_json(rows):
+def as_json(rows: list[dict]) -> str:
     return json.dumps(rows, indent=1) + '\n'
 
 
-def as_csv(rows):
+def as_csv(rows: list[dict]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator='\n')
     writer.writeheader()

@@ -1,29 +1,30 @@
-"""What a model costs: parameters and multiply-accumulates, by the convention of the paper's tables.
+"""Parameters and multiply-accumulates (MACs) by the convention of the paper's tables.
 
-Tables 3 and 4 count what fvcore counts of the *official* code: convolutions, linear layers and
-matrix products at one multiply-accumulate each, a layer norm at 5 and a batch norm at 2 an element,
-nothing for activations, softmax and sums; and for VMamba's selective scan the official
-9 B L D N + B L D. Our modules do less work for the same outputs (no QKV for padded tokens, no
-keys for a single token), so what they execute is not counted: the formulas here follow the
-official structure. They reproduce the printed tables; `tools/model_table.py` shows where not.
+Tables 3 and 4 report fvcore's counts of the official code: 1 per multiply-accumulate of
+convolutions, linear layers and matrix products, 5 per element of a layer norm, 2 of a batch norm,
+0 for activations, softmax and sums, and 9 B L D N + B L D for VMamba's selective scan. Our modules
+execute less (no QKV for padded tokens, no keys for a single token), so these formulas follow the
+official structure; `tools/model_table.py` lists where the printed tables differ.
 """
 
 import math
+
+from torch import nn
 
 LAYER_NORM = 5
 BATCH_NORM = 2
 
 
-def parameters(module):
-    """Number of parameters of `module`."""
+def parameters(module: nn.Module) -> int:
+    """Number of parameters."""
     return sum(p.numel() for p in module.parameters())
 
 
-def model_costs(model, size=(256, 192)):
+def model_costs(model: nn.Module, size: tuple[int, int] = (256, 192)) -> dict[str, tuple[int, int]]:
     """Costs of the parts of a model at batch size 1.
 
     Args:
-        model: estimator with `backbone`, `head` and optionally `neck`, or a backbone.
+        model: an estimator with `backbone`, `head` and optionally `neck`, or a backbone.
         size: (H, W) of the image, pixels.
 
     Returns:
@@ -58,7 +59,7 @@ def _mlp(tokens, width, ratio):
     return 2 * tokens * width * int(width * ratio)
 
 
-def swin_macs(backbone, size):
+def swin_macs(backbone: nn.Module, size: tuple[int, int]) -> int:
     """Swin with zero-padded windows (detection code): padded tokens go through attention too."""
     arch, norms = backbone.arch, 0
     h, w = math.ceil(size[0] / 4), math.ceil(size[1] / 4)
@@ -83,7 +84,7 @@ def swin_macs(backbone, size):
     return macs + LAYER_NORM * norms
 
 
-def groupmixformer_macs(backbone, size):
+def groupmixformer_macs(backbone: nn.Module, size: tuple[int, int]) -> int:
     """GroupMixFormer: stem, and per block position convolution, aggregators, attention, MLP."""
     arch = backbone.arch
     h, w = size[0] // 4, size[1] // 4
@@ -119,7 +120,7 @@ def groupmixformer_macs(backbone, size):
     return macs + LAYER_NORM * layer_norms + BATCH_NORM * batch_norms
 
 
-def vmamba_macs(backbone, size):
+def vmamba_macs(backbone: nn.Module, size: tuple[int, int]) -> int:
     """VMamba v2 (v05_noz): the selective scan of four directions at 9 L D N + L D."""
     arch = backbone.arch
     macs, norms = 0, 0
@@ -146,7 +147,7 @@ def vmamba_macs(backbone, size):
     return macs + LAYER_NORM * norms
 
 
-def vit_macs(backbone, size):
+def vit_macs(backbone: nn.Module, size: tuple[int, int]) -> int:
     """A plain ViT with 16x16 patches."""
     n, width, depth = (size[0] // 16) * (size[1] // 16), backbone.embed_dims, backbone.num_layers
     hidden = backbone.arch_settings['feedforward_channels']
@@ -155,15 +156,15 @@ def vit_macs(backbone, size):
     return n * width * 3 * 256 + depth * block + LAYER_NORM * norms
 
 
-def adapter_macs(neck, size, stride):
-    """2x2 stride-2 (de)convolution: each input cell meets each weight once, or nothing at all."""
+def adapter_macs(neck: nn.Module, size: tuple[int, int], stride: int) -> int:
+    """2x2 convolution or deconvolution of stride 2, or no layer."""
     cells = (size[0] // stride) * (size[1] // stride)
     weights = sum(p.numel() for p in neck.parameters() if p.dim() == 4)
     return cells * weights if neck.num_stages == 4 else cells // 4 * weights
 
 
-def heatmap_head_macs(head, cells):
-    """Deconvolutions with batch norm, then the last convolution; `cells` is the map they get."""
+def heatmap_head_macs(head: nn.Module, cells: tuple[int, int]) -> int:
+    """Deconvolutions with batch norm and a final convolution, on a map of `cells` (H, W)."""
     h, w = cells
     macs = 0
     for layer in head.deconv_layers:
@@ -175,8 +176,8 @@ def heatmap_head_macs(head, cells):
     return macs + h * w * head.final_layer.weight.numel()
 
 
-def mesh_head_macs(head, cells):
-    """HMR2.0's decoder: one query token of 1024 channels over `cells` context tokens."""
+def mesh_head_macs(head: nn.Module, cells: tuple[int, int]) -> int:
+    """HMR2.0's decoder: one query token of 1024 channels over H x W context tokens."""
     n, width = cells[0] * cells[1], 1024
     inner, context = head.num_heads * head.head_dim, head.in_channels
     attend_self = width * 3 * inner + 2 * inner + inner * width

@@ -102,13 +102,14 @@ def test_macs_by_hand():
 def test_a_pose_network_ends_with_heatmaps(name):
     pytest.importorskip('mmpose')
     with torch.no_grad():
-        assert networks.build(name)(torch.randn(1, 3, 256, 192)).shape == (1, 17, 64, 48)
+        (heatmaps,) = networks.build(name)(torch.randn(1, 3, 256, 192))
+    assert heatmaps.shape == (1, 17, 64, 48)
 
 
 def test_a_mesh_network_ends_with_smpl_parameters():
     with torch.no_grad():
         output = networks.build('SwinHMR2.0-T-S4')(torch.randn(1, 3, 256, 192))
-    assert output['body_pose'].shape == (1, 23, 3, 3)
+    assert {(1, 23, 3, 3), (1, 10)} < {tuple(each.shape) for each in output}
 
 
 def test_flops_are_counted_as_executed_and_as_in_the_paper():

@@ -5,11 +5,11 @@ import itertools
 from collections.abc import Callable
 
 import torch
-import yaml
+from model_table import published
 from torch import Tensor, nn
 
 from benchmark import networks
-from benchmark.machine import DTYPES, ROOT, peaks, tf32
+from benchmark.machine import DTYPES, peaks, tf32
 from benchmark.peers import load_peers
 from benchmark.report import Table, progress
 from benchmark.timing import interleaved, peak_memory
@@ -139,9 +139,7 @@ def reference(name: str) -> str:
 def paper_fps() -> dict[str, float]:
     """{paper's name: its FPS divided by that of ViTPose-B or HMR2.0-B, as printed}."""
     ratios = {}
-    for task in zoo.TASKS.values():
-        metafile = ROOT / 'configs' / task.folder / 'metafile.yml'
-        rows = yaml.safe_load(metafile.read_text())['Models']
-        fps = {row['Alias']: row['Metadata']['Paper FPS (A100)'] for row in rows}
-        ratios |= {name: value / fps[task.paper_name('vit-b')] for name, value in fps.items()}
+    for task in zoo.TASKS:
+        fps = {name: row['Paper FPS (A100)'] for name, row in published(task).items()}
+        ratios |= {name: value / fps[zoo.paper_name('vit-b', task)] for name, value in fps.items()}
     return ratios

@@ -8,31 +8,16 @@ import fnmatch
 import logging
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import trunchier
 from trunchier import zoo
+from trunchier.deploy.graph import make_graph
 from trunchier.models.create import create_backbone, create_model
 
 PARTS = ('backbone', 'network')
 SIZE = (256, 192)  # (H, W) of the crops
-
-
-class Network(nn.Module):
-    """Backbone, neck and head of an estimator: (B, 3, H, W) -> output of the head."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.backbone, self.head = model.backbone, model.head
-        self.neck = getattr(model, 'neck', None)
-        self.takes_map = hasattr(model, 'body')  # the head of mmpose takes all maps
-
-    def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
-        feats = self.backbone(images)
-        if self.neck is not None:
-            feats = self.neck(feats)
-        return self.head(feats[-1] if self.takes_map else feats)
 
 
 def names(patterns: list[str], part: str = 'network') -> list[str]:
@@ -69,7 +54,7 @@ def build(name: str, device: str = 'cpu', deployed: bool = False) -> nn.Module:
     model.to(device)  # buffers that come from files are on the CPU
     if deployed:
         model = trunchier.deploy(model, inplace=True)
-    return model if name in zoo.ENCODERS else Network(model).eval()
+    return model if name in zoo.ENCODERS else make_graph(model)
 
 
 def macs(module: nn.Module, size: tuple[int, int] = SIZE) -> float:
