@@ -1,4 +1,4 @@
-"""Small people for tests of the data sets: a picture that can be computed by hand, and shards."""
+"""Annotations, images and shards for tests of the data sets."""
 
 import pickle
 
@@ -7,13 +7,13 @@ import numpy as np
 
 
 def ramp(height=96, width=128):
-    """BGR picture whose channels are linear in x and y, so that bilinear values are exact."""
+    """BGR image whose channels are linear in x and y: bilinear values are exact."""
     y, x = np.mgrid[:height, :width]
     return np.stack([2 * x, 2 * y, x + y], axis=-1).astype(np.uint8)
 
 
 def annotation(seed=0, **changes):
-    """One person's dict as in a `.data.pyd`; everything is visible."""
+    """A person as in a `.data.pyd`; all keypoints are visible."""
     rng = np.random.default_rng(seed)
     data = dict(
         keypoints_2d=np.hstack([rng.uniform(10, 80, (44, 2)), np.ones((44, 1))]).astype(np.float32),
@@ -31,18 +31,18 @@ def annotation(seed=0, **changes):
 
 
 def jpeg(shade=128, height=96, width=128):
-    """Bytes of a grey JPEG."""
+    """Bytes of a gray JPEG."""
     return cv2.imencode('.jpg', np.full((height, width, 3), shade, np.uint8))[1].tobytes()
 
 
 def sample(key, people, image=None, **fields):
-    """A webdataset sample; `people` is a list of annotations, or the bytes of a pickle."""
+    """A webdataset sample; people: list of annotations, or the bytes of a pickle."""
     data = people if isinstance(people, bytes) else pickle.dumps(people)
     return {'__key__': key, 'jpg': jpeg() if image is None else image, 'data.pyd': data, **fields}
 
 
 def write_shard(path, samples):
-    """A shard as webdataset writes it."""
+    """Write a shard with webdataset."""
     from webdataset import TarWriter
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def write_shard(path, samples):
 
 
 def write_shards(folder, shards=3, members=5):
-    """A folder of shards whose people are told apart by betas[0]: 0, 1/1000, 2/1000 ..."""
+    """A folder of shards whose people are numbered by betas[0]: 0, 1/1000, 2/1000 ..."""
     number = 0
     for shard in range(shards):
         samples = []
@@ -66,5 +66,5 @@ def write_shards(folder, shards=3, members=5):
 
 
 def number_of(packed):
-    """Which person of `write_shards` a packed sample shows."""
+    """Index of the person of `write_shards` in a packed sample."""
     return round(float(packed['data_samples'].gt_instances.betas[0, 0]) * 1000)

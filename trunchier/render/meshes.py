@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from ..files.compiled import compiled
-from .rasterizer import project, rasterize, vertex_normals
+from .rasterizer import barycentric, interpolate, project, rasterize, vertex_normals
 
 LIGHT = np.array([-0.25, -0.5, -0.83], np.float32)  # towards the light; y points down
 AMBIENT = np.float32(0.35)
@@ -132,30 +132,23 @@ def _paint(
 @compiled(fastmath=True, inline='always')
 def _light(face, row, col, nearest, points, normals, half_width):
     """Brightness of a face at a pixel, and whether the pixel lies on one of its edges."""
-    a, b, c = face[0], face[1], face[2]
-    ax, ay, bx, by, cx, cy = (
-        points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
-    )  # fmt: skip
-    area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-    inverse = np.float32(1.0) / area
-    w0 = ((bx - col) * (cy - row) - (by - row) * (cx - col)) * inverse
-    w1 = ((cx - col) * (ay - row) - (cy - row) * (ax - col)) * inverse
-    w2 = np.float32(1.0) - w0 - w1
-
+    area, w0, w1, w2 = barycentric(points, face, col, row)
     line = False
     if half_width > 0:  # distance to an edge = weight of the opposite corner * its height
         size = abs(area)
         reach = min(half_width, np.float32(0.08) * math.sqrt(size))  # keep small faces visible
+        a, b, c = face[0], face[1], face[2]
         line = (
-            w0 * size < reach * math.sqrt((cx - bx) ** 2 + (cy - by) ** 2)
-            or w1 * size < reach * math.sqrt((ax - cx) ** 2 + (ay - cy) ** 2)
-            or w2 * size < reach * math.sqrt((bx - ax) ** 2 + (by - ay) ** 2)
+            w0 * size < reach * _distance(points, b, c)
+            or w1 * size < reach * _distance(points, c, a)
+            or w2 * size < reach * _distance(points, a, b)
         )
-    z = np.float32(1.0) / nearest[row, col]
-    w0, w1, w2 = w0 * points[a, 2] * z, w1 * points[b, 2] * z, w2 * points[c, 2] * z
-    nx = w0 * normals[a, 0] + w1 * normals[b, 0] + w2 * normals[c, 0]
-    ny = w0 * normals[a, 1] + w1 * normals[b, 1] + w2 * normals[c, 1]
-    nz = w0 * normals[a, 2] + w1 * normals[b, 2] + w2 * normals[c, 2]
+    nx, ny, nz = interpolate(normals, points, face, (w0, w1, w2), nearest[row, col])
     norm = math.sqrt(nx * nx + ny * ny + nz * nz + np.float32(1e-12))
     facing = (nx * LIGHT[0] + ny * LIGHT[1] + nz * LIGHT[2]) / norm
     return AMBIENT + (np.float32(1.0) - AMBIENT) * max(facing, np.float32(0.0)), line
+
+
+@compiled(fastmath=True, inline='always')
+def _distance(points, a, b):
+    return math.sqrt((points[a, 0] - points[b, 0]) ** 2 + (points[a, 1] - points[b, 1]) ** 2)

@@ -86,6 +86,44 @@ def rasterize(
                 w1 += step1
 
 
+@compiled(fastmath=True, inline='always')
+def barycentric(
+    points: np.ndarray, face: np.ndarray, col: int, row: int
+) -> tuple[float, float, float, float]:
+    """Signed double area of a face in the image, and the weights of its corners at a pixel."""
+    a, b, c = face[0], face[1], face[2]
+    ax, ay, bx, by, cx, cy = (
+        points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
+    )  # fmt: skip
+    area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+    inverse = np.float32(1.0) / area
+    w0 = ((bx - col) * (cy - row) - (by - row) * (cx - col)) * inverse
+    w1 = ((cx - col) * (ay - row) - (cy - row) * (ax - col)) * inverse
+    return area, w0, w1, np.float32(1.0) - w0 - w1
+
+
+@compiled(fastmath=True, inline='always')
+def interpolate(
+    values: np.ndarray, points: np.ndarray, face: np.ndarray, weights: tuple, inverse_z: float
+) -> tuple[float, float, float]:
+    """Perspective-correct mean of `values` (V, 3) at a pixel of a face.
+
+    Args:
+        points: (V, 3), see `project`.
+        weights: of the corners, see `barycentric`.
+        inverse_z: 1 / z of the pixel.
+    """
+    a, b, c = face[0], face[1], face[2]
+    z = np.float32(1.0) / inverse_z
+    w0, w1, w2 = weights
+    w0, w1, w2 = w0 * points[a, 2] * z, w1 * points[b, 2] * z, w2 * points[c, 2] * z
+    return (
+        w0 * values[a, 0] + w1 * values[b, 0] + w2 * values[c, 0],
+        w0 * values[a, 1] + w1 * values[b, 1] + w2 * values[c, 1],
+        w0 * values[a, 2] + w1 * values[b, 2] + w2 * values[c, 2],
+    )
+
+
 @compiled(fastmath=True)
 def bounding_box(points: np.ndarray, axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Lowest and highest coordinates along the rows of `axes` (3, 3): (N, 3) -> (3,), (3,)."""

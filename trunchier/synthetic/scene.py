@@ -366,9 +366,7 @@ def _merge(figures, props):
         parts.append((figure.grid_faces + starts[k], 2, k, figure.grid_materials + k * rows))
 
     def column(index, dtype):
-        return np.concatenate(
-            [np.broadcast_to(part[index], len(part[0])) for part in parts], dtype=dtype
-        )
+        return np.concatenate([np.full(len(part[0]), part[index], dtype) for part in parts])
 
     meshes = [*figures, *props]
     return Mesh(

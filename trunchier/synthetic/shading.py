@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..files.compiled import compiled
+from ..render.rasterizer import barycentric, interpolate
 from .garments import MATERIALS, PAINT, garment
 
 TEXTURE, SCALE, GLOSS, FOLDS = range(6, len(PAINT))
@@ -65,7 +66,6 @@ def shade(
         camera: (3,), focal, cx, cy.
         light: (5, 3): colors of sun, sky and ground; up; direction to the sun.
     """
-    normals, rest, paint = mesh.normals, mesh.rest, mesh.paint
     height, width = ids.shape
     size = np.float32(textures.shape[1])
     last = textures.shape[1] - 1
@@ -76,35 +76,23 @@ def shade(
             if f < 0:
                 owners[row, col] = BACKGROUND
                 continue
-            a, b, c = mesh.faces[f, 0], mesh.faces[f, 1], mesh.faces[f, 2]
-            ax, ay, bx, by, cx, cy = (
-                points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
-            )  # fmt: skip
-            area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-            inverse = np.float32(1.0) / area
-            w0 = ((bx - col) * (cy - row) - (by - row) * (cx - col)) * inverse
-            w1 = ((cx - col) * (ay - row) - (cy - row) * (ax - col)) * inverse
-            w2 = np.float32(1.0) - w0 - w1
-            z = np.float32(1.0) / nearest[row, col]
-            w0, w1, w2 = w0 * points[a, 2] * z, w1 * points[b, 2] * z, w2 * points[c, 2] * z
-
-            nx = w0 * normals[a, 0] + w1 * normals[b, 0] + w2 * normals[c, 0]
-            ny = w0 * normals[a, 1] + w1 * normals[b, 1] + w2 * normals[c, 1]
-            nz = w0 * normals[a, 2] + w1 * normals[b, 2] + w2 * normals[c, 2]
+            face = mesh.faces[f]
+            area, w0, w1, w2 = barycentric(points, face, col, row)
+            weights, inverse_z = (w0, w1, w2), nearest[row, col]
+            z = np.float32(1.0) / inverse_z
+            nx, ny, nz = interpolate(mesh.normals, points, face, weights, inverse_z)
             inverse = np.float32(1.0) / math.sqrt(nx * nx + ny * ny + nz * nz + np.float32(1e-12))
             if area > 0.0:  # seen from behind
                 inverse = -inverse
             nx, ny, nz = nx * inverse, ny * inverse, nz * inverse
-            rx = w0 * rest[a, 0] + w1 * rest[b, 0] + w2 * rest[c, 0]
-            ry = w0 * rest[a, 1] + w1 * rest[b, 1] + w2 * rest[c, 1]
-            rz = w0 * rest[a, 2] + w1 * rest[b, 2] + w2 * rest[c, 2]
+            rx, ry, rz = interpolate(mesh.rest, points, face, weights, inverse_z)
 
             owner = mesh.owner[f]
             owners[row, col] = owner
             material = mesh.material[f]
             if material == BODY:
                 material = garment(rx, ry, rz, mesh.dresses[owner]) + owner * len(MATERIALS)
-            p = paint[material]
+            p = mesh.paint[material]
 
             if mesh.axis[f] == 0:
                 u, v = rz, ry
