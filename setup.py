@@ -32,7 +32,7 @@ class BuildWithMim(build_py):
 
 
 def version():
-    text = (ROOT / 'trunchier' / '__init__.py').read_text()
+    text = (ROOT / 'trunchier' / 'files' / 'version.py').read_text()
     return re.search(r"^__version__ = '(.+)'$", text, re.M).group(1)
 
 

@@ -7,12 +7,11 @@
 Importing registers every module in mmengine's root registries; it needs torch and mmengine alone.
 """
 
-__version__ = '0.1.0'
-
 import importlib
 from typing import Any
 
 from . import compat
+from .files.version import __version__
 
 compat.apply()  # before what follows, which may import the parts of the stack that it patches
 
@@ -29,7 +28,7 @@ LAZY = {
     'list_models': 'zoo',
 }
 __all__ = [
-    'MeshInferencer', 'PoseInferencer', 'compat', 'create_backbone', 'create_model', 'datasets',
+    'MeshInferencer', 'PoseInferencer', '__version__', 'compat', 'create_backbone', 'create_model', 'datasets',
     'deploy', 'engine', 'export', 'list_models', 'metrics', 'models', 'synthetic', 'weights',
 ]  # fmt: skip
 

@@ -11,8 +11,8 @@ import runpy
 import sys
 from pathlib import Path
 
-from . import __version__
 from .files import shipped
+from .files.version import __version__
 
 # Of the scripts in tools/, those that are for users.
 COMMANDS = (

@@ -26,8 +26,8 @@ from mmengine.utils import digit_version
 from numpy.polynomial import Chebyshev, Polynomial
 from torch import nn
 
-from .. import __version__
 from ..files.optional import need
+from ..files.version import PRODUCER
 from ..models.create import build_model
 from ..weights.find import find
 from ..weights.load import load_checkpoint
@@ -220,7 +220,7 @@ def _write_onnx(graph, images, path, metadata, dynamic_batch):
     )
     for key, value in metadata.items():
         program.model.metadata_props[key] = json.dumps(value)
-    program.model.producer_name, program.model.producer_version = 'trunchier', __version__
+    program.model.producer_name, program.model.producer_version = PRODUCER.split()
     weights = sum(p.numel() * p.element_size() for p in graph.parameters())
     program.save(path, external_data=weights > 1.5e9)  # protobuf ends at 2 GB
     return sum(1 for _ in program.model.graph.all_nodes())

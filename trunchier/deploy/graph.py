@@ -10,7 +10,6 @@ import warnings
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from .. import __version__
 from ..conventions import (
     FOCAL_LENGTH,
     HEAD_FIELDS,
@@ -22,6 +21,7 @@ from ..conventions import (
     SMPL_PARENTS,
     person,
 )
+from ..files.version import PRODUCER
 from ..weights.find import Found
 
 LAYOUTS = {'heatmaps': '(batch, keypoints, height, width)'} | {
@@ -157,7 +157,7 @@ def describe(found: Found, dataset_meta: dict | None = None) -> dict:
     """
     normalize = found.cfg.model.data_preprocessor
     return dict(
-        producer=f'trunchier {__version__}',
+        producer=PRODUCER,
         model=found.name,
         task=found.task,
         weights='random' if found.weights is None else found.weights.name,

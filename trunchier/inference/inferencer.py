@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import __version__
 from ..conventions import JOINTS_44
 from ..deploy import runtime
 from ..deploy.fuse import deploy
+from ..files.version import __version__
 from ..geometry import (
     camera_crop_to_full,
     full_image_focal,
