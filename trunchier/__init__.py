@@ -28,8 +28,9 @@ LAZY = {
     'list_models': 'zoo',
 }
 __all__ = [
-    'MeshInferencer', 'PoseInferencer', '__version__', 'compat', 'create_backbone', 'create_model', 'datasets',
-    'deploy', 'engine', 'export', 'list_models', 'metrics', 'models', 'synthetic', 'weights',
+    'MeshInferencer', 'PoseInferencer', '__version__', 'compat', 'create_backbone',
+    'create_model', 'datasets', 'deploy', 'engine', 'export', 'list_models', 'metrics', 'models',
+    'synthetic', 'weights',
 ]  # fmt: skip
 
 
