@@ -40,6 +40,9 @@ def mesh_config():
     return cfg
 
 
+CONFIGS = {'pose': pose_config, 'mesh': mesh_config}
+
+
 def _shrink(cfg):
     cfg.model.backbone.update(arch=SWIN, init_cfg=None)
     cfg.model.neck.update(in_channels=32, out_channels=64)
@@ -108,6 +111,11 @@ def noise(height, width, seed=0):
         coarse = rng.uniform(0, contrast, (size, size, 3)).astype(np.float32)
         picture += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.uint8(picture)
+
+
+def keypoints(infer, given, **options):
+    """Those of each result."""
+    return [result.pred_instances.keypoints for result in infer(given, **options)]
 
 
 def write_clip(path, frames=12, height=96, width=128, fps=10):

@@ -329,7 +329,8 @@ def draw(config, checkpoint, out):
     from mmpose.datasets.datasets.utils import parse_pose_metainfo
     from mmpose.structures import PoseDataSample
 
-    from trunchier.inference.inferencer import MeshInferencer, PoseInferencer
+    from trunchier.inference.mesh import MeshInferencer
+    from trunchier.inference.pose import PoseInferencer
     from trunchier.visualization.overlays import KeypointPainter, contact_sheet
 
     content = json.loads((out / 'test' / 'annotations.json').read_text())

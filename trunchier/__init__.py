@@ -20,8 +20,8 @@ from .deploy.fuse import deploy  # noqa: E402
 
 # Imported when asked for: these need more packages, or take longer to import.
 LAZY = {
-    'MeshInferencer': 'inference.inferencer',
-    'PoseInferencer': 'inference.inferencer',
+    'MeshInferencer': 'inference.mesh',
+    'PoseInferencer': 'inference.pose',
     'create_backbone': 'models.create',
     'create_model': 'models.create',
     'export': 'deploy.export',

@@ -46,7 +46,7 @@ def run(*given):
     return predict.main([str(each) for each in given])
 
 
-def test_pictures_are_predicted_drawn_and_saved(models, folder, capsys):
+def test_images_are_predicted_drawn_and_saved(models, folder, capsys):
     code = run(folder / 'photos', '--out-dir', folder / 'out', *arguments(models, 'pose'))
     printed = capsys.readouterr()
     assert code == 0 and printed.out == ''
@@ -146,12 +146,12 @@ def test_skipped_input_is_told_and_the_rest_is_done(models, folder, capsys):
         (['photos', '--model', 'a', 'b', '--weights', 'c'], '2 models and 1 weights'),
         (['photos', '--model', 'nowhere.py'], 'no config nowhere.py'),
         (['photos', '--weights', 'nowhere.pth', '--model', 'VMPose-T-S2'], 'nowhere.pth'),
-        (['photos', '--save', 'glb', 'POSE'], 'obj and glb are of meshes'),
+        (['photos', '--save', 'glb', 'POSE'], 'obj and glb require a mesh model'),
         (['photos', '--boxes', 'nowhere.json', 'POSE'], 'no file nowhere.json'),
         (['photos', '--out-dir', 'file/x', 'POSE'], 'nothing can be written to'),
         (['camera:63', 'POSE'], 'nothing could be predicted'),
         (['broken.png', 'POSE'], 'nothing could be predicted'),
-        (['photos', '--show', 'POSE'], 'wants a display'),
+        (['photos', '--show', 'POSE'], 'requires a display'),
     ],
 )
 def test_errors_say_what_is_wrong_in_a_line(given, says, models, folder, monkeypatch, capsys):
@@ -201,7 +201,7 @@ def test_an_interrupted_command_says_how_to_go_on_and_does(models, tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == predict.EXIT_INTERRUPTED
-    assert 'the same command with --resume' in errors
+    assert 'continue with the same command and --resume' in errors
     assert run(*command, '--resume') == 0
     assert len(json.loads((tmp_path / 'out/predictions/clip.json').read_text())) == frames
     with import_av().open(str(tmp_path / 'out/visualizations/clip.mp4')) as container:

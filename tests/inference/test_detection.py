@@ -1,4 +1,4 @@
-"""People are where the boxes say: the user's in every form, and YOLOX's whatever the export."""
+"""Boxes are read from every form, and YOLOX's from every kind of export."""
 
 import json
 import sys
@@ -25,42 +25,41 @@ def boxes_of(finder, *frames):
     return [finder(each)[:, :4].tolist() for each in frames]
 
 
-# --- the whole picture, and boxes of the user's --------------------------------------------------
+# --- the whole image, and given boxes ----------------------------------------------------------
 
 
-@pytest.mark.parametrize('given', [None, 'whole', 'whole_image'])
-def test_the_whole_picture_is_one_person(given):
-    found = detection.find_people(given)(frame(shape=(48, 64)))
+def test_the_whole_image_is_one_person():
+    found = detection.make_detector('whole_image')(frame(shape=(48, 64)))
     np.testing.assert_array_equal(found, [[0, 0, 64, 48, 1]])
 
 
 @pytest.mark.parametrize('given', [BOX, [BOX], np.array([BOX]), np.array([[*BOX, 0.5]])])
 def test_boxes_in_memory_hold_for_every_frame(given):
-    finder = detection.find_people(given)
+    finder = detection.GivenBoxes.of(given)
     assert boxes_of(finder, frame('a'), frame('b', order=1)) == [[BOX], [BOX]]
 
 
-def test_scores_come_along_and_are_one_where_none_are_given():
-    assert detection.find_people([[*BOX, 0.5]])(frame())[0, 4] == 0.5
-    assert detection.find_people([BOX])(frame())[0, 4] == 1
+def test_scores_default_to_one():
+    assert detection.GivenBoxes.of([[*BOX, 0.5]])(frame())[0, 4] == 0.5
+    assert detection.GivenBoxes.of([BOX])(frame())[0, 4] == 1
 
 
-def test_a_list_of_boxes_goes_by_picture_and_by_frame():
-    finder = detection.find_people([[BOX], [], [BOX, OTHER]])
-    pictures = [frame(str(i), order=i) for i in range(4)]
-    assert boxes_of(finder, *pictures) == [[BOX], [], [BOX, OTHER], []]
+def test_a_list_of_boxes_is_indexed_by_image_or_frame():
+    finder = detection.GivenBoxes.of([[BOX], [], [BOX, OTHER]])
+    images = [frame(str(i), order=i) for i in range(4)]
+    assert boxes_of(finder, *images) == [[BOX], [], [BOX, OTHER], []]
     video = [frame('clip', index=i, kind='video') for i in (2, 0)]
     assert boxes_of(finder, *video) == [[BOX, OTHER], [BOX]]
 
 
 @pytest.mark.parametrize('name', ['photo', 'photo.jpg', '/somewhere/photo.jpg', 'else/photo.png'])
-def test_boxes_by_name_find_their_picture(name):
-    finder = detection.find_people({name: [BOX]})
+def test_boxes_by_name_find_their_image(name):
+    finder = detection.GivenBoxes.of({name: [BOX]})
     assert boxes_of(finder, frame('photo'), frame('other')) == [[BOX], []]
 
 
-def test_boxes_of_a_video_by_name_go_by_frame():
-    finder = detection.find_people({'clip': [[BOX], [OTHER]]})
+def test_boxes_of_a_video_by_name_are_indexed_by_frame():
+    finder = detection.GivenBoxes.of({'clip': [[BOX], [OTHER]]})
     assert boxes_of(finder, *(frame('clip', i, 'video') for i in range(3))) == [[BOX], [OTHER], []]
 
 
@@ -76,7 +75,7 @@ def test_coco_annotations_and_detections_are_read(tmp_path):
     detections = [{'image_id': 785, 'bbox': xywh, 'score': 0.25, 'category_id': 1}]
     for content, name in ((annotations, 'photo'), (detections, '000000000785')):
         (tmp_path / 'boxes.json').write_text(json.dumps(content))
-        finder = detection.find_people(tmp_path / 'boxes.json')
+        finder = detection.GivenBoxes.of(tmp_path / 'boxes.json')
         assert boxes_of(finder, frame(name), frame('other')) == [[BOX], []]
     assert finder(frame(name))[0, 4] == 0.25
 
@@ -84,38 +83,48 @@ def test_coco_annotations_and_detections_are_read(tmp_path):
 def test_predictions_and_arrays_are_read_back(tmp_path):
     person = {'keypoints': [[0, 0]], 'bbox': [BOX], 'bbox_score': 0.5}
     video = [{'frame_id': 0, 'instances': [person]}, {'frame_id': 1, 'instances': []}]
-    (tmp_path / 'picture.json').write_text(json.dumps([person]))
+    (tmp_path / 'image.json').write_text(json.dumps([person]))
     (tmp_path / 'video.json').write_text(json.dumps(video))
     np.save(tmp_path / 'boxes.npy', np.array([BOX]))
-    for name in ('picture.json', 'boxes.npy'):
-        assert boxes_of(detection.find_people(tmp_path / name), frame()) == [[BOX]]
+    for name in ('image.json', 'boxes.npy'):
+        assert boxes_of(detection.GivenBoxes.of(tmp_path / name), frame()) == [[BOX]]
     clip = (frame('clip', 0, 'video'), frame('clip', 1, 'video'))
-    assert boxes_of(detection.find_people(tmp_path / 'video.json'), *clip) == [[BOX], []]
+    assert boxes_of(detection.GivenBoxes.of(tmp_path / 'video.json'), *clip) == [[BOX], []]
 
 
 @pytest.mark.parametrize(
     'given, says',
     [
-        ([[1, 2, 3]], r'boxes has shape \(1, 3\); wanted x1, y1, x2, y2'),
+        ([[1, 2, 3]], r'boxes has shape \(1, 3\); expected x1, y1, x2, y2'),
         ({'photo.jpg': [[1, 2, 3]]}, r'photo.jpg has shape \(1, 3\)'),
         ([[BOX], [[1, 2, 3]]], r'boxes\[1\] has shape \(1, 3\)'),
         ([BOX, [1, 2, 3]], r'boxes\[1\] has shape \(3,\)'),
-        ([[[[BOX]]]], 'wanted x1, y1, x2, y2'),
-        ([['a', 'b', 'c', 'd']], 'wanted x1, y1, x2, y2'),
+        ([[[[BOX]]]], 'expected x1, y1, x2, y2'),
+        ([['a', 'b', 'c', 'd']], 'expected x1, y1, x2, y2'),
     ],
 )
 def test_boxes_of_another_shape_are_refused(given, says):
     with pytest.raises(ValueError, match=says):
-        detection.find_people(given)
+        detection.GivenBoxes.of(given)
 
 
-def test_files_that_are_absent_or_no_json_are_named(tmp_path):
+def test_missing_and_malformed_files_are_named(tmp_path):
     (tmp_path / 'broken.json').write_text('{')
     with pytest.raises(ValueError, match='broken.json is no JSON file'):
-        detection.find_people(tmp_path / 'broken.json')
-    for name in ('absent.json', 'absent.onnx', 'absent.npy', 'absent.py'):
+        detection.GivenBoxes.of(tmp_path / 'broken.json')
+    for name in ('absent.json', 'absent.npy'):
         with pytest.raises(FileNotFoundError, match=name):
-            detection.find_people(str(tmp_path / name))
+            detection.GivenBoxes.of(str(tmp_path / name))
+    for name in ('absent.onnx', 'absent.py'):
+        with pytest.raises(FileNotFoundError, match=name):
+            detection.make_detector(str(tmp_path / name))
+
+
+def test_detectors_and_files_of_boxes_are_not_confused(tmp_path):
+    with pytest.raises(ValueError, match='give boxes with bboxes= or --boxes'):
+        detection.make_detector('boxes.json')
+    with pytest.raises(ValueError, match='boxes come from a .json or .npy file, got yolox.onnx'):
+        detection.GivenBoxes.of('yolox.onnx')
 
 
 @pytest.mark.parametrize(
@@ -131,7 +140,7 @@ def test_files_that_are_absent_or_no_json_are_named(tmp_path):
         ([-9, 2, 0, 9], False),
     ],
 )
-def test_only_boxes_with_an_area_on_the_picture_are_used(box, good):
+def test_only_boxes_with_an_area_on_the_image_are_used(box, good):
     assert detection.usable(np.array([[*box, 1.0]], np.float32), (48, 64)).tolist() == [good]
 
 
@@ -139,7 +148,7 @@ def test_only_boxes_with_an_area_on_the_picture_are_used(box, good):
 
 
 def encode(boxes, scores, size, strides=(8, 16, 32), classes=3):
-    """What YOLOX would put out for people at `boxes`, by the cell that their centre is in."""
+    """What YOLOX would put out for people at `boxes`, by the cell that their center is in."""
     rows = []
     for stride in strides:
         for y in range(size[0] // stride):
@@ -162,8 +171,8 @@ def test_anchors_are_decoded_for_any_size_and_strides(size, strides):
     found = detection.decode_yolox(out, size)
     people = found[found[:, 4] > 0]
     assert len(people) == len(strides)
-    centre, extent = [15.5, 21], [29, 38]
-    np.testing.assert_allclose(people[:, :4], [[*centre, *extent]] * len(strides), rtol=1e-4)
+    center, extent = [15.5, 21], [29, 38]
+    np.testing.assert_allclose(people[:, :4], [[*center, *extent]] * len(strides), rtol=1e-4)
     np.testing.assert_array_equal(detection.decode_yolox(found, size), found)  # already decoded
 
 
@@ -172,13 +181,13 @@ def test_another_number_of_anchors_is_refused():
         detection.decode_yolox(np.zeros((99, 8)), (64, 96))
 
 
-def test_of_boxes_that_overlap_the_best_stays():
+def test_of_overlapping_boxes_the_best_remains():
     boxes = np.array([[0, 0, 10, 10, 0.5], [1, 0, 11, 10, 0.9], [20, 0, 30, 10, 0.4]])
     assert detection.suppress(boxes, 0.5).tolist() == [1, 2]
     assert detection.suppress(np.empty((0, 5)), 0.5).tolist() == []
 
 
-def test_the_picture_fills_the_input_and_grey_the_rest():
+def test_the_image_is_fitted_into_the_input_and_padded_with_gray():
     blob, ratio = detection.letterbox(np.full((20, 40, 3), 7, np.uint8), (64, 96))
     assert blob.shape == (1, 3, 64, 96) and ratio == 2.4
     assert (blob[:, :, :48] == 7).all() and (blob[:, :, 48:] == 114).all()
@@ -198,38 +207,39 @@ class Session:
         return self.outputs
 
 
-def test_people_of_every_layout_come_back_in_pixels_of_the_picture(monkeypatch):
-    picture = frame(shape=(128, 192))  # twice the input
+def test_boxes_of_every_layout_are_in_pixels_of_the_image(monkeypatch):
+    image = frame(shape=(128, 192))  # twice the input
     twice = (2 * np.array(BOX)).tolist()
     raw = encode([BOX], [0.9], (64, 96))
     others = raw.copy()
     others[:, 5:] = others[:, [6, 5, 7]]  # of another class
     end_to_end = [np.float32([[[*BOX, 0.9], [*OTHER, 0.8]]]), np.array([[0, 1]])]
-    for outputs, wanted in (
+    for outputs, expected in (
         ([raw[None]], [twice]),
         ([others[None]], []),
         ([detection.decode_yolox(raw, (64, 96))[None]], [twice]),
         (end_to_end, [twice]),
     ):
-        monkeypatch.setattr(detection, '_onnx_session', lambda path, o=outputs: Session(o))
-        found = detection.YoloxDetector('yolox.onnx')(picture)
-        np.testing.assert_allclose(found[:, :4].reshape(-1, 4), np.reshape(wanted, (-1, 4)), 1e-4)
+        monkeypatch.setattr(detection, '_onnx_session', lambda path, device, o=outputs: Session(o))
+        found = detection.YoloxDetector('yolox.onnx')(image)
+        np.testing.assert_allclose(found[:, :4].reshape(-1, 4), np.reshape(expected, (-1, 4)), 1e-4)
 
 
 def test_models_that_are_not_yolox_are_refused(tmp_path, monkeypatch):
     (tmp_path / 'broken.onnx').write_bytes(b'no model')
     with pytest.raises(ValueError, match='broken.onnx is no ONNX model'):
-        detection.find_people(tmp_path / 'broken.onnx')
-    monkeypatch.setattr(detection, '_onnx_session', lambda path: Session([np.zeros((1, 1000))]))
-    with pytest.raises(ValueError, match=r'gives \[\(1, 1000\)\]; wanted'):
+        detection.make_detector(tmp_path / 'broken.onnx')
+    classifier = Session([np.zeros((1, 1000))])
+    monkeypatch.setattr(detection, '_onnx_session', lambda path, device: classifier)
+    with pytest.raises(ValueError, match=r'gives \[\(1, 1000\)\]; expected'):
         detection.YoloxDetector('classifier.onnx')(frame())
-    monkeypatch.setattr(detection, '_onnx_session', lambda path: Session([], (1, 10)))
-    with pytest.raises(ValueError, match=r'takes \[1, 10\]; wanted \(1, 3, height, width\)'):
+    monkeypatch.setattr(detection, '_onnx_session', lambda path, device: Session([], (1, 10)))
+    with pytest.raises(ValueError, match=r'takes \[1, 10\]; YOLOX takes \(1, 3, height, width\)'):
         detection.YoloxDetector('text.onnx')
 
 
-def test_yolox_nano_finds_the_people_of_the_photos(shared):
-    finder = detection.find_people(shared / 'data/detector/yolox_nano.onnx')
+def test_yolox_nano_finds_the_people_in_photos(shared):
+    finder = detection.make_detector(shared / 'data/detector/yolox_nano.onnx')
     annotations = json.loads((shared / 'data/photos/keypoints_ccby.json').read_text())
     names = {image['id']: image['file_name'] for image in annotations['images']}
     overlaps = []
@@ -252,7 +262,7 @@ def overlap(a, b):
 # --- mmdet -------------------------------------------------------------------------------------
 
 
-def test_mmdet_models_give_their_people(monkeypatch):
+def test_mmdet_models_return_their_people(monkeypatch):
     made = []
 
     class DetInferencer:
@@ -268,17 +278,17 @@ def test_mmdet_models_give_their_people(monkeypatch):
             return {'predictions': [SimpleNamespace(pred_instances=found)]}
 
     monkeypatch.setitem(sys.modules, 'mmdet.apis', SimpleNamespace(DetInferencer=DetInferencer))
-    finder = detection.find_people('rtmdet-tiny', device='cpu', weights='a.pth')
+    finder = detection.make_detector('rtmdet-tiny', device='cpu', weights='a.pth')
     assert boxes_of(finder, frame()) == [[BOX]]  # no other class, no weak one
     assert made == [('rtmdet-tiny', 'a.pth', 'cpu')]
 
 
-def test_a_name_that_mmdet_does_not_know_is_explained():
-    with pytest.raises(ValueError, match="boxes='yolox-pico': .*wanted 'whole', a .json"):
-        detection.find_people('yolox-pico')
+def test_a_name_unknown_to_mmdet_is_an_error():
+    with pytest.raises(ValueError, match="detector='yolox-pico': .*expected 'whole_image'"):
+        detection.make_detector('yolox-pico')
 
 
-def test_an_mmdet_config_wants_its_weights(tmp_path):
+def test_an_mmdet_config_requires_its_weights(tmp_path):
     (tmp_path / 'config.py').write_text('')
     with pytest.raises(ValueError, match='give its checkpoint'):
-        detection.find_people(str(tmp_path / 'config.py'))
+        detection.make_detector(str(tmp_path / 'config.py'))

@@ -1,4 +1,4 @@
-"""Stages overlap without losing order, errors or threads; batches hold back no frame for long."""
+"""Stages overlap and keep order, errors and threads; batches hold back no frame for long."""
 
 import threading
 import time
@@ -7,54 +7,77 @@ import numpy as np
 import pytest
 
 from trunchier.inference import pipeline
-from trunchier.inference.pipeline import Begin, End, Job
+from trunchier.inference.pipeline import Begin, End, FrameTask, Stage
 from trunchier.inference.sources import Frame, Source
+
+PATIENCE = 30  # seconds that a broken test waits
 
 
 def test_items_come_in_order():
-    assert list(pipeline.ahead(range(100), 3)) == list(range(100))
+    assert list(pipeline.prefetch(range(100), 3)) == list(range(100))
 
 
 def test_stages_work_at_the_same_time():
-    def slow(items):
-        for item in items:
-            time.sleep(0.02)
-            yield item
+    """Each stage waits, with an item in hand, until all three have one."""
+    meeting = threading.Barrier(3, timeout=PATIENCE)
 
-    begin = time.perf_counter()
-    assert list(slow(pipeline.ahead(slow(pipeline.ahead(slow(range(20)), 2)), 2))) == list(
-        range(20)
-    )
-    assert time.perf_counter() - begin < 0.8 * 3 * 20 * 0.02
+    def source():
+        yield from range(20)
+
+    def first(items):
+        yield 0  # so that the next stage has an item while this one waits
+        meeting.wait()
+        yield from items
+
+    def second(items):
+        yield next(items)
+        meeting.wait()
+        yield from items
+
+    def third(items):
+        next(items)
+        meeting.wait()
+        yield from items
+
+    stages = [Stage(work.__name__, work) for work in (first, second, third)]
+    assert list(pipeline.run(stages, source(), pipeline.Stopwatch())) == list(range(20))
+    assert not meeting.broken
 
 
 def test_no_stage_runs_far_ahead():
-    made = []
+    made, full = [], threading.Event()
 
     def items():
         for item in range(100):
             made.append(item)
+            if len(made) == 1 + 3 + 1:  # fetched, waiting, and in hand
+                full.set()
             yield item
 
-    stage = pipeline.ahead(items(), 3)
+    stage = pipeline.prefetch(items(), 3)
     next(stage)
-    time.sleep(0.3)
-    assert len(made) <= 1 + 3 + 1  # fetched, waiting, and in hand
+    assert full.wait(PATIENCE) and len(made) == 5
+    assert next(stage) == 1 and next(stage) == 2
     stage.close()
+    assert len(made) <= 3 + 3 + 1
 
 
-def test_an_error_comes_out_after_what_was_made_before_it():
+def test_an_error_is_raised_after_the_items_before_it():
     def items():
         yield 1
         raise OSError('disk full')
 
-    stage = pipeline.ahead(pipeline.ahead(items(), 2), 2)
+    stage = pipeline.prefetch(pipeline.prefetch(items(), 2), 2)
     assert next(stage) == 1
     with pytest.raises(OSError, match='disk full'):
         next(stage)
 
 
-def test_closing_ends_every_thread_and_closes_what_it_reads():
+def forward(items):
+    yield from items
+
+
+def test_closing_ends_every_thread_and_closes_the_input():
     closed = []
 
     def items():
@@ -65,76 +88,102 @@ def test_closing_ends_every_thread_and_closes_what_it_reads():
             closed.append(True)
 
     before = threading.active_count()
-    stage = pipeline.ahead(pipeline.ahead(items(), 2), 2)
-    next(stage)
-    stage.close()
+    stages = [Stage('one', forward), Stage('two', forward), Stage('three', forward)]
+    last = pipeline.run(stages, items(), pipeline.Stopwatch())
+    next(last)
+    assert threading.active_count() == before + 3
+    last.close()
     assert closed == [True] and threading.active_count() == before
 
 
-def test_live_pictures_are_dropped_not_queued_but_nothing_else_is():
-    class Picture(int):
+def test_an_error_in_a_stage_ends_every_thread():
+    def broken(items):
+        next(items)
+        raise ValueError('broken')
+
+    before = threading.active_count()
+    stages = [Stage('one', forward), Stage('broken', broken), Stage('three', forward)]
+    with pytest.raises(ValueError, match='broken') as error:
+        next(pipeline.run(stages, iter(int, 1), pipeline.Stopwatch()))
+    assert threading.active_count() == before, error
+
+
+def test_only_live_images_are_dropped_while_the_queue_is_full():
+    class Image(int):
         pass
+
+    made = threading.Event()
 
     def items():
         yield 'begin'
         for i in range(50):
-            yield Picture(i)
-        time.sleep(0.3)
+            yield Image(i)
+        made.set()
         yield 'end'
 
-    stage = pipeline.ahead(items(), 1, may_drop=Picture)
-    time.sleep(0.2)
-    found = list(stage)
-    assert found[0] == 'begin' and found[-1] == 'end' and len(found) < 10
+    stage = pipeline.prefetch(items(), 1, may_drop=Image)
+    found = [next(stage)]
+    assert made.wait(PATIENCE)
+    found += list(stage)
+    assert found[0] == 'begin' and found[-1] == 'end' and len(found) <= 4
 
 
-def test_the_stopwatch_counts_work_and_not_waiting():
+def test_the_stopwatch_counts_work_without_waiting(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, 'perf_counter', lambda: now[0])
     clock = pipeline.Stopwatch()
 
-    def items():
-        time.sleep(0.05)
-        yield 1
+    def slow(items, seconds):
+        for item in items:
+            now[0] += seconds
+            yield item
 
-    for _ in clock.items(items(), 'read'):
-        time.sleep(0.2)
-    with clock('draw'):
-        time.sleep(0.05)
-    assert 0.05 <= clock.seconds['read'] < 0.15 and 0.05 <= clock.seconds['draw'] < 0.15
+    read = clock.count(slow(range(3), 1.0), 'read')
+    draw = clock.count(slow(clock.count(read, 'draw', sign=-1), 10.0), 'draw')
+    assert list(draw) == [0, 1, 2]
+    assert clock.seconds == {'read': 3.0, 'draw': 30.0} and clock.elapsed == 33.0
 
 
 # --- batches -----------------------------------------------------------------------------------
 
 
-def job(people, shape=(4, 4), kind='image', index=0):
+def task(people, shape=(4, 4), kind='image', index=0):
     image = np.zeros((*shape, 3), np.uint8)
-    return Job(Frame(image, Source('a', kind), index), crops=list(range(people)))
+    return FrameTask(Frame(image, Source('a', kind), index), crops=list(range(people)))
 
 
-def loads(items, size):
-    return [(len(load.crops), len(load.items)) for load in pipeline.batches(iter(items), size)]
+def batches(items, size):
+    return [(len(batch.crops), len(batch.items)) for batch in pipeline.batches(iter(items), size)]
 
 
 def test_people_are_batched_across_frames_and_crowds_over_batches():
-    assert loads([job(1), job(2), job(1), job(5), job(1)], 4) == [(4, 3), (4, 0), (2, 2)]
+    assert batches([task(1), task(2), task(1), task(5), task(1)], 4) == [(4, 3), (4, 0), (2, 2)]
 
 
 def test_every_item_passes_once_in_order_with_its_last_crop():
-    items = [Begin(Source('a', 'image')), job(3), job(0), job(9), End(Source('a', 'image')), job(2)]
+    items = [
+        Begin(Source('a', 'image')),
+        task(3),
+        task(0),
+        task(9),
+        End(Source('a', 'image')),
+        task(2),
+    ]
     passed, crops = [], []
-    for load in pipeline.batches(iter(items), 4):
-        crops += load.crops
-        passed += load.items
-        for item in load.items:
-            if isinstance(item, Job):
-                assert {place for each, place in crops if each is item} == set(item.crops)
+    for batch in pipeline.batches(iter(items), 4):
+        crops += batch.crops
+        passed += batch.items
+        for item in batch.items:
+            if isinstance(item, FrameTask):
+                assert {index for each, index in crops if each is item} == set(item.crops)
     assert passed == items
 
 
-def test_frames_without_people_do_not_pile_up():
-    assert max(items for _, items in loads([job(0)] * 100, 2)) <= 8
+def test_frames_without_people_do_not_accumulate():
+    assert max(items for _, items in batches([task(0)] * 100, 2)) <= 8
 
 
-def test_large_pictures_and_live_ones_do_not_wait_for_a_full_batch(monkeypatch):
+def test_large_images_and_live_ones_do_not_wait_for_a_full_batch(monkeypatch):
     monkeypatch.setattr(pipeline, 'HELD_BYTES', 1000)
-    assert loads([job(1, (20, 10))] * 4, 64) == [(2, 2), (2, 2)]
-    assert loads([job(1, kind='camera')] * 3, 64) == [(1, 1)] * 3
+    assert batches([task(1, (20, 10))] * 4, 64) == [(2, 2), (2, 2)]
+    assert batches([task(1, kind='camera')] * 3, 64) == [(1, 1)] * 3

@@ -1,4 +1,4 @@
-"""Whatever is given becomes upright BGR frames in order, or an error that says what to do."""
+"""Every kind of input gives upright BGR frames in order, or an error that says what to do."""
 
 import cv2
 import numpy as np
@@ -20,17 +20,17 @@ def only(given):
 
 
 @pytest.fixture
-def picture():
+def image():
     return noise(37, 51)
 
 
 # --- sources -----------------------------------------------------------------------------------
 
 
-def test_a_folder_gives_its_pictures_and_videos_as_people_count_and_nothing_else(tmp_path, picture):
+def test_a_folder_gives_its_images_and_videos_in_natural_order(tmp_path, image):
     for name in ('frame10.png', 'frame2.png', 'frame1.png'):
-        cv2.imwrite(str(tmp_path / name), picture)
-    (tmp_path / 'notes.txt').write_text('no picture')
+        cv2.imwrite(str(tmp_path / name), image)
+    (tmp_path / 'notes.txt').write_text('no image')
     (tmp_path / 'folder.png').mkdir()
     write_clip(tmp_path / 'frame3.mp4', frames=2)
     found = list(sources.find(tmp_path))
@@ -39,18 +39,25 @@ def test_a_folder_gives_its_pictures_and_videos_as_people_count_and_nothing_else
     assert [source.order for source in found] == [0, 1, 2, 3]
 
 
-def test_a_glob_and_a_list_of_everything_are_taken(tmp_path, picture):
+def test_globs_and_mixed_lists_are_supported(tmp_path, image):
     for name in ('a1.png', 'a2.png', 'b.png'):
-        cv2.imwrite(str(tmp_path / name), picture)
-    given = [str(tmp_path / 'a*.png'), tmp_path / 'b.png', picture, torch.zeros(3, 4, 5), 0]
+        cv2.imwrite(str(tmp_path / name), image)
+    given = [str(tmp_path / 'a*.png'), tmp_path / 'b.png', image, torch.zeros(3, 4, 5), 0]
     assert [source.name for source in sources.find(given)] == ['a1', 'a2', 'b', '000003', '000004',
                                                              'camera0']  # fmt: skip
 
 
-def test_equal_names_stay_apart(tmp_path, picture):
+def test_found_sources_can_be_given_again(tmp_path, image):
+    for name in ('a1.png', 'a2.png'):
+        cv2.imwrite(str(tmp_path / name), image)
+    found = list(sources.find([tmp_path, image]))
+    assert list(sources.find(found)) == found
+
+
+def test_equal_names_are_made_unique(tmp_path, image):
     for folder in ('x', 'y'):
         (tmp_path / folder).mkdir()
-        cv2.imwrite(str(tmp_path / folder / 'same.png'), picture)
+        cv2.imwrite(str(tmp_path / folder / 'same.png'), image)
     assert [s.name for s in sources.find([tmp_path / 'x', tmp_path / 'y'])] == ['same', 'same_2']
 
 
@@ -60,10 +67,10 @@ def test_a_camera_is_named_by_its_number(text):
     assert (source.kind, source.content) == ('camera', 2)
 
 
-def test_sources_of_an_endless_iterator_are_found_one_by_one(picture):
+def test_sources_of_an_endless_iterator_are_found_one_by_one(image):
     def endless():
         while True:
-            yield picture
+            yield image
 
     found = sources.find(endless())
     assert [next(found).order for _ in range(3)] == [0, 1, 2]
@@ -75,79 +82,79 @@ def test_sources_of_an_endless_iterator_are_found_one_by_one(picture):
         ('nowhere.jpg', FileNotFoundError, 'no file nowhere.jpg'),
         ('no*where.jpg', FileNotFoundError, 'no file matches'),
         ('https://example.com/a.jpg', ValueError, 'download it'),
-        (None, TypeError, 'NoneType is no picture'),
-        (True, TypeError, 'True is no picture'),
-        ({'a': 1}, TypeError, 'dict is no picture'),
-        (torch.zeros(5, 4, 3), ValueError, r'\(5, 4, 3\) is no picture; wanted \(3, H, W\)'),
+        (None, TypeError, 'NoneType is no image'),
+        (True, TypeError, 'True is no image'),
+        ({'a': 1}, TypeError, 'dict is no image'),
+        (torch.zeros(5, 4, 3), ValueError, r'\(5, 4, 3\) is no image; expected \(3, H, W\)'),
     ],
 )
-def test_what_is_no_input_is_named(given, error, says):
+def test_invalid_input_is_named(given, error, says):
     with pytest.raises(error, match=says):
         list(sources.find(given))
 
 
 def test_an_empty_folder_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match='holds no picture and no video'):
+    with pytest.raises(FileNotFoundError, match='holds no image and no video'):
         list(sources.find(tmp_path))
 
 
-# --- pictures ----------------------------------------------------------------------------------
+# --- images ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('suffix', ['.png', '.bmp', '.tiff', '.webp'])
-def test_files_are_read_as_opencv_does(tmp_path, picture, suffix):
+def test_files_are_read_as_in_opencv(tmp_path, image, suffix):
     path = tmp_path / f'a{suffix}'
     quality = [cv2.IMWRITE_WEBP_QUALITY, 101] if suffix == '.webp' else []  # lossless
-    cv2.imwrite(str(path), picture, quality)
-    np.testing.assert_array_equal(only(path), picture)
+    cv2.imwrite(str(path), image, quality)
+    np.testing.assert_array_equal(only(path), image)
 
 
-def test_grey_alpha_and_sixteen_bits_become_three_channels_of_eight(tmp_path, picture):
-    grey = picture[..., 0]
-    alpha = np.dstack([picture, grey])
-    deep = picture.astype(np.uint16) * 257
-    for name, content in dict(grey=grey, alpha=alpha, deep=deep).items():
+def test_gray_alpha_and_sixteen_bits_become_three_channels_of_eight(tmp_path, image):
+    gray = image[..., 0]
+    alpha = np.dstack([image, gray])
+    deep = image.astype(np.uint16) * 257
+    for name, content in dict(gray=gray, alpha=alpha, deep=deep).items():
         cv2.imwrite(str(tmp_path / f'{name}.png'), content)
         np.testing.assert_array_equal(only(tmp_path / f'{name}.png'), only(content))
-    np.testing.assert_array_equal(only(grey), np.dstack([grey] * 3))
-    np.testing.assert_array_equal(only(alpha), picture)
-    np.testing.assert_array_equal(only(deep), picture)
-    np.testing.assert_array_equal(only(grey[..., None]), np.dstack([grey] * 3))
+    np.testing.assert_array_equal(only(gray), np.dstack([gray] * 3))
+    np.testing.assert_array_equal(only(alpha), image)
+    np.testing.assert_array_equal(only(deep), image)
+    np.testing.assert_array_equal(only(gray[..., None]), np.dstack([gray] * 3))
 
 
 @pytest.mark.parametrize('orientation', range(1, 9))
-def test_exif_orientation_is_honoured_as_openmmlab_does(tmp_path, picture, orientation):
+def test_exif_orientation_is_applied_as_in_openmmlab(tmp_path, image, orientation):
     from mmpose.datasets.transforms import LoadImage
 
     path = tmp_path / 'a.jpg'
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(picture[..., ::-1]).save(path, exif=exif, quality=95)
+    Image.fromarray(image[..., ::-1]).save(path, exif=exif, quality=95)
     np.testing.assert_array_equal(only(path), LoadImage()(dict(img_path=str(path)))['img'])
     by_pil = only(Image.open(path))
     assert by_pil.shape == only(path).shape
     assert np.abs(by_pil.astype(int) - only(path)).max() <= 3  # two JPEG decoders
 
 
-def test_pil_and_tensors_are_rgb_and_arrays_bgr(picture):
-    rgb = np.ascontiguousarray(picture[..., ::-1])
+def test_pil_and_tensors_are_rgb_and_arrays_bgr(image):
+    rgb = np.ascontiguousarray(image[..., ::-1])
     for same in (
         Image.fromarray(rgb),
         Image.fromarray(np.dstack([rgb, rgb[..., 0]])),
         torch.from_numpy(rgb).permute(2, 0, 1),
         torch.from_numpy(rgb).permute(2, 0, 1) / 255,
         (torch.from_numpy(rgb).permute(2, 0, 1) / 255).double(),
-        picture.astype(np.float32) / 255,
+        image.astype(np.float32) / 255,
     ):
-        np.testing.assert_array_equal(only(same), picture)
+        np.testing.assert_array_equal(only(same), image)
 
 
-def test_pil_images_of_sixteen_bits_and_palettes(picture):
-    grey = picture[..., 0]
-    deep = Image.fromarray(grey.astype(np.uint16) * 257)
-    np.testing.assert_array_equal(only(deep), np.dstack([grey] * 3))
-    palette = Image.fromarray(grey).convert('P')
-    np.testing.assert_array_equal(only(palette), np.dstack([grey] * 3))
+def test_pil_images_of_sixteen_bits_and_palettes(image):
+    gray = image[..., 0]
+    deep = Image.fromarray(gray.astype(np.uint16) * 257)
+    np.testing.assert_array_equal(only(deep), np.dstack([gray] * 3))
+    palette = Image.fromarray(gray).convert('P')
+    np.testing.assert_array_equal(only(palette), np.dstack([gray] * 3))
 
 
 @pytest.mark.parametrize('shape', [(1, 1), (1, 900), (3000, 7)])
@@ -159,20 +166,20 @@ def test_tiny_and_odd_sizes_are_read(tmp_path, shape):
 @pytest.mark.parametrize(
     'given, says',
     [
-        (np.zeros((4, 5, 2), np.uint8), r'\(4, 5, 2\) is no picture'),
-        (np.zeros((0, 5, 3), np.uint8), r'\(0, 5, 3\) is no picture'),
-        (np.zeros((4, 5), np.int64), 'int64 is not read'),
+        (np.zeros((4, 5, 2), np.uint8), r'\(4, 5, 2\) is no image'),
+        (np.zeros((0, 5, 3), np.uint8), r'\(0, 5, 3\) is no image'),
+        (np.zeros((4, 5), np.int64), 'an image of int64'),
         (np.full((4, 5), 2.0), r'finite values in \[0, 1\]'),
         (np.full((4, 5), np.nan), r'finite values in \[0, 1\]'),
     ],
 )
-def test_arrays_that_are_no_picture_are_refused(given, says):
+def test_arrays_that_are_no_image_are_refused(given, says):
     with pytest.raises(sources.Unreadable, match=says):
         only(given)
 
 
-@pytest.mark.parametrize('content', [b'', b'no picture at all', b'\x89PNG\r\n\x1a\n'])
-def test_a_file_that_does_not_decode_is_named(tmp_path, content):
+@pytest.mark.parametrize('content', [b'', b'no image at all', b'\x89PNG\r\n\x1a\n'])
+def test_a_file_that_cannot_be_decoded_is_named(tmp_path, content):
     path = tmp_path / 'broken.png'
     path.write_bytes(content)
     with pytest.raises(sources.Unreadable, match='broken.png'):
@@ -194,7 +201,7 @@ def test_a_video_gives_its_frames_with_index_and_time(tmp_path):
         assert np.abs(frame.image.astype(int) - capture.read()[1]).max() <= 3  # conversion to RGB
 
 
-def test_a_video_can_be_entered_in_the_middle(tmp_path):
+def test_a_video_can_be_read_from_any_frame(tmp_path):
     write_clip(tmp_path / 'clip.mp4', frames=7)
     (source,) = sources.find(tmp_path / 'clip.mp4')
     whole, part = list(sources.read(source)), list(sources.read(source, start=4))
@@ -210,7 +217,7 @@ TURNS = {  # a display matrix as MP4 stores it: two rows of 16.16 fixed point an
 
 
 @pytest.mark.parametrize('quarters', TURNS)
-def test_phone_videos_are_turned_upright(tmp_path, quarters):
+def test_videos_are_rotated_by_their_display_matrix(tmp_path, quarters):
     straight, turned = tmp_path / 'straight.mp4', tmp_path / 'turned.mp4'
     write_clip(straight, frames=2)
     data = bytearray(straight.read_bytes())
@@ -226,16 +233,16 @@ def test_phone_videos_are_turned_upright(tmp_path, quarters):
     assert np.abs(capture.read()[1].astype(int) - image).max() <= 3  # conversion to RGB
 
 
-def test_arrays_and_tensors_of_four_axes_are_clips(picture):
-    clip = np.stack([picture, picture[::-1]])
+def test_arrays_and_tensors_with_four_axes_are_clips(image):
+    clip = np.stack([image, image[::-1]])
     for given in (clip, torch.from_numpy(clip[..., ::-1].copy()).permute(0, 3, 1, 2)):
         (source,) = sources.find(given)
         found = list(sources.read(source))
         assert source.moves and sources.video_info(source).num_frames == 2
-        np.testing.assert_array_equal(found[1].image, picture[::-1])
+        np.testing.assert_array_equal(found[1].image, image[::-1])
 
 
-def test_a_video_cut_short_gives_what_there_is_then_says_so(tmp_path):
+def test_a_truncated_video_gives_its_frames_then_an_error(tmp_path):
     path = write_clip(tmp_path / 'clip.mp4', frames=40)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     (source,) = sources.find(path)
@@ -246,7 +253,7 @@ def test_a_video_cut_short_gives_what_there_is_then_says_so(tmp_path):
     assert f'only {len(read)} of 40 frames could be read' in str(last)
 
 
-def test_broken_frames_are_told_and_the_others_come(tmp_path):
+def test_broken_frames_are_reported_and_the_others_read(tmp_path):
     path = write_clip(tmp_path / 'clip.mp4', frames=40)
     data = bytearray(path.read_bytes())
     middle = len(data) * 2 // 3
@@ -269,6 +276,6 @@ def test_a_file_that_is_no_video_is_named(tmp_path, content):
         sources.video_info(source)
 
 
-def test_a_camera_that_is_missing_is_named():
-    with pytest.raises(sources.Unreadable, match='no camera 63; is it connected'):
+def test_a_missing_camera_is_named():
+    with pytest.raises(sources.Unreadable, match='cannot open camera 63; is it connected'):
         next(sources.read(next(sources.find('camera:63'))))

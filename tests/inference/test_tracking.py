@@ -1,4 +1,4 @@
-"""Ids stay with people; smoothing calms what trembles and follows what moves."""
+"""Track ids are stable; smoothing reduces jitter and follows motion."""
 
 import numpy as np
 import pytest
@@ -15,14 +15,14 @@ def walkers(count, order=None):
         yield boxes if order is None else boxes[order(i)]
 
 
-def test_ids_stay_with_people_whatever_their_order_and_begin_in_the_first_frame():
+def test_ids_do_not_depend_on_the_order_of_boxes_and_begin_in_the_first_frame():
     tracker = tracking.Tracker(fps=10)
     swap = lambda i: [1, 0] if i % 2 else [0, 1]  # noqa: E731
     ids = [tracker(boxes)[swap(i)] for i, boxes in enumerate(walkers(12, swap))]
     np.testing.assert_array_equal(ids, [[0, 1]] * 12)
 
 
-def test_who_is_hidden_for_a_moment_keeps_the_id():
+def test_a_person_hidden_for_some_frames_keeps_the_id():
     tracker = tracking.Tracker(fps=10)
     frames = list(walkers(8))
     for i in (3, 4):
@@ -30,7 +30,7 @@ def test_who_is_hidden_for_a_moment_keeps_the_id():
     assert [tracker(boxes).tolist() for boxes in frames][5:] == [[0, 1]] * 3
 
 
-def test_newcomers_get_a_new_id_and_weak_ones_none():
+def test_new_people_get_a_new_id_unless_their_score_is_low():
     tracker = tracking.Tracker(fps=10)
     still = np.float32([[0, 0, 50, 100, 0.9]])
     weak = np.float32([[200, 0, 250, 100, 0.2]])
@@ -50,7 +50,7 @@ def test_one_euro_is_the_filter_of_the_paper():
     np.testing.assert_allclose(steps, [0, share, share + (1 - share) * share])
 
 
-def test_one_euro_calms_noise_and_follows_motion():
+def test_one_euro_reduces_noise_and_follows_motion():
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 0.01, 200)
     rest, move = np.zeros(200), np.linspace(0, 20, 200)
@@ -59,7 +59,7 @@ def test_one_euro_calms_noise_and_follows_motion():
     assert np.abs(smooth(move + noise) - move)[20:].max() < 0.25  # a tenth of a second behind
 
 
-def test_each_track_is_smoothed_by_itself_and_anew_after_a_pause():
+def test_each_track_has_its_own_filter_which_a_pause_resets():
     smoother = tracking.TrackSmoother(30, patience=5)
     one, two = np.array([1.0]), np.array([2.0])
     assert smoother(1, 'x', 0, one) == 1 and smoother(2, 'x', 0, two) == 2
@@ -69,7 +69,7 @@ def test_each_track_is_smoothed_by_itself_and_anew_after_a_pause():
     assert smoother(tracking.UNTRACKED, 'x', 2, one) == 1
 
 
-def test_without_the_library_the_error_says_what_to_install(monkeypatch):
+def test_without_the_package_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__('sys').modules, 'trackers', None)
     with pytest.raises(ImportError, match='pip install trackers'):
         tracking.Tracker()

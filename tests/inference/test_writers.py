@@ -1,7 +1,6 @@
-"""Files are whole or not there, and other programs read from them what was meant."""
+"""Other programs read from the files what was written."""
 
 import json
-import resource
 
 import cv2
 import numpy as np
@@ -9,60 +8,18 @@ import pytest
 import trimesh
 from small_models import body, noise, write_clip
 
-from trunchier.files.whole import check_writable, whole_file
+from trunchier.files import save_npz
 from trunchier.inference import writers
 from trunchier.inference.sources import import_av
 
 VERTICES, FACES = body()
-PLACED = VERTICES + np.float32([0.3, 0.1, 4])  # before the camera
-
-
-# --- whole files -------------------------------------------------------------------------------
-
-
-def test_a_file_appears_when_it_is_complete(tmp_path):
-    path = tmp_path / 'deep' / 'folder' / 'a.txt'
-    with whole_file(path) as part:
-        part.write_text('half')
-        assert not path.exists() and part.parent == path.parent
-    assert path.read_text() == 'half'
-    assert [file.name for file in path.parent.iterdir()] == ['a.txt']
-
-
-def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / 'a.txt'
-    path.write_text('old')
-    with pytest.raises(RuntimeError), whole_file(path) as part:
-        part.write_text('new')
-        raise RuntimeError
-    assert path.read_text() == 'old'
-    assert [file.name for file in tmp_path.iterdir()] == ['a.txt']
-
-
-@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')  # numpy's zip file
-def test_a_disk_that_fills_up_leaves_no_half_file(tmp_path):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    try:
-        with pytest.raises(OSError):
-            writers.write_npz({'a': np.zeros(9999)}, tmp_path / 'a.npz')
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_that_cannot_be_written_is_named_before_any_work(tmp_path):
-    (tmp_path / 'file').touch()
-    with pytest.raises(OSError, match=r'nothing can be written to .*file.*choose another'):
-        check_writable(tmp_path / 'file' / 'folder')
-    check_writable(tmp_path / 'new')
-    assert list((tmp_path / 'new').iterdir()) == []
+PLACED = VERTICES + np.float32([0.3, 0.1, 4])  # in front of the camera
 
 
 # --- numbers -----------------------------------------------------------------------------------
 
 
-def test_json_is_what_mmpose_writes_and_more():
+def test_json_has_mmposes_fields_and_track_ids():
     from mmengine.structures import InstanceData
     from mmpose.structures import split_instances
 
@@ -86,7 +43,7 @@ def test_npz_files_are_joined_without_pickles(tmp_path):
     for i, (start, end) in enumerate([(0, 4), (4, 4), (4, 6)]):
         parts.append(tmp_path / f'{i}.npz')
         rows = {name: array[start:end] for name, array in whole.items()}
-        writers.write_npz({**rows, 'raw_a': rows['a']}, parts[-1])
+        save_npz(parts[-1], **rows, raw_a=rows['a'])
     writers.concatenate_npz(parts, tmp_path / 'all.npz', {'fps': 25.0}, leave_out=['raw_'])
     with np.load(tmp_path / 'all.npz', allow_pickle=False) as joined:
         assert set(joined.files) == {'a', 'b', 'fps'} and joined['fps'] == 25
@@ -98,7 +55,7 @@ def test_npz_files_are_joined_without_pickles(tmp_path):
 # --- meshes ------------------------------------------------------------------------------------
 
 
-def test_obj_holds_the_body_upright_in_metres(tmp_path):
+def test_obj_holds_the_body_upright_in_meters(tmp_path):
     writers.write_obj(PLACED, FACES, tmp_path / 'a.obj')
     mesh = trimesh.load(tmp_path / 'a.obj', process=False)
     np.testing.assert_allclose(mesh.vertices, PLACED * [1, -1, -1], atol=1e-6)
@@ -107,62 +64,62 @@ def test_obj_holds_the_body_upright_in_metres(tmp_path):
     assert head[1] == mesh.vertices[:, 1].max()  # up is y
 
 
-def test_glb_holds_each_person_where_it_stands_with_its_colour(tmp_path):
+def test_glb_holds_each_person_in_place_and_in_color(tmp_path):
     people = np.stack([PLACED, PLACED + np.float32([1, 0, 2])])
-    colours = np.float32([[0.2, 0.4, 0.6], [0.8, 0.6, 0.4]])
-    writers.write_glb(people, FACES, tmp_path / 'a.glb', colours)
+    colors = np.float32([[0.2, 0.4, 0.6], [0.8, 0.6, 0.4]])
+    writers.write_glb(people, FACES, tmp_path / 'a.glb', colors)
     scene = trimesh.load(tmp_path / 'a.glb', process=False)
     assert sorted(scene.geometry) == ['person0', 'person1']
     for person, mesh in enumerate(scene.geometry[f'person{i}'] for i in range(2)):
         np.testing.assert_allclose(mesh.vertices, people[person] * [1, -1, -1], atol=1e-5)
         np.testing.assert_array_equal(mesh.faces, FACES)
         shown = np.array(mesh.visual.material.baseColorFactor[:3]) / 255
-        np.testing.assert_allclose(shown, colours[person], atol=0.01)
+        np.testing.assert_allclose(shown, colors[person], atol=0.01)
     assert len(mesh.vertex_normals) == len(mesh.vertices)
 
 
-def test_the_larger_of_two_faces_leads_the_normal_between_them(tmp_path):
-    """A floor of 1 m^2 and, at its edge, a wall of 1 cm: the edge is lit as the floor is."""
+def test_normals_are_weighted_by_the_area_of_faces(tmp_path):
+    """A floor of 1 m^2 and, at its edge, a wall of 1 cm: the edge has the normal of the floor."""
     corners = np.float32([[0, 0, 0], [1, 0, 0], [0, 0, 2], [0, 0.01, 0]]) * [1, -1, -1]
     writers.write_obj(corners, np.array([[0, 1, 2], [0, 2, 3]])[:, ::-1], tmp_path / 'a.obj')
     normals = trimesh.load(tmp_path / 'a.obj', process=False).vertex_normals
     assert abs(normals[0][1]) > 0.99 and abs(normals[3][0]) > 0.99
 
 
-def test_a_picture_without_people_gives_an_empty_glb_that_opens(tmp_path):
+def test_an_image_without_people_gives_an_empty_glb_that_opens(tmp_path):
     writers.write_glb(np.empty((0, 6890, 3), np.float32), FACES, tmp_path / 'a.glb')
     assert len(trimesh.load(tmp_path / 'a.glb').geometry) == 0
 
 
-# --- pictures ----------------------------------------------------------------------------------
+# --- images ----------------------------------------------------------------------------------
 
 
-def test_pictures_are_written_in_the_format_of_their_name(tmp_path):
-    picture = noise(120, 180)
-    writers.write_image(picture, tmp_path / 'a.png')
-    np.testing.assert_array_equal(cv2.imread(str(tmp_path / 'a.png')), picture)
-    writers.write_image(picture, tmp_path / 'a.jpg')
-    assert np.abs(cv2.imread(str(tmp_path / 'a.jpg')).astype(int) - picture).mean() < 3
+def test_images_are_written_in_the_format_of_their_suffix(tmp_path):
+    image = noise(120, 180)
+    writers.write_image(image, tmp_path / 'a.png')
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / 'a.png')), image)
+    writers.write_image(image, tmp_path / 'a.jpg')
+    assert np.abs(cv2.imread(str(tmp_path / 'a.jpg')).astype(int) - image).mean() < 3
 
 
 @pytest.mark.parametrize('shape, written', [((96, 128), (96, 128)), ((97, 129), (96, 128))])
 def test_videos_are_h264_that_players_open(tmp_path, shape, written):
     write_clip(tmp_path / 'a.mp4', frames=9, height=shape[0], width=shape[1], fps=24)
     data = (tmp_path / 'a.mp4').read_bytes()
-    assert data.index(b'moov') < data.index(b'mdat')  # plays while it loads
+    assert data.index(b'moov') < data.index(b'mdat')  # plays while loading
     with import_av().open(str(tmp_path / 'a.mp4')) as container:
         stream = container.streams.video[0]
         assert stream.codec_context.name == 'h264' and stream.average_rate == 24
         assert stream.codec_context.pix_fmt == 'yuv420p'
         images = [frame.to_ndarray(format='bgr24') for frame in container.decode(stream)]
     assert len(images) == 9 and images[0].shape[:2] == written
-    picture = noise(shape[0], shape[1] + 72)
+    wide = noise(shape[0], shape[1] + 72)
     for i, image in enumerate(images):
-        expected = picture[: written[0], 8 * i : 8 * i + written[1]]
+        expected = wide[: written[0], 8 * i : 8 * i + written[1]]
         assert np.abs(image.astype(int) - expected).mean() < 4
 
 
-def test_a_frame_of_another_size_is_fitted(tmp_path):
+def test_frames_of_another_size_are_fitted(tmp_path):
     writer = writers.VideoWriter(tmp_path / 'a.mp4', 10, (64, 64))
     for shape in ((64, 64), (32, 80), (80, 80)):
         writer.write(noise(*shape))

@@ -104,16 +104,11 @@ class TestExample:
         assert [line.split()[0] for line in run.stdout.splitlines()][:2] == ['nose', 'left_eye']
 
     def test_crops_as_the_model_was_trained(self, work, names):
-        from trunchier.inference.inferencer import PoseInferencer
+        from trunchier.inference.pose import PoseInferencer
 
         reference = PoseInferencer(work / 'pose.py', work / 'pose.pth', flip_test=False)
-        data = dict(
-            img=cv2.imread(str(work / 'noise.png')),
-            img_path='noise.png',
-            bbox=np.float32([BOX]),
-            bbox_score=np.ones(1, np.float32),
-        )
-        crop = reference.pipeline(data | reference.dataset_meta)['inputs'].numpy()[::-1]
+        image = cv2.imread(str(work / 'noise.png'))
+        crop = reference.predictor.crop(image, np.float32(BOX)).pixels.numpy()[::-1]
         std = np.array(names['meta']['std'])[:, None, None]
         mean = np.array(names['meta']['mean'])[:, None, None]
         grey = np.abs(names['crop'][0] * std + mean - crop)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from trunchier.conventions import EVAL_14_IN_44, PELVIS
-from trunchier.inference.inferencer import MeshInferencer, PoseInferencer
+from trunchier.inference.mesh import MeshInferencer
+from trunchier.inference.pose import PoseInferencer
 from trunchier.synthetic.people import SyntheticPeople
 from trunchier.weights.find import find, weights_note
 

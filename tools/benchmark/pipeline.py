@@ -12,8 +12,7 @@ import torch
 from benchmark.machine import DTYPES
 from benchmark.report import Table
 from benchmark.timing import interleaved
-from trunchier import zoo
-from trunchier.inference import inferencer as inferencers
+from trunchier.inference.command import inferencer_type
 from trunchier.inference.writers import VideoWriter
 from trunchier.models.create import create_model
 from trunchier.weights.find import find_config
@@ -30,7 +29,7 @@ def add_arguments(add: Callable) -> None:
 
 def run(args: argparse.Namespace) -> Table:
     found = find_config(args.model)
-    kind = getattr(inferencers, zoo.TASKS[found.task].inferencer.partition(':')[2])
+    kind = inferencer_type(found.task)
     low = DTYPES[args.precision] if args.precision != 'fp32' else None
     with tempfile.TemporaryDirectory() as folder:
         weights, clip = Path(folder, 'random.pth'), Path(folder, 'clip.mp4')
@@ -42,28 +41,28 @@ def run(args: argparse.Namespace) -> Table:
         )  # fmt: skip
         boxes = np.array([[100.0 + 40 * i, 60, 500 + 40 * i, 700] for i in range(args.people)])
         images = torch.randn(args.batch, 3, 256, 192, device=args.device)
-        flips = bool((inferencer.model.test_cfg or {}).get('flip_test'))
+        compute = inferencer.predictor.compute
+        flips = getattr(inferencer.predictor, 'flip_test', False)
         reports = []
 
-        def network():
+        def alone():
             with torch.no_grad(), torch.autocast(args.device, low, enabled=low is not None):
-                for _ in range(1 + flips):
-                    inferencer.model(images, None, mode='tensor')
+                compute(images)
 
         def everything():
             for _ in inferencer(str(clip), bboxes=boxes, return_vis=args.draw):
                 pass
             reports.append(inferencer.report)
 
-        tasks, rounds = {'alone': network, 'all': everything}, max(3, args.rounds // 2)
+        tasks, rounds = {'alone': alone, 'all': everything}, max(3, args.rounds // 2)
         times = interleaved(tasks, rounds, args.seconds, args.device)
-    alone = args.batch / times['alone'].median
+    rate = args.batch / times['alone'].median
     through = args.frames * args.people / times['all'].median
     report = reports[-1]
     rows = [
-        dict(what='network alone', rate=alone, spread=100 * times['alone'].spread),
+        dict(what='network alone', rate=rate, spread=100 * times['alone'].spread),
         dict(what='video to results', rate=through, spread=100 * times['all'].spread,
-             share=through / alone),
+             share=through / rate),
     ]  # fmt: skip
     rows += [
         dict(what=f'stage {stage}', rate=args.frames * args.people / seconds,

@@ -1,76 +1,98 @@
-"""Where the people are: the whole picture, boxes of the user's, a YOLOX ONNX file, or mmdet.
+"""Person boxes: the whole image, given boxes, YOLOX (ONNX), or mmdet.
 
-Each finder is a function of a `Frame` to boxes (P, 5) float32: x1, y1, x2, y2 in pixels of the
-picture, and a score. `find_people` picks one by what it is given.
+A detector is a function of a `Frame` to boxes (P, 5) float32: x1, y1, x2, y2 in pixels of the
+image, and a score.
 """
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
+from ..files import need
+from .sources import Frame
+
 SCORE_THRESHOLD = 0.3
 NMS_THRESHOLD = 0.45  # of YOLOX's own demo
-PAD_VALUE = 114  # grey, where YOLOX's square input has no picture
-PERSON = 0  # in COCO's order of classes
+PAD_VALUE = 114  # gray of YOLOX's input outside of the image
+PERSON = 0  # index among COCO's classes
 
 
-def find_people(
-    boxes, device='cpu', weights=None, score_thr=SCORE_THRESHOLD, nms_thr=NMS_THRESHOLD
-):
-    """The finder that `boxes` asks for.
+def make_detector(
+    detector: str | Path,
+    device: str = 'cpu',
+    weights: str | Path | None = None,
+    score_thr: float = SCORE_THRESHOLD,
+    nms_thr: float = NMS_THRESHOLD,
+) -> Callable[[Frame], np.ndarray]:
+    """The detector that a name or file stands for.
 
     Args:
-        boxes: 'whole' or None (one person fills the picture); an .onnx file of YOLOX; a .json or
-            .npy file, or boxes in memory (see `GivenBoxes`); an mmdet config (.py) or model name.
-        device: of mmdet.
-        weights: of the mmdet model, see `MmdetDetector`.
-        score_thr: detections below it are dropped; the user's own boxes are all kept.
-        nms_thr: of two detections that overlap by more (IoU), the weaker one is dropped.
+        detector: 'whole_image' (one person fills the image), an .onnx file of YOLOX, an mmdet
+            config (.py) or model name.
+        device: of the detector.
+        weights: of an mmdet config.
+        score_thr: minimum score of detections.
+        nms_thr: overlap (IoU) above which the weaker of two detections is dropped.
 
     Raises:
-        FileNotFoundError, ValueError, ImportError: naming what is wrong with `boxes`.
+        FileNotFoundError, ValueError, ImportError: naming what is wrong with `detector`.
     """
-    if boxes is None or (isinstance(boxes, str) and boxes in ('whole', 'whole_image')):
-        return whole_picture
-    if not isinstance(boxes, str | Path):
-        return GivenBoxes(boxes)
-    suffix = Path(boxes).suffix.lower()
-    if suffix in ('.onnx', '.json', '.npy') and not Path(boxes).is_file():
-        raise FileNotFoundError(f'no file {boxes} (from {Path.cwd()})')
-    if suffix == '.onnx':
-        return YoloxDetector(boxes, score_thr, nms_thr)
+    if detector == 'whole_image':
+        return whole_image
+    suffix = Path(detector).suffix.lower()
     if suffix in ('.json', '.npy'):
-        return GivenBoxes.from_file(boxes)
-    return MmdetDetector(boxes, weights, device, score_thr)
+        raise ValueError(f'{detector} is no detector; give boxes with bboxes= or --boxes')
+    if suffix != '.onnx':
+        return MmdetDetector(detector, weights, device, score_thr)
+    if not Path(detector).is_file():
+        raise FileNotFoundError(f'no file {detector} (from {Path.cwd()})')
+    return YoloxDetector(detector, score_thr, nms_thr, device)
 
 
-def whole_picture(frame):
-    """One box, the picture."""
+def whole_image(frame: Frame) -> np.ndarray:
+    """One box, the image."""
     height, width = frame.image.shape[:2]
     return np.array([[0, 0, width, height, 1]], np.float32)
 
 
+def usable(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Which boxes can be cropped: finite, with an area, and touching the image.
+
+    Args:
+        boxes: (P, 5).
+        shape: (H, W) of the image.
+
+    Returns:
+        (P,) bool.
+    """
+    x1, y1, x2, y2 = boxes[:, :4].T
+    inside = (x1 < shape[1]) & (y1 < shape[0]) & (x2 > 0) & (y2 > 0)
+    return np.isfinite(boxes).all(1) & (x2 > x1) & (y2 > y1) & inside
+
+
 # ---------------------------------------------------------------------------------------------
-# Boxes of the user's
+# Given boxes
 # ---------------------------------------------------------------------------------------------
 class GivenBoxes:
-    """Boxes by picture and frame, as a file or the user states them.
+    """Boxes by image and frame.
 
     Args:
         boxes: x1, y1, x2, y2[, score] in pixels, as
             an array (P, 4 or 5): the same people in every frame;
-            a list of such arrays: one for each picture of the run, or each frame of its video;
-            a dict by the name of the picture (with or without folder and suffix), or of a video
-            (then a list, one array a frame).
+            a list of such arrays: one per image of the run, or per frame of its video;
+            a dict by the name of the image (with or without folder and suffix) or video (then a
+            list with one array per frame).
 
     Raises:
-        ValueError: other shapes or content.
+        ValueError: another shape or content.
     """
 
-    def __init__(self, boxes):
+    def __init__(self, boxes: Any):
         self.by_name, self.in_order, self.always = {}, None, None
         if isinstance(boxes, dict):
             self.by_name = {name: _one_or_many(each, name) for name, each in boxes.items()}
@@ -82,16 +104,27 @@ class GivenBoxes:
                 self.always = given
 
     @classmethod
-    def from_file(cls, path):
-        """Read .npy (P, 4 or 5), or .json: what the constructor takes; COCO annotations or
+    def of(cls, boxes: Any) -> 'GivenBoxes':
+        """Boxes in memory, or the path of a file.
 
-        detections (boxes in x, y, w, h; pictures by file name, or by the number in it); or the
-        predictions that `--save json` and MMPose write.
+        Files: .npy of (P, 4 or 5); .json of what the constructor takes, of COCO annotations or
+        detections (boxes in x, y, w, h; images by file name or by the number in it), or of
+        predictions that `--save json` or MMPose wrote.
+
+        Raises:
+            FileNotFoundError, ValueError: no such file, or another content.
         """
-        if Path(path).suffix.lower() == '.npy':
+        if not isinstance(boxes, str | Path):
+            return cls(boxes)
+        path = Path(boxes)
+        if path.suffix.lower() not in ('.json', '.npy'):
+            raise ValueError(f'boxes come from a .json or .npy file, got {boxes}')
+        if not path.is_file():
+            raise FileNotFoundError(f'no file {boxes} (from {Path.cwd()})')
+        if path.suffix.lower() == '.npy':
             return cls(np.load(path, allow_pickle=False))
         try:
-            content = json.loads(Path(path).read_text())
+            content = json.loads(path.read_text())
         except ValueError as error:
             raise ValueError(f'{path} is no JSON file: {error}') from error
         if isinstance(content, dict) and 'annotations' in content:
@@ -105,7 +138,7 @@ class GivenBoxes:
             return cls(_of_instances(content))
         return cls(content)
 
-    def __call__(self, frame):
+    def __call__(self, frame: Frame) -> np.ndarray:
         if self.always is not None:
             return self.always
         if self.in_order is not None:
@@ -121,13 +154,13 @@ class GivenBoxes:
         for name in names:
             if name in self.by_name:
                 return self.by_name[name]
-        # A file may state another folder, or none.
+        # A file may give another folder, or none.
         stems = {Path(str(name)).stem: given for name, given in self.by_name.items()}
         return stems.get(path.stem, _none())
 
 
 def _one_or_many(boxes, name):
-    """(P, 5) for boxes of one picture; a list of such for a list of frames."""
+    """(P, 5) of one image, or a list of these for a list of frames."""
     try:
         array = np.asarray(boxes, np.float32)
     except ValueError:
@@ -145,7 +178,7 @@ def _one_or_many(boxes, name):
             return frames
     shape = 'ragged' if array is None else array.shape
     raise ValueError(
-        f'{name} has shape {shape}; wanted x1, y1, x2, y2[, score] of each person, (P, 4 or 5)'
+        f'{name} has shape {shape}; expected x1, y1, x2, y2[, score] per person, (P, 4 or 5)'
     )
 
 
@@ -164,7 +197,7 @@ def _none():
 
 
 def _coco(annotations, names):
-    """Boxes by picture of COCO annotations or detections, in xyxy; people only."""
+    """Boxes (xyxy) by image of COCO annotations or detections; people only."""
     by_name = {}
     for each in annotations:
         if each.get('category_id', 1) != 1 or 'bbox' not in each:
@@ -184,52 +217,46 @@ def _of_instances(instances):
     return np.array(boxes, np.float32).reshape(-1, 5)
 
 
-def usable(boxes, shape):
-    """Which boxes a crop can be made of: finite, with an area, and touching the picture.
-
-    Args:
-        boxes: (P, 5); shape: (H, W) of the picture.
-
-    Returns:
-        (P,) bool.
-    """
-    x1, y1, x2, y2 = boxes[:, :4].T
-    inside = (x1 < shape[1]) & (y1 < shape[0]) & (x2 > 0) & (y2 > 0)
-    return np.isfinite(boxes).all(1) & (x2 > x1) & (y2 > y1) & inside
-
-
 # ---------------------------------------------------------------------------------------------
 # YOLOX
 # ---------------------------------------------------------------------------------------------
 class YoloxDetector:
-    """People by a YOLOX model (Ge et al., 2021) in ONNX, run by onnxruntime.
+    """YOLOX (Ge et al., 2021) in ONNX, run by onnxruntime.
 
-    Takes what Megvii-BaseDetection/YOLOX exports (tools/export_onnx.py, with or without
-    `--decode_in_inference`), of any size and class count, and what mmdeploy exports (boxes after
-    NMS, as rtmlib distributes it). The input is BGR in 0..255, shrunk to fit and padded with grey
-    on the right and below.
+    Supports what Megvii-BaseDetection/YOLOX exports (tools/export_onnx.py, with or without
+    `--decode_in_inference`), with any input size and number of classes, and what mmdeploy exports
+    (boxes after NMS, as rtmlib distributes it). The input is BGR in 0..255, shrunk to fit and
+    padded with gray on the right and below.
 
     Args:
         path: .onnx file.
-        score_thr: of objectness times class score.
+        score_thr: minimum of objectness times class score.
         nms_thr: IoU.
+        device: 'cpu', or the best that onnxruntime supports here.
 
     Raises:
-        ImportError: without onnxruntime. ValueError: no model, or of another layout.
+        ImportError: onnxruntime is not installed.
+        ValueError: no ONNX model, or another layout.
     """
 
-    def __init__(self, path, score_thr=SCORE_THRESHOLD, nms_thr=NMS_THRESHOLD):
+    def __init__(
+        self,
+        path: str | Path,
+        score_thr: float = SCORE_THRESHOLD,
+        nms_thr: float = NMS_THRESHOLD,
+        device: str = 'cpu',
+    ):
         self.path = path
         self.score_thr, self.nms_thr = score_thr, nms_thr
-        self.session = _onnx_session(path)
-        wanted = self.session.get_inputs()[0]
-        if len(wanted.shape) != 4 or wanted.shape[1] != 3:
-            raise ValueError(f'{path} takes {wanted.shape}; wanted (1, 3, height, width), as YOLOX')
-        self.input_name = wanted.name
-        # Dimensions may be symbolic: then the size that YOLOX was trained at.
-        self.size = tuple(n if isinstance(n, int) else 640 for n in wanted.shape[2:])
+        self.session = _onnx_session(path, device)
+        images = self.session.get_inputs()[0]
+        if len(images.shape) != 4 or images.shape[1] != 3:
+            raise ValueError(f'{path} takes {images.shape}; YOLOX takes (1, 3, height, width)')
+        self.input_name = images.name
+        # Symbolic dimensions stand for the size that YOLOX was trained at.
+        self.size = tuple(n if isinstance(n, int) else 640 for n in images.shape[2:])
 
-    def __call__(self, frame):
+    def __call__(self, frame: Frame) -> np.ndarray:
         blob, ratio = letterbox(frame.image, self.size)
         outputs = self.session.run(None, {self.input_name: blob})
         boxes = self._people(outputs)
@@ -244,46 +271,42 @@ class YoloxDetector:
         if out.ndim == 2 and out.shape[1] > 5:
             found = decode_yolox(out, self.size, self.path)
             scores = found[:, 4] * found[:, 5 + PERSON]
-            centre, half = found[:, :2], found[:, 2:4] / 2
-            boxes = np.hstack([centre - half, centre + half, scores[:, None]])
+            center, half = found[:, :2], found[:, 2:4] / 2
+            boxes = np.hstack([center - half, center + half, scores[:, None]])
             boxes = boxes[scores >= self.score_thr]
             return boxes[suppress(boxes, self.nms_thr)]
         if out.ndim == 2 and out.shape[1] == 5 and len(outputs) > 1:  # NMS is in the model
             kept = (outputs[1][0] == PERSON) & (out[:, 4] >= self.score_thr)
             return out[kept].astype(np.float32)
         raise ValueError(
-            f'{self.path} gives {[o.shape for o in outputs]}; wanted (1, anchors, 5 + classes), '
-            'as YOLOX exports it, or boxes (1, N, 5) and labels (1, N), as mmdeploy does'
+            f'{self.path} gives {[o.shape for o in outputs]}; expected (1, anchors, 5 + classes) '
+            'as from YOLOX, or boxes (1, N, 5) and labels (1, N) as from mmdeploy'
         )
 
 
-def _onnx_session(path):
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError(
-            'finding people with an ONNX model needs onnxruntime: pip install onnxruntime'
-        ) from error
+def _onnx_session(path, device):
+    onnxruntime = need('onnxruntime', 'finding people with an ONNX model')
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     # A thread that waits by spinning would take a core from the network.
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+    available = onnxruntime.get_available_providers()
+    providers = ['CPUExecutionProvider'] if device == 'cpu' else available
     try:
-        return onnxruntime.InferenceSession(
-            str(path), options, providers=onnxruntime.get_available_providers()
-        )
-    except Exception as error:  # its own classes, which derive from Exception alone
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions have no common class
         raise ValueError(f'{path} is no ONNX model that onnxruntime loads: {error}') from error
 
 
-def letterbox(image, size):
-    """The picture in YOLOX's input.
+def letterbox(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, float]:
+    """Fit an image into YOLOX's input.
 
     Args:
-        image: (H, W, 3) uint8 BGR. size: (height, width) of the input.
+        image: (H, W, 3) uint8 BGR.
+        size: (height, width) of the input.
 
     Returns:
-        (1, 3, height, width) float32, and the ratio of its pixels to those of the picture.
+        (1, 3, height, width) float32, and the scale from image to input.
     """
     height, width = image.shape[:2]
     ratio = min(size[0] / height, size[1] / width)
@@ -293,18 +316,18 @@ def letterbox(image, size):
     return np.float32(blob.transpose(2, 0, 1)[None]), ratio
 
 
-def decode_yolox(out, size, path='model'):
-    """Anchors as boxes; those that the export has decoded already are left as they are.
+def decode_yolox(out: np.ndarray, size: tuple[int, int], path: str | Path = 'model') -> np.ndarray:
+    """Anchors as boxes; anchors that the exported model decodes are returned unchanged.
 
     Args:
         out: (A, 5 + classes): x, y in strides from the cell, log of width and height in strides.
         size: (height, width) of the input.
 
     Returns:
-        (A, 5 + classes), the first four in pixels: centre, width and height.
+        (A, 5 + classes), the first four in pixels: center, width and height.
 
     Raises:
-        ValueError: A is not that of YOLOX at this size.
+        ValueError: YOLOX has another number of anchors at this size.
     """
     strides = next(
         (s for s in ((8, 16, 32), (8, 16, 32, 64)) if sum(map(len, _grids(size, s))) == len(out)),
@@ -312,7 +335,7 @@ def decode_yolox(out, size, path='model'):
     )
     if strides is None:
         raise ValueError(f'{path}: {len(out)} anchors for an input of {size} is not YOLOX')
-    # Decoded centres spread over the picture; raw ones stay near their cell.
+    # Decoded centers spread over the image; raw ones stay near their cell.
     if np.median(np.abs(out[:, :2])) > strides[0]:
         return out
     grid = np.concatenate(_grids(size, strides))
@@ -329,8 +352,8 @@ def _grids(size, strides):
     return grids
 
 
-def suppress(boxes, threshold):
-    """Indices of the boxes (P, 5) that stay after non-maximum suppression, best first."""
+def suppress(boxes: np.ndarray, threshold: float) -> np.ndarray:
+    """Indices of the boxes (P, 5) that remain after non-maximum suppression, best first."""
     corners = boxes[:, :4].copy()
     corners[:, 2:] -= corners[:, :2]
     kept = cv2.dnn.NMSBoxes(corners.tolist(), boxes[:, 4].tolist(), 0.0, threshold)
@@ -341,41 +364,47 @@ def suppress(boxes, threshold):
 # mmdet
 # ---------------------------------------------------------------------------------------------
 class MmdetDetector:
-    """People by an mmdet model.
+    """A model of mmdet.
 
     Args:
-        model: config (.py) or a name of mmdet's model zoo, such as 'rtmdet-tiny'.
-        weights: checkpoint; a name of the zoo brings its own.
+        model: config (.py) or name in mmdet's model zoo, such as 'rtmdet-tiny'.
+        weights: checkpoint; models named in the zoo have their own.
         device: 'cpu', 'cuda'...
-        score_thr: detections below it are dropped.
+        score_thr: minimum score of detections.
 
     Raises:
-        FileNotFoundError, ValueError: no such config or name; a config without weights.
-        ImportError: without mmdet.
+        FileNotFoundError, ValueError: no such config or name, or a config without weights.
+        ImportError: mmdet is not installed.
     """
 
-    def __init__(self, model, weights=None, device='cpu', score_thr=SCORE_THRESHOLD):
+    def __init__(
+        self,
+        model: str | Path,
+        weights: str | Path | None = None,
+        device: str = 'cpu',
+        score_thr: float = SCORE_THRESHOLD,
+    ):
         if Path(model).suffix == '.py' and not Path(model).is_file():
             raise FileNotFoundError(f'no mmdet config {model} (from {Path.cwd()})')
         if Path(model).suffix == '.py' and weights is None:
-            raise ValueError(f'{model} is a config; give its checkpoint with det_weights')
+            raise ValueError(f'{model} is a config; give its checkpoint with detector_weights')
         try:
             from mmdet.apis import DetInferencer
         except ImportError as error:
             raise ImportError(
-                f"boxes={model!r} is no file, 'whole' or .onnx, so it is taken for a model of "
+                f"detector={model!r} is neither 'whole_image' nor .onnx, so it is looked up in "
                 f'mmdet, which cannot be imported: {error}'
             ) from error
         try:
             self.inferencer = DetInferencer(model, weights, device, show_progress=False)
         except ValueError as error:
             raise ValueError(
-                f"boxes={model!r}: {error}; wanted 'whole', a .json, .npy or .onnx file, an mmdet "
-                'config, or a name of its model zoo'
+                f"detector={model!r}: {error}; expected 'whole_image', an .onnx file, an mmdet "
+                'config, or a name in its model zoo'
             ) from error
         self.score_thr = score_thr
 
-    def __call__(self, frame):
+    def __call__(self, frame: Frame) -> np.ndarray:
         result = self.inferencer(frame.image, return_datasamples=True)['predictions'][0]
         found = result.pred_instances.cpu().numpy()
         kept = (found.labels == PERSON) & (found.scores >= self.score_thr)

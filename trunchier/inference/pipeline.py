@@ -1,32 +1,32 @@
-"""Stages of work that overlap: each in a thread of its own, a bounded step ahead of the next.
+"""Stages that overlap: each has a thread of its own, a bounded number of items ahead of the next.
 
-What flows from stage to stage is, for each source, `Begin`, a `Job` a frame, `End`.
+Between stages flow, for each source in turn, a `Begin`, a `FrameTask` per frame and an `End`. A
+stage may hold frames back, as temporal models do, but passes on every item in order.
 """
 
-import logging
 import queue
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .sources import Frame, Source
 
-PATIENCE = 0.1  # seconds between looks at whether a stage is still wanted
-HELD_BYTES = 256 << 20  # pictures that wait for a batch to fill, at most
-
-log = logging.getLogger('trunchier')
+POLL_SECONDS = 0.1  # between checks whether the consumer of a full queue has closed it
+HELD_BYTES = 256 << 20  # limit of the images that wait for a batch to fill
 
 
 # ---------------------------------------------------------------------------------------------
-# What flows
+# Items
 # ---------------------------------------------------------------------------------------------
 @dataclass
 class Begin:
-    """A source follows. `start`: its first frame that is still to be done."""
+    """Start of a source. `start`: index of its first frame that is still to be done."""
 
     source: Source
     fps: float = 30.0
@@ -35,107 +35,125 @@ class Begin:
 
 @dataclass
 class End:
-    """A source is complete."""
+    """End of a source."""
 
     source: Source
 
 
 @dataclass
-class Job:
-    """A frame, and what becomes of it on its way."""
+class FrameTask:
+    """A frame and its intermediate and final results."""
 
-    frame: Frame  # loses its picture after the crops where nobody looks at it
-    shape: tuple = None  # (H, W) of the picture
-    boxes: np.ndarray = None  # (P, 5)
-    crops: list = field(default_factory=list)  # of the config's pipeline, then None
-    people: list = field(default_factory=list)  # PoseDataSample each
-    result: object = None  # PoseDataSample of the frame
-    raw: dict = None
-    picture: np.ndarray = None  # drawn
+    frame: Frame  # its image is None after cropping unless a later stage needs it
+    shape: tuple[int, int] | None = None  # (H, W) of the image
+    boxes: np.ndarray | None = None  # (P, 5) xyxy and score
+    crops: list = field(default_factory=list)  # a Crop per box, None once it is decoded
+    people: list = field(default_factory=list)  # dict of arrays per crop, see `Predictor.decode`
+    result: Any = None  # PoseDataSample of the frame
+    raw: dict[str, np.ndarray] | None = None  # fields of `result` before smoothing
+    drawing: np.ndarray | None = None
 
 
 @dataclass
-class Load:
-    """A batch for the network: (job, place) of each crop, and the items complete with it."""
+class Batch:
+    """Input of the network: (task, index) of each crop, and the items complete with it."""
 
-    crops: list = field(default_factory=list)
+    crops: list[tuple[FrameTask, int]] = field(default_factory=list)
     items: list = field(default_factory=list)
+    output: Any = None
 
 
-def batches(items, batch_size):
+def batches(items: Iterable, batch_size: int) -> Iterator[Batch]:
     """Group the crops of consecutive frames into batches.
 
-    A frame waits at most until a batch is full, until HELD_BYTES of pictures wait, or, live, not at
-    all.
+    A frame waits until a batch is full or HELD_BYTES of images wait; a live frame does not wait.
     """
-    load, held = Load(), 0
+    batch, held = Batch(), 0
     for item in items:
-        if isinstance(item, Job):
-            for place in range(len(item.crops)):
-                load.crops.append((item, place))
-                if len(load.crops) == batch_size and place + 1 < len(item.crops):
-                    yield load
-                    load, held = Load(), 0
+        if isinstance(item, FrameTask):
+            for index in range(len(item.crops)):
+                batch.crops.append((item, index))
+                if len(batch.crops) == batch_size and index + 1 < len(item.crops):
+                    yield batch
+                    batch, held = Batch(), 0
             held += item.frame.image.nbytes if item.frame.image is not None else 0
-        load.items.append(item)
-        live = isinstance(item, Job) and item.frame.source.kind == 'camera'
-        full = len(load.crops) == batch_size or len(load.items) >= 4 * batch_size
+        batch.items.append(item)
+        live = isinstance(item, FrameTask) and item.frame.source.kind == 'camera'
+        full = len(batch.crops) == batch_size or len(batch.items) >= 4 * batch_size
         if full or held >= HELD_BYTES or live:
-            yield load
-            load, held = Load(), 0
-    if load.items:
-        yield load
+            yield batch
+            batch, held = Batch(), 0
+    if batch.items:
+        yield batch
 
 
 # ---------------------------------------------------------------------------------------------
-# Threads and time
+# Stages
 # ---------------------------------------------------------------------------------------------
+class Stage(NamedTuple):
+    """A step of the pipeline.
+
+    `work` maps an iterator of items to an iterator of items. At most `depth` of its items wait for
+    the next stage; items of the class `may_drop` are discarded instead of waiting.
+    """
+
+    name: str
+    work: Callable[[Iterator], Iterator]
+    depth: int = 2
+    may_drop: type | None = None
+
+
+def run(stages: Iterable[Stage], items: Iterable, clock: 'Stopwatch') -> Iterator:
+    """Items of the last of `stages`, the first of which gets `items`; a thread per stage."""
+    for stage in stages:
+        items = prefetch(_timed(stage, items, clock), stage.depth, stage.may_drop)
+    return items
+
+
+def _timed(stage, items, clock):
+    with closing(clock.count(items, stage.name, sign=-1)) as fed:
+        yield from clock.count(stage.work(fed), stage.name)
+
+
 class Stopwatch:
-    """Seconds that each stage works, without its waiting."""
+    """Seconds that each stage works, without the time it waits for its input."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds = Counter()
         self.started = time.perf_counter()
 
-    @contextmanager
-    def __call__(self, name):
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] += time.perf_counter() - begin
-
-    def items(self, items, name):
-        """Pass `items` on; what making each takes counts under `name`."""
+    def count(self, items: Iterable, name: str, sign: int = 1) -> Iterator:
+        """Yield `items`; add the time that making them takes, times `sign`, to `seconds[name]`."""
         iterator = iter(items)
         try:
             while True:
-                with self(name):
-                    try:
-                        item = next(iterator)
-                    except StopIteration:
-                        return
+                begin = time.perf_counter()
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+                finally:
+                    self.seconds[name] += sign * (time.perf_counter() - begin)
                 yield item
         finally:
             _close(iterator)
 
     @property
-    def elapsed(self):
+    def elapsed(self) -> float:
         return time.perf_counter() - self.started
 
 
-def ahead(items, depth, may_drop=None):
-    """Pass `items` on in order, made by another thread that is at most `depth` items ahead.
+def prefetch(items: Iterable, depth: int, may_drop: type | None = None) -> Iterator:
+    """Yield `items` in order, made by another thread that is at most `depth` items ahead.
 
-    An exception there is raised here, in its place. When this generator is closed, the thread
-    stops, and `items` is closed.
+    An exception of `items` is raised here, after the items before it. Closing this generator stops
+    the thread and closes `items`.
 
     Args:
-        may_drop: class of items that are left out, not waited for, while nobody fetches them: live
-            pictures.
+        may_drop: class of items to discard while `depth` items wait, such as live frames.
     """
-    made, unwanted = queue.Queue(depth), threading.Event()
-    thread = threading.Thread(target=_make, args=(items, made, unwanted, may_drop), daemon=True)
+    made, stop = queue.Queue(depth), threading.Event()
+    thread = threading.Thread(target=_make, args=(items, made, stop, may_drop), daemon=True)
     thread.start()
     try:
         while True:
@@ -146,31 +164,31 @@ def ahead(items, depth, may_drop=None):
                 raise value
             yield value
     finally:
-        unwanted.set()
+        stop.set()
         thread.join()
 
 
-def _make(items, made, unwanted, may_drop):
+def _make(items, made, stop, may_drop):
     iterator = iter(items)
     last = ('end', None)
     try:
         for item in iterator:
             if may_drop is not None and isinstance(item, may_drop) and made.full():
                 continue
-            _put(made, ('item', item), unwanted)
-            if unwanted.is_set():
+            _put(made, ('item', item), stop)
+            if stop.is_set():
                 break
-    except BaseException as error:  # whatever it is, it belongs to whoever waits
+    except BaseException as error:  # re-raised in the consumer
         last = ('error', error)
     finally:
         _close(iterator)
-        _put(made, last, unwanted)
+        _put(made, last, stop)
 
 
-def _put(made, entry, unwanted):
-    while not unwanted.is_set():
+def _put(made, entry, stop):
+    while not stop.is_set():
         try:
-            made.put(entry, timeout=PATIENCE)
+            made.put(entry, timeout=POLL_SECONDS)
             return
         except queue.Full:
             continue
@@ -180,40 +198,3 @@ def _close(iterator):
     close = getattr(iterator, 'close', None)
     if close is not None:
         close()
-
-
-@dataclass
-class Report:
-    """What a run did. `skipped`: (where, why) of what could not be predicted."""
-
-    frames: int = 0
-    people: int = 0
-    done_before: int = 0
-    skipped: list = field(default_factory=list)
-    seconds: Counter = field(default_factory=Counter)
-    elapsed: float = 0.0
-
-    def skip(self, where, why):
-        self.skipped.append((str(where), str(why)))
-        log.warning('skipped %s: %s', where, why)
-
-    def __str__(self):
-        rate = self.frames / self.elapsed if self.elapsed else 0.0
-        lines = [
-            f'{self.frames} frames, {self.people} people in {self.elapsed:.1f} s: '
-            f'{rate:.1f} frames a second'
-        ]
-        if self.seconds:
-            shares = (
-                f'{name} {seconds:.1f} s ({100 * seconds / max(self.elapsed, 1e-9):.0f} %)'
-                for name, seconds in self.seconds.most_common()
-            )
-            lines.append('busy, side by side: ' + ', '.join(shares))
-        if self.done_before:
-            lines.append(f'{self.done_before} frames or pictures were done before')
-        if self.skipped:
-            lines.append(f'{len(self.skipped)} skipped:')
-            lines += [f'  {where}: {why}' for where, why in self.skipped[:20]]
-            if len(self.skipped) > 20:
-                lines.append(f'  ... and {len(self.skipped) - 20} more')
-        return '\n'.join(lines)

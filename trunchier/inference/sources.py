@@ -1,20 +1,26 @@
-"""Whatever a user has, as frames: paths, folders, globs, videos, cameras, arrays, PIL, tensors.
+"""Frames of images, videos and cameras: paths, folders, globs, arrays, PIL images, tensors.
 
-`find(inputs)` names the sources, which costs nothing; `read(source)` yields their frames, in order.
-Pictures are read as OpenMMLab reads them (OpenCV's IMREAD_COLOR): three channels in BGR, the EXIF
-orientation honoured, alpha dropped, 16 bits reduced to 8.
+`find(inputs)` lists the sources without opening them; `read(source)` yields their frames, in order.
+Images are read as in OpenMMLab (OpenCV's IMREAD_COLOR): three channels in BGR, the EXIF
+orientation applied, alpha dropped, 16 bits reduced to 8.
 """
 
 import glob
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import torch
+
+from ..files import need
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 IMAGE_SUFFIXES = {
     '.jpg', '.jpeg', '.jpe', '.jp2', '.png', '.bmp', '.dib', '.tif', '.tiff', '.webp', '.ppm',
@@ -28,16 +34,19 @@ CAMERA = re.compile(r'(?:camera|webcam)(?::(\d+))?', re.IGNORECASE)
 
 
 class Unreadable(RuntimeError):
-    """One source, or one frame of it, cannot be read; the others can."""
+    """A source, or a frame of it, cannot be read; others may be readable."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One picture, video or camera.
+    """An image, video or camera.
 
-    `name`: unique among the sources of a run; files written about it begin with it.
-    `kind`: 'image', 'video' or 'camera'. `path`: of the file, or None.
-    `order`: its place in the run.
+    Attributes:
+        name: unique among the sources of a run; names of result files begin with it.
+        kind: 'image', 'video' or 'camera'.
+        path: of the file, or None.
+        content: array, PIL image, tensor or number of a camera, or None.
+        order: index in the run.
     """
 
     name: str
@@ -47,14 +56,14 @@ class Source:
     order: int = 0
 
     @property
-    def moves(self):
-        """Whether its frames follow each other in time."""
+    def moves(self) -> bool:
+        """Whether it is a sequence of frames in time."""
         return self.kind != 'image'
 
 
 @dataclass(frozen=True)
 class Frame:
-    """`image`: (H, W, 3) uint8 BGR; `index`: its place in the source; `time`: seconds, or None."""
+    """`image`: (H, W, 3) uint8 BGR; `index`: in the source; `time`: seconds, or None."""
 
     image: np.ndarray
     source: Source
@@ -65,21 +74,18 @@ class Frame:
 # ---------------------------------------------------------------------------------------------
 # Sources
 # ---------------------------------------------------------------------------------------------
-def find(inputs):
-    """Sources of `inputs`, in order; folders and globs are sorted as people count (2 before 10).
+def find(inputs: Any) -> Iterator[Source]:
+    """Sources of `inputs`, in order; folders and globs in natural order (2 before 10).
 
     Args:
-        inputs: a path of a picture, a video or a folder of them; a glob; 'camera' or 'camera:1',
-            or the camera's number; a numpy array (H, W[, C]) in BGR, or (N, H, W, C) for a clip; a
-            PIL image; a torch tensor (3, H, W) in RGB, or (N, 3, H, W) for a clip; or an iterable
-            of these.
-
-    Yields:
-        Source
+        inputs: path of an image, a video or a folder of them; a glob; 'camera' or 'camera:1', or
+            the camera's number; a numpy array (H, W[, C]) in BGR, or (N, H, W, C) for a clip; a PIL
+            image; a torch tensor (3, H, W) in RGB, or (N, 3, H, W) for a clip; a Source; or an
+            iterable of these.
 
     Raises:
         FileNotFoundError: no such file, an empty folder, a glob that matches nothing.
-        ValueError, TypeError: an address on the network; an array or object that is no picture.
+        ValueError, TypeError: a URL; an array or object that is no image.
     """
     taken = set()
     for order, source in enumerate(_flat(inputs)):
@@ -93,10 +99,12 @@ def find(inputs):
 
 
 def _flat(inputs):
-    if isinstance(inputs, str | Path):
+    if isinstance(inputs, Source):
+        yield inputs
+    elif isinstance(inputs, str | Path):
         yield from _from_text(str(inputs))
     elif isinstance(inputs, bool):
-        raise TypeError(f'{inputs} is no picture; give a path, an array or a list of them')
+        raise TypeError(f'{inputs} is no image; give a path, an array or a list of them')
     elif isinstance(inputs, int | np.integer):
         yield Source(f'camera{inputs}', 'camera', content=int(inputs))
     elif isinstance(inputs, np.ndarray | torch.Tensor):
@@ -109,7 +117,7 @@ def _flat(inputs):
             yield from _flat(each)
     else:
         raise TypeError(
-            f'{type(inputs).__name__} is no picture; give a path, a numpy array, a PIL image, a '
+            f'{type(inputs).__name__} is no image; give a path, a numpy array, a PIL image, a '
             "torch tensor, a camera's number, or a list of these"
         )
 
@@ -121,13 +129,13 @@ def _from_text(text):
         yield Source(f'camera{number}', 'camera', content=number)
         return
     if re.match(r'[a-z][a-z0-9+.-]+://', text, re.IGNORECASE):
-        raise ValueError(f'{text} is on the network; download it and give its path')
+        raise ValueError(f'{text} is a URL; download it and give its path')
     path = Path(text).expanduser()
     if path.is_dir():
         files = [file for file in path.iterdir() if _kind(file) and file.is_file()]
         if not files:
-            raise FileNotFoundError(f'the folder {path} holds no picture and no video')
-        yield from map(_from_file, sorted(files, key=_as_counted))
+            raise FileNotFoundError(f'the folder {path} holds no image and no video')
+        yield from map(_from_file, sorted(files, key=_natural_order))
     elif path.exists():
         yield _from_file(path)
     elif glob.has_magic(text):
@@ -135,7 +143,7 @@ def _from_text(text):
         files = [file for file in files if file.is_file()]
         if not files:
             raise FileNotFoundError(f'no file matches {text} (from {Path.cwd()})')
-        yield from map(_from_file, sorted(files, key=_as_counted))
+        yield from map(_from_file, sorted(files, key=_natural_order))
     else:
         raise FileNotFoundError(f'no file {text} (from {Path.cwd()})')
 
@@ -151,7 +159,7 @@ def _kind(path):
     return 'image' if suffix in IMAGE_SUFFIXES else None
 
 
-def _as_counted(path):
+def _natural_order(path):
     """Sorting key that puts frame2 before frame10."""
     parts = re.split(r'(\d+)', str(path))
     return [(int(part), '') if part.isdigit() else (-1, part) for part in parts]
@@ -162,7 +170,7 @@ def _from_array(array):
         clip = array.dim() == 4
         if array.dim() not in (3, 4) or array.shape[-3] not in (1, 3, 4):
             raise ValueError(
-                f'a tensor of shape {tuple(array.shape)} is no picture; wanted (3, H, W) or '
+                f'a tensor of shape {tuple(array.shape)} is no image; expected (3, H, W) or '
                 '(N, 3, H, W) in RGB, as torchvision reads it'
             )
     else:
@@ -173,14 +181,14 @@ def _from_array(array):
 # ---------------------------------------------------------------------------------------------
 # Frames
 # ---------------------------------------------------------------------------------------------
-def read(source, start=0):
-    """Frames of a source, from its `start`-th.
+def read(source: Source, start: int = 0) -> Iterator[Frame | Unreadable]:
+    """Frames of a source from index `start` on.
 
     Yields:
-        Frame; or Unreadable (yielded, not raised) for what is missing of a video.
+        Frame; or Unreadable (yielded, not raised) for missing frames of a video.
 
     Raises:
-        Unreadable: the source cannot be opened or decoded at all, or breaks off.
+        Unreadable: the source cannot be opened or decoded, or is truncated.
         ImportError: a video without PyAV.
     """
     if source.kind == 'camera':
@@ -196,11 +204,11 @@ def read(source, start=0):
         yield Frame(read_image(source.path), source)
 
 
-def read_image(path):
-    """A picture file as (H, W, 3) uint8 BGR.
+def read_image(path: str | Path) -> np.ndarray:
+    """An image file as (H, W, 3) uint8 BGR.
 
     Raises:
-        Unreadable: no such file, no permission, or nothing that OpenCV decodes.
+        Unreadable: no such file, no permission, or a format that OpenCV does not decode.
     """
     try:
         data = np.fromfile(path, np.uint8)
@@ -208,35 +216,35 @@ def read_image(path):
     except (OSError, cv2.error) as error:
         raise Unreadable(f'{path}: {str(error).splitlines()[0]}') from error
     if image is None:
-        raise Unreadable(f'{path} is no picture that OpenCV decodes, or is cut off')
+        raise Unreadable(f'{path} is no image that OpenCV decodes, or is truncated')
     return image
 
 
-def to_bgr(picture):
-    """A picture in memory as (H, W, 3) uint8 BGR.
+def to_bgr(image: 'np.ndarray | torch.Tensor | Image') -> np.ndarray:
+    """An image in memory as (H, W, 3) uint8 BGR.
 
     Args:
-        picture: numpy array (H, W), (H, W, 1), BGR or BGRA, as OpenCV has them; PIL image, whose
-            EXIF orientation is honoured; tensor (1, 3 or 4, H, W) in RGB. uint8; uint16, of which
-            the upper byte is kept; or float in [0, 1].
+        image: numpy array (H, W), (H, W, 1), BGR or BGRA, as in OpenCV; PIL image, whose EXIF
+            orientation is applied; tensor (1, 3 or 4, H, W) in RGB. uint8; uint16, of which the
+            upper byte is kept; or float in [0, 1].
 
     Raises:
         Unreadable: another shape or type, or values that are not finite.
     """
-    if isinstance(picture, torch.Tensor):
-        array = picture.detach().cpu()
+    if isinstance(image, torch.Tensor):
+        array = image.detach().cpu()
         array = (array.float() if array.dtype == torch.bfloat16 else array).numpy()
         return _three_channels(array.transpose(1, 2, 0), rgb=True)
-    if isinstance(picture, np.ndarray):
-        return _three_channels(picture, rgb=False)
+    if isinstance(image, np.ndarray):
+        return _three_channels(image, rgb=False)
 
     from PIL import ImageOps
 
     try:
-        picture = ImageOps.exif_transpose(picture)
-        if picture.mode.startswith('I'):  # 16 bits, which convert('RGB') would clip
-            return _three_channels(np.asarray(picture).astype(np.uint16), rgb=True)
-        return _three_channels(np.asarray(picture.convert('RGB')), rgb=True)
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith('I'):  # 16 bits, which convert('RGB') would clip
+            return _three_channels(np.asarray(image).astype(np.uint16), rgb=True)
+        return _three_channels(np.asarray(image.convert('RGB')), rgb=True)
     except OSError as error:
         raise Unreadable(f'the PIL image cannot be decoded: {error}') from error
 
@@ -246,17 +254,19 @@ def _three_channels(array, rgb):
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
-        raise Unreadable(f'an array of shape {shape} is no picture; wanted (H, W[, 1, 3 or 4])')
+        raise Unreadable(f'an array of shape {shape} is no image; expected (H, W[, 1, 3 or 4])')
     if array.dtype == np.uint16:
         array = (array >> 8).astype(np.uint8)
     elif array.dtype.kind == 'f':
         if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
             raise Unreadable(
-                'a picture of floats wants finite values in [0, 1]; convert others to uint8'
+                'a float image must have finite values in [0, 1]; convert others to uint8'
             )
         array = np.rint(array.astype(np.float32) * 255).astype(np.uint8)
     elif array.dtype != np.uint8:
-        raise Unreadable(f'a picture of {array.dtype} is not read; wanted uint8, uint16 or float')
+        raise Unreadable(
+            f'an image of {array.dtype} cannot be read; expected uint8, uint16 or float'
+        )
     if array.shape[2] == 1:
         return np.repeat(array, 3, axis=2)
     return np.ascontiguousarray(array[..., 2::-1] if rgb else array[..., :3])
@@ -270,7 +280,7 @@ def _read_video(source, start):
         raise Unreadable(f'{source.path} cannot be opened as a video: {error}') from error
     with container:
         if not container.streams.video:
-            raise Unreadable(f'{source.path} has no pictures, only other streams')
+            raise Unreadable(f'{source.path} has no video stream')
         stream = container.streams.video[0]
         stream.thread_type = 'AUTO'
         index = broken = 0
@@ -295,7 +305,7 @@ def _read_video(source, start):
 
 
 def _packets(container, stream, source, av):
-    """Packets of a video; where the file breaks off, what came before has been yielded."""
+    """Packets of a video; those before the end of a truncated file are yielded."""
     packets = container.demux(stream)
     while True:
         try:
@@ -303,25 +313,25 @@ def _packets(container, stream, source, av):
         except StopIteration:
             return
         except av.error.FFmpegError as error:
-            raise Unreadable(f'{source.path} breaks off: {error}') from error
+            raise Unreadable(f'{source.path} is truncated: {error}') from error
 
 
 def _upright(image, degrees):
-    """Turn by the video's display matrix, as players and OpenCV do."""
+    """Rotate by the video's display matrix, as players and OpenCV do."""
     turns = round(degrees / 90) % 4
     return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Frames a second, and how many there are (an estimate, or None where unknown)."""
+    """Frames per second, and their number (an estimate, or None if unknown)."""
 
     fps: float
     num_frames: int | None
 
 
-def video_info(source, default_fps=30.0):
-    """VideoInfo of a source that moves.
+def video_info(source: Source, default_fps: float = 30.0) -> VideoInfo:
+    """Frame rate and number of frames of a video or camera.
 
     Raises:
         Unreadable, ImportError: as `read`.
@@ -334,7 +344,7 @@ def video_info(source, default_fps=30.0):
     try:
         with av.open(source.path) as container:
             if not container.streams.video:
-                raise Unreadable(f'{source.path} has no pictures, only other streams')
+                raise Unreadable(f'{source.path} has no video stream')
             stream = container.streams.video[0]
             fps = float(stream.average_rate or stream.guessed_rate or default_fps)
             seconds = container.duration / av.time_base if container.duration else None
@@ -344,12 +354,10 @@ def video_info(source, default_fps=30.0):
         raise Unreadable(f'{source.path} cannot be opened as a video: {error}') from error
 
 
-def import_av():
-    try:
-        import av
-    except ImportError as error:
-        raise ImportError('reading and writing videos needs PyAV: pip install av') from error
-    av.logging.set_level(av.logging.PANIC)  # what is wrong with a file, the errors say
+def import_av() -> ModuleType:
+    """PyAV, silenced: its exceptions say what is wrong with a file."""
+    av = need('av', 'reading and writing videos')
+    av.logging.set_level(av.logging.PANIC)
     return av
 
 
@@ -358,14 +366,14 @@ def _read_camera(source):
     try:
         if not camera.isOpened():
             raise Unreadable(
-                f'no camera {source.content}; is it connected, free, and may you use it '
+                f'cannot open camera {source.content}; is it connected, free, and readable by you '
                 '(on Linux: the group video)? Others are camera:1, camera:2...'
             )
         index = 0
         while True:
             arrived, image = camera.read()
             if not arrived:
-                raise Unreadable(f'camera {source.content} sends no more pictures')
+                raise Unreadable(f'camera {source.content} sends no more images')
             yield Frame(image, source, index)
             index += 1
     finally:

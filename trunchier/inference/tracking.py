@@ -1,33 +1,144 @@
-"""Who is who from frame to frame, and a smoother path for each.
+"""Track ids (ByteTrack) and temporal smoothing (One-Euro filter).
 
-Tracks: ByteTrack (Zhang et al., ECCV 2022) by the library `trackers`. Smoothing: the One-Euro
-filter (Casiez et al., CHI 2012), which lags little where things move and trembles little where
-they rest.
+Zhang et al., "ByteTrack", ECCV 2022, from the package `trackers`; Casiez et al., "1 Euro Filter",
+CHI 2012, which has little lag in motion and little jitter at rest.
 """
 
+from __future__ import annotations
+
+import logging
 import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from mmengine.structures import InstanceData
+
+from ..files import need
+from ..geometry import matrix_to_rotation_6d, rotation_6d_to_matrix
+from .pipeline import Begin, FrameTask
+
+if TYPE_CHECKING:
+    from .predictor import Predictor
 
 UNTRACKED = -1
 
+log = logging.getLogger('trunchier')
 
-class Tracker:
-    """Gives the people of each frame an id that stays with them.
+
+# ---------------------------------------------------------------------------------------------
+# The stage of the pipeline
+# ---------------------------------------------------------------------------------------------
+def track(
+    items: Iterable,
+    predictor: Predictor,
+    track: bool | None,
+    smooth: dict | None,
+    stored: Callable[[object], Iterable],
+) -> Iterator:
+    """Add `track_ids` to the people of videos, and smooth them.
 
     Args:
-        fps: frames a second of the video.
-        lost_seconds: how long a person may be unseen and keep the id.
-        start_score: a detection weaker than this begins no track.
+        items: Begin, FrameTask and End of each source.
+        predictor: says which fields are smoothed, and what follows from them.
+        track: None: track if the package `trackers` is installed.
+        smooth: options of TrackSmoother; None: do not smooth.
+        stored: function of a source to (index, arrays) of its frames that an earlier run has done.
+    """
+    follow = None
+    for item in items:
+        if isinstance(item, Begin):
+            follow = Follower(item, predictor.smoothed, track, smooth)
+            for index, record in stored(item.source) if item.start else ():
+                follow.replay(index, record)
+        elif isinstance(item, FrameTask):
+            people = item.result.pred_instances
+            item.raw = follow(item.frame.index, people)
+            if item.raw and len(people):
+                for name, array in predictor.derived(people).items():
+                    people.set_field(array, name)
+        yield item
+
+
+class Follower:
+    """Track ids and smoothing along one source."""
+
+    def __init__(
+        self, begin: Begin, smoothed: tuple[str, ...], track: bool | None, smooth: dict | None
+    ):
+        self.smoothed = smoothed
+        self.tracker = self.smoother = None
+        if not begin.source.moves:
+            return
+        if track is not False:
+            try:
+                self.tracker = Tracker(begin.fps)
+            except ImportError as error:
+                if track or smooth is not None:
+                    raise
+                log.warning('people get no track ids: %s', error)
+        if smooth is not None:
+            self.smoother = TrackSmoother(begin.fps, **smooth)
+
+    def __call__(self, index: int, people: InstanceData) -> dict[str, np.ndarray]:
+        """Add `track_ids` to a frame's people and smooth their fields, in place.
+
+        Returns:
+            The fields before smoothing, for `replay`.
+        """
+        if self.tracker is None:
+            return {}
+        people.track_ids = self.tracker(np.hstack([people.bboxes, people.bbox_scores[:, None]]))
+        if self.smoother is None:
+            return {}
+        fields = [name for name in self.smoothed if name in people]
+        raw = {name: np.array(people[name]) for name in fields}
+        for person, track in enumerate(people.track_ids.tolist()):
+            diagonal = np.hypot(*(people.bboxes[person, 2:] - people.bboxes[person, :2]))
+            for name in fields:
+                unit = diagonal if name == 'keypoints' else 1.0
+                people[name][person] = self._smooth(track, name, index, raw[name][person], unit)
+        return raw
+
+    def replay(self, index: int, record: dict[str, np.ndarray]) -> None:
+        """Follow the people of a frame that an earlier run has stored."""
+        raw = {n.removeprefix('raw_'): a for n, a in record.items() if n.startswith('raw_')}
+        boxes = dict(bboxes=record['bboxes'], bbox_scores=record['bbox_scores'])
+        self(index, InstanceData(**boxes, **raw))
+
+    def _smooth(self, track, name, index, value, unit):
+        """One person's field, smoothed; rotation matrices as 6D, then orthogonalized."""
+        if value.ndim != 3:
+            return self.smoother(track, name, index, value, unit)
+        columns = matrix_to_rotation_6d(torch.from_numpy(value)).numpy()
+        columns = self.smoother(track, name, index, columns, unit)
+        return rotation_6d_to_matrix(torch.from_numpy(columns)).numpy()
+
+
+# ---------------------------------------------------------------------------------------------
+# Tracks
+# ---------------------------------------------------------------------------------------------
+class Tracker:
+    """Assigns an id to each person that stays the same from frame to frame.
+
+    Args:
+        fps: frame rate of the video.
+        lost_seconds: time that a person may be invisible and keep the id.
+        start_score: minimum score of the first detection of a track.
 
     Raises:
-        ImportError: without the library `trackers`.
+        ImportError: the package `trackers` is not installed.
     """
 
-    def __init__(self, fps=30.0, lost_seconds=1.0, start_score=0.5):
-        supervision, tracker = _import_trackers()
-        self.detections = supervision.Detections
-        self.tracker = tracker(
+    def __init__(self, fps: float = 30.0, lost_seconds: float = 1.0, start_score: float = 0.5):
+        purpose = 'tracking people'
+        remedy = (
+            'pip install trackers (with numpy 1: pip install --no-deps trackers supervision '
+            'pydeprecate defusedxml); or track=False'
+        )
+        self.detections = need('supervision', purpose, remedy).Detections
+        self.tracker = need('trackers', purpose, remedy).ByteTrackTracker(
             frame_rate=fps,
             lost_track_buffer=round(30 * lost_seconds),  # in frames of 1/30 s, whatever fps
             track_activation_threshold=start_score,
@@ -36,59 +147,52 @@ class Tracker:
         )
         self.started = False
 
-    def __call__(self, boxes):
-        """Ids (P,) int of `boxes` (P, 5): x1, y1, x2, y2, score; UNTRACKED for weak newcomers."""
+    def __call__(self, boxes: np.ndarray) -> np.ndarray:
+        """Ids (P,) int of `boxes` (P, 5) xyxy and score; UNTRACKED for weak new detections."""
         found = self.detections(
             xyxy=boxes[:, :4].astype(np.float64),
             confidence=boxes[:, 4].astype(np.float64),
             class_id=np.zeros(len(boxes), int),
-            data={'place': np.arange(len(boxes))},
+            data={'index': np.arange(len(boxes))},
         )
         if not self.started and len(boxes):
-            # ByteTrack names whom it sees a second time; nobody need wait in the first frame.
+            # ByteTrack confirms a track in its second frame; repeat the first so ids begin there.
             self.tracker.update(found)
             self.started = True
         tracked = self.tracker.update(found)
         ids = np.full(len(boxes), UNTRACKED)
         if len(tracked):
-            ids[tracked.data['place']] = tracked.tracker_id
+            ids[tracked.data['index']] = tracked.tracker_id
         return ids
 
 
-def _import_trackers():
-    try:
-        import supervision
-        from trackers import ByteTrackTracker
-    except ImportError as error:
-        raise ImportError(
-            'tracking people needs the package trackers: pip install trackers (with numpy 1: '
-            'pip install --no-deps trackers supervision pydeprecate defusedxml); or track=False'
-        ) from error
-    return supervision, ByteTrackTracker
-
-
+# ---------------------------------------------------------------------------------------------
+# Smoothing
+# ---------------------------------------------------------------------------------------------
 class OneEuro:
     """One-Euro filter of an array, element by element.
 
         x_i = a x + (1 - a) x_{i-1},   a = 1 / (1 + rate / (2 pi cutoff)),
-        cutoff = min_cutoff + beta |dx/dt|, the speed itself smoothed with `speed_cutoff`
+        cutoff = min_cutoff + beta |dx/dt|, where the speed is smoothed with `speed_cutoff`
 
     Args:
-        rate: samples a second.
-        min_cutoff: Hz, of what rests: lower trembles less.
-        beta: Hz for one unit a second: higher lags less.
+        rate: samples per second.
+        min_cutoff: Hz, at rest; lower: less jitter.
+        beta: Hz per (unit per second); higher: less lag.
         speed_cutoff: Hz.
     """
 
-    def __init__(self, rate, min_cutoff=1.0, beta=1.0, speed_cutoff=1.0):
+    def __init__(
+        self, rate: float, min_cutoff: float = 1.0, beta: float = 1.0, speed_cutoff: float = 1.0
+    ):
         self.rate = rate
         self.min_cutoff = min_cutoff
         self.beta = beta
         self.speed_cutoff = speed_cutoff
         self.last = self.speed = None
 
-    def __call__(self, x):
-        """The next sample, smoothed; the first one as it is."""
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """The next sample, smoothed; the first is returned unchanged."""
         if self.last is None:
             self.last, self.speed = x, np.zeros_like(x)
             return x
@@ -98,32 +202,34 @@ class OneEuro:
         return self.last
 
     def _blend(self, cutoff, new, old):
-        share = 1 / (1 + self.rate / (2 * math.pi * cutoff))
-        return share * new + (1 - share) * old
+        a = 1 / (1 + self.rate / (2 * math.pi * cutoff))
+        return a * new + (1 - a) * old
 
 
 class TrackSmoother:
-    """One filter for each person and quantity; a track that pauses starts anew.
+    """A One-Euro filter per track and quantity.
 
     Args:
-        rate: frames a second.
-        patience: frames that a track may be away before its filter forgets it.
-        beta: of `OneEuro`, for one unit a second.
+        rate: frames per second.
+        patience: frames that a track may be missing before its filters are reset.
+        beta: see `OneEuro`.
         options: of `OneEuro`.
     """
 
-    def __init__(self, rate, patience=15, beta=4.0, **options):
+    def __init__(self, rate: float, patience: int = 15, beta: float = 4.0, **options: float):
         self.rate = rate
         self.patience = patience
         self.beta = beta
         self.options = options
-        self.filters = {}  # (track, quantity) -> its filter and the frame it saw last
+        self.filters = {}  # (track, quantity) -> filter, index of its last frame
 
-    def __call__(self, track, quantity, frame, x, unit=1.0):
-        """`x`, an array, smoothed along `track`; people without a track pass unchanged.
+    def __call__(
+        self, track: int, quantity: str, frame: int, x: np.ndarray, unit: float = 1.0
+    ) -> np.ndarray:
+        """The array `x` smoothed along `track`; unchanged for UNTRACKED.
 
-        `unit`: what `beta` counts speed in, such as the size of the person for pixels; that of the
-        track's first frame stays.
+        `unit`: of speed in `beta`, such as the size of the person for pixels; the track's first
+        one is used throughout.
         """
         if track == UNTRACKED:
             return x

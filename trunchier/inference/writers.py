@@ -1,39 +1,38 @@
-"""Predictions as files that other programs open, each written whole or not at all.
+"""Writers of result files: JSON as MMPose writes it, npz, OBJ, GLB, MP4, images.
 
-JSON as MMPose writes it, npz of SMPL parameters, OBJ and GLB (trimesh), H.264 in MP4 (PyAV),
-pictures (OpenCV). A file appears under its name once it is complete; until then its content lies
-beside it in a hidden file that ends in `.part`.
+Each file appears complete or not at all, see `files.whole_file`.
 """
 
 import json
 import zipfile
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
-from ..files.whole import whole_file
+from ..files import need, whole_file
 from .sources import import_av
 
-# Meshes stand in the camera's frame (y down, z forward); OBJ and glTF want y up, z backward.
+# From the camera's frame (y down, z forward) to that of OBJ and glTF (y up, z backward).
 CAMERA_TO_Y_UP = np.array([1, -1, -1], np.float32)
 
 
 # ---------------------------------------------------------------------------------------------
 # Numbers
 # ---------------------------------------------------------------------------------------------
-# What JSON says of a mesh, beside MMPose's own four fields.
-JSON_FIELDS = ('global_orient', 'body_pose', 'betas', 'transl')
+SMPL_FIELDS = ('global_orient', 'body_pose', 'betas', 'transl')  # of a mesh in JSON
 
 
-def instances_to_json(fields):
-    """What MMPose writes of a picture: a list of dicts `keypoints`, `keypoint_scores`, `bbox`
+def instances_to_json(fields: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """People as MMPose writes them: `keypoints`, `keypoint_scores`, `bbox`, `bbox_score`.
 
-    ([[x1, y1, x2, y2]]), `bbox_score`; with `track_id` and, of meshes, JSON_FIELDS.
+    `bbox` is [[x1, y1, x2, y2]]. `track_id` and SMPL_FIELDS are added where there are any.
 
     Args:
-        fields: dict of arrays (P, ...), see `saving.to_record`.
+        fields: arrays (P, ...), see `results.to_record`.
     """
     people = []
     for person in range(len(fields['bboxes'])):
@@ -45,30 +44,26 @@ def instances_to_json(fields):
         }
         if 'track_ids' in fields:
             each['track_id'] = int(fields['track_ids'][person])
-        each |= {name: fields[name][person].tolist() for name in JSON_FIELDS if name in fields}
+        each |= {name: fields[name][person].tolist() for name in SMPL_FIELDS if name in fields}
         people.append(each)
     return people
 
 
-def write_json(content, path):
+def write_json(content: Any, path: str | Path) -> None:
     with whole_file(path) as part:
         part.write_text(json.dumps(content))
 
 
-def write_npz(arrays, path):
-    """A dict of arrays, without pickles."""
-    with whole_file(path) as part, open(part, 'wb') as file:
-        np.savez(file, **arrays)
-
-
-def concatenate_npz(parts, path, constants, leave_out=()):
-    """Join npz files along the first axis, in the memory that one of them needs.
+def concatenate_npz(
+    parts: list[Path], path: Path, constants: dict[str, Any], leave_out: Iterable[str] = ()
+) -> None:
+    """Join npz files along the first axis, with one of them in memory at a time.
 
     Args:
-        parts: paths, in order; all hold arrays of the same names, types and inner shapes.
+        parts: paths, in order, of files with equal names, types and inner shapes.
         path: of the result.
-        constants: dict of arrays that are added as they are.
-        leave_out: beginnings of names that do not come along.
+        constants: arrays to add unchanged.
+        leave_out: prefixes of names to skip.
     """
     names = [name for name in _npz_names(parts[0]) if not name.startswith(tuple(leave_out))]
     with whole_file(path) as target, zipfile.ZipFile(target, 'w', zipfile.ZIP_STORED) as archive:
@@ -103,32 +98,34 @@ def _npz_header(path, name):
 # ---------------------------------------------------------------------------------------------
 # Meshes
 # ---------------------------------------------------------------------------------------------
-def write_obj(vertices, faces, path):
+def write_obj(vertices: np.ndarray, faces: np.ndarray, path: str | Path) -> None:
     """One person as Wavefront OBJ.
 
     Args:
-        vertices: (V, 3), metres, camera frame. faces: (F, 3).
-        path: of the file.
+        vertices: (V, 3), meters, camera frame.
+        faces: (F, 3).
     """
     mesh = _upright_mesh(vertices, faces)
     with whole_file(path) as part:
         part.write_text(mesh.export(file_type='obj', include_normals=True))
 
 
-def write_glb(people, faces, path, colours=None):
-    """The people of a picture as binary glTF, one node each, where they stand before the camera.
+def write_glb(
+    people: np.ndarray, faces: np.ndarray, path: str | Path, colors: np.ndarray | None = None
+) -> None:
+    """The people of an image as binary glTF, one node each, in the camera's frame.
 
     Args:
-        people: (P, V, 3), metres, camera frame. faces: (F, 3).
-        path: of the file.
-        colours: (P, 3) in [0, 1]; None for one grey.
+        people: (P, V, 3), meters, camera frame.
+        faces: (F, 3).
+        colors: (P, 3) RGB in [0, 1]; None: gray.
     """
-    trimesh = _import_trimesh()
+    trimesh = need('trimesh', 'writing OBJ and GLB')
     scene = trimesh.Scene()
     for person, vertices in enumerate(people):
-        colour = (0.7, 0.7, 0.7) if colours is None else colours[person]
+        color = (0.7, 0.7, 0.7) if colors is None else colors[person]
         material = trimesh.visual.material.PBRMaterial(
-            baseColorFactor=[*colour, 1.0], metallicFactor=0.0, roughnessFactor=0.6
+            baseColorFactor=[*color, 1.0], metallicFactor=0.0, roughnessFactor=0.6
         )
         mesh = _upright_mesh(vertices, faces)
         mesh.visual = trimesh.visual.TextureVisuals(material=material)
@@ -138,10 +135,10 @@ def write_glb(people, faces, path, colours=None):
 
 
 def _upright_mesh(vertices, faces):
-    """trimesh.Trimesh with y up, lit smoothly.
+    """trimesh.Trimesh with y up and smooth normals, weighted by the area of the faces.
 
-    Its normals weigh faces by area. trimesh's own weigh them by angle, by which the few small faces
-    that are folded over in the embedded body turn the normals around them inside out.
+    trimesh weights by angle, where the few small folded faces of the embedded body flip the normals
+    around them.
     """
     vertices = vertices * CAMERA_TO_Y_UP
     a, b, c = (vertices[corner] for corner in np.asarray(faces).T)
@@ -149,41 +146,34 @@ def _upright_mesh(vertices, faces):
     for corner in np.asarray(faces).T:
         np.add.at(normals, corner, np.cross(b - a, c - a))
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-    return _import_trimesh().Trimesh(vertices, faces, vertex_normals=normals, process=False)
-
-
-def _import_trimesh():
-    try:
-        import trimesh
-    except ImportError as error:
-        raise ImportError('writing OBJ and GLB needs trimesh: pip install trimesh') from error
-    return trimesh
+    trimesh = need('trimesh', 'writing OBJ and GLB')
+    return trimesh.Trimesh(vertices, faces, vertex_normals=normals, process=False)
 
 
 # ---------------------------------------------------------------------------------------------
-# Pictures
+# Images and videos
 # ---------------------------------------------------------------------------------------------
-def write_image(image, path):
-    """(H, W, 3) uint8 BGR as the format that the suffix names."""
+def write_image(image: np.ndarray, path: str | Path) -> None:
+    """Write (H, W, 3) uint8 BGR in the format of the suffix."""
     suffix = Path(path).suffix
     quality = [cv2.IMWRITE_JPEG_QUALITY, 92] if suffix in ('.jpg', '.jpeg') else []
     encoded, data = cv2.imencode(suffix, image, quality)
     if not encoded:
-        raise ValueError(f'OpenCV does not write {suffix} pictures of {image.shape}; use .jpg')
+        raise ValueError(f'OpenCV does not write {suffix} images of {image.shape}; use .jpg')
     with whole_file(path) as part:
         part.write_bytes(data.tobytes())
 
 
 class VideoWriter:
-    """H.264 in MP4, as browsers, QuickTime and VLC play it (yuv420p, index in front).
+    """H.264 in MP4 that browsers, QuickTime and VLC play (yuv420p, index in front).
 
     Args:
-        path: of the file, which is written in place: give it to `whole_file` first.
-        fps: frames a second.
-        shape: (H, W) of the pictures; an odd side loses a pixel, which H.264 cannot hold.
+        path: of the file, written in place; use it with `whole_file`.
+        fps: frames per second.
+        shape: (H, W) of the images; odd sides lose a pixel, since H.264 requires even ones.
     """
 
-    def __init__(self, path, fps, shape):
+    def __init__(self, path: str | Path, fps: float, shape: tuple[int, int]):
         av = import_av()
         self.av = av
         self.height, self.width = (max(side - side % 2, 2) for side in shape)
@@ -193,26 +183,26 @@ class VideoWriter:
         )
         self.stream.width, self.stream.height = self.width, self.height
         self.stream.pix_fmt = 'yuv420p'
-        # No B-frames: files that are joined then follow each other in time without gaps.
+        # Without B-frames, joined files have no gaps in time.
         self.stream.options = {'preset': 'veryfast', 'crf': '20', 'bf': '0'}
 
-    def write(self, image):
-        """Append (H, W, 3) uint8 BGR; pictures of another size are fitted."""
+    def write(self, image: np.ndarray) -> None:
+        """Append (H, W, 3) uint8 BGR; larger images are cropped, others resized."""
         if image.shape[0] < self.height or image.shape[1] < self.width:
             image = cv2.resize(image, (self.width, self.height))
         image = np.ascontiguousarray(image[: self.height, : self.width])
         frame = self.av.VideoFrame.from_ndarray(image, format='bgr24')
         self.container.mux(self.stream.encode(frame))
 
-    def close(self):
+    def close(self) -> None:
         try:
             self.container.mux(self.stream.encode())
         finally:
             self.container.close()
 
 
-def concatenate_videos(parts, path):
-    """Join MP4 files of one encoder and size, without encoding them again."""
+def concatenate_videos(parts: list[Path], path: Path) -> None:
+    """Join MP4 files of one encoder and size without re-encoding."""
     av = import_av()
     with (
         whole_file(path) as target,

@@ -1,0 +1,206 @@
+"""Bodies of people in the SMPL layout, and the camera of the whole image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..conventions import HEAD_FIELDS, IMAGE_SIZE, person
+from ..datasets import crops as cropping
+from ..geometry import camera_crop_to_full, full_image_focal
+from ..models.mesh.body import BodyModel
+from ..models.mesh.estimator import pose_bodies
+from ..visualization.overlays import MeshPainter
+from .inferencer import Inferencer
+from .predictor import Crop, Predictor
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+    from ..deploy.runtime import Network
+
+PREDICTED = (
+    'keypoints', 'keypoint_scores', *HEAD_FIELDS, 'camera_translation', 'vertices', 'joints',
+    'translation',
+)  # fmt: skip
+
+
+class MeshPredictor(Predictor):
+    """Bodies of people.
+
+    Args:
+        network: gives `global_orient`, `body_pose`, `betas` and `camera`.
+        focal: focal length of the images, pixels: a number or (fx, fy). None: as 4D-Humans,
+            5000 / 256 * the longer side.
+        intrinsics: (3, 3) camera matrix, instead of `focal`.
+        body_model: path of an SMPL model, see `models.mesh.body.BodyModel`; None: the embedded
+            body.
+        cfg, device, precision, dataset_meta: see `Predictor`.
+    """
+
+    smoothed = ('keypoints', 'global_orient', 'body_pose', 'betas', 'translation')
+    painter_type = MeshPainter
+
+    def __init__(
+        self,
+        cfg: Config,
+        network: Network,
+        *common: Any,
+        focal: float | tuple[float, float] | None = None,
+        intrinsics: np.ndarray | None = None,
+        body_model: str | None = None,
+        **options: Any,
+    ):
+        super().__init__(cfg, network, *common, **options)
+        self.focal, self.principal_point = _intrinsics(focal, intrinsics)
+        self.settings = dict(
+            focal=None if focal is None else np.ravel(focal).tolist(),
+            intrinsics=None if intrinsics is None else np.asarray(intrinsics).tolist(),
+            body_model=body_model and str(body_model),
+        )
+        path = dict(path=str(body_model)) if body_model is not None else None
+        self.body = BodyModel(**(path or cfg.model.get('body_model') or {})).to(self.device)
+        self.faces = self.body.faces
+        steps = {step['type']: step for step in cfg.test_dataloader.dataset.pipeline}
+        self.cropping = dict(size=IMAGE_SIZE, aspect=None, border='constant', antialias=False)
+        self.cropping.update(steps.get('CropPerson', {}))
+        fields = person()
+        self.fields = {name: fields[name].shape for name in PREDICTED}
+
+    def crop_box(self, image: np.ndarray, box: np.ndarray) -> Crop:
+        """The columns that the backbone sees of 4D-Humans' square crop."""
+        options = self.cropping
+        size, official = options['size'], options.get('official', False)
+        box = box[:4].astype(np.float64)
+        center, extent = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
+        side = cropping.expand_to_aspect(extent, options['aspect']).max()
+        matrix = cropping.crop_matrix(center, side, size)
+        sigma = cropping.blur_sigma(side, size, official) if options['antialias'] else 0.0
+        crop = cropping.warp(
+            image, matrix, size, border=options['border'], sigma=sigma, truncate=3.0
+        )
+        if official:
+            crop = np.float32(crop)
+        elif crop.dtype != np.uint8:
+            crop = np.uint8(np.clip(np.rint(crop), 0, 255))
+        pixels = seen_columns(torch.from_numpy(crop).permute(2, 0, 1)).contiguous()
+        return Crop(pixels, center, np.full(2, side), image.shape[:2])
+
+    def compute(self, images: Tensor) -> dict[str, Tensor]:
+        return pose_bodies(self.network(images), self.body)
+
+    def people(self, tensors: dict[str, Tensor], crops: list[Crop]) -> list[dict[str, np.ndarray]]:
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        points, people = arrays.pop('keypoints_2d'), []
+        for index, crop in enumerate(crops):
+            person = {name: array[index] for name, array in arrays.items()}
+            person['keypoints'] = points[index] * np.float32(crop.size) + np.float32(crop.center)
+            person['keypoint_scores'] = np.ones(len(points[index]), np.float32)
+            camera = self.metainfo(crop.shape)
+            person['translation'] = full_camera(
+                person['camera'][None],
+                np.array([[*crop.center, crop.size[0]]]),
+                camera['focal_length'],
+                camera['principal_point'],
+            )[0]
+            people.append(person)
+        return people
+
+    def metainfo(self, shape: tuple[int, int]) -> dict[str, np.ndarray]:
+        """Camera of the image: `focal_length` and `principal_point`, (2,) pixels, x before y."""
+        height, width = shape
+        focal, center = self.focal, self.principal_point
+        if focal is None:
+            focal = np.repeat(full_image_focal(torch.tensor([[width, height]])).numpy(), 2)
+        if center is None:
+            center = np.array([width / 2, height / 2])
+        return dict(focal_length=focal, principal_point=center)
+
+    @torch.no_grad()
+    def derived(self, fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Vertices and joints of smoothed poses."""
+        names = ('global_orient', 'body_pose', 'betas')
+        pose = (torch.from_numpy(fields[name]).float().to(self.device) for name in names)
+        posed = self.body(*pose)
+        return {name: posed[name].cpu().numpy() for name in ('vertices', 'joints')}
+
+    def painter(self, **options: Any) -> MeshPainter:
+        return MeshPainter(self.faces, **options)
+
+
+def seen_columns(images: Tensor) -> Tensor:
+    """The middle three quarters of square crops (..., H, W): all that the backbone sees of them."""
+    margin = images.shape[-1] // 8
+    return images[..., margin : images.shape[-1] - margin]
+
+
+def full_camera(
+    camera: np.ndarray, boxes: np.ndarray, focal: np.ndarray, center: np.ndarray
+) -> np.ndarray:
+    """Translations of bodies into the camera of the whole image.
+
+    The crop's camera (s, tx, ty) puts a point X of the body at pixel box_center + s * side / 2 *
+    (X + t) for points at the body's depth; so does the camera with `focal` and `center` after this
+    translation. Pixels that are not square (fx != fy) are first made square, along y.
+
+    Args:
+        camera: (P, 3) as (s, tx, ty).
+        boxes: (P, 3) as center x, center y, side of the square crop, pixels of the image.
+        focal, center: (2,), pixels of the image, x before y.
+
+    Returns:
+        (P, 3), meters.
+    """
+    camera, boxes, focal, center = (
+        np.asarray(a, np.float64) for a in (camera, boxes, focal, center)
+    )
+    squared = boxes[:, :2].copy()
+    squared[:, 1] = center[1] + (boxes[:, 1] - center[1]) * focal[0] / focal[1]
+    translation = camera_crop_to_full(
+        torch.from_numpy(camera),
+        torch.from_numpy(squared),
+        torch.from_numpy(boxes[:, 2]),
+        torch.from_numpy(np.tile(2 * center, (len(boxes), 1))),
+        focal[0],
+    )
+    return translation.float().numpy()
+
+
+def _intrinsics(focal, intrinsics):
+    """(2,) focal lengths and (2,) principal point; None for each that depends on the image."""
+    center = None
+    if intrinsics is not None:
+        if focal is not None:
+            raise ValueError('give focal or intrinsics, not both')
+        matrix = np.asarray(intrinsics, np.float64)
+        if matrix.shape != (3, 3):
+            raise ValueError(f'intrinsics must have shape (3, 3), got {matrix.shape}')
+        focal, center = matrix[[0, 1], [0, 1]], matrix[:2, 2]
+    if focal is None:
+        return None, None
+    focal = np.asarray(focal, np.float64).reshape(-1)
+    if focal.size not in (1, 2) or not (np.isfinite(focal).all() and (focal > 0).all()):
+        raise ValueError(f'focal must be one or two positive numbers, in pixels; got {focal}')
+    return np.broadcast_to(focal, 2).copy(), center
+
+
+class MeshInferencer(Inferencer):
+    """Bodies of people in images, videos and cameras, in the SMPL layout.
+
+    `pred_instances` of a result: `keypoints` (P, 44, 2) pixels, `global_orient` (P, 1, 3, 3) and
+    `body_pose` (P, 23, 3, 3) rotation matrices, `betas` (P, 10), `camera` (P, 3) and
+    `camera_translation` (P, 3) of the crop, `vertices` (P, 6890, 3) and `joints` (P, 44, 3) in
+    meters before `translation` (P, 3), which moves them into the camera of the whole image: x
+    right, y down, z forward. Its `focal_length` (2,) and `principal_point` (2,), in pixels, are
+    metainfo.
+
+    Args:
+        focal, intrinsics, body_model: see `MeshPredictor`.
+        model, weights, options: see `Inferencer`.
+    """
+
+    task = 'mesh'
+    predictor_type = MeshPredictor

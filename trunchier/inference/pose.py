@@ -1,0 +1,197 @@
+"""2D keypoints: any top-down model of mmpose, from its config."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from ..deploy.runtime import ModuleNetwork, Network
+from ..visualization.overlays import KeypointPainter
+from .inferencer import Inferencer
+from .predictor import Crop, Predictor
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+
+class PosePredictor(Predictor):
+    """2D keypoints of people.
+
+    Crop, normalization, input size and decoding are those of the config's test pipeline and codec,
+    as in mmpose's `TopdownPoseEstimator.predict`.
+
+    Args:
+        network: gives `heatmaps` (B, K, h, w); or an mmpose estimator with another head.
+        flip_test: average with the mirrored image; None: as the config says.
+        draw_heatmap: put heatmaps into results and drawings.
+        cfg, device, precision, dataset_meta: see `Predictor`.
+    """
+
+    smoothed = ('keypoints',)
+    painter_type = KeypointPainter
+
+    def __init__(
+        self,
+        cfg: Config,
+        network: Network | nn.Module,
+        *common: Any,
+        flip_test: bool | None = None,
+        draw_heatmap: bool = False,
+        **options: Any,
+    ):
+        super().__init__(cfg, network, *common, **options)
+        from mmengine.dataset import Compose
+        from mmengine.registry import init_default_scope
+        from mmpose.datasets import transforms  # noqa: F401  registers them
+
+        init_default_scope(cfg.get('default_scope', 'mmpose'))
+        self.dataset_meta = self.dataset_meta or _dataset_meta(cfg)
+        self.pipeline = Compose(cfg.test_dataloader.dataset.pipeline)
+        self.draw_heatmap, self.settings = draw_heatmap, dict(flip_test=flip_test)
+        self.test_cfg = dict(cfg.model.get('test_cfg') or {}, output_heatmaps=draw_heatmap)
+        if flip_test is not None:
+            self.test_cfg['flip_test'] = flip_test
+        self.flip_test = bool(self.test_cfg.get('flip_test'))
+        flips = self.test_cfg, self.dataset_meta['flip_indices']
+        if isinstance(network, nn.Module):
+            self.network = Undecoded(network, *flips)
+        else:
+            self.network = Heatmaps(network, cfg.model.head.decoder, *flips)
+        count = self.dataset_meta['num_keypoints']
+        self.fields = dict(
+            keypoints=(count, 2), keypoint_scores=(count,), keypoints_visible=(count,)
+        )
+
+    @staticmethod
+    def as_network(model: nn.Module) -> Network | nn.Module:
+        """The model itself unless it has mmpose's plain heatmap head."""
+        return ModuleNetwork(model) if type(model.head).__name__ == 'HeatmapHead' else model
+
+    def crop_box(self, image: np.ndarray, box: np.ndarray) -> Crop:
+        data = dict(img=image, bbox=box[None, :4], bbox_score=np.ones(1), **self.dataset_meta)
+        data = self.pipeline(data)
+        sample = data['data_samples']
+        return Crop(data['inputs'], sample.input_center, sample.input_scale, image.shape[:2])
+
+    def compute(self, images: Tensor) -> dict[str, Tensor]:
+        return self.network(images)
+
+    def people(self, tensors: dict[str, Tensor], crops: list[Crop]) -> list[dict[str, np.ndarray]]:
+        from mmpose.structures.utils import revert_heatmap
+
+        kept = self.test_cfg.get('output_keypoint_indices') or slice(None)
+        people = []
+        for index, arrays in enumerate(self.network.decode(tensors)):
+            crop = crops[index]
+            keypoints, scores, visible = (array[0, kept].copy() for array in arrays)
+            input_size = crop.pixels.shape[:0:-1]
+            keypoints[:, :2] = (
+                keypoints[:, :2] / input_size * crop.size + crop.center - 0.5 * crop.size
+            )
+            person = dict(keypoints=keypoints, keypoint_scores=scores, keypoints_visible=visible)
+            if self.draw_heatmap and 'heatmaps' in tensors:
+                heatmaps = tensors['heatmaps'][index][kept]
+                person['heatmaps'] = revert_heatmap(heatmaps, crop.center, crop.size, crop.shape)
+            people.append(person)
+        return people
+
+    def painter(self, **options: Any) -> KeypointPainter:
+        return KeypointPainter(self.dataset_meta, **options)
+
+
+class Heatmaps:
+    """A network of heatmaps, with mmpose's flip test and the codec of the config."""
+
+    def __init__(self, network: Network, codec: dict, test_cfg: dict, flip_indices: list[int]):
+        from mmpose.registry import KEYPOINT_CODECS
+
+        self.network, self.test_cfg, self.flip_indices = network, test_cfg, flip_indices
+        self.codec = KEYPOINT_CODECS.build(codec)
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        from mmpose.models.utils.tta import flip_heatmaps
+
+        heatmaps = self.network(images)['heatmaps']
+        if self.test_cfg.get('flip_test'):
+            mirrored = flip_heatmaps(
+                self.network(images.flip(-1))['heatmaps'],
+                flip_mode=self.test_cfg.get('flip_mode', 'heatmap'),
+                flip_indices=self.flip_indices,
+                shift_heatmap=self.test_cfg.get('shift_heatmap', False),
+            )
+            heatmaps = (heatmaps + mirrored) * 0.5
+        return dict(heatmaps=heatmaps)
+
+    def decode(self, tensors: dict[str, Tensor]) -> Iterator[tuple[np.ndarray, ...]]:
+        """Keypoints (1, K, 2) in pixels of the crop, scores and visibilities (1, K), per crop."""
+        for heatmaps in tensors['heatmaps'].numpy():
+            keypoints, scores = self.codec.decode(heatmaps)
+            yield keypoints, scores, scores
+
+
+class Undecoded:
+    """Any other mmpose top-down model, stopped between network and decoding.
+
+    mmpose's `predict` does both. Here `head.decode` of this very model hands over its input, and
+    decoding runs later, in another thread.
+    """
+
+    def __init__(self, model: nn.Module, test_cfg: dict, flip_indices: list[int]):
+        self.model, self.flip_indices, self.held = model, flip_indices, ()
+        model.test_cfg = test_cfg
+        model.head.decode = self._hold
+        model.add_pred_to_datasample = lambda preds, fields, samples: fields
+
+    def _hold(self, outputs):
+        self.held = outputs if isinstance(outputs, tuple) else (outputs,)
+        return [InstanceData()] * len(self.held[0])
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        from mmpose.structures import PoseDataSample
+
+        meta = dict(flip_indices=self.flip_indices, input_size=images.shape[:-3:-1])
+        fields = self.model.predict(images, [PoseDataSample(metainfo=meta)] * len(images))
+        tensors = {f'output{index}': tensor for index, tensor in enumerate(self.held)}
+        self.held = ()
+        if fields is not None:
+            tensors['heatmaps'] = torch.stack([field.heatmaps for field in fields])
+        return tensors
+
+    def decode(self, tensors: dict[str, Tensor]) -> Iterator[tuple[np.ndarray, ...]]:
+        """See `Heatmaps.decode`."""
+        outputs = tuple(tensor for name, tensor in tensors.items() if name.startswith('output'))
+        head = self.model.head
+        for each in type(head).decode(head, outputs if len(outputs) > 1 else outputs[0]):
+            visible = each.get('keypoints_visible', each.keypoint_scores)
+            yield each.keypoints, each.keypoint_scores, visible
+
+
+def _dataset_meta(cfg):
+    """Metainfo of the keypoints of the data set that a config names, else COCO's."""
+    from mmpose.apis.inference import dataset_meta_from_config
+    from mmpose.datasets.datasets.utils import parse_pose_metainfo
+
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # the file of keypoints is mmpose's own
+        meta = dataset_meta_from_config(cfg, 'train')
+        return meta or parse_pose_metainfo(dict(from_file='configs/_base_/datasets/coco.py'))
+
+
+class PoseInferencer(Inferencer):
+    """2D keypoints of people in images, videos and cameras.
+
+    Any top-down config of mmpose works too.
+
+    Args:
+        flip_test, draw_heatmap: see `PosePredictor`.
+        model, weights, options: see `Inferencer`.
+    """
+
+    task = 'pose'
+    predictor_type = PosePredictor

@@ -1,0 +1,249 @@
+"""Prediction as pure functions of images and boxes: no threads, no files, no state between frames.
+
+    predictor = PosePredictor.load(find('VMPose-T-S2'))
+    crops = [predictor.crop(image, box) for box in boxes]
+    people = predictor.decode(predictor.forward(crops), crops)
+
+Servers and batch jobs use a predictor alone; `run.Run` adds threads, tracking and files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from mmengine.model import revert_sync_batchnorm
+from torch import Tensor
+
+from .. import zoo
+from ..deploy.fuse import deploy
+from ..deploy.lower import PRECISIONS
+from ..deploy.runtime import ExportedNetwork, ModuleNetwork, Network, is_exported
+from ..models.create import build_model
+from ..weights.find import Found, pick_device
+from ..weights.load import load_checkpoint
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from torch import nn
+
+WARP_LIMIT = 32766  # pixels per side that cv2.warpAffine accepts
+
+
+@dataclass
+class Crop:
+    """The part of an image around a person.
+
+    Attributes:
+        pixels: (3, h, w), BGR, 0..255.
+        center, size: (2,), of the box that the crop shows, pixels of the image, x before y.
+        shape: (H, W) of the image.
+    """
+
+    pixels: Tensor
+    center: np.ndarray
+    size: np.ndarray
+    shape: tuple[int, int]
+
+
+class Output(NamedTuple):
+    """Tensors of a batch, perhaps still on their way from the GPU until `wait` returns."""
+
+    tensors: dict[str, Tensor]
+    wait: Callable[[], Any]
+
+
+class Predictor:
+    """Base class: a network, with what comes before and after it.
+
+    A subclass crops (`crop_box`), computes tensors from normalized crops (`compute`) and turns them
+    into people (`people`).
+
+    Args:
+        cfg: config of the model.
+        network: module, deployed module or exported file, see `deploy.runtime`.
+        device: of the network.
+        precision: 'fp32', 'bf16' or 'fp16' (autocast).
+        dataset_meta: mmpose's metainfo of the keypoints.
+
+    Attributes:
+        fields: shapes of one predicted person's arrays, by name.
+        smoothed: fields to smooth in videos.
+        faces: (F, 3) of the bodies, or None.
+        settings: options that the results depend on, as plain data.
+        painter_type: class of what `painter` returns.
+    """
+
+    smoothed: ClassVar[tuple[str, ...]] = ()
+    painter_type: ClassVar[type]
+    faces: np.ndarray | None = None
+    fields: dict[str, tuple[int, ...]]
+    settings: dict[str, Any]
+
+    def __init__(
+        self,
+        cfg: Config,
+        network: Network,
+        device: str | torch.device = 'cpu',
+        precision: str = 'fp32',
+        dataset_meta: dict | None = None,
+    ):
+        self.cfg, self.network, self.device = cfg, network, torch.device(device)
+        self.precision, self.dtype = precision, PRECISIONS[precision]
+        self.dataset_meta = dataset_meta
+        preprocessor = cfg.model.data_preprocessor
+        self.mean, self.std = (
+            torch.tensor(preprocessor[name], device=self.device).view(-1, 1, 1)
+            for name in ('mean', 'std')
+        )
+        self.swaps_channels = preprocessor.get('bgr_to_rgb') or preprocessor.get('rgb_to_bgr')
+
+    @classmethod
+    def load(
+        cls, found: Found, device: str = 'auto', precision: str = 'fp32', **options: Any
+    ) -> Predictor:
+        """The predictor of a model and its weights.
+
+        Args:
+            found: from `weights.find.find`, with weights: a checkpoint or an exported model.
+            device, precision, options: see the class.
+
+        Raises:
+            ValueError: unknown device or precision, or an exported file of another model.
+            CheckpointError: weights of another model.
+        """
+        if precision not in PRECISIONS:
+            raise ValueError(f'precision must be one of {", ".join(PRECISIONS)}, got {precision!r}')
+        kind, estimator = found.cfg.model.type, zoo.TASKS[found.task].estimator
+        if kind != estimator:
+            raise ValueError(
+                f'{found.name} is a {kind}; {cls.__name__} runs a {estimator}. For other models: '
+                'mmpose.apis.MMPoseInferencer'
+            )
+        device, weights = pick_device(device), found.required_weights()
+        if is_exported(weights):
+            network = ExportedNetwork(weights, device, found.name)
+            return cls(found.cfg, network, device, precision, **options)
+        model = revert_sync_batchnorm(build_model(found.cfg))
+        meta = load_checkpoint(model, weights)
+        if device.type == 'cpu' and precision == 'fp32':  # autocast and GPUs are faster without
+            model = deploy(model, inplace=True)
+        network = cls.as_network(model.to(device).eval())
+        return cls(found.cfg, network, device, precision, meta, **options)
+
+    @staticmethod
+    def as_network(model: nn.Module) -> Network:
+        """What the constructor takes as `network` from a built model."""
+        return ModuleNetwork(model)
+
+    # --- the three steps -----------------------------------------------------------------------
+
+    def crop(self, image: np.ndarray, box: np.ndarray) -> Crop:
+        """Cut a person out of an image of any size.
+
+        Args:
+            image: (H, W, 3) uint8 BGR.
+            box: (4 or more,), xyxy in pixels.
+        """
+        if max(image.shape[:2]) <= WARP_LIMIT:
+            return self.crop_box(image, box)
+        part, near, factor, corner = cut_out(image, box)
+        crop = self.crop_box(part, near)
+        center = (crop.center + 0.5) * factor - 0.5 + corner
+        return replace(crop, center=center, size=crop.size * factor, shape=image.shape[:2])
+
+    @torch.no_grad()
+    def forward(self, crops: list[Crop]) -> Output:
+        """Run the network on a batch. On a GPU the output is still being computed."""
+        batch = torch.stack([crop.pixels for crop in crops])
+        if self.device.type == 'cuda':
+            batch = batch.pin_memory().to(self.device, non_blocking=True)
+        low = self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype) if low else nullcontext():
+            return to_cpu(self.compute(self.normalize(batch)))
+
+    def decode(self, output: Output, crops: list[Crop]) -> list[dict[str, np.ndarray]]:
+        """People in the crops of a batch: the arrays `fields` of each, in the whole image."""
+        output.wait()
+        return self.people(output.tensors, crops)
+
+    # --- what tasks define ---------------------------------------------------------------------
+
+    def crop_box(self, image: np.ndarray, box: np.ndarray) -> Crop:
+        """`crop` of images that OpenCV can warp."""
+        raise NotImplementedError
+
+    def compute(self, images: Tensor) -> dict[str, Tensor]:
+        """Tensors that `people` needs from (B, 3, h, w) normalized crops."""
+        raise NotImplementedError
+
+    def people(self, tensors: dict[str, Tensor], crops: list[Crop]) -> list[dict[str, np.ndarray]]:
+        """`decode` of tensors on the CPU."""
+        raise NotImplementedError
+
+    def metainfo(self, shape: tuple[int, int]) -> dict[str, np.ndarray]:
+        """What the results of an image of `shape` (H, W) say about it."""
+        return {}
+
+    def derived(self, fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Fields (P, ...) that follow from smoothed ones."""
+        return {}
+
+    def painter(self, **options: Any) -> Callable:
+        """Function of an image and its PoseDataSample that draws the result."""
+        raise NotImplementedError
+
+    # --- helpers -------------------------------------------------------------------------------
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """(B, 3, h, w), 0..255, as the config's data preprocessor."""
+        if self.swaps_channels:
+            images = images[:, [2, 1, 0]]
+        return (images.float() - self.mean) / self.std
+
+
+def to_cpu(tensors: dict[str, Tensor]) -> Output:
+    """Start copying tensors to the CPU, as float32."""
+    copies, wait = {}, lambda: None
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().float()
+        if tensor.is_cuda:
+            copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            copies[name].copy_(tensor, non_blocking=True)
+        else:
+            copies[name] = tensor.cpu()
+    if any(tensor.is_cuda for tensor in tensors.values()):
+        event = torch.cuda.Event()
+        event.record()
+        wait = event.synchronize
+    return Output(copies, wait)
+
+
+def cut_out(image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
+    """The part of a huge image around a box, shrunk if it is still too large to warp.
+
+    Args:
+        image: (H, W, 3).
+        box: (4 or more,), xyxy in pixels.
+
+    Returns:
+        the part; the box in it; the factor of shrinking; the corner (2,) of the part. x of the
+        image is (x of the part + 0.5) * factor - 0.5 + corner.
+    """
+    size, center = box[2:4] - box[:2], (box[:2] + box[2:4]) / 2
+    reach = 1.5 * size.max()  # farther than any crop of the box
+    shape = np.array(image.shape[1::-1])
+    low = np.clip(np.floor(center - reach), 0, shape - 1).astype(int)
+    high = np.clip(np.ceil(center + reach), low + 1, shape).astype(int)
+    part = image[low[1] : high[1], low[0] : high[0]]
+    factor = -(-max(part.shape[:2]) // WARP_LIMIT)
+    if factor > 1:
+        part = cv2.resize(part, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA)
+    near = box.copy()
+    near[:4] = (box[:4] - np.tile(low, 2) + 0.5) / factor - 0.5
+    return part, near, factor, low
