@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from mmengine.registry import TRANSFORMS
 from torch import Tensor
 
-from ..conventions import HEAD_FIELDS, IMAGE_SIZE, person
-from ..datasets import crops as cropping
-from ..geometry import camera_crop_to_full, full_image_focal
+from ..conventions import HEAD_FIELDS, person
+from ..geometry import camera_crop_to_full, full_image_focal, seen_columns
 from ..models.mesh.body import BodyModel
 from ..models.mesh.estimator import pose_bodies
 from ..visualization.overlays import MeshPainter
@@ -65,36 +65,25 @@ class MeshPredictor(Predictor):
         self.body = BodyModel(**(path or cfg.model.get('body_model') or {})).to(self.device)
         self.faces = self.body.faces
         steps = {step['type']: step for step in cfg.test_dataloader.dataset.pipeline}
-        self.cropping = dict(size=IMAGE_SIZE, aspect=None, border='constant', antialias=False)
-        self.cropping.update(steps.get('CropPerson', {}))
+        self.crop_person = TRANSFORMS.build(steps.get('CropPerson', dict(type='CropPerson')))
         fields = person()
         self.fields = {name: fields[name].shape for name in PREDICTED}
 
     def crop_box(self, image: np.ndarray, box: np.ndarray) -> Crop:
         """The columns that the backbone sees of 4D-Humans' square crop."""
-        options = self.cropping
-        size, official = options['size'], options.get('official', False)
         box = box[:4].astype(np.float64)
-        center, extent = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
-        side = cropping.expand_to_aspect(extent, options['aspect']).max()
-        matrix = cropping.crop_matrix(center, side, size)
-        sigma = cropping.blur_sigma(side, size, official) if options['antialias'] else 0.0
-        crop = cropping.warp(
-            image, matrix, size, border=options['border'], sigma=sigma, truncate=3.0
-        )
-        if official:
-            crop = np.float32(crop)
-        elif crop.dtype != np.uint8:
-            crop = np.uint8(np.clip(np.rint(crop), 0, 255))
-        pixels = seen_columns(torch.from_numpy(crop).permute(2, 0, 1)).contiguous()
-        return Crop(pixels, center, np.full(2, side), image.shape[:2])
+        center, scale = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 200
+        record = self.crop_person(dict(image=image, center=center, scale=scale))
+        pixels = seen_columns(torch.from_numpy(record['crop']).permute(2, 0, 1)).contiguous()
+        side = np.full(2, record['input_side'])
+        return Crop(pixels, record['input_center'], side, image.shape[:2])
 
     def compute(self, images: Tensor) -> dict[str, Tensor]:
         return pose_bodies(self.network(images), self.body)
 
     def people(self, tensors: dict[str, Tensor], crops: list[Crop]) -> list[dict[str, np.ndarray]]:
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        points, people = arrays.pop('keypoints_2d'), []
+        points, people = arrays.pop('crop_keypoints'), []
         for index, crop in enumerate(crops):
             person = {name: array[index] for name, array in arrays.items()}
             person['keypoints'] = points[index] * np.float32(crop.size) + np.float32(crop.center)
@@ -129,12 +118,6 @@ class MeshPredictor(Predictor):
 
     def painter(self, **options: Any) -> MeshPainter:
         return MeshPainter(self.faces, **options)
-
-
-def seen_columns(images: Tensor) -> Tensor:
-    """The middle three quarters of square crops (..., H, W): all that the backbone sees of them."""
-    margin = images.shape[-1] // 8
-    return images[..., margin : images.shape[-1] - margin]
 
 
 def full_camera(
