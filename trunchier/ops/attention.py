@@ -7,6 +7,8 @@ bfloat16 or float16.
 import importlib
 from collections.abc import Callable
 from functools import partial
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,12 +19,15 @@ from .linear import product
 from .when import inference_on_cpu, is_traced
 from .windows import MASKED, Layout, to_tokens, to_windows
 
+if TYPE_CHECKING:
+    from .cpu.attention import GroupMix
+
 BACKENDS = dict(numba=partial(missing, 'numba', '.cpu.attention'), torch=lambda: '')
 DTYPES = torch.float32, torch.bfloat16, torch.float16  # of the kernels' inputs and outputs
 NARROW_HEAD = 16  # channels
 
 
-def cpu_kernels():
+def cpu_kernels() -> ModuleType | None:
     """The module `ops.cpu.attention`, or None where numba is missing."""
     return None if BACKENDS['numba']() else importlib.import_module('.cpu.attention', __package__)
 
@@ -94,14 +99,17 @@ def _attend(q, k, v, bias):
 
 
 def group_attention(
-    projected: Tensor, mix: Callable[[Tensor], Tensor], weights=None, backend: str = 'auto'
+    projected: Tensor | list[Tensor],
+    mix: Callable[[Tensor | list[Tensor]], Tensor],
+    weights: 'GroupMix | None' = None,
+    backend: str = 'auto',
 ) -> Tensor:
     """Group-mix attention between its two projections.
 
     Args:
-        projected: (B, H, W, 3 C), the q, k and v of each segment.
+        projected: (B, H, W, 3 C), the q, k and v of each segment, or a list of one map a segment.
         mix: the backend 'torch', from `projected` to the result.
-        weights: `cpu.attention.GroupMix`, which the backend 'numba' needs, or None.
+        weights: folded weights, which the backend 'numba' needs.
         backend: 'auto', 'numba' or 'torch'.
 
     Returns:

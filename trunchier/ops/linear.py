@@ -14,6 +14,7 @@ differentiable. The choice is measured once a process, for products of few and o
 import functools
 import os
 import time
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +54,13 @@ def linear(x: Tensor, layer: nn.Linear, gelu: bool = False) -> Tensor:
     return product(x, layer.weight, layer.bias, activation, packed)
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation=None, packed=None):
+def product(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    packed: Callable[[], Tensor] | None = None,
+) -> Tensor:
     """activation(F.linear(x, weight, bias)).
 
     Args:
@@ -64,7 +71,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation=No
     if backend_for(x, weight, bias) == 'mkl':
         return function(F.linear(x, weight, bias))
     if records_gradient(x, weight, bias):
-        return function(onednn.Product.apply(x.contiguous(), weight, bias))
+        return function(onednn.differentiable_product(x.contiguous(), weight, bias))
     return onednn.product(x.contiguous(), packed() if packed else weight, bias, activation)
 
 
@@ -91,7 +98,7 @@ class Packed:
 
     _kept = None  # (what the copy was made of, the copy)
 
-    def packed(self, *geometry) -> Tensor:
+    def packed(self, *geometry: object) -> Tensor:
         """The weight for oneDNN."""
         weight = self.weight
         if weight.is_inference():  # has no version, which would tell of changes

@@ -76,14 +76,14 @@ def to_windows(tokens: Tensor, padding: Tensor, layout: Layout) -> Tensor:
     """(B, tokens, C) -> (B, windows * P, C), with `padding` (C,) at the padded positions."""
     padding = padding.to(tokens.dtype)
     if tokens.requires_grad:
-        return ToWindows.apply(tokens, padding, layout)
+        return _ToWindows.apply(tokens, padding, layout)
     return _to_windows(tokens, padding, layout)
 
 
 def to_tokens(positions: Tensor, layout: Layout) -> Tensor:
     """(B, windows * P, C) -> (B, tokens, C): the inverse of `to_windows`."""
     if positions.requires_grad:
-        return ToTokens.apply(positions, layout)
+        return _ToTokens.apply(positions, layout)
     return _to_tokens(positions, layout)
 
 
@@ -104,7 +104,7 @@ def _to_tokens(positions, layout):
 
 # Each is the other's backward pass. That of index_select would add up gradients row by row, though
 # no row has more than one.
-class ToWindows(torch.autograd.Function):
+class _ToWindows(torch.autograd.Function):
     @staticmethod
     def forward(tokens, padding, layout):
         return _to_windows(tokens, padding, layout)
@@ -119,7 +119,7 @@ class ToWindows(torch.autograd.Function):
         return _to_tokens(grad, ctx.layout), padding, None
 
 
-class ToTokens(torch.autograd.Function):
+class _ToTokens(torch.autograd.Function):
     @staticmethod
     def forward(positions, layout):
         return _to_tokens(positions, layout)

@@ -10,7 +10,7 @@ from .compile import f32, i32, inlined
 
 
 @intrinsic
-def float_of_bits(context, bits):
+def _float_of_bits(context, bits):
     """Reinterpret an int32 as float32."""
 
     def cast(context, builder, signature, args):
@@ -36,7 +36,7 @@ def exp(x: f32) -> f32:
     p = p * r + f32(1.6666665459e-1)
     p = p * r + f32(5.0000001201e-1)
     p = p * (r * r) + (r + f32(1))
-    return p * float_of_bits((i32(n) + i32(127)) << i32(23))
+    return p * _float_of_bits((i32(n) + i32(127)) << i32(23))
 
 
 @inlined

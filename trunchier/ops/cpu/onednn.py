@@ -48,7 +48,7 @@ def product(
     return _linear(x, weight, bias, *EPILOGUES[activation])
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry) -> Tensor:
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: object) -> Tensor:
     """F.conv2d with a weight from `pack_convolution` and the same geometry, without a gradient."""
     return _convolution(x, weight, bias, *geometry, *EPILOGUES[None])
 
@@ -58,7 +58,7 @@ def pack_linear(weight: Tensor) -> Tensor:
     return _reorder_linear(weight)
 
 
-def pack_convolution(weight: Tensor, input_shape: tuple, *geometry) -> Tensor:
+def pack_convolution(weight: Tensor, input_shape: tuple, *geometry: object) -> Tensor:
     """A copy of the weight in the order in which `convolve` reads it.
 
     Args:
@@ -67,9 +67,12 @@ def pack_convolution(weight: Tensor, input_shape: tuple, *geometry) -> Tensor:
     return _reorder_convolution(weight.contiguous().to_mkldnn(), *geometry, list(input_shape))
 
 
-class Product(torch.autograd.Function):
-    """`product` without activation, and its gradients, once differentiable."""
+def differentiable_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`product` of contiguous x, with gradients, once differentiable."""
+    return _Product.apply(x, weight, bias)
 
+
+class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)

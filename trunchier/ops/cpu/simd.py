@@ -7,12 +7,15 @@ floats, what a register of this CPU holds; there are 32 registers, or 16 before 
 """
 
 import numba
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 from .compile import compiled
+
+Array = np.ndarray
 
 
 def cpu_has(feature: str) -> bool:
@@ -173,7 +176,7 @@ def _depthwise(size, pixels):
 
 
 @intrinsic
-def scale_copy(typing, x, x_at, factor, y, y_at):
+def scale_copy(typing: object, x: Array, x_at: int, factor: float, y: Array, y_at: int) -> None:
     """y = factor x, LANES floats."""
     n = types.intp
 
@@ -187,7 +190,9 @@ def scale_copy(typing, x, x_at, factor, y, y_at):
 
 
 @intrinsic
-def transpose_tile(typing, x, x_at, x_row, y, y_at, y_row):
+def transpose_tile(
+    typing: object, x: Array, x_at: int, x_row: int, y: Array, y_at: int, y_row: int
+) -> None:
     """y = x transposed, LANES rows of LANES floats."""
     n = types.intp
 
@@ -217,7 +222,21 @@ conv3_one, conv5_one, conv7_one = (_depthwise(size, 1) for size in (3, 5, 7))
 
 
 @compiled
-def multiply(rows, columns, depth, a, a_at, a_row, a_column, b, b_at, b_row, c, c_at, c_row):
+def multiply(
+    rows: int,
+    columns: int,
+    depth: int,
+    a: Array,
+    a_at: int,
+    a_row: int,
+    a_column: int,
+    b: Array,
+    b_at: int,
+    b_row: int,
+    c: Array,
+    c_at: int,
+    c_row: int,
+) -> None:
     """c = a @ b, (rows, depth) @ (depth, columns), columns >= LANES; the last tiles may overlap."""
     j = 0
     while j < columns:
@@ -242,7 +261,21 @@ def multiply(rows, columns, depth, a, a_at, a_row, a_column, b, b_at, b_row, c, 
 
 
 @compiled
-def convolve(size, height, width, x, x_at, x_pixel, padded, w, w_at, w_row, y, y_at, y_pixel):
+def convolve(
+    size: int,
+    height: int,
+    width: int,
+    x: Array,
+    x_at: int,
+    x_pixel: int,
+    padded: Array,
+    w: Array,
+    w_at: int,
+    w_row: int,
+    y: Array,
+    y_at: int,
+    y_pixel: int,
+) -> None:
     """Depthwise 3x3, 5x5 or 7x7 convolution of LANES channels of a map, padded with zeros.
 
     Args:

@@ -64,7 +64,7 @@ class _Symbol(ctypes.Structure):
 
 
 @intrinsic
-def in_parallel(typing, kernel, pool, arguments):
+def in_parallel(typing: object, kernel: object, pool: ThreadPool, arguments: tuple) -> None:
     """Call kernel(thread, num_threads, *arguments) on each thread of `pool`, 0 <= thread.
 
     The kernel is `compiled`, selects its part of the work (`thread_range`), and must not raise.

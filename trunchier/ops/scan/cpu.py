@@ -92,12 +92,12 @@ def _scan_map(pixels, projected, A, skip, weight, bias, height, width):
     pool = thread_pool(8 * pixels.numel() * A.shape[1])
     scratch = torch.empty(pool.threads, max(height, width) * pixels.shape[2])
     arrays = pixels, projected, A, skip, weight.contiguous(), bias.contiguous(), scratch, y
-    scan_map(pool, *_arrays(*arrays), tuple(_paths(height, width)))
+    _scan_all(pool, *_arrays(*arrays), tuple(_paths(height, width)))
     return y[..., :channels]
 
 
 def _scan_back(z, arrays, direction, path, grad_x, grad_projected, grad_A):
-    """`scan_direction_back`, with the threads' gradients of B, C and A summed.
+    """`_scan_direction_back`, with the threads' gradients of B, C and A summed.
 
     Args:
         grad_projected: (S, P, ...), ends with N entries of B and N of C.
@@ -108,7 +108,7 @@ def _scan_back(z, arrays, direction, path, grad_x, grad_projected, grad_A):
     both = z.new_zeros(2, pool.threads, *z.shape[:2], states)
     grads_A = z.new_zeros(pool.threads, *grad_A.shape)
     grads = _arrays(grad_x, *both, grads_A)
-    scan_direction_back(pool, z.detach().numpy(), *arrays, direction, path, *grads)
+    _scan_direction_back(pool, z.detach().numpy(), *arrays, direction, path, *grads)
     grad_projected[..., -2 * states :] += torch.cat(both.sum(1).unbind(0), dim=-1)
     grad_A += grads_A.sum(0)
 
@@ -140,7 +140,7 @@ def _arrays(*tensors):
 
 
 @compiled
-def scan_map(pool, *arguments):
+def _scan_all(pool, *arguments):
     """y = D x + sum of C_t h_t over the directions.
 
     Args:
@@ -200,7 +200,7 @@ def _scan_map_part(thread, num_threads, x, projection, A, D, weight, bias, scrat
 
 
 @compiled
-def scan_direction_back(
+def _scan_direction_back(
     pool, z, x, projection, A, grad_y, direction, path, grad_x, grad_B, grad_C, grad_A
 ):
     """From grad_y add to grad_x, grad_B, grad_C and grad_A; z becomes its gradient.

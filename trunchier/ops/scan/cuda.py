@@ -92,7 +92,7 @@ def _problem(x, projection, A, D, weight, bias):
     return Problem(pixels, low, weight, bias, A, B, C, D, x.shape[1])
 
 
-def scan(problem, keep):
+def scan(problem: Problem, keep: bool) -> tuple[Tensor, Tensor | None]:
     """y (batch, 4, pixels, d), float32, and with `keep` the state that enters each chunk."""
     batch, _, pixels, channels = problem.x.shape
     states = problem.A.shape[2]
@@ -111,14 +111,14 @@ def scan(problem, keep):
         return batch * 4, triton.cdiv(channels, meta['CHANNELS']), segments
 
     for summarize in (True, False) if segments > 1 else (False,):
-        forward_kernel[grid](
+        _forward_kernel[grid](
             *_arguments(problem), y, kept, ends, lasted, segments, each,
             **_constants(problem), KEEP=keep and not summarize, SUMMARIZE=summarize,
         )  # fmt: skip
     return y, kept if keep else None
 
 
-def scan_back(problem, grad_y, states):
+def scan_back(problem: Problem, grad_y: Tensor, states: Tensor) -> tuple[Tensor, ...]:
     """Gradients of x, delta before bias and softplus, B, C (batch, 4, pixels, .), and A."""
     batch, _, pixels, channels = problem.x.shape
 
@@ -133,7 +133,7 @@ def scan_back(problem, grad_y, states):
         def grid(meta):
             return batch * 4, triton.cdiv(channels, meta['CHANNELS'])
 
-        backward_kernel[grid](
+        _backward_kernel[grid](
             *_arguments(problem), grad_y, *grad_y.stride(), states,
             grad_x, grad_z, grad_B, grad_C, grad_A, **_constants(problem),
         )  # fmt: skip
@@ -164,7 +164,7 @@ def _constants(p):
 # zeros are loaded, and delta is 0, which leaves the state unchanged.
 
 
-def tuned(*accumulated):
+def _tuned(*accumulated):
     """Decorator: choose channels and warps of a program by measuring, once per kind of problem."""
 
     def tune(kernel):
@@ -181,13 +181,13 @@ def tuned(*accumulated):
 
 
 @triton.jit
-def then(decay, added, next_decay, next_added):
+def _compose(decay, added, next_decay, next_added):
     """Compose two steps h -> decay h + added."""
     return decay * next_decay, next_decay * added + next_added
 
 
 @triton.jit
-def pixel_of(step, direction, height, pixels):
+def _pixel_of(step, direction, height, pixels):
     """The pixel that a direction reads at a step."""
     forward = tl.where(direction >= 2, pixels - 1 - step, step)
     width = pixels // height
@@ -199,7 +199,7 @@ L0, L1, L2, L3, L4, L5, L6, L7, L8 = (tl.constexpr(c) for c in LOG1P)
 
 
 @triton.jit
-def softplus(x):
+def _softplus(x):
     """max(x, 0) + log1p(e^-|x|), with the polynomial LOG1P."""
     e = tl.exp(-tl.abs(x))
     p = (((L0 * e + L1) * e + L2) * e + L3) * e + L4
@@ -208,7 +208,7 @@ def softplus(x):
 
 
 @triton.jit
-def load_z(
+def _load_z(
     low, low_p, low_r, weight, bias, pixel, row, channel, has_step, has_channel,
     RANK: tl.constexpr,
 ):  # fmt: skip
@@ -221,9 +221,9 @@ def load_z(
     return z
 
 
-@tuned()
+@_tuned()
 @triton.jit
-def forward_kernel(
+def _forward_kernel(
     x, x_b, x_k, x_p, x_c,
     low, low_b, low_k, low_p, low_r,
     B, B_b, B_k, B_p, B_n,
@@ -263,20 +263,20 @@ def forward_kernel(
         has_step = step < pixels
         inside = has_step[:, None] & has_channel[None, :]
         with_state = has_step[:, None] & has_state[None, :]
-        pixel = pixel_of(step, direction, height, pixels)
+        pixel = _pixel_of(step, direction, height, pixels)
         x_tile = tl.load(x + pixel[:, None] * x_p + channel[None, :] * x_c, inside, 0.0)
         x_tile = x_tile.to(tl.float32)
-        z = load_z(
+        z = _load_z(
             low, low_p, low_r, weight, bias, pixel, row, channel, has_step, has_channel, RANK
         )  # fmt: skip
-        delta = tl.where(inside, softplus(z), 0.0)
+        delta = tl.where(inside, _softplus(z), 0.0)
         B_tile = tl.load(B + pixel[:, None] * B_p + state[None, :] * B_n, with_state, 0.0)
         if KEEP:
             at = (sequence * chunks + chunk) * channels + channel
             tl.store(kept + at[:, None] * N + state[None, :], h, has_both)
         decay = tl.exp(delta[:, :, None] * A_tile[None])
         added = (delta * x_tile)[:, :, None] * B_tile.to(tl.float32)[:, None, :]
-        decay, local = tl.associative_scan((decay, added), 0, then)
+        decay, local = tl.associative_scan((decay, added), 0, _compose)
         states = local + decay * h[None]
         h = tl.sum(tl.where(last, states, 0.0), 0)
         if SUMMARIZE:
@@ -292,9 +292,9 @@ def forward_kernel(
         tl.store(ends + at[:, None] * N + state[None, :], h, has_both)
 
 
-@tuned('grad_B', 'grad_C')
+@_tuned('grad_B', 'grad_C')
 @triton.jit
-def backward_kernel(
+def _backward_kernel(
     x, x_b, x_k, x_p, x_c,
     low, low_b, low_k, low_p, low_r,
     B, B_b, B_k, B_p, B_n,
@@ -335,13 +335,13 @@ def backward_kernel(
         has_step = step < pixels
         inside = has_step[:, None] & has_channel[None, :]
         with_state = has_step[:, None] & has_state[None, :]
-        pixel = pixel_of(step, direction, height, pixels)
+        pixel = _pixel_of(step, direction, height, pixels)
         x_tile = tl.load(x + pixel[:, None] * x_p + channel[None, :] * x_c, inside, 0.0)
         x_tile = x_tile.to(tl.float32)
-        z = load_z(
+        z = _load_z(
             low, low_p, low_r, weight, bias, pixel, row, channel, has_step, has_channel, RANK
         )  # fmt: skip
-        delta = tl.where(inside, softplus(z), 0.0)
+        delta = tl.where(inside, _softplus(z), 0.0)
         B_tile = tl.load(B + pixel[:, None] * B_p + state[None, :] * B_n, with_state, 0.0)
         B_tile = B_tile.to(tl.float32)[:, None, :]
         C_tile = tl.load(C + pixel[:, None] * C_p + state[None, :] * C_n, with_state, 0.0)
@@ -351,12 +351,14 @@ def backward_kernel(
         enters = tl.load(kept + at[:, None] * N + state[None, :], has_both, 0.0)[None]
 
         decay = tl.exp(delta[:, :, None] * A_tile[None])
-        run, local = tl.associative_scan((decay, (delta * x_tile)[:, :, None] * B_tile), 0, then)
+        run, local = tl.associative_scan(
+            (decay, (delta * x_tile)[:, :, None] * B_tile), 0, _compose
+        )
         states = local + run * enters
         before = tl.where(first, enters, tl.gather(states, earlier, 0))
         # With g_t = dL/dh_t = C_t dL/dy_t + a_{t+1} g_{t+1}, scan a_t g_t from the end.
         grad_h = gy[:, :, None] * C_tile.to(tl.float32)[:, None, :]
-        run, local = tl.associative_scan((decay, decay * grad_h), 0, then, reverse=True)
+        run, local = tl.associative_scan((decay, decay * grad_h), 0, _compose, reverse=True)
         back = local + run * carried[None]
         grad_h += tl.where(last, carried[None], tl.gather(back, later, 0))
         carried = tl.sum(tl.where(first, back, 0.0), 0)

@@ -8,7 +8,7 @@ quotients or cumulative sums in the exponent: nothing overflows however strong t
 Outside of graphs the backward pass keeps the inputs alone and computes the states again.
 """
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from ..plans import cached_plan
 from ..when import is_dynamo_compiling, is_traced, records_gradient
 
 CACHED = 2**18  # elements of a temporary that stays in the cache of a CPU
+MAX_ELEMENTS = 2**22  # of a temporary on CPU: larger batches are scanned in parts
 
 
 def selective_scan(
@@ -44,7 +45,7 @@ def selective_scan_2d(
     weights = A, D, delta_weight, delta_bias
     if is_traced() or x.is_cuda or x.numel() == 0:
         return _recomputed(_scan_maps, x, projection, *weights)
-    samples = max(1, CACHED // (4 * x[0].numel()))
+    samples = max(1, MAX_ELEMENTS // (4 * x[0].numel()))
     parts = zip(x.split(samples), projection.split(samples), strict=True)
     y = [_recomputed(_scan_maps, x_i, projected_i, *weights) for x_i, projected_i in parts]
     return torch.cat(y) if len(y) > 1 else y[0]
@@ -206,6 +207,6 @@ def _exact_dtype(x):
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def exactly(x: Tensor):
+def exactly(x: Tensor) -> AbstractContextManager:
     """Context without autocast, whose casts would undo those to `_exact_dtype`."""
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)

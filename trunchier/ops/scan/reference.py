@@ -4,10 +4,20 @@ The truth that the other backends are compared with. Differentiable by autograd,
 """
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 
-def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=True):
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = True,
+) -> Tensor:
     """See `trunchier.ops.selective_scan`."""
     exact = torch.promote_types(u.dtype, torch.float32)
     dtype, (u, delta, A, B, C) = u.dtype, (x.to(exact) for x in (u, delta, A, B, C))
@@ -31,7 +41,9 @@ def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=Tr
     return y.to(dtype)
 
 
-def selective_scan_2d(x, projection, A, D, delta_weight, delta_bias):
+def selective_scan_2d(
+    x: Tensor, projection: Tensor, A: Tensor, D: Tensor, delta_weight: Tensor, delta_bias: Tensor
+) -> Tensor:
     """See `trunchier.ops.selective_scan_2d`."""
     exact = torch.promote_types(x.dtype, torch.float32)
     dtype, (x, projection) = x.dtype, (t.to(exact) for t in (x, projection))
@@ -55,7 +67,7 @@ def selective_scan_2d(x, projection, A, D, delta_weight, delta_bias):
     return y.permute(0, 2, 3, 1).to(dtype)
 
 
-def cross_scan(x):
+def cross_scan(x: Tensor) -> Tensor:
     """A map read in four directions: by rows, by columns, and both from the end.
 
     Args:
@@ -68,7 +80,7 @@ def cross_scan(x):
     return torch.stack((rows, columns, rows.flip(-1), columns.flip(-1)), dim=1)
 
 
-def cross_merge(y, height, width):
+def cross_merge(y: Tensor, height: int, width: int) -> Tensor:
     """The sum of four sequences, each laid back on the map: the transpose of `cross_scan`.
 
     Args:
