@@ -21,7 +21,8 @@ def functions() -> list[str]:
     found = []
     for node in tree.body:  # such as `from .deploy.fuse import deploy`, and the dict LAZY
         if isinstance(node, ast.ImportFrom) and node.level and node.module:
-            found += [f'trunchier.{node.module}.{alias.name}' for alias in node.names]
+            names = [alias.name for alias in node.names if not alias.name.startswith('_')]
+            found += [f'trunchier.{node.module}.{name}' for name in names]
         elif isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') == 'LAZY':
             lazy = ast.literal_eval(node.value)
             found += [f'trunchier.{module}.{name}' for name, module in lazy.items()]
