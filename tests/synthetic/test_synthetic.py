@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -532,3 +534,14 @@ def test_plain_images_show_whole_people():
     assert (cut[..., 2] == 0).any()
     hidden = [(points[..., 2] == 1).mean() for points in (keypoints, cut)]
     assert hidden[0] < hidden[1]
+
+
+def test_without_numba_the_error_names_the_remedy():
+    script = (
+        "import sys; sys.modules['numba'] = None\n"
+        'from trunchier.synthetic import SyntheticBodies\n'
+        'try:\n    SyntheticBodies().full_init()\n'
+        'except ImportError as error:\n    print(error)'
+    )
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True)
+    assert done.stdout.endswith('need numba: pip install numba\n')

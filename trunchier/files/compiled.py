@@ -10,7 +10,10 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-import numba
+try:
+    import numba
+except ImportError as error:
+    raise ImportError('compiled kernels and rendering need numba: pip install numba') from error
 
 
 def compiled(function: Callable | None = None, **options) -> Callable:
