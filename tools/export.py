@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> str:
         raise ValueError('random weights predict nothing; add --allow-random to use them')
     output = args.output or Path(name + FORMATS[args.format or 'onnx'])
     if args.format and output.suffix != FORMATS[args.format]:
-        raise ValueError(f'a {args.format} file ends in {FORMATS[args.format]}, got {output}')
+        raise ValueError(f'{args.format} files end in {FORMATS[args.format]}, got {output}')
     done = export(
         args.model,
         output,

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import trunchier
 from trunchier import zoo
 from trunchier.conventions import COCO_17
 from trunchier.deploy import export
@@ -113,17 +114,18 @@ SLOW = pytest.mark.slow
         pytest.param('torch-export', 'bf16', marks=SLOW),
     ],
 )
-def test_low_precision_halves_the_file_not_its_interface(format, precision, tmp_path):
+def test_low_precision_halves_the_weights_and_not_the_outputs(format, precision, tmp_path):
     sizes = []
     cfg = small_models.config('pose')
-    cfg.model.head.deconv_out_channels = (128, 128)
+    cfg.model.head.deconv_out_channels = (96, 96)
     model = small_models.lively(build_model(cfg))
     for each in ('fp32', precision):
         path = tmp_path / f'{each}{export.FORMATS[format]}'
         done = export.write(model, path, facts(cfg), precision=each)
         assert done.network(torch.zeros(1, 3, 256, 192))['heatmaps'].dtype == torch.float32
         sizes.append(done.bytes)
-    assert sizes[1] < 0.65 * sizes[0]
+    weights = sum(4 * param.numel() for param in model.parameters())
+    assert sizes[0] - sizes[1] > 0.45 * weights
 
 
 @pytest.fixture(scope='module')
@@ -177,6 +179,25 @@ def test_metadata_says_what_stands_before_and_after(tmp_path):
     )
     assert facts['box_padding'] == 1.25
     assert (facts['task'], facts['model'], facts['weights']) == ('pose', 'small', 'random')
+
+
+def test_a_model_is_exported_by_its_config_and_weights(tmp_path):
+    cfg = small_models.config('mesh')
+    small_models.write_weights(cfg, tmp_path / 'mesh.pth')
+    done = trunchier.export(cfg, tmp_path / 'mesh.pt', tmp_path / 'mesh.pth', with_body=True)
+    assert done.network.metadata['weights'] == 'mesh.pth'
+    trained = torch.load(tmp_path / 'mesh.pth')['state_dict']['head.camera_out.bias']
+    assert torch.equal(torch.jit.load(tmp_path / 'mesh.pt').model.head.camera_out.bias, trained)
+    random = trunchier.export(cfg, tmp_path / 'random.pt', 'random')
+    assert random.network.metadata['weights'] == 'random'
+
+
+def test_models_without_weights_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match='no weights of SwinPose-T-S2 ship'):
+        trunchier.export('SwinPose-T-S2', tmp_path / 'model.onnx')
+    with pytest.raises(ValueError, match='no body'):
+        trunchier.export('SwinPose-T-S2', tmp_path / 'model.onnx', 'random', body_model='a.npz')
+    assert not list(tmp_path.iterdir())
 
 
 def test_keypoints_of_another_data_set_are_refused():

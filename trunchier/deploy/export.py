@@ -29,7 +29,7 @@ from torch import nn
 from ..files.optional import need
 from ..files.version import PRODUCER
 from ..models.create import build_model
-from ..weights.find import find
+from ..weights.find import find, find_config
 from ..weights.load import load_checkpoint
 from .graph import LAYOUTS, body_outputs, describe, make_graph
 from .lower import PRECISIONS, lower
@@ -72,18 +72,13 @@ def export(
         FileNotFoundError: no such file, or no weights ship with this package.
         ValueError: an unknown model, or `body_model` for a pose model. Others: see `write`.
     """
-    random = weights == RANDOM
-    found = find(model, None if random else weights)
-    if random:
-        found = found._replace(weights=None)
-    else:
-        found.required_weights()
+    _check(Path(path), options.get('precision', 'fp32'))
+    found = find_config(model) if weights == RANDOM else find(model, weights)
     if body_model is not None:
         body_outputs(found.task)
         found.cfg.model.body_model = dict(path=str(body_model))
-    built, meta = build_model(found.cfg), None
-    if not random:
-        meta = load_checkpoint(built, found.weights)
+    built = build_model(found.cfg)
+    meta = None if weights == RANDOM else load_checkpoint(built, found.required_weights())
     return write(built, path, describe(found, meta), **options)
 
 
@@ -133,16 +128,7 @@ def write(
         ImportError: the format needs a package.
     """
     path = Path(path)
-    writer = WRITERS.get(path.suffix)
-    if writer is None:
-        raise ValueError(f'{path} ends in none of {", ".join(WRITERS)}')
-    if precision not in PRECISIONS:
-        raise ValueError(f'no precision {precision!r}; choose from {", ".join(PRECISIONS)}')
-    if path.suffix == FORMATS['onnx'] and precision == 'bf16':
-        raise ValueError(
-            'onnxruntime supports nearly no operator in bf16, so such a file could not be checked; '
-            'choose --precision fp16, or --format torch-export'
-        )
+    _check(path, precision)
     tolerance = TOLERANCES[precision] if tolerance is None else tolerance
     module = ModuleNetwork(model, with_body)
     graph = module.graph
@@ -165,7 +151,7 @@ def write(
         with torch.no_grad(), _quiet():
             graph.requires_grad_(False)
             images = torch.zeros((2 if dynamic_batch else 1, *shape))
-            nodes = writer(graph, images, part, metadata, dynamic_batch)
+            nodes = WRITERS[path.suffix](graph, images, part, metadata, dynamic_batch)
         network = ExportedNetwork(part)
         errors = compare(network, module, shape, (1, 3) if dynamic_batch else (1,))
         if not max(errors.values()) <= tolerance:  # NaN is an error too
@@ -179,6 +165,18 @@ def write(
         for file in files:
             os.replace(file, path.with_name(file.name))
     return Written(errors, nodes, size, network, module)
+
+
+def _check(path, precision):
+    if path.suffix not in WRITERS:
+        raise ValueError(f'{path} ends in none of {", ".join(WRITERS)}')
+    if precision not in PRECISIONS:
+        raise ValueError(f'no precision {precision!r}; choose from {", ".join(PRECISIONS)}')
+    if path.suffix == FORMATS['onnx'] and precision == 'bf16':
+        raise ValueError(
+            'onnxruntime supports nearly no operator in bf16, so such a file could not be checked; '
+            'choose --precision fp16, or --format torch-export'
+        )
 
 
 @contextmanager
