@@ -1,3 +1,6 @@
+import ast
+from pathlib import Path
+
 import pytest
 from golden_rule import load_golden
 
@@ -113,3 +116,23 @@ def test_another_body_is_one_row_more(monkeypatch):
     assert fields['body_pose'].shape == (1, 3, 3)
     assert fields['vertices'].shape == (5, 3)
     assert fields['betas'].shape == (2,)
+
+
+def shapes_written_by_hand(path):
+    """Lines with the shape of one of a person's larger fields, or with a size of the body."""
+    shapes = {field.shape for field in c.person().values() if any(n > 9 for n in field.shape)}
+    for node in ast.walk(ast.parse(path.read_text())):
+        values = [n.value for n in getattr(node, 'elts', ()) if isinstance(n, ast.Constant)]
+        is_shape = isinstance(node, ast.Tuple) and len(values) == len(node.elts)
+        is_size = isinstance(node, ast.Constant) and node.value in (6890, 13776)
+        if (is_shape and tuple(values) in shapes) or is_size:
+            yield f'{path.name}:{node.lineno}'
+
+
+def test_no_other_table_says_what_a_person_is():
+    root = Path(c.__file__).parent.parent
+    files = [*root.glob('trunchier/**/*.py'), *root.glob('tools/**/*.py')]
+    # build_body.py runs in an environment of its own, without the package.
+    files = [path for path in files if path.name not in ('conventions.py', 'build_body.py')]
+    assert len(files) > 50
+    assert [each for path in files for each in shapes_written_by_hand(path)] == []

@@ -126,14 +126,14 @@ def test_half_precision_rotations_come_out_in_float32(dtype):
 
 @pytest.mark.parametrize('case', GOLDEN['perspective_projection'])
 def test_projection_is_the_official_one(case):
-    centre, rotation = (
+    center, rotation = (
         tensor(case[name]) if name in case else None for name in ('camera_center', 'rotation')
     )
     ours = perspective_projection(
         tensor(case['points']),
         tensor(case['translation']),
         tensor(case['focal_length']),
-        centre,
+        center,
         rotation,
     )
     assert torch.allclose(ours, tensor(case['output']), rtol=1e-5, atol=1e-5, equal_nan=True)
@@ -161,15 +161,15 @@ def test_a_crop_of_the_whole_image_has_the_camera_of_the_image():
 def test_full_camera_puts_the_body_where_the_crop_camera_does():
     """To first order: the body's own depth (0.3 m of 40) changes the perspective a little."""
     camera = torch.tensor([[0.8, 0.3, -0.1]])
-    centre, box, size = torch.tensor([[700.0, 200.0]]), 180.0, torch.tensor([[1280.0, 720.0]])
+    center, box, size = torch.tensor([[700.0, 200.0]]), 180.0, torch.tensor([[1280.0, 720.0]])
     point = torch.zeros(1, 1, 3)
     crop = perspective_projection(
         point, camera_to_translation(camera), torch.full((1, 2), 5000 / 256)
     )
-    in_image = centre + box * crop[:, 0]
+    in_image = center + box * crop[:, 0]
 
     focal = full_image_focal(size)
-    full = camera_crop_to_full(camera, centre, torch.tensor([box]), size, focal)
+    full = camera_crop_to_full(camera, center, torch.tensor([box]), size, focal)
     direct = perspective_projection(point, full, focal[:, None].expand(1, 2), size / 2)[:, 0]
     assert torch.allclose(in_image, direct, atol=1e-3)
 

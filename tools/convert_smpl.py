@@ -1,25 +1,26 @@
 #!/usr/bin/env python
-"""Make one clean npz of the official SMPL files, which may not be passed on and are pickles.
+"""Convert the official SMPL files, which are pickles, to one npz without pickles.
 
     python tools/convert_smpl.py data/smpl
     python tools/convert_smpl.py ~/SMPL_NEUTRAL.pkl ~/hmr2_data/SMPL_to_J19.pkl
 
-Looks for the files below, under any of their names, in the folders and files given, and writes
-data/smpl/SMPL_NEUTRAL.npz. That file then serves as `body_model=dict(path=...)`, as the head's
-`mean_params` and as `path` of AddRealPoses. The pickles are read without running anything that is
-in them, and without chumpy. SMPL is for non-commercial research: https://smpl.is.tue.mpg.de.
+Searches the given folders and files for the sources below, under any of their names, and writes
+data/smpl/SMPL_NEUTRAL.npz, to be used as `body_model=dict(path=...)`, as the head's `mean_params`
+and as `path` of AddRealPoses. Pickles are read without executing code and without chumpy. SMPL is
+licensed for non-commercial research: https://smpl.is.tue.mpg.de.
 """
 
 import argparse
-import os
 import pickle
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from trunchier.files import pickles
+from trunchier.conventions import ON_DISK, person
+from trunchier.files import pickles, save_npz
 from trunchier.models.mesh.body import FILE_NAME, NUM_BETAS, SHAPES, check_body
 from trunchier.models.mesh.hmr2_head import MEAN_PARAMS
 
@@ -27,10 +28,10 @@ HMR2_DATA = 'https://people.eecs.berkeley.edu/~jathushan/projects/4dhumans/hmr2_
 
 
 class Source(NamedTuple):
-    what: str
-    names: tuple  # of the official releases; the case does not matter
-    where: str
-    instead: str | None  # what happens without it; None: needed
+    content: str
+    names: tuple[str, ...]  # of the official releases, case-insensitive
+    origin: str
+    default: str | None  # used instead; None: the file is required
 
 
 SOURCES = {
@@ -58,16 +59,16 @@ SOURCES = {
         'the real poses for the discriminator',
         ('cmu_mocap.npz',),
         'it is in the training data of https://github.com/shubham-goel/4D-Humans',
-        'the embedded poses serve',
+        'the embedded poses are used',
     ),
 }
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.split('\n')[0],
         epilog='Files: '
-        + '; '.join(f'{" or ".join(s.names)} ({s.what})' for s in SOURCES.values()),
+        + '; '.join(f'{" or ".join(s.names)} ({s.content})' for s in SOURCES.values()),
     )
     parser.add_argument(
         'source', nargs='*', type=Path, default=[Path('data/smpl')], help='folders and files'
@@ -80,92 +81,82 @@ def main():
     except (OSError, ValueError, ImportError, pickle.UnpicklingError) as error:
         sys.exit(f'convert_smpl.py: {error}')
     for name, source in SOURCES.items():
-        print(f'{source.what}: {found.get(name) or f"no {source.names[0]}, {source.instead}"}')
+        print(f'{source.content}: {found.get(name) or f"no {source.names[0]}, {source.default}"}')
     print(f'wrote {arguments.out}')
 
 
-def find(places):
-    """Paths of the official files by the keys of SOURCES.
-
-    Args:
-        places: folders and files.
+def find(paths: Sequence[Path]) -> dict[str, Path]:
+    """Find the official files in folders and among files: paths by the keys of SOURCES.
 
     Raises:
-        FileNotFoundError: no such place, or a file that is needed is in none of them.
+        FileNotFoundError: one of `paths` does not exist, or a required file is in none of them.
     """
     files = []
-    for place in places:
-        if not place.exists():
-            raise FileNotFoundError(f'no {place}; name the folder or the files. {_needed(SOURCES)}')
-        files += sorted(place.iterdir()) if place.is_dir() else [place]
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f'no {path}; give the folder or the files. {_needed(SOURCES)}')
+        files += sorted(path.iterdir()) if path.is_dir() else [path]
     by_name = {path.name.lower(): path for path in reversed(files)}
     found = {}
     for key, source in SOURCES.items():
-        paths = [by_name[name.lower()] for name in source.names if name.lower() in by_name]
-        if paths:
-            found[key] = paths[0]
-    missing = {k: s for k, s in SOURCES.items() if s.instead is None and k not in found}
+        names = [name.lower() for name in source.names if name.lower() in by_name]
+        if names:
+            found[key] = by_name[names[0]]
+    missing = {k: s for k, s in SOURCES.items() if s.default is None and k not in found}
     if missing:
-        raise FileNotFoundError(f'not found in {", ".join(map(str, places))}: {_needed(missing)}')
+        raise FileNotFoundError(f'not found in {", ".join(map(str, paths))}: {_needed(missing)}')
     return found
 
 
 def _needed(sources):
     return ' '.join(
-        f'{" or ".join(s.names)} ({s.what}): {s.where}, and put it in data/smpl.'
+        f'{" or ".join(s.names)} ({s.content}): {s.origin}, and put it in data/smpl.'
         for s in sources.values()
-        if s.instead is None
+        if s.default is None
     )
 
 
-def convert(found, out):
-    """Write the arrays of the official files to `out`, whole or not at all.
+def convert(found: dict[str, Path], out: Path) -> None:
+    """Write the arrays of the official files to the npz `out`.
 
     Args:
         found: paths by the keys of SOURCES; 'mean' and 'mocap' may be absent.
-        out: npz.
 
     Raises:
-        ValueError: a file with other arrays, another vertex count or numbers that are not finite.
-        pickle.UnpicklingError: a pickle that holds more than arrays, or is cut off.
+        ValueError: other arrays, another number of vertices, or numbers that are not finite.
+        pickle.UnpicklingError: a pickle with other objects than arrays, or truncated.
     """
     if out.suffix != '.npz':
-        raise ValueError(f'the output is an npz; got {out}')
+        raise ValueError(f'expected an npz as output, got {out}')
     arrays = body_arrays(found['body'])
     arrays['J_regressor_extra'] = _dense(pickles.load(found['joints']))
     if arrays['J_regressor_extra'].shape != SHAPES['J_regressor_extra']:
         raise ValueError(
             f'{found["joints"]} has shape {arrays["J_regressor_extra"].shape}, '
-            f'wanted {SHAPES["J_regressor_extra"]}'
+            f'expected {SHAPES["J_regressor_extra"]}'
         )
     check_body(arrays, found['body'])
     if 'mean' in found:
         arrays |= npz_arrays(found['mean'], {name: (n,) for name, n in MEAN_PARAMS.items()})
     if 'mocap' in found:
-        shapes = {'body_pose': (None, 72), 'betas': (None, NUM_BETAS)}
+        fields = {ON_DISK.get(name, name): person()[name].shape for name in ('pose', 'betas')}
+        shapes = {name: (None, *shape) for name, shape in fields.items()}
         arrays |= npz_arrays(found['mocap'], shapes)
     for name, array in arrays.items():
         if not np.isfinite(array).all():
-            raise ValueError(f'{name} holds numbers that are not finite; fetch the files again')
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_suffix('.part.npz')
-    try:
-        np.savez(part, **arrays)
-        os.replace(part, out)
-    finally:
-        part.unlink(missing_ok=True)
+            raise ValueError(f'{name} has numbers that are not finite; download the files again')
+    save_npz(out, **arrays)
 
 
-def body_arrays(path):
-    """Arrays of an official body pickle, of the names in `models.body.SHAPES`."""
+def body_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of an official body pickle, named as in `models.mesh.body.SHAPES`."""
     content = pickles.load(path)
     names = [name for name in SHAPES if name != 'J_regressor_extra']
     if not isinstance(content, dict) or not set(names) <= set(content):
         keys = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f'{path} is not an SMPL body: it holds {keys}, wanted {names}')
+        raise ValueError(f'{path} is not an SMPL body: it holds {keys}, expected {names}')
     arrays = {name: _dense(content[name]) for name in names}
-    # Version 1.1.0 has 300 shape components, of which HMR uses the first ten.
+    # Version 1.1.0 has 300 shape components; HMR uses the first ten.
     arrays['shapedirs'] = arrays['shapedirs'][..., :NUM_BETAS]
     arrays['f'] = arrays['f'].astype(np.int32)
     parents = np.asarray(content['kintree_table']).astype(np.int64)
@@ -178,17 +169,16 @@ def _dense(array):
     return np.asarray(array.toarray() if hasattr(array, 'toarray') else array, np.float32)
 
 
-def npz_arrays(path, shapes):
-    """float32 arrays of an official npz; None in a shape stands for any number."""
+def npz_arrays(path: Path, shapes: dict[str, tuple[int | None, ...]]) -> dict[str, np.ndarray]:
+    """float32 arrays of an official npz; None in a shape matches any size."""
     arrays = {}
     with np.load(path, allow_pickle=False) as file:
         for name, shape in shapes.items():
             if name not in file:
                 raise ValueError(f'{path} has no array {name!r}, only {file.files}')
             array = file[name].astype(np.float32)
-            wanted = [size or array.shape[0] for size in shape]
-            if list(array.shape) != wanted:
-                raise ValueError(f'{name} of {path} has shape {array.shape}, wanted {shape}')
+            if list(array.shape) != [size or array.shape[0] for size in shape]:
+                raise ValueError(f'{name} of {path} has shape {array.shape}, expected {shape}')
             arrays[name] = array
     return arrays
 

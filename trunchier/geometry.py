@@ -1,14 +1,15 @@
 """Rotations, cameras, similarity alignment: pure tensor functions.
 
-They match shubham-goel/4D-Humans (hmr2/utils/geometry.py, renderer.py, pose_utils.py) where it is
-well defined, and differ where it is not: axis-angle is exact at and near zero (there: 1e-8 is
-added before the norm, and one input gives NaN), the cross product never picks a wrong axis, the
-alignment of identical points is finite. Rotations are computed in float32 or better, whatever
-autocast asks for, and by sums instead of matrix products, which autocast would round.
+They match shubham-goel/4D-Humans (hmr2/utils/geometry.py, renderer.py, pose_utils.py) except where
+it is ill-defined: axis-angle is exact at and near zero (there, 1e-8 is added before the norm, and
+one input gives NaN), the cross product never picks a wrong axis, the alignment of identical points
+is finite. Under autocast, rotations are computed in float32 or better, by sums instead of matrix
+products, which autocast would round.
 """
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from .conventions import FOCAL_LENGTH, IMAGE_SIZE
 
@@ -16,14 +17,14 @@ from .conventions import FOCAL_LENGTH, IMAGE_SIZE
 # ---------------------------------------------------------------------------------------------
 # Rotations
 # ---------------------------------------------------------------------------------------------
-def rotation_6d_to_matrix(x):
+def rotation_6d_to_matrix(x: Tensor) -> Tensor:
     """Gram-Schmidt of two columns (Zhou et al., CVPR 2019).
 
     Args:
-        x: (..., 6), the first column of the matrix, then the second (pytorch3d's are rows).
+        x: (..., 6), the first column of the matrix, then the second (rows in pytorch3d).
 
     Returns:
-        (..., 3, 3). A column that has no direction (zero, or parallel to the first) is zero.
+        (..., 3, 3). A column without direction (zero, or parallel to the first) is zero.
     """
     x = _at_least_float32(x)
     first = F.normalize(x[..., :3], dim=-1)
@@ -33,12 +34,12 @@ def rotation_6d_to_matrix(x):
     return torch.stack((first, second, third), dim=-1)
 
 
-def matrix_to_rotation_6d(matrix):
-    """The first two columns, one after the other: (..., 3, 3) -> (..., 6)."""
+def matrix_to_rotation_6d(matrix: Tensor) -> Tensor:
+    """Concatenate the first two columns: (..., 3, 3) -> (..., 6)."""
     return torch.cat((matrix[..., 0], matrix[..., 1]), dim=-1)
 
 
-def axis_angle_to_matrix(axis_angle):
+def axis_angle_to_matrix(axis_angle: Tensor) -> Tensor:
     """Rodrigues' formula, exact for every angle, with finite gradients at zero.
 
     R = cos(t) I + sin(t)/t [v]x + (1 - cos(t))/t^2 v v^T,   t = |v|
@@ -52,7 +53,7 @@ def axis_angle_to_matrix(axis_angle):
     v = _at_least_float32(axis_angle)
     square = v.square().sum(-1)
     small = square < 1e-4
-    # The unused branch of `where` is differentiated too, hence a harmless angle in it.
+    # The unused branch of `where` is differentiated too: it needs an angle with finite gradients.
     angle = torch.where(small, 1.0, square).sqrt()
     sine = torch.where(small, 1 - square / 6 + square**2 / 120, angle.sin() / angle)
     half = (angle / 2).sin() / angle
@@ -71,11 +72,11 @@ def axis_angle_to_matrix(axis_angle):
     return torch.stack(entries, dim=-1).unflatten(-1, (3, 3))
 
 
-def matrix_to_axis_angle(matrix):
-    """Axis-angle of rotation matrices, stable at 0 and at pi; the angle lies in [0, pi].
+def matrix_to_axis_angle(matrix: Tensor) -> Tensor:
+    """Axis-angle of rotation matrices, stable at 0 and at pi; the angle is in [0, pi].
 
-    By way of the quaternion: of the four ways to read it off the matrix, the one that divides by
-    its largest component (Shepperd, 1978).
+    The matrix is first converted to a quaternion, by the one of four formulas that divides by the
+    largest component (Shepperd, 1978).
 
     Args:
         matrix: (..., 3, 3)
@@ -85,10 +86,10 @@ def matrix_to_axis_angle(matrix):
     """
     m = _at_least_float32(matrix)
     (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = (row.unbind(-1) for row in m.unbind(-2))
-    ways = torch.stack(
+    candidates = torch.stack(
         [
-            torch.stack(way, dim=-1)
-            for way in (
+            torch.stack(candidate, dim=-1)
+            for candidate in (
                 (1 + xx + yy + zz, zy - yz, xz - zx, yx - xy),
                 (zy - yz, 1 + xx - yy - zz, yx + xy, xz + zx),
                 (xz - zx, yx + xy, 1 - xx + yy - zz, zy + yz),
@@ -96,10 +97,10 @@ def matrix_to_axis_angle(matrix):
             )
         ],
         dim=-2,
-    )  # (..., way, wxyz), each 4 * q[way] * q
-    best = ways.diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None]
-    quaternion = F.normalize(ways.take_along_dim(best, dim=-2).squeeze(-2), dim=-1)
-    # q and -q are one rotation; the one with w >= 0 has the smaller angle.
+    )  # (..., i, wxyz), each 4 * q[i] * q
+    best = candidates.diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None]
+    quaternion = F.normalize(candidates.take_along_dim(best, dim=-2).squeeze(-2), dim=-1)
+    # q and -q are the same rotation; the one with w >= 0 has the smaller angle.
     quaternion = torch.where(quaternion[..., :1] < 0, -quaternion, quaternion)
 
     w, axis = quaternion[..., 0], quaternion[..., 1:]
@@ -118,14 +119,20 @@ def _at_least_float32(x):
 # ---------------------------------------------------------------------------------------------
 # Cameras
 # ---------------------------------------------------------------------------------------------
-def perspective_projection(points, translation, focal, centre=None, rotation=None):
-    """Pinhole projection, without a guard: depth 0 is not finite, behind the camera is mirrored.
+def perspective_projection(
+    points: Tensor,
+    translation: Tensor,
+    focal: Tensor,
+    center: Tensor | None = None,
+    rotation: Tensor | None = None,
+) -> Tensor:
+    """Pinhole projection. Points at depth 0 are not finite, points behind the camera are mirrored.
 
     Args:
-        points: (B, N, 3), metres.
-        translation: (B, 3), metres, added after the rotation; z points away from the camera.
+        points: (B, N, 3), meters.
+        translation: (B, 3), meters, added after the rotation; z points away from the camera.
         focal: (B, 2), in the unit of the result.
-        centre: (B, 2), x before y; None for the origin.
+        center: (B, 2), x before y; None for the origin.
         rotation: (B, 3, 3); None for none.
 
     Returns:
@@ -135,11 +142,13 @@ def perspective_projection(points, translation, focal, centre=None, rotation=Non
         points = (rotation[:, None] * points[:, :, None]).sum(-1)
     points = points + translation[:, None]
     projected = points[..., :2] / points[..., 2:] * focal[:, None]
-    return projected if centre is None else projected + centre[:, None]
+    return projected if center is None else projected + center[:, None]
 
 
-def camera_to_translation(camera, focal=FOCAL_LENGTH, image_size=IMAGE_SIZE):
-    """Where the body stands before the camera of its crop.
+def camera_to_translation(
+    camera: Tensor, focal: float = FOCAL_LENGTH, image_size: int = IMAGE_SIZE
+) -> Tensor:
+    """Translation of the body in the frame of its crop's camera.
 
     Args:
         camera: (B, 3) as (s, tx, ty).
@@ -147,20 +156,22 @@ def camera_to_translation(camera, focal=FOCAL_LENGTH, image_size=IMAGE_SIZE):
         image_size: side of the square crop, pixels.
 
     Returns:
-        (B, 3), metres: (tx, ty, 2 * focal / (image_size * s)).
+        (B, 3), meters: (tx, ty, 2 * focal / (image_size * s)).
     """
     scale, x, y = camera.unbind(-1)
     return torch.stack((x, y, 2 * focal / (image_size * scale + 1e-9)), dim=-1)
 
 
-def seen_columns(images):
-    """The middle three quarters of square crops (..., H, W): all that the backbone sees of them."""
+def seen_columns(images: Tensor) -> Tensor:
+    """Middle three quarters of the columns of square crops (..., H, W), which the backbone sees."""
     margin = images.shape[-1] // 8
     return images[..., margin : images.shape[-1] - margin]
 
 
-def full_image_focal(image_size, focal=FOCAL_LENGTH, crop_size=IMAGE_SIZE):
-    """Focal length that 4D-Humans gives a whole image: focal / crop_size * the longer side.
+def full_image_focal(
+    image_size: Tensor, focal: float = FOCAL_LENGTH, crop_size: int = IMAGE_SIZE
+) -> Tensor:
+    """Focal length that 4D-Humans assumes for a whole image: focal / crop_size * longer side.
 
     Args:
         image_size: (B, 2) as (width, height), pixels.
@@ -171,36 +182,42 @@ def full_image_focal(image_size, focal=FOCAL_LENGTH, crop_size=IMAGE_SIZE):
     return focal / crop_size * image_size.amax(-1)
 
 
-def camera_crop_to_full(camera, box_centre, box_size, image_size, focal):
-    """Translation in the camera of the whole image, whose centre is the principal point.
+def camera_crop_to_full(
+    camera: Tensor,
+    box_center: Tensor,
+    box_size: Tensor,
+    image_size: Tensor,
+    focal: Tensor | float,
+) -> Tensor:
+    """Translation in the frame of the whole image's camera; its center is the principal point.
 
     Args:
         camera: (B, 3) as (s, tx, ty), of the crop.
-        box_centre: (B, 2), pixels, x before y.
+        box_center: (B, 2), pixels, x before y.
         box_size: (B,), side of the square box, pixels.
         image_size: (B, 2) as (width, height), pixels.
         focal: (B,) or a number, pixels, of the whole image (see `full_image_focal`).
 
     Returns:
-        (B, 3), metres.
+        (B, 3), meters.
     """
     scale = box_size * camera[:, 0] + 1e-9
-    shift = 2 * (box_centre - image_size / 2) / scale[:, None]
+    shift = 2 * (box_center - image_size / 2) / scale[:, None]
     return torch.cat((camera[:, 1:] + shift, (2 * focal / scale)[:, None]), dim=-1)
 
 
 # ---------------------------------------------------------------------------------------------
 # Alignment
 # ---------------------------------------------------------------------------------------------
-def similarity_transform(source, target):
-    """Scale, rotation and translation that bring `source` closest to `target` (least squares).
+def similarity_transform(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Least-squares scale, rotation and translation from `source` to `target`.
 
-    Umeyama, PAMI 1991; computed in float64. Reflections are excluded. Degenerate sets stay
-    finite: identical source points get scale 0 and land on the target's mean; for points on a
-    line, or where reflections tie, the rotation is one of several that are equally good.
+    Umeyama, PAMI 1991; computed in float64, without reflections. Degenerate sets stay finite:
+    identical source points get scale 0 and are mapped to the target's mean; for points on a line,
+    or where reflections tie, the rotation is one of several equally good ones.
 
     Args:
-        source, target: (B, N, 3), one unit.
+        source, target: (B, N, 3), in the same unit.
 
     Returns:
         scale (B,), rotation (B, 3, 3), translation (B, 3), float64:
@@ -208,23 +225,23 @@ def similarity_transform(source, target):
     """
     source, target = source.double(), target.double()
     source_mean, target_mean = source.mean(1), target.mean(1)
-    centred_source = source - source_mean[:, None]
-    centred_target = target - target_mean[:, None]
+    centered_source = source - source_mean[:, None]
+    centered_target = target - target_mean[:, None]
 
-    covariance = centred_target.transpose(1, 2) @ centred_source
+    covariance = centered_target.transpose(1, 2) @ centered_source
     u, singular, vh = torch.linalg.svd(covariance)
     signs = torch.ones_like(singular)
     signs[:, 2] = torch.linalg.det(u @ vh).sign()
     rotation = (u * signs[:, None]) @ vh
 
-    variance = centred_source.square().sum((1, 2))
+    variance = centered_source.square().sum((1, 2))
     scale = (singular * signs).sum(1) / variance.clamp_min(torch.finfo(torch.float64).tiny)
     translation = target_mean - scale[:, None] * (rotation @ source_mean[..., None])[..., 0]
     return scale, rotation, translation
 
 
-def align_similarity(source, target):
-    """`source` after its `similarity_transform` to `target`: (B, N, 3), float64."""
+def align_similarity(source: Tensor, target: Tensor) -> Tensor:
+    """Apply `similarity_transform` from `source` to `target`: (B, N, 3), float64."""
     scale, rotation, translation = similarity_transform(source, target)
-    turned = source.double() @ rotation.transpose(1, 2)
-    return scale[:, None, None] * turned + translation[:, None]
+    rotated = source.double() @ rotation.transpose(1, 2)
+    return scale[:, None, None] * rotated + translation[:, None]

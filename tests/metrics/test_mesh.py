@@ -16,7 +16,6 @@ from trunchier.metrics.mesh import (
     joint_errors,
     mean_pck,
     phi_scores,
-    relative_change,
 )
 
 GOLDEN = load_golden('hmr2_evaluators')
@@ -173,7 +172,7 @@ def test_confidence_must_exceed_one_half():
     assert evaluate(MeshPCK(), [sample])['a/PCK@0.05'] == 100
 
 
-def test_moving_the_whole_body_costs_nothing():
+def test_errors_do_not_depend_on_the_translation():
     samples = random_samples(3)
     for sample in samples:
         truth = sample['gt_instances']['keypoints_3d'][..., :3]
@@ -181,7 +180,7 @@ def test_moving_the_whole_body_costs_nothing():
     assert evaluate(MeshJointError(), samples)['a/MPJPE'] < 1e-9
 
 
-def test_turning_and_scaling_cost_nothing_after_alignment():
+def test_aligned_errors_do_not_depend_on_rotation_and_scale():
     samples = random_samples(3)
     for sample in samples:
         truth = torch.from_numpy(sample['gt_instances']['keypoints_3d'][..., :3])
@@ -192,7 +191,7 @@ def test_turning_and_scaling_cost_nothing_after_alignment():
     assert result['a/MPJPE'] > 100
 
 
-def test_errors_are_millimetres():
+def test_errors_are_in_millimeters():
     (sample,) = random_samples(1)
     pred = sample['gt_instances']['keypoints_3d'][..., :3].copy()
     pred[0, list(EVAL_14_IN_44), 0] += 0.02
@@ -232,16 +231,16 @@ def test_a_prediction_that_is_not_finite_is_an_error_that_names_the_sample(metri
 def test_a_box_of_no_size_is_an_error_that_names_the_sample():
     samples = random_samples(2)
     samples[1]['box_scale'] = np.zeros(2)
-    with pytest.raises(ValueError, match='sample 1 of a .* has a box of 0.0 pixels'):
+    with pytest.raises(ValueError, match='sample 1 of a .* positive size, got 0.0 pixels'):
         MeshPCK().process(None, samples)
 
 
-# several sets, and what is printed
+# several data sets, and the printed text
 
 
 @pytest.fixture
 def printed():
-    """What the current logger says."""
+    """Messages of the current logger."""
     lines = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())
@@ -260,7 +259,7 @@ def mixed_samples():
     return samples
 
 
-def test_sets_of_one_run_are_scored_apart(printed):
+def test_data_sets_of_one_run_are_scored_separately(printed):
     evaluator = Evaluator([MeshPCK(), MeshJointError()])
     samples = mixed_samples()
     evaluator.process(samples)
@@ -274,13 +273,13 @@ def test_sets_of_one_run_are_scored_apart(printed):
     assert results['PhiM3D'] == pytest.approx(sum(errors) / 4)
 
 
-def test_only_the_named_sets_are_scored(printed):
+def test_only_the_named_data_sets_are_scored(printed):
     results = evaluate(MeshPCK(datasets=['b', 'absent']), mixed_samples())
     assert {key.split('/')[0] for key in results} == {'b', 'PhiM2D'}
     assert any('absent: no annotated sample was evaluated' in text for text in printed)
 
 
-def test_numbers_are_printed_beside_their_protocol(printed):
+def test_results_are_printed_with_their_protocol(printed):
     samples = mixed_samples()
     pck, errors = evaluate(MeshPCK(), samples), evaluate(MeshJointError(), samples)
     about_pck, about_errors = printed[-2:]
@@ -316,7 +315,7 @@ def test_scores_are_those_of_the_paper():
     stages_2 = 32.8, 63.0, 75.5, 91.5, 81.1, 93.4, 83.3, 54.2, 57.0, 40.0
     whole, cut = (phi_scores(dict(zip(COLUMNS, row, strict=True))) for row in (stages_4, stages_2))
     for name, *printed in (('PhiM2D', 81.2, 72.9, -10.3), ('PhiM3D', 54.6, 58.6, 7.4)):
-        change = relative_change(cut[name], whole[name])
+        change = 100 * (cut[name] / whole[name] - 1)
         assert [round(value, 1) for value in (whole[name], cut[name], change)] == printed
 
 
@@ -344,8 +343,14 @@ def _evaluate_rank(rank, world, folder, count):
 
 
 def test_two_processes_agree_with_one_and_count_no_sample_twice(tmp_path):
-    """Five samples on two ranks: the second is given sample 0 again to fill up."""
-    torch.multiprocessing.spawn(_evaluate_rank, (2, str(tmp_path), 5), nprocs=2)
+    """Five samples on two ranks: the second is padded with sample 0."""
+    other = torch.multiprocessing.get_context('spawn').Process(
+        target=_evaluate_rank, args=(1, 2, str(tmp_path), 5)
+    )
+    other.start()
+    _evaluate_rank(0, 2, str(tmp_path), 5)
+    other.join()
+    assert other.exitcode == 0
     results = [torch.load(tmp_path / f'{rank}.pt') for rank in range(2)]
     assert results[0] == results[1]
     samples = random_samples(5)

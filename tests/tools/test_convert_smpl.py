@@ -144,7 +144,7 @@ def test_missing_place_is_named(tmp_path):
 def test_optional_files_may_be_missing_and_what_serves_instead_is_said(monkeypatch, copy, capsys):
     (copy / 'cmu_mocap.npz').unlink()
     run(monkeypatch, copy, '--out', copy / 'out.npz')
-    assert 'no cmu_mocap.npz, the embedded poses serve' in capsys.readouterr().out
+    assert 'no cmu_mocap.npz, the embedded poses are used' in capsys.readouterr().out
 
 
 def replace(path, content):
@@ -169,7 +169,7 @@ BAD = {
     'another vertex count': (
         'SMPL_NEUTRAL.pkl',
         lambda: changed_body(v_template=np.zeros((10475, 3))),
-        r'v_template of .*SMPL_NEUTRAL.pkl has shape \(10475, 3\), wanted \(6890, 3\)',
+        r'v_template of .*SMPL_NEUTRAL.pkl has shape \(10475, 3\), expected \(6890, 3\)',
     ),
     'another skeleton': (
         'SMPL_NEUTRAL.pkl',
@@ -181,7 +181,7 @@ BAD = {
     'not finite': (
         'SMPL_NEUTRAL.pkl',
         lambda: changed_body(v_template=np.full((6890, 3), np.nan)),
-        'v_template holds numbers that are not finite',
+        'v_template has numbers that are not finite',
     ),
     'forbidden class': (
         'SMPL_NEUTRAL.pkl',
@@ -192,12 +192,12 @@ BAD = {
     'another regressor': (
         'SMPL_to_J19.pkl',
         lambda: pickle.dumps(np.zeros((14, 6890))),
-        r'SMPL_to_J19.pkl has shape \(14, 6890\), wanted \(19, 6890\)',
+        r'SMPL_to_J19.pkl has shape \(14, 6890\), expected \(19, 6890\)',
     ),
     'mean parameters of another size': (
         'smpl_mean_params.npz',
         lambda: dict(pose=np.zeros(72), shape=np.zeros(10), cam=np.zeros(3)),
-        r'pose of .*smpl_mean_params.npz has shape \(72,\), wanted \(144,\)',
+        r'pose of .*smpl_mean_params.npz has shape \(72,\), expected \(144,\)',
     ),
     'mocap without betas': (
         'cmu_mocap.npz',
@@ -222,6 +222,6 @@ def test_failure_leaves_the_old_file_alone(copy):
     out = copy / 'SMPL_NEUTRAL.npz'
     out.write_bytes(b'old')
     replace(copy / 'cmu_mocap.npz', {'body_pose': np.zeros((5, 69)), 'betas': np.zeros((5, 10))})
-    with pytest.raises(ValueError, match='wanted'):
+    with pytest.raises(ValueError, match='expected'):
         convert_smpl.convert(convert_smpl.find([copy]), out)
     assert out.read_bytes() == b'old'

@@ -263,9 +263,9 @@ def test_mpi_inf_3dhp_is_converted_with_its_pinhole(shared, tmp_path, name):
         joints, points = record['keypoints_3d'][seen], record['keypoints_2d'][seen]
         rays = joints[:, :2] / joints[:, 2:3]
         for axis in (0, 1):
-            focal, centre = np.polyfit(rays[:, axis], points[:, axis], 1)
-            assert 1400 < focal < 1600 and 950 < centre < 1100
-            assert np.abs(focal * rays[:, axis] + centre - points[:, axis]).max() < 12
+            focal, center = np.polyfit(rays[:, axis], points[:, axis], 1)
+            assert 1400 < focal < 1600 and 950 < center < 1100
+            assert np.abs(focal * rays[:, axis] + center - points[:, axis]).max() < 12
 
 
 # ---------------------------------------------------------------------------------------------

@@ -1,59 +1,68 @@
-"""Metrics of mesh recovery: PCK of reprojected keypoints, MPJPE and PA-MPJPE, the paper's scores.
+"""PCK of reprojected keypoints, MPJPE and PA-MPJPE, the paper's scores.
 
-They equal EvaluatorPCK and Evaluator of shubham-goel/4D-Humans (hmr2/utils/pose_utils.py,
-pck_accuracy.py). One test run may hold several data sets: results are grouped by the name in each
-sample's metainfo, and every table is printed with the protocol that it follows.
+Equal to EvaluatorPCK and Evaluator of shubham-goel/4D-Humans (hmr2/utils/pose_utils.py,
+pck_accuracy.py). Results are grouped by the data set in each sample's metainfo and printed with
+their protocol.
 
-Both metrics read data samples as dicts (mmengine makes them of PoseDataSample):
+Both metrics read data samples as dicts (mmengine converts PoseDataSample); see
+`conventions.person` for shapes and units, which have a leading 1 here:
 
-    pred_instances  keypoints (1, 44, 2) pixels of the picture; joints (1, 44, 3) metres
-    gt_instances    keypoints (1, 44, 2) pixels, keypoints_visible (1, 44) confidence;
-                    keypoints_3d (1, 44, 4) metres, confidence
-    metainfo        dataset, its name; box_scale (2,) width and height of the annotated box in
-                    pixels / 200; id and img_path for error messages
+    pred_instances  keypoints, joints
+    gt_instances    keypoints, keypoints_visible (1, 44) confidence, keypoints_3d
+    metainfo        dataset, its name; box_scale (2,), `scale` of the annotated box; id and
+                    img_path for error messages
 
-Each sample leaves exactly one result on its rank, scored or not, so that mmengine can put the
-ranks' results in order and cut off the samples that filled up the last batch.
+Each sample adds exactly one result on its rank, scored or not: mmengine then orders the ranks'
+results and removes the samples that padded the last batch.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmengine.registry import METRICS
+from torch import Tensor
 
 from ..conventions import EVAL_14_IN_44, PELVIS
 from ..geometry import align_similarity
 
 
 class _PerDataset(BaseMetric):
-    """Results of each data set by itself, then a score over the sets.
+    """Metric of each data set, and a score over the data sets.
 
     Args:
-        datasets: names of those to score; None for all that are annotated for this metric.
-        others: of mmengine's BaseMetric.
+        datasets: names of those to score; None: all with annotations for this metric.
+        collect_device, prefix, collect_dir: see mmengine's BaseMetric.
     """
 
-    def __init__(self, datasets=None, collect_device='cpu', prefix=None, collect_dir=None):
-        # mmengine warns of a missing prefix; here the names of the sets are the prefixes.
+    def __init__(
+        self,
+        datasets: Sequence[str] | None = None,
+        collect_device: str = 'cpu',
+        prefix: str | None = None,
+        collect_dir: str | None = None,
+    ):
+        # mmengine warns of a missing prefix; here names of data sets are the prefixes.
         super().__init__(collect_device, prefix or 'mesh', collect_dir)
         self.prefix = prefix
         self.datasets = datasets
 
-    def process(self, data_batch, data_samples):
+    def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
         for sample in data_samples:
             dataset = sample.get('dataset') or (self.dataset_meta or {}).get('dataset_name', 'all')
             scored = self.datasets is None or dataset in self.datasets
             self.results.append({'dataset': dataset, **(self.measure(sample) if scored else {})})
 
-    def compute_metrics(self, results):
+    def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         groups = {}
         for result in results:
             if len(result) > 1:
                 groups.setdefault(result.pop('dataset'), []).append(result)
         metrics, lines = {}, []
         for dataset, group in groups.items():
-            values, count = self.summarise(group)
+            values, count = self.summarize(group)
             metrics |= {f'{dataset}/{name}': value for name, value in values.items()}
             numbers = ', '.join(f'{name} {value:.2f} {self.unit}' for name, value in values.items())
             lines.append(f'  {dataset}: {numbers} ({count})')
@@ -70,24 +79,26 @@ class _PerDataset(BaseMetric):
 class MeshPCK(_PerDataset):
     """Percentage of correct keypoints: DATASET/PCK@0.05, ..., and PhiM2D over the data sets.
 
-    A keypoint counts if its confidence is above `confidence`. It is correct if the error is less
-    than the threshold times the longer side of the annotated box. The rate of each of the 44
-    keypoints is taken first, then the mean over the keypoints that have data.
+    Keypoints with a confidence above `confidence` are scored. A keypoint is correct if its error is
+    less than the threshold times the longer side of the annotated box. Rates are computed for each
+    of the 44 keypoints, then averaged over those with data.
 
     Args:
         thresholds: fractions of the longer side.
         confidence: keypoints at or below it are ignored.
-        datasets, others: see `_PerDataset`.
+        others: `datasets` and arguments of mmengine's BaseMetric.
     """
 
     unit = '%'
 
-    def __init__(self, thresholds=(0.05, 0.1), confidence=0.5, **others):
+    def __init__(
+        self, thresholds: Sequence[float] = (0.05, 0.1), confidence: float = 0.5, **others: object
+    ):
         super().__init__(**others)
         self.thresholds = tuple(thresholds)
         self.confidence = confidence
 
-    def protocol(self):
+    def protocol(self) -> str:
         return (
             'PCK of reprojected keypoints, in %: 44 keypoints (25 OpenPose + 19), those with '
             f'confidence > {self.confidence}; no alignment; correct if the error < threshold * '
@@ -95,52 +106,52 @@ class MeshPCK(_PerDataset):
             'have data; PhiM2D: mean over data sets and thresholds'
         )
 
-    def measure(self, sample):
+    def measure(self, sample: dict) -> dict:
         truth = sample['gt_instances']
         visible = _array(truth['keypoints_visible']).reshape(-1) > self.confidence
         if not visible.any() and self.datasets is None:
             return {}
         side = 200 * float(_array(sample['box_scale']).max())
         if not side > 0:
-            raise ValueError(
-                f'{_name(sample)} has a box of {side} pixels; a positive one is wanted'
-            )
+            raise ValueError(f'{_name(sample)}: expected a box of positive size, got {side} pixels')
         pred = _finite(sample, 'keypoints')
         error = np.linalg.norm(pred - _array(truth['keypoints'])[0], axis=-1) / side
         return {'error': error, 'visible': visible}
 
-    def summarise(self, group):
+    def summarize(self, group: list[dict]) -> tuple[dict[str, float], str]:
         error = np.stack([result['error'] for result in group])
         visible = np.stack([result['visible'] for result in group])
         values = {
             f'PCK@{threshold}': 100 * mean_pck(error, visible, threshold)[0]
             for threshold in self.thresholds
         }
-        seen = visible.any(0).sum()
-        return values, f'{len(group)} samples, {visible.sum()} keypoints, {seen} of 44 kinds'
+        kinds = visible.any(0)
+        return values, (
+            f'{len(group)} samples, {visible.sum()} keypoints, {kinds.sum()} of {len(kinds)} kinds'
+        )
 
 
 @METRICS.register_module()
 class MeshJointError(_PerDataset):
     """Mean joint errors in mm: DATASET/MPJPE, DATASET/PA-MPJPE, and PhiM3D over the data sets.
 
-    Over 14 joints, [25..37, 43] of 44, both sets centred on joint 39. PA-MPJPE aligns each sample
-    by a similarity with scale and without reflection. Degenerate sets stay finite: a prediction
-    whose joints coincide is aligned to the truth's mean. As official, confidences are not looked
-    at, except that a sample without any annotated joint is left out.
+    Over 14 joints, [25..37, 43] of 44, relative to joint 39. PA-MPJPE aligns each sample by a
+    similarity with scale and without reflection. Degenerate sets stay finite: a prediction whose
+    joints coincide is aligned to the mean of the ground truth. As official, confidences are
+    ignored, except that samples without any annotated joint are skipped.
     """
 
     unit = 'mm'
 
-    def protocol(self):
+    def protocol(self) -> str:
         return (
-            'Joint errors in mm: 14 joints (25..37 and 43 of 44), prediction and truth centred on '
+            'Joint errors in mm: 14 joints (25..37 and 43 of 44), prediction and truth centered on '
             'the pelvis (39); MPJPE: no further alignment; PA-MPJPE: aligned by a similarity '
             '(rotation, scale, translation; no reflection) for each sample; mean over joints, then '
             'over samples; PhiM3D: mean over data sets and both errors'
         )
 
-    def measure(self, sample):
+    def measure(self, sample: dict) -> dict:
         truth = torch.from_numpy(_array(sample['gt_instances']['keypoints_3d']))
         annotated = truth[0, list(EVAL_14_IN_44), 3] > 0
         if not annotated.any():
@@ -153,7 +164,7 @@ class MeshJointError(_PerDataset):
             'whole': bool(annotated.all()),
         }
 
-    def summarise(self, group):
+    def summarize(self, group: list[dict]) -> tuple[dict[str, float], str]:
         values = {
             name: float(np.mean([result[name] for result in group]))
             for name in ('MPJPE', 'PA-MPJPE')
@@ -161,20 +172,20 @@ class MeshJointError(_PerDataset):
         count = f'{len(group)} samples'
         partly = sum(not result['whole'] for result in group)
         if partly:
-            count += f', {partly} of which lack some of the 14 joints and are scored all the same'
+            count += f', {partly} of which lack some of the 14 joints and are scored nevertheless'
         return values, count
 
 
-def mean_pck(error, visible, threshold):
-    """Share of correct keypoints.
+def mean_pck(error: np.ndarray, visible: np.ndarray, threshold: float) -> tuple[float, np.ndarray]:
+    """Percentage of correct keypoints, as a fraction.
 
     Args:
         error: (N, K), as a fraction of the box.
         visible: (N, K) bool.
-        threshold: correct means strictly less.
+        threshold: correct keypoints have a smaller error.
 
     Returns:
-        mean over the keypoints that were seen at all (0 if none was); rates (K,), NaN if unseen.
+        mean over keypoints that are ever visible (0 if none is); rates (K,), NaN if never visible.
     """
     seen = visible.sum(0)
     correct = ((error < threshold) & visible).sum(0)
@@ -182,27 +193,29 @@ def mean_pck(error, visible, threshold):
     return (float(np.nanmean(rates)) if seen.any() else 0.0), rates
 
 
-def joint_errors(pred, truth, joints=EVAL_14_IN_44, centre=PELVIS):
-    """Mean distances of joints, centred and aligned.
+def joint_errors(
+    pred: Tensor, truth: Tensor, joints: Sequence[int] = EVAL_14_IN_44, center: int = PELVIS
+) -> tuple[Tensor, Tensor]:
+    """Mean distances of joints, centered and aligned.
 
     Args:
-        pred, truth: (B, 44, 3), metres.
-        joints: indices of those that count.
-        centre: index of the joint that both are centred on.
+        pred, truth: (B, 44, 3), meters.
+        joints: indices of the scored joints.
+        center: index of the joint that is the origin of both.
 
     Returns:
-        MPJPE (B,) and PA-MPJPE (B,), metres, float64.
+        MPJPE (B,) and PA-MPJPE (B,), meters, float64.
     """
     index = list(joints)
     pred, truth = (
-        (points - points[:, centre, None])[:, index] for points in (pred.double(), truth.double())
+        (points - points[:, center, None])[:, index] for points in (pred.double(), truth.double())
     )
     return tuple(
         (each - truth).norm(dim=-1).mean(-1) for each in (pred, align_similarity(pred, truth))
     )
 
 
-# What each score averages over data sets, and the factor to the paper's unit.
+# Metrics that each score averages over data sets, and the factor to the paper's unit.
 PHI = {
     'PhiP2D': (('AP', 'AR'), 100),
     'PhiM2D': (('PCK@0.05', 'PCK@0.1'), 1),
@@ -210,15 +223,15 @@ PHI = {
 }
 
 
-def phi_scores(metrics):
-    """The paper's scores (Equations 1 to 3): mean over data sets of the mean of two metrics.
+def phi_scores(metrics: dict[str, float]) -> dict[str, float]:
+    """Scores of the paper (Equations 1 to 3): mean over data sets of the mean of two metrics.
 
     Args:
         metrics: results of a test run, such as {'coco/AP': 0.758, 'coco/AR': 0.811} of mmpose's
             CocoMetric or {'3dpw-test/MPJPE': 80.0, '3dpw-test/PA-MPJPE': 52.7}.
 
     Returns:
-        Those of PhiP2D (%), PhiM2D (%) and PhiM3D (mm) of which there is a data set.
+        PhiP2D (%), PhiM2D (%) and PhiM3D (mm), if there is a data set of each.
     """
     scores = {}
     for score, (names, factor) in PHI.items():
@@ -231,13 +244,8 @@ def phi_scores(metrics):
     return scores
 
 
-def relative_change(value, reference):
-    """The tables' deltas: change from `reference` (the model with all stages), in percent."""
-    return 100 * (value - reference) / reference
-
-
 def _finite(sample, name):
-    """`pred_instances` of a sample, (44, D) float64."""
+    """A field of `pred_instances`: (44, D) float64."""
     value = _array(sample['pred_instances'][name])[0]
     if not np.isfinite(value).all():
         raise ValueError(

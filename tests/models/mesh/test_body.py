@@ -195,7 +195,7 @@ def test_official_pickle_is_sent_to_the_converter(tmp_path):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        ({'v_template': np.zeros((10475, 3))}, r'v_template .*\(10475, 3\), wanted \(6890, 3\)'),
+        ({'v_template': np.zeros((10475, 3))}, r'v_template .*\(10475, 3\), expected \(6890, 3\)'),
         ({'weights': None}, "no array 'weights'"),
         ({'J_regressor_extra': None}, "no array 'J_regressor_extra'"),
         ({'kintree_table': np.zeros((2, 24))}, 'skeleton'),

@@ -164,8 +164,8 @@ def test_mean_parameters_may_be_a_file_of_the_user(tmp_path):
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'pose': np.zeros(72)}, r'pose of .* has shape \(72,\), wanted 144'),
-        ({'shape': np.zeros(300)}, r'shape of .*, wanted 10'),
+        ({'pose': np.zeros(72)}, r'pose of .* has shape \(72,\), expected 144'),
+        ({'shape': np.zeros(300)}, r'shape of .*, expected 10'),
         ({'cam': None}, "no array 'cam'"),
     ],
 )

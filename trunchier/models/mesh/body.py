@@ -1,10 +1,10 @@
-"""A body in SMPL's layout: pose and shape in, vertices and the 44 joints of HMR2.0 out.
+"""Body model in SMPL's layout: from pose and shape to vertices and the 44 joints of HMR2.0.
 
 SMPL (Loper et al., SIGGRAPH Asia 2015) by the library `smplx`, with the joint map and the extra
 regressor of shubham-goel/4D-Humans (hmr2/models/smpl_wrapper.py). The default body is the
-permissively licensed one of trunchier/synthetic: SMPL's skeleton and topology count, but not
-SMPL. Its betas are its own, and models trained on SMPL do not carry over to it. A user's SMPL is
-read from the npz that tools/convert_smpl.py writes.
+embedded one, permissively licensed, with SMPL's skeleton and numbers of vertices and faces. It is
+not SMPL: its betas differ, and models trained on SMPL are not compatible. SMPL itself is read from
+the npz that tools/convert_smpl.py writes.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...conventions import (
     BODIES,
@@ -23,7 +23,7 @@ from ...conventions import (
     SMPL_PARENTS,
     SMPLX_TO_OPENPOSE,
 )
-from ...files import shipped
+from ...files import need, shipped
 
 EMBEDDED_BODY = shipped.asset('body.npz')
 FILE_NAME = 'SMPL_NEUTRAL.npz'
@@ -31,9 +31,9 @@ FILE_NAME = 'SMPL_NEUTRAL.npz'
 # Arrays of a body file. `shapedirs` may have more components: the first ones are used.
 _, _, NUM_VERTICES, NUM_FACES, NUM_BETAS = BODIES['smpl']
 SHAPES = {
-    'v_template':        (NUM_VERTICES, 3),              # metres, y up, facing z
-    'shapedirs':         (NUM_VERTICES, 3, NUM_BETAS),   # metres per unit of beta
-    'posedirs':          (NUM_VERTICES, 3, 9 * 23),      # metres per entry of R - I; optional
+    'v_template':        (NUM_VERTICES, 3),              # meters, y up, facing z
+    'shapedirs':         (NUM_VERTICES, 3, NUM_BETAS),   # meters per unit of beta
+    'posedirs':          (NUM_VERTICES, 3, 9 * 23),      # meters per entry of R - I; optional
     'J_regressor':       (len(SMPL_24), NUM_VERTICES),
     'J_regressor_extra': (len(EXTRA_19), NUM_VERTICES),  # SMPL_to_J19
     'weights':           (NUM_VERTICES, len(SMPL_24)),
@@ -43,26 +43,27 @@ SHAPES = {
 
 
 class BodyModel(nn.Module):
-    """Rotation matrices and betas to vertices and joints, in float32 also under autocast.
+    """Pose a body by linear blend skinning, in float32 also under autocast.
 
-    It has no parameters, and its buffers stay out of checkpoints: SMPL may not be passed on.
+    It has no parameters, and its buffers are not saved in checkpoints: SMPL's license forbids
+    redistribution.
 
     Args:
-        path: npz that tools/convert_smpl.py wrote, or the folder that holds SMPL_NEUTRAL.npz.
-            None: the embedded SMPL-layout body.
+        path: npz from tools/convert_smpl.py, or the folder of SMPL_NEUTRAL.npz; None: the embedded
+            body.
 
     Attributes:
         faces: (13776, 3) int64 array, vertex indices, counter-clockwise from outside.
         parents: 24 joint indices, -1 for the root.
 
     Raises:
-        ImportError: without `smplx`.
-        FileNotFoundError, ValueError: the file is absent or not a body of SMPL's layout.
+        ImportError: `smplx` is not installed.
+        FileNotFoundError, ValueError: no such file, or not a body in SMPL's layout.
     """
 
     parents = SMPL_PARENTS
 
-    def __init__(self, path=None):
+    def __init__(self, path: str | Path | None = None):
         super().__init__()
         arrays = read_body(EMBEDDED_BODY if path is None else path)
         self.faces = arrays['f'].astype(np.int64)
@@ -72,8 +73,8 @@ class BodyModel(nn.Module):
         self.register_buffer('joint_map', joint_map, persistent=False)
         self.register_buffer('extra_regressor', extra, persistent=False)
 
-    def forward(self, global_orient, body_pose, betas):
-        """Pose the body; its root joint stays near the origin.
+    def forward(self, global_orient: Tensor, body_pose: Tensor, betas: Tensor) -> dict[str, Tensor]:
+        """Pose the body; its root joint is near the origin.
 
         Args:
             global_orient: (B, 1, 3, 3) rotation matrices.
@@ -81,13 +82,13 @@ class BodyModel(nn.Module):
             betas: (B, 10).
 
         Returns:
-            dict, metres: vertices (B, 6890, 3), joints (B, 44, 3), skeleton (B, 24, 3).
+            meters: vertices (B, 6890, 3), joints (B, 44, 3), skeleton (B, 24, 3).
         """
         from smplx.lbs import lbs
 
         layer = self.layer
         with torch.autocast(betas.device.type, enabled=False):
-            # Not layer(...): it asks for the batch size as a number, and tracers keep that one.
+            # Not layer(...): it reads the batch size as a number, which tracers take as constant.
             vertices, skeleton = lbs(
                 betas.float(),
                 torch.cat((global_orient, body_pose), dim=1).float(),
@@ -108,8 +109,8 @@ class BodyModel(nn.Module):
         }
 
 
-def read_body(path):
-    """Arrays of a body file by name, checked."""
+def read_body(path: str | Path) -> dict[str, np.ndarray]:
+    """Read and check the arrays of a body file."""
     path = Path(path)
     if path.is_dir():
         path = path / FILE_NAME
@@ -132,33 +133,30 @@ def read_body(path):
     return arrays
 
 
-def check_body(arrays, path):
-    """ValueError, naming `path`, unless the arrays are a body with the layout of SMPL."""
+def check_body(arrays: dict[str, np.ndarray], path: str | Path) -> None:
+    """Raise ValueError, naming `path`, unless the arrays are a body in SMPL's layout."""
     for name, shape in SHAPES.items():
         if name not in arrays:
             raise ValueError(f'{path} has no array {name!r}; see tools/convert_smpl.py')
         if arrays[name].shape != shape:
             raise ValueError(
-                f'{name} of {path} has shape {arrays[name].shape}, wanted {shape}: '
-                'only bodies with the layout of SMPL fit'
+                f'{name} of {path} has shape {arrays[name].shape}, expected {shape}: '
+                'only bodies in the layout of SMPL are supported'
             )
     if tuple(arrays['kintree_table'][0, 1:].astype(int)) != SMPL_PARENTS[1:]:
         raise ValueError(
             f'kintree_table of {path} is not the skeleton of SMPL '
-            '(conventions.SMPL_PARENTS); only bodies with the layout of SMPL fit'
+            '(conventions.SMPL_PARENTS); only bodies in the layout of SMPL are supported'
         )
 
 
 def _smplx_layer(arrays):
-    try:
-        import smplx
-    except ImportError as error:
-        raise ImportError(
-            'the body model needs the package smplx: pip install smplx==0.1.28 '
-            '(its licence is non-commercial; see README)'
-        ) from error
-
-    # smplx prints that the file has only ten betas, which is all that HMR uses.
+    smplx = need(
+        'smplx',
+        'the body model',
+        'pip install smplx==0.1.28 (its license is non-commercial; see README)',
+    )
+    # smplx prints a warning about files with ten betas, but HMR uses no more.
     with contextlib.redirect_stdout(io.StringIO()):
         layer = smplx.SMPLLayer('', data_struct=SimpleNamespace(**arrays), num_betas=NUM_BETAS)
     for module in layer.modules():
@@ -170,9 +168,9 @@ def _smplx_layer(arrays):
 
 
 class _Parents(tuple):
-    """What smplx needs of its tensor of parents, by each of which it indexes a list.
+    """Replaces smplx's tensor of parents, whose elements it uses as list indices.
 
-    As a buffer it would wait for the GPU 23 times, and tracers could not follow.
+    A tensor would synchronize with the GPU 23 times, and tracers do not support it.
     """
 
     @property

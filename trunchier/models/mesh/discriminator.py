@@ -1,15 +1,15 @@
-"""HMR's adversary: tells the poses and shapes of real people from predicted ones.
+"""HMR's discriminator of real and predicted poses and shapes.
 
 Kanazawa et al., CVPR 2018, section 3.3; equals Discriminator of shubham-goel/4D-Humans
-(hmr2/models/discriminator.py) on its weights. There are 25 critics: one for each body joint's
-rotation, one for the betas, one for the whole pose; the joints share their first two layers.
+(hmr2/models/discriminator.py) on its weights. There are 25 outputs: one per body joint's rotation,
+one for the betas, one for the whole pose; the joints share their first two layers.
 """
 
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from ...conventions import BODIES, SMPL_24
 
@@ -22,7 +22,7 @@ POSE_WIDTH = 1024
 class HMRDiscriminator(BaseModule):
     """Scores near 1 for real bodies and near 0 for predicted ones (least squares GAN)."""
 
-    def __init__(self, init_cfg=None):
+    def __init__(self, init_cfg: dict | None = None):
         super().__init__(init_cfg)
         self.joint_fc1 = nn.Linear(9, JOINT_WIDTH)
         self.joint_fc2 = nn.Linear(JOINT_WIDTH, JOINT_WIDTH)
@@ -39,7 +39,7 @@ class HMRDiscriminator(BaseModule):
         for row in self.joint_out.weight.split(1):  # 23 layers of one output each
             nn.init.xavier_uniform_(row)
 
-    def forward(self, body_pose, betas):
+    def forward(self, body_pose: Tensor, betas: Tensor) -> Tensor:
         """Score bodies.
 
         Args:
@@ -56,7 +56,7 @@ class HMRDiscriminator(BaseModule):
         shape = F.relu(self.betas_fc1(betas))
         shape = self.betas_out(F.relu(self.betas_fc2(shape)))
 
-        # The official layer reads channel by channel, each over all joints.
+        # In the official layer, channels are the outer dimension and joints the inner one.
         pose = F.relu(self.pose_fc1(joints.transpose(1, 2).flatten(1)))
         pose = self.pose_out(F.relu(self.pose_fc2(pose)))
         return torch.cat((each, shape, pose), dim=1)

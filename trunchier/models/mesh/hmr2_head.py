@@ -1,18 +1,17 @@
-"""HMR2.0's head: one query token reads the feature map and tells pose, shape and camera.
+"""HMR2.0's head: a single-query transformer decoder that regresses pose, shape and camera.
 
 Goel et al., "Humans in 4D", ICCV 2023; equals SMPLTransformerDecoderHead of shubham-goel/4D-Humans
-(hmr2/models/heads/smpl_head.py) on its weights. What differs is the work that is left out, because
-there is a single query and its input is zero:
+(hmr2/models/heads/smpl_head.py) on its weights. It computes less, because there is a single query
+and its input is zero:
 
-- Attention of one token to itself is its value: queries and keys are not computed. Their weights
-  stay in `to_qkv`, as in the official checkpoints and in the paper's parameter counts; their
-  gradient is zero.
-- q . (W x) = (W^T q) . x and sum(a W x) = W sum(a x): keys and values are applied to the query and
-  to the pooled map instead of to each of the 192 cells.
-- The embedding of a zero input is its bias, and the position embedding is added to it: both are the
-  one parameter `token`.
-- Iterative refinement starts each time from the same zero token, so all of its steps are the same:
-  the residual is added `ief_iters` times.
+- Self-attention of one token is its value: queries and keys are not computed. Their weights stay
+  in `to_qkv`, as in the official checkpoints and the paper's parameter counts; their gradient is
+  zero.
+- q . (W x) = (W^T q) . x and sum(a W x) = W sum(a x): the projections of keys and values are
+  applied to the query and to the pooled map instead of to each of the 192 cells.
+- The embedding of a zero input is its bias: bias and position embedding are one parameter, `token`.
+- Each step of the iterative refinement starts from the same zero token, so all are equal: the
+  residual is added `ief_iters` times.
 """
 
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from ...conventions import BODIES, SMPL_24
 from ...files import shipped
@@ -43,26 +42,26 @@ class HMR2Head(BaseModule):
         in_channels: channels of the feature map.
         depth, num_heads, head_dim, mlp_dim: the decoder (Table 1 of the paper).
         mean_params: npz with `pose` (144), `shape` (10) and `cam` (3), to which the predictions
-            are added. None: those of the embedded body.
-        ief_iters: how often the predicted residual is added.
-        init_cfg: mmengine's.
+            are added; None: those of the embedded body.
+        ief_iters: number of times that the predicted residual is added.
+        init_cfg: see mmengine.
 
     Raises:
-        FileNotFoundError, ValueError: mean parameters absent or of another size.
+        FileNotFoundError, ValueError: no mean parameters, or arrays of another size.
     """
 
     float32_tensors = ('mean_pose', 'mean_betas', 'mean_camera')  # see `deploy.lower`
 
     def __init__(
         self,
-        in_channels,
-        depth,
-        num_heads,
-        head_dim,
-        mlp_dim,
-        mean_params=None,
-        ief_iters=1,
-        init_cfg=None,
+        in_channels: int,
+        depth: int,
+        num_heads: int,
+        head_dim: int,
+        mlp_dim: int,
+        mean_params: str | Path | None = None,
+        ief_iters: int = 1,
+        init_cfg: dict | None = None,
     ):
         super().__init__(init_cfg)
         self.in_channels = in_channels
@@ -72,7 +71,7 @@ class HMR2Head(BaseModule):
         self.mlp_dim = mlp_dim
         self.ief_iters = ief_iters
 
-        # As PyTorch initialises the bias of a linear layer of one input, plus a position.
+        # As PyTorch initializes the bias of a linear layer of one input, plus a position.
         self.token = nn.Parameter(torch.empty(1, WIDTH).uniform_(-1, 1) + torch.randn(1, WIDTH))
         self.layers = nn.ModuleList(
             DecoderLayer(in_channels, num_heads, head_dim, mlp_dim) for _ in range(depth)
@@ -85,15 +84,11 @@ class HMR2Head(BaseModule):
         self.register_buffer('mean_betas', mean['shape'])
         self.register_buffer('mean_camera', mean['cam'])
 
-    def forward(self, features):
-        """Predict.
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        """Regress `conventions.HEAD_FIELDS` of each crop, in float32 or better.
 
         Args:
             features: (B, in_channels, H, W).
-
-        Returns:
-            dict: global_orient (B, 1, 3, 3) and body_pose (B, 23, 3, 3) rotation matrices,
-            betas (B, 10), camera (B, 3) as (s, tx, ty); float32 or better.
         """
         token = self.read(features)
         pose, betas, camera = (
@@ -112,10 +107,10 @@ class HMR2Head(BaseModule):
             'camera': camera,
         }
 
-    def read(self, features):
-        """The token after all layers: (B, in_channels, H, W) -> (B, 1024)."""
+    def read(self, features: Tensor) -> Tensor:
+        """Token after all layers: (B, in_channels, H, W) -> (B, 1024)."""
         cells = features.flatten(2)  # (B, C, H*W)
-        token = self.token  # one for the whole batch, until it has met the features
+        token = self.token  # (1, 1024); (B, 1024) after the first layer
         for layer in self.layers:
             token = layer(token, cells)
         return token
@@ -124,7 +119,7 @@ class HMR2Head(BaseModule):
 class DecoderLayer(nn.Module):
     """Self-attention, cross-attention and MLP of a single token, each after a layer norm."""
 
-    def __init__(self, in_channels, num_heads, head_dim, mlp_dim):
+    def __init__(self, in_channels: int, num_heads: int, head_dim: int, mlp_dim: int):
         super().__init__()
         inner = num_heads * head_dim
         self.num_heads = num_heads
@@ -139,14 +134,14 @@ class DecoderLayer(nn.Module):
         self.mlp_in = nn.Linear(WIDTH, mlp_dim)
         self.mlp_out = nn.Linear(mlp_dim, WIDTH)
 
-    def forward(self, token, cells):
+    def forward(self, token: Tensor, cells: Tensor) -> Tensor:
         """token (B or 1, 1024), cells (B, in_channels, N) -> (B, 1024)."""
         value = F.linear(self.norm_self(token), self.to_qkv.weight.chunk(3)[2])
         token = token + self.self_out(value)
         token = token + self.cross_out(self.attend(self.norm_cross(token), cells))
         return token + self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(token))))
 
-    def attend(self, token, cells):
+    def attend(self, token: Tensor, cells: Tensor) -> Tensor:
         """Softmax attention of the token to the cells: (B, heads * head_dim)."""
         keys, values = self.to_kv.weight.unflatten(0, (2, self.num_heads, -1))  # (heads, d, C)
         query = self.to_q(token).unflatten(1, (self.num_heads, -1))
@@ -156,22 +151,22 @@ class DecoderLayer(nn.Module):
         return torch.einsum('bhc,hdc->bhd', pooled, values).flatten(1)
 
 
-def read_mean_params(path):
-    """{'pose': (1, 144), 'shape': (1, 10), 'cam': (1, 3)} float32 tensors of an npz."""
+def read_mean_params(path: str | Path) -> dict[str, Tensor]:
+    """Read an npz: pose (1, 144), shape (1, 10) and cam (1, 3), float32."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f'no mean parameters {path}; see "Body model" in README, or leave mean_params out to '
+            f'no mean parameters {path}; see "Body model" in README, or omit mean_params to '
             'start from those of the embedded body'
         )
     tensors = {}
     with np.load(path, allow_pickle=False) as file:
         for name, size in MEAN_PARAMS.items():
             if name not in file:
-                raise ValueError(f'{path} has no array {name!r}; wanted {list(MEAN_PARAMS)}')
+                raise ValueError(f'{path} has no array {name!r}; expected {list(MEAN_PARAMS)}')
             if file[name].size != size:
                 raise ValueError(
-                    f'{name} of {path} has shape {file[name].shape}, wanted {size} numbers; '
+                    f'{name} of {path} has shape {file[name].shape}, expected {size} numbers; '
                     'the file for HMR2.0 is smpl_mean_params.npz'
                 )
             tensors[name] = torch.from_numpy(file[name].astype(np.float32)).reshape(1, size)
