@@ -154,7 +154,7 @@ def merge_weights(model):
 
 
 def sample_adults(model, count=400, seed=0, batch=50):
-    """Adults with random phenotypes in Anny's rest pose -> (count, V, 3), (count, 24, 3) metres."""
+    """Adults with random phenotypes in Anny's rest pose -> (count, V, 3), (count, 24, 3) meters."""
     rng = np.random.RandomState(seed)
     phenotypes = {name: rng.beta(2, 2, count) for name in model.phenotype_labels}
     phenotypes['age'] = rng.uniform(2 / 3 - 0.02, 0.95, count)  # 2/3 is 25 years in Anny
@@ -172,7 +172,7 @@ def sample_adults(model, count=400, seed=0, batch=50):
 
 
 def middle_adult(model):
-    """The adult in the middle of every phenotype -> (V, 3), (24, 3) metres."""
+    """The adult in the middle of every phenotype -> (V, 3), (24, 3) meters."""
     phenotypes = {name: np.array([0.5]) for name in model.phenotype_labels}
     phenotypes['age'] = np.array([2 / 3])
     vertices, joints = rest_pose(model, phenotypes)
@@ -180,7 +180,7 @@ def middle_adult(model):
 
 
 def rest_pose(model, phenotypes):
-    """Vertices (B, V, 3) and the 24 joints (B, 24, 3) in metres, y up, z forward."""
+    """Vertices (B, V, 3) and the 24 joints (B, 24, 3) in meters, y up, z forward."""
     import torch
 
     batch = len(phenotypes['age'])
@@ -236,7 +236,7 @@ def decimate(vertices, faces):
     )
     if len(points) != NUM_VERTICES or len(new_faces) != NUM_FACES:
         raise RuntimeError(
-            f'decimation gave {len(points)} vertices and {len(new_faces)} faces, wanted '
+            f'decimation gave {len(points)} vertices and {len(new_faces)} faces, expected '
             f'{NUM_VERTICES} and {NUM_FACES}: install fast-simplification==0.2.0'
         )
     _, nearest = cKDTree(vertices).query(points, k=12)
@@ -261,7 +261,7 @@ def shape_space(vertices):
     A component's sign is the one that LAPACK happens to give.
 
     Returns:
-        (6890, 3), (6890, 3, 10) metres.
+        (6890, 3), (6890, 3, 10) meters.
     """
     mean = vertices.mean(0)
     flat = (vertices - mean).reshape(len(vertices), -1)

@@ -17,38 +17,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--num', type=int, required=True, help='number of images')
-    parser.add_argument('--out', required=True, metavar='DIR', help='new folder')
-    parser.add_argument('--seed', type=int, default=0, help='of the random generator (default 0)')
-    parser.add_argument(
-        '--size',
-        type=_size,
-        default=256,
-        metavar='SIDE or WxH',
-        help='of images, pixels (default 256)',
-    )
-    parser.add_argument(
-        '--max-people',
-        type=int,
-        default=1,
-        metavar='N',
-        help='at most N people per image (default 1)',
-    )
-    parser.add_argument(
-        '--backgrounds', metavar='DIR', help='folder of images without people (default: procedural)'
-    )
-    parser.add_argument(
-        '--plain',
-        action='store_true',
-        help='whole people at eye level without occluders, which is easier to learn from',
-    )
-    parser.add_argument(
-        '--workers',
-        type=int,
-        default=_cores(),
-        metavar='N',
-        help='processes (default: one per core)',
-    )
+    add = parser.add_argument
+    add('--num', type=int, required=True, help='number of images')
+    add('--out', required=True, metavar='DIR', help='new folder')
+    add('--seed', type=int, default=0, help='of the random generator (default: 0)')
+    add('--size', type=_size, default=256, metavar='SIDE|WxH', help='pixels (default: 256)')
+    add('--max-people', type=int, default=1, metavar='N', help='per image (default: 1)')
+    add('--backgrounds', metavar='DIR', help='images without people (default: procedural)')
+    add('--plain', action='store_true', help='whole people at eye level without occluders: easier')
+    add('--workers', type=int, default=_cores(), metavar='N', help='processes (default: all cores)')
     args = parser.parse_args(arguments)
 
     try:
@@ -60,14 +37,12 @@ def main(arguments: list[str] | None = None) -> None:
     if made['unreadable']:
         names = ', '.join(str(name) for name in made['unreadable'][:5])
         print(f'skipped {len(made["unreadable"])} unreadable background images: {names}')
+    done = f'{made["images"]} images, {made["people"]} people'
     if made['seconds']:
         speed = made['images'] / made['seconds']
-        print(
-            f'{args.out}: {made["images"]} images, {made["people"]} people '
-            f'({made["seconds"]:.0f} s, {speed:.0f} images/s)'
-        )
+        print(f'{args.out}: {done} ({made["seconds"]:.0f} s, {speed:.0f} images/s)')
     else:
-        print(f'{args.out}: already there, {made["images"]} images, {made["people"]} people')
+        print(f'{args.out}: already there, {done}')
 
 
 def _size(text):

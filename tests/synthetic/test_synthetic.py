@@ -98,7 +98,7 @@ def test_hands_reach_the_position_in_the_table():
     rotations = poses.compose(angles, hands, poses.rest_joints())
     positions = joints(rotations)
     offset = np.array(poses.HANDS['hip'].offset) / 100
-    # The arms of the T-pose are straight to a millimetre.
+    # The arms of the T-pose are straight to a millimeter.
     assert np.allclose(positions[20], positions[1] + offset, atol=1e-3)
     assert np.allclose(positions[21], positions[2] + offset * (-1, 1, 1), atol=1e-3)
 

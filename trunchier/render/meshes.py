@@ -31,7 +31,7 @@ def draw_meshes(
 
     Args:
         image: (H, W, 3) uint8, C-contiguous.
-        people: (P, V, 3), metres, camera frame (x right, y down, z forward).
+        people: (P, V, 3), meters, camera frame (x right, y down, z forward).
         faces: (F, 3), counter-clockwise from outside.
         focal: (fx, fy), pixels.
         center: (cx, cy), pixels, of the principal point.

@@ -1,6 +1,6 @@
 """Rasterization of triangle meshes on one CPU core (numba), without OpenGL.
 
-Camera frame: x right, y down, z forward, metres. Pixels: integer coordinates are pixel centers.
+Camera frame: x right, y down, z forward, meters. Pixels: integer coordinates are pixel centers.
 """
 
 import math

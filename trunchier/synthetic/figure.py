@@ -103,7 +103,7 @@ def _folds(template):
 
 @dataclass
 class Figure:
-    """One person: metres, camera frame; the pelvis of the mean body starts at 0."""
+    """One person: meters, camera frame; the pelvis of the mean body starts at 0."""
 
     rotations: np.ndarray  # (24, 3, 3); the root's is into the camera frame
     betas: np.ndarray  # (10,)
@@ -118,10 +118,10 @@ class Figure:
     joints: np.ndarray  # (44, 3), see conventions.JOINTS_44
     coco: np.ndarray  # (17, 3), see conventions.COCO_17
     outfit: Outfit
-    translation: np.ndarray  # (3,), metres, sum of all calls of `move`
+    translation: np.ndarray  # (3,), meters, sum of all calls of `move`
 
     def move(self, translation: np.ndarray) -> None:
-        """Translate by (3,) metres, in place."""
+        """Translate by (3,) meters, in place."""
         self.translation = self.translation + translation
         for array in (self.bare, self.vertices, self.skeleton, self.joints, self.coco):
             array += translation.astype(np.float32)

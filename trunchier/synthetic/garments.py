@@ -1,6 +1,6 @@
 """Garments: the material at each point of the body, and its distance from the skin.
 
-Rest coordinates: the embedded body's mean shape in the T-pose, metres, pelvis near 0, y up, facing
+Rest coordinates: the embedded body's mean shape in the T-pose, meters, pelvis near 0, y up, facing
 z, left is +x.
 """
 
@@ -17,7 +17,7 @@ MATERIALS = (
     EYE, IRIS, BROW, BEARD, GLASSES, SOLE, HAT, SKIRT, GLOVE, BAG,
 ) = range(len(MATERIALS))  # fmt: skip
 
-# Parameters of an outfit; lengths are rest coordinates, metres.
+# Parameters of an outfit; lengths are rest coordinates, meters.
 DRESS = (
     'sleeve',        # |x| at which the sleeves of the top end; below 0.17: sleeveless
     'hem',           # y at which the top ends
@@ -184,11 +184,11 @@ def inflate(
     """Offset the skin of the T-pose along its normals by the thickness of clothes and hair.
 
     Args:
-        shaped: (V, 3), metres, the person.
+        shaped: (V, 3), meters, the person.
         rest, normals: (V, 3), rest coordinates and normals of the mean body.
         dress: (len(DRESS),).
-        thickness: (len(MATERIALS),), metres.
-        loose: (len(MATERIALS),), further metres where cloth hangs free.
+        thickness: (len(MATERIALS),), meters.
+        loose: (len(MATERIALS),), further meters where cloth hangs free.
         folds: (V,), relative offset of loose cloth, of mean 0.
         out: (V, 3).
     """

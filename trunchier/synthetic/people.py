@@ -21,7 +21,7 @@ from .shading import BACKGROUND
 MIN_AREA = 60  # visible pixels of a person that is annotated
 MIN_SIDE, MAX_SIDE = 32, 1000  # pixels
 
-# Largest depth of each visible COCO keypoint below the visible surface, metres: about the radius of
+# Largest depth of each visible COCO keypoint below the visible surface, meters: about the radius of
 # the limb and its clothes.
 MAX_DEPTH = np.array(
     (0.030, 0.030, 0.030, 0.045, 0.045)  # nose, eyes, ears
@@ -120,7 +120,7 @@ def annotate(scene: Scene) -> list[dict]:
     """Exact annotations of everyone with at least MIN_AREA visible pixels.
 
     Returns:
-        dicts; metres, camera frame (x right, y down, z forward); pixels, x before y:
+        dicts; meters, camera frame (x right, y down, z forward); pixels, x before y:
             keypoints (17, 3): COCO's x, y, and 2 visible, 1 occluded, 0 outside (then all zero).
             bbox (4,): xywh of the mask. area: pixels of the mask. mask (H, W) bool: visible pixels.
             keypoints_2d (44, 3): conventions.JOINTS_44, with confidence 1 inside the image.

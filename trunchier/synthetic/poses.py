@@ -70,7 +70,7 @@ LIMITS = np.radians(
 
 
 # ---------------------------------------------------------------------------------------------
-# Hands: positions of a left wrist, centimetres from an anchor joint, in the frame of that joint.
+# Hands: positions of a left wrist, centimeters from an anchor joint, in the frame of that joint.
 # The elbow points towards the pole. Columns: relative frequencies by kind of stance.
 # ---------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ def motion_clips() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @functools.lru_cache(maxsize=1)
 def rest_joints() -> np.ndarray:
-    """(24, 3) joints of the embedded body's mean shape in the T-pose, metres, pelvis at 0."""
+    """(24, 3) joints of the embedded body's mean shape in the T-pose, meters, pelvis at 0."""
     with np.load(asset('body.npz')) as body:
         joints = body['J_regressor'].astype(np.float64) @ body['v_template'].astype(np.float64)
     return joints - joints[0]
@@ -342,7 +342,7 @@ def forward_kinematics(rotations: np.ndarray, joints: np.ndarray) -> tuple[np.nd
 
     Args:
         rotations: (24, 3, 3), relative to the parent.
-        joints: (24, 3), rest pose, metres.
+        joints: (24, 3), rest pose, meters.
     """
     return _forward(
         np.ascontiguousarray(rotations, np.float64), np.ascontiguousarray(joints, np.float64)
@@ -368,7 +368,7 @@ def compose(angles: np.ndarray, hands: np.ndarray, joints: np.ndarray) -> np.nda
     Args:
         angles: (18,) radians, see `stance_pose`.
         hands: (2, 11), see `hand_target`.
-        joints: (24, 3), rest pose, metres.
+        joints: (24, 3), rest pose, meters.
     """
     x, y, z = 0, 1, 2
     rotations = np.empty((24, 3, 3))
@@ -443,7 +443,7 @@ def compose(angles: np.ndarray, hands: np.ndarray, joints: np.ndarray) -> np.nda
 
 
 # ---------------------------------------------------------------------------------------------
-# Self-penetration. Rows of CAPSULES: joint, joint, radius, shift in x of both ends, metres (the
+# Self-penetration. Rows of CAPSULES: joint, joint, radius, shift in x of both ends, meters (the
 # trunk is wider than deep: two capsules).
 # ---------------------------------------------------------------------------------------------
 CAPSULES = np.array(
@@ -467,15 +467,15 @@ PAIRS = np.array(
     + [(leg, trunk) for leg in (13, 14, 15, 16) for trunk in TRUNK_AND_HEAD]
     + [(leg, chest) for leg in (11, 12) for chest in (2, 3, 4)]
 )
-TOLERANCE = 0.012  # metres, for soft parts
+TOLERANCE = 0.012  # meters, for soft parts
 
 
 @compiled
 def penetration(positions: np.ndarray) -> float:
-    """Deepest overlap of two limbs beyond TOLERANCE, metres; negative: none.
+    """Deepest overlap of two limbs beyond TOLERANCE, meters; negative: none.
 
     Args:
-        positions: (24, 3), joints, metres.
+        positions: (24, 3), joints, meters.
     """
     across = positions[1] - positions[2]  # from the right hip to the left: the trunk's own x
     across = across / math.sqrt((across * across).sum())

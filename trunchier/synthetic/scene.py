@@ -44,7 +44,7 @@ class Camera:
     center: np.ndarray  # (2,), principal point, pixels, x before y
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """(N, 3) metres -> (N, 2) pixels."""
+        """(N, 3) meters -> (N, 2) pixels."""
         return points[:, :2] / points[:, 2:] * self.focal + self.center
 
 
@@ -54,7 +54,7 @@ class Scene:
 
     image: np.ndarray  # (H, W, 3) uint8 RGB
     owners: np.ndarray  # (H, W) int8: index into figures, shading.PROP or shading.BACKGROUND
-    depth: np.ndarray  # (H, W) float32, metres; infinite in the background
+    depth: np.ndarray  # (H, W) float32, meters; infinite in the background
     figures: list[Figure]
     camera: Camera
     jpeg_quality: int
@@ -104,7 +104,7 @@ class Room:
     """The level world (x right, y up, z towards the camera), seen by the camera."""
 
     to_camera: np.ndarray  # (3, 3), level world to camera frame
-    distance: float  # metres to the first person
+    distance: float  # meters to the first person
     ground: float  # up . X of points X of the ground; set with the first person
 
     @property
@@ -164,7 +164,7 @@ def _people(rng, room, count):
 
 
 def _free_spot(rng, spots):
-    """x, z beside or behind the others, metres."""
+    """x, z beside or behind the others, meters."""
     for _ in range(10):
         x, z = rng.normal(0, 1.1), rng.normal(-0.4, 0.9)
         if min(math.hypot(x - a, z - b) for a, b in spots) > 0.75:

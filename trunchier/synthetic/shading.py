@@ -37,9 +37,9 @@ class Shadow(NamedTuple):
     """Shadow map: what the light meets first."""
 
     axes: np.ndarray  # (3, 3), rows: x and y of the map, direction to the light; camera frame
-    low: np.ndarray  # (2,), metres, first pixel of the map
-    step: np.float32  # metres per pixel
-    heights: np.ndarray  # (N, N) float32, metres towards the light; -1e9: nothing there
+    low: np.ndarray  # (2,), meters, first pixel of the map
+    step: np.float32  # meters per pixel
+    heights: np.ndarray  # (N, N) float32, meters towards the light; -1e9: nothing there
 
 
 @compiled(fastmath=True)

@@ -39,7 +39,7 @@ FOLDS = 12  # patterns of folds
 class Grid:
     """A worn, two-sided sheet."""
 
-    points: np.ndarray  # (rows, columns, 3), rest coordinates, metres
+    points: np.ndarray  # (rows, columns, 3), rest coordinates, meters
     joints: np.ndarray  # (rows, columns, K), indices
     weights: np.ndarray  # (rows, columns, K), of the joints
     material: int
@@ -52,11 +52,11 @@ class Outfit:
 
     dress: np.ndarray  # (len(DRESS),)
     paint: np.ndarray  # (materials, len(PAINT)), linear colors
-    thickness: np.ndarray  # (materials,), metres
-    loose: np.ndarray  # (materials,), metres
+    thickness: np.ndarray  # (materials,), meters
+    loose: np.ndarray  # (materials,), meters
     folds: np.ndarray  # (FOLDS,), weights of figure.body().folds
     grids: list[Grid] = field(default_factory=list)
-    skirt: tuple | None = None  # y of the hem, flare, metres of slack
+    skirt: tuple | None = None  # y of the hem, flare, meters of slack
 
 
 def linear(rgb: Sequence[float]) -> tuple[float, float, float]:
@@ -95,9 +95,9 @@ def _material(outfit, name, first, second=None, texture=0, scale=1.0, gloss=0.0,
                                            folds)  # fmt: skip
 
 
-def _thick(outfit, **millimetres):
+def _thick(outfit, **millimeters):
     """Set thickness, or (thickness, looseness), of materials."""
-    for name, value in millimetres.items():
+    for name, value in millimeters.items():
         thickness, loose = value if isinstance(value, tuple) else (value, 0)
         outfit.thickness[MATERIALS.index(name)] = thickness / 1000
         outfit.loose[MATERIALS.index(name)] = loose / 1000

@@ -20,7 +20,7 @@ PALETTE = np.array(
     ],
     np.float32,
 )  # fmt: skip
-MAX_DEPTH_RANGE = 4.0  # metres between the nearest and the farthest person of a side view
+MAX_DEPTH_RANGE = 4.0  # meters between the nearest and the farthest person of a side view
 TEXT_COLOR = (40, 40, 40)
 WHITE = 255
 
@@ -125,7 +125,7 @@ def draw_bodies(
     """Draw meshes over an image; nearer people hide farther ones.
 
     Args:
-        people: (P, V, 3), metres, camera frame of the whole image.
+        people: (P, V, 3), meters, camera frame of the whole image.
         faces: (F, 3).
         focal, center: (2,), pixels, x before y.
         colors: (P, 3) BGR 0..255; None: PALETTE.
@@ -158,7 +158,7 @@ def side_view(
     MAX_DEPTH_RANGE, which would make each person tiny.
 
     Args:
-        people: (P, V, 3), metres, camera frame of the whole image.
+        people: (P, V, 3), meters, camera frame of the whole image.
         faces: (F, 3).
         shape: (H, W) of the result.
         colors, style: see `draw_bodies`.
