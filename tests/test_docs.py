@@ -15,6 +15,7 @@ import yaml
 from mmengine.registry import init_default_scope
 
 from trunchier import zoo
+from trunchier.inference.command import main as predict
 from trunchier.ops import scan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -160,6 +161,18 @@ def test_generated_parts_are_up_to_date(page):
     text = (ROOT / page).read_text()
     assert generate.PART.search(text)
     assert generate.rewritten(text) == text, 'run python docs/generate.py'
+
+
+def test_documented_options_of_predict_exist(capsys):
+    with pytest.raises(SystemExit):
+        predict(['--help'])
+    options = set(re.findall(r'--[a-z][a-z-]*', capsys.readouterr().out))
+    page = (DOCS / 'predict.md').read_text().partition('## Weights that come')[0]
+    used = set(re.findall(r'`(--[a-z][a-z-]*)', page))
+    for page in PAGES:
+        for line in re.findall(r'^trunchier predict (.*)$', (ROOT / page).read_text(), re.M):
+            used |= set(re.findall(r'--[a-z][a-z-]*', line))
+    assert used and used <= options
 
 
 def test_troubleshooting_names_the_errors_that_people_search_for():
