@@ -1,29 +1,31 @@
-"""The house keeps its order: imports flow one way, and importing it is quiet and light."""
+"""Imports flow one way, as docs/architecture.md says, and importing is quiet and light."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[1] / 'trunchier'
+from trunchier import zoo
 
-# A room may import what stands in an earlier line; not its neighbours, not what comes later.
-ROOMS = (
-    ('compat', 'conventions', 'files', 'zoo'),
-    ('geometry',),
-    ('ops',),
-    ('weights',),
-    ('datasets', 'engine', 'metrics', 'models'),
-    ('render',),
-    ('synthetic',),
-    ('deploy',),
-    ('visualization',),
-    ('inference',),
-    ('__main__',),
-)
-LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / 'trunchier'
+
+ROW = re.compile(r'^\| *(\d*) *\| `(\w+)` \|', re.M)  # level (empty: as above), room
+
+
+def read_levels(text):
+    """{room: level} of the table in docs/architecture.md."""
+    levels, level = {}, None
+    for number, room in ROW.findall(text):
+        level = int(number) if number else level
+        levels[room] = level
+    return levels
+
+
+LEVELS = read_levels((ROOT / 'docs' / 'architecture.md').read_text())
 FILES = sorted(
     path for path in PACKAGE.rglob('*.py') if path.parent != PACKAGE or path.stem[0] != '_'
 )
@@ -60,23 +62,52 @@ def rooms_imported(path):
 @pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_flow_one_way(path):
     room = room_of(path)
-    assert room in LEVELS, f'{room} has no place yet: give it one in ROOMS and docs/architecture.md'
+    assert room in LEVELS, f'{room} is not in the table of docs/architecture.md'
     for imported in rooms_imported(path):
         if imported != room and imported in LEVELS:
             assert LEVELS[imported] < LEVELS[room], f'{room} imports {imported}'
 
 
-def test_the_reader_sees_imports_of_every_form(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules[__name__], 'PACKAGE', tmp_path)
-    (tmp_path / 'models').mkdir()
-    file = tmp_path / 'models' / 'swin.py'
-    file.write_text(
-        'import trunchier.zoo\nfrom trunchier import ops\nfrom trunchier.geometry import a\n'
-        'from .. import metrics\nfrom ..training import b\nfrom . import body\nimport torch\n'
-        'def f():\n    from ..synthetic.body import c\n'
+def test_every_room_of_the_table_exists():
+    assert len(LEVELS) > 15 and min(LEVELS.values()) == 1
+    for room in LEVELS:
+        assert (PACKAGE / room).is_dir() or (PACKAGE / f'{room}.py').is_file(), room
+
+
+def branches_on(names, tree):
+    """Lines that compare a string with one of `names`, or choose among all of them by a dict."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            operands = [node.left, *node.comparators]
+            operands += [each for operand in operands for each in getattr(operand, 'elts', ())]
+            if names & {each.value for each in operands if isinstance(each, ast.Constant)}:
+                yield node.lineno
+        elif isinstance(node, ast.MatchValue) and getattr(node.value, 'value', None) in names:
+            yield node.lineno
+        elif isinstance(node, ast.Dict):
+            if names <= {getattr(key, 'value', None) for key in node.keys}:
+                yield node.lineno
+        elif isinstance(node, ast.Call) and names <= {each.arg for each in node.keywords}:
+            yield node.lineno
+
+
+@pytest.mark.parametrize('names', [set(zoo.TASKS), {row.estimator for row in zoo.TASKS.values()}])
+def test_only_the_table_of_tasks_branches_on_a_task(names):
+    found = [
+        f'{path.relative_to(PACKAGE)}:{line}'
+        for path in FILES
+        if path.relative_to(PACKAGE) != Path('zoo/tasks.py')
+        for line in branches_on(names, ast.parse(path.read_text()))
+    ]
+    assert found == []
+
+
+def test_the_reader_sees_branches_of_every_form():
+    code = (
+        "if task == 'mesh': a\nb = c in ('pose', 'x')\nmatch f:\n case 'mesh': g\n"
+        "dict(pose=1, mesh=2)\n{'pose': 1, 'mesh': 2}\nrecord['pose'] == 1\ndict(pose=1)\n"
     )
-    found = set(rooms_imported(file))
-    assert found == {'zoo', 'ops', 'geometry', 'metrics', 'training', 'models', 'synthetic'}
+    assert sorted(branches_on({'pose', 'mesh'}, ast.parse(code))) == [1, 2, 4, 5, 6]
 
 
 def run_strictly(script):

@@ -12,7 +12,7 @@ import torch
 from benchmark.machine import DTYPES
 from benchmark.report import Table
 from benchmark.timing import interleaved
-from trunchier.inference.command import inferencer_type
+from trunchier import zoo
 from trunchier.inference.writers import VideoWriter
 from trunchier.models.create import create_model
 from trunchier.weights.find import find_config
@@ -29,7 +29,7 @@ def add_arguments(add: Callable) -> None:
 
 def run(args: argparse.Namespace) -> Table:
     found = find_config(args.model)
-    kind = inferencer_type(found.task)
+    kind = zoo.TASKS[found.task].load('inferencer')
     low = DTYPES[args.precision] if args.precision != 'fp32' else None
     with tempfile.TemporaryDirectory() as folder:
         weights, clip = Path(folder, 'random.pth'), Path(folder, 'clip.mp4')

@@ -23,6 +23,7 @@ from ..conventions import (
 )
 from ..files.version import PRODUCER
 from ..weights.find import Found
+from ..zoo import TASKS
 
 LAYOUTS = {'heatmaps': '(batch, keypoints, height, width)'} | {
     name: f'(batch, {", ".join(map(str, shape))}) {unit}'.strip()
@@ -33,7 +34,6 @@ LAYOUTS = {'heatmaps': '(batch, keypoints, height, width)'} | {
 class PoseGraph(nn.Module):
     """Heatmaps of a top-down pose model."""
 
-    estimator = 'TopdownPoseEstimator'
     body_outputs = ()
     outputs = ('heatmaps',)
 
@@ -76,7 +76,6 @@ def _dataset_meta(cfg):
 class MeshGraph(nn.Module):
     """SMPL parameters and the crop's camera of a MeshEstimator, and the posed body on request."""
 
-    estimator = 'MeshEstimator'
     body_outputs = POSED_FIELDS
 
     def __init__(self, model: nn.Module, with_body: bool):
@@ -113,9 +112,6 @@ def _without_body(model):
     return bare
 
 
-GRAPHS = {'pose': PoseGraph, 'mesh': MeshGraph}
-
-
 def make_graph(model: nn.Module, with_body: bool = False) -> nn.Module:
     """Graph of an estimator: its `forward` returns a tuple, `outputs` names the elements.
 
@@ -123,12 +119,12 @@ def make_graph(model: nn.Module, with_body: bool = False) -> nn.Module:
         ValueError: an estimator of another kind, or a body is requested of a model without one.
     """
     names = [kind.__name__ for kind in type(model).__mro__]
-    for task, graph in GRAPHS.items():
-        if graph.estimator in names:
+    for task, row in TASKS.items():
+        if row.estimator in names:
             if with_body:
                 body_outputs(task)
-            return graph(model, with_body).eval()
-    known = ', '.join(graph.estimator for graph in GRAPHS.values())
+            return row.load('graph')(model, with_body).eval()
+    known = ', '.join(row.estimator for row in TASKS.values())
     raise ValueError(f'cannot export a {names[0]}; there are {known}')
 
 
@@ -138,11 +134,12 @@ def body_outputs(task: str) -> tuple[str, ...]:
     Raises:
         ValueError: models of this task have none.
     """
-    if not GRAPHS[task].body_outputs:
+    outputs = TASKS[task].load('graph').body_outputs
+    if not outputs:
         raise ValueError(
             f'a {task} model has no body to export; leave --with-body and --body-model out'
         )
-    return GRAPHS[task].body_outputs
+    return outputs
 
 
 def describe(found: Found, dataset_meta: dict | None = None) -> dict:
@@ -164,5 +161,5 @@ def describe(found: Found, dataset_meta: dict | None = None) -> dict:
         mean=list(normalize['mean']),
         std=list(normalize['std']),
         channels='RGB' if normalize.get('bgr_to_rgb') else 'BGR',
-        **GRAPHS[found.task].describe(found.cfg, dataset_meta),
+        **TASKS[found.task].load('graph').describe(found.cfg, dataset_meta),
     )

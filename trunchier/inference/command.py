@@ -11,14 +11,13 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..zoo import TASKS
 
 if TYPE_CHECKING:
-    from .inferencer import Inferencer
+    pass
 
 HELP = """Predict poses or meshes of people in images and videos; draw and save them.
 
@@ -250,7 +249,7 @@ def _inferencers(args):
     inferencers = []
     for model, file in zip(args.model, weights, strict=True):
         found = find(model, file, args.task)
-        kind = inferencer_type(found.task)
+        kind = TASKS[found.task].load('inferencer')
         inferencer = kind(
             found,
             device=args.device,
@@ -265,12 +264,6 @@ def _inferencers(args):
         )
         inferencers.append(inferencer)
     return inferencers
-
-
-def inferencer_type(task: str) -> type[Inferencer]:
-    """The class that `zoo.TASKS` names for a task."""
-    module, name = TASKS[task].inferencer.split(':')
-    return getattr(import_module(f'{__package__.partition(".")[0]}.{module}'), name)
 
 
 def _accepted(function: Callable, options: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ A new task is a row here, its estimator, its predictor and its configs; nothing 
 name of a task.
 """
 
+import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -47,7 +48,8 @@ class Task(NamedTuple):
         plain: pattern of the paper's names of plain ViTs.
         config: pattern of a config's file name, which follows mmpose's model zoo.
         estimator: registered class of its models.
-        predictor, inferencer: `module:class` below `trunchier`, imported when asked for.
+        predictor, inferencer, graph: `module:class` below `trunchier`, see `load`: crops and
+            decodes; runs over images and videos; goes into exported files.
         model: (name, row) of an encoder -> the part of the model's config that it decides, less
             the neck.
     """
@@ -59,6 +61,7 @@ class Task(NamedTuple):
     estimator: str
     predictor: str
     inferencer: str
+    graph: str
     model: Callable[[str, Encoder], dict[str, Any]]
 
     def paper_name(self, name: str) -> str:
@@ -67,6 +70,12 @@ class Task(NamedTuple):
         size = row.backbone_name.split('-')[1].upper()
         pattern = self.plain if row.num_stages is None else self.paper
         return pattern.format(family=row.backbone.paper, size=size, stages=row.num_stages)
+
+    def load(self, role: str) -> type:
+        """Import the class of a role: 'predictor', 'inferencer' or 'graph'."""
+        module, _, name = getattr(self, role).partition(':')
+        package = __package__.partition('.')[0]
+        return getattr(importlib.import_module(f'{package}.{module}'), name)
 
     def config_path(self, name: str) -> str:
         """Path of the config of the model of an encoder, from the root of the repository."""
@@ -83,6 +92,7 @@ TASKS = {
         estimator='TopdownPoseEstimator',
         predictor='inference.pose:PosePredictor',
         inferencer='inference.pose:PoseInferencer',
+        graph='deploy.graph:PoseGraph',
         model=_pose_model,
     ),
     'mesh': Task(
@@ -93,6 +103,7 @@ TASKS = {
         estimator='MeshEstimator',
         predictor='inference.mesh:MeshPredictor',
         inferencer='inference.mesh:MeshInferencer',
+        graph='deploy.graph:MeshGraph',
         model=_mesh_model,
     ),
 }
