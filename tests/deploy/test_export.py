@@ -1,4 +1,4 @@
-"""Exported files compute what the model does, say what they want, and carry no more than asked."""
+"""Exported files compute what the model does, and describe their inputs and outputs."""
 
 import copy
 
@@ -53,7 +53,7 @@ def test_onnx_takes_any_number_of_crops(family, tmp_path):
 
 
 class Functions(nn.Module):
-    """What onnxruntime is not asked for by its own names."""
+    """Functions that are exported as several operators."""
 
     outputs = ('softplus', 'gelu', 'softplus_2', 'gelu_tanh')
 
@@ -72,11 +72,11 @@ def test_rewritten_functions_are_exact_everywhere(dtype, tmp_path):
     exact = x.double()
     np.testing.assert_allclose(found[0], np.logaddexp(0, exact), rtol=5e-7)
     np.testing.assert_allclose(found[2], np.logaddexp(0, 2 * exact) / 2, rtol=5e-7, atol=1e-45)
-    # onnxruntime's tanh near -1 is off by up to 2 eps, which x / 2 multiplies.
-    for place, approximate, eps in ((1, 'none', 2), (3, 'tanh', 5)):
-        wanted = F.gelu(exact, approximate=approximate)
+    # onnxruntime's tanh near -1 is off by up to 2 eps, times x / 2.
+    for index, approximate, eps in ((1, 'none', 2), (3, 'tanh', 5)):
+        expected = F.gelu(exact, approximate=approximate)
         rough = eps * torch.finfo(dtype).eps
-        np.testing.assert_allclose(found[place], wanted, rtol=1e-3, atol=rough)
+        np.testing.assert_allclose(found[index], expected, rtol=1e-3, atol=rough)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def meshes(tmp_path_factory):
     return folder
 
 
-def test_mesh_ends_with_parameters_and_camera(meshes):
+def test_mesh_files_return_parameters_and_camera(meshes):
     found = ExportedNetwork(meshes / 'bare.onnx')(torch.ones(1, 3, 256, 192))
     assert {name: array.shape for name, array in found.items()} == dict(
         global_orient=(1, 1, 3, 3), body_pose=(1, 23, 3, 3), betas=(1, 10), camera=(1, 3)
@@ -148,12 +148,12 @@ def test_mesh_ends_with_parameters_and_camera(meshes):
     torch.testing.assert_close(rotations @ rotations.mT, identity, rtol=0, atol=1e-5)
 
 
-def test_one_crop_at_a_time_unless_asked(meshes):
+def test_files_take_one_crop_unless_dynamic(meshes):
     sessions = (onnxruntime.InferenceSession(meshes / f'{n}.onnx') for n in ('bare', 'body'))
     assert [s.get_inputs()[0].shape[0] for s in sessions] == [1, 'batch']
 
 
-def test_body_is_there_on_request_only(meshes):
+def test_the_body_is_exported_on_request_only(meshes):
     body = ExportedNetwork(meshes / 'body.onnx')(torch.zeros(3, 3, 256, 192))
     assert body['vertices'].shape == (3, 6890, 3)
     assert body['joints'].shape == (3, 44, 3)
@@ -162,12 +162,12 @@ def test_body_is_there_on_request_only(meshes):
         assert any(6890 in array.dims or 6890 * 3 in array.dims for array in arrays) == has_body
 
 
-def test_torchscript_carries_no_body_unasked(tmp_path):
+def test_torchscript_contains_no_body_by_default(tmp_path):
     done = written(tmp_path / 'model.pt', 'mesh')
     assert done.bytes < 3e6  # the body alone has 6890 x 24 weights and more
 
 
-def test_metadata_says_what_stands_before_and_after(tmp_path):
+def test_metadata_describes_crop_and_decoding(tmp_path):
     written(tmp_path / 'model.pt')
     facts = ExportedNetwork(tmp_path / 'model.pt').metadata
     assert facts['input_size'] == [192, 256]
@@ -205,7 +205,7 @@ def test_keypoints_of_another_data_set_are_refused():
         facts(small_models.config('pose'), dataset_meta=dict(keypoint_id2name={0: 'nose'}))
 
 
-def test_file_that_computes_something_else_is_not_written(tmp_path, monkeypatch):
+def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatch):
     write = export.WRITERS['.pt']
 
     def other_weights(graph, *args):

@@ -1,4 +1,4 @@
-"""A deployed model computes what the model does, the authors' numbers included, and only that."""
+"""Deployed models equal the original ones, and the authors' values; they only predict."""
 
 import copy
 import io
@@ -29,10 +29,10 @@ def outputs(model, images):
     return y if isinstance(y, dict) else dict(enumerate(y))
 
 
-def error(found, wanted):
-    """The largest, in standard deviations."""
-    assert found.keys() == wanted.keys()
-    return max(float((found[k] - wanted[k]).abs().max() / wanted[k].std()) for k in wanted)
+def error(found, expected):
+    """Largest error of any output, in standard deviations of it."""
+    assert found.keys() == expected.keys()
+    return max(float((found[k] - expected[k]).abs().max() / expected[k].std()) for k in expected)
 
 
 # --- equal ---------------------------------------------------------------------------------------
@@ -64,14 +64,14 @@ def restored_choice():
 
 @pytest.mark.parametrize('family', BACKBONES)
 @pytest.mark.parametrize('size', [(64, 48), (61, 37)])
-@pytest.mark.parametrize('multiplied_by', ['mkl', 'onednn'])
-def test_backbones_are_equal_at_any_size(family, size, multiplied_by, restored_choice):
+@pytest.mark.parametrize('backend', ['mkl', 'onednn'])
+def test_backbones_are_equal_at_any_size(family, size, backend, restored_choice):
     model = backbone(family, out_indices=(0, 1, 2, 3))
     images = torch.randn(3, 3, *size)
     set_cpu_linear('mkl')
-    wanted = outputs(model, images)
-    set_cpu_linear(multiplied_by)
-    assert error(outputs(deploy(model), images), wanted) < 1e-5
+    expected = outputs(model, images)
+    set_cpu_linear(backend)
+    assert error(outputs(deploy(model), images), expected) < 1e-5
 
 
 @pytest.mark.parametrize('family', BACKBONES)
@@ -79,10 +79,10 @@ def test_backbones_are_equal_at_any_size(family, size, multiplied_by, restored_c
 def test_whole_models_are_equal(task, family):
     model = estimator(task, family)
     images = torch.randn(2, 3, 256, 192)
-    wanted = outputs(model, images)
+    expected = outputs(model, images)
     deployed = deploy(model)
     assert type(deployed) is type(model)
-    assert error(outputs(deployed, images), wanted) < 1e-5
+    assert error(outputs(deployed, images), expected) < 1e-5
 
 
 def test_plain_vits_are_equal():
@@ -130,15 +130,15 @@ def test_in_double_precision_it_is_the_same_function(family):
 )  # fmt: skip
 @pytest.mark.parametrize('affine', [True, False])
 @torch.no_grad()
-def test_a_norm_goes_into_the_layer_before_it(layer, affine):
+def test_a_norm_is_folded_into_the_layer_before_it(layer, affine):
     is_linear = isinstance(layer, nn.Linear)
     norm = (nn.BatchNorm1d if is_linear else nn.BatchNorm2d)(4, affine=affine)
     both = lively(nn.Sequential(copy.deepcopy(layer), norm))
     x = torch.randn(3, 5) if is_linear else torch.randn(2, 6, 5, 5)
-    wanted = both(x)
+    expected = both(x)
     folded, rest = fold(*both)
     assert type(rest) is nn.Identity
-    torch.testing.assert_close(folded(x), wanted)
+    torch.testing.assert_close(folded(x), expected)
 
 
 def test_a_norm_without_statistics_stays():
@@ -151,19 +151,19 @@ def test_activations_join_the_linear_layer_before_them():
     sequence = [nn.Linear(6, 8), nn.BatchNorm1d(8), nn.GELU(), nn.Hardswish(), nn.Linear(8, 4)]
     model = lively(nn.Sequential(*sequence, nn.GELU(approximate='tanh'), nn.Conv1d(4, 4, 1)))
     x = torch.randn(4, 6)
-    wanted = model[:-1](x)
+    expected = model[:-1](x)
     folded = fold(*model)
     kinds = [type(module).__name__ for module in folded]
     assert kinds == ['PackedLinear', 'Identity', 'Identity', 'Hardswish', 'PackedLinear', 'GELU',
                      'Conv1d']  # fmt: skip
-    torch.testing.assert_close(nn.Sequential(*folded[:-1])(x), wanted)
+    torch.testing.assert_close(nn.Sequential(*folded[:-1])(x), expected)
 
 
 # --- families of users ---------------------------------------------------------------------------
 
 
 class Scaled(nn.Module):
-    """x times a parameter; in inference a layer with constant weights does the same."""
+    """x times a parameter, which is a linear layer in inference."""
 
     def __init__(self, width):
         super().__init__()
@@ -229,7 +229,7 @@ def test_nothing_is_left_to_fold():
         assert left == [], 'the output norm of the backbone has no layer before it'
 
 
-def test_linear_layers_keep_their_order_for_onednn(restored_choice):
+def test_linear_layers_are_packed_once_and_follow_their_weights(restored_choice):
     set_cpu_linear('onednn')
     model = backbone('swin')
     deployed = deploy(model)
@@ -246,7 +246,7 @@ def test_linear_layers_keep_their_order_for_onednn(restored_choice):
     assert error(outputs(deployed, images), before) > 1e-3, 'the copy follows its weight'
 
 
-def test_convolutions_keep_their_order_for_any_size(monkeypatch):
+def test_packed_convolutions_are_equal_at_any_size(monkeypatch):
     conv = PackedConv2d(6, 8, 3, stride=2, padding=1)
     plain = nn.Conv2d(6, 8, 3, stride=2, padding=1)
     plain.load_state_dict(conv.state_dict())
@@ -289,7 +289,7 @@ def test_convolutions_of_any_kind_are_equal(options):
 
 
 @pytest.mark.parametrize('family', BACKBONES)
-def test_the_model_is_left_as_it_was(family):
+def test_the_original_model_is_unchanged(family):
     model = estimator('pose', family)
     model.train()
     state = copy.deepcopy(model.state_dict())
@@ -304,27 +304,27 @@ def test_the_model_is_left_as_it_was(family):
 
 def test_in_place_it_is_the_same_model():
     model = backbone('gmf')
-    wanted = outputs(model, images := torch.randn(1, 3, 40, 40))
+    expected = outputs(model, images := torch.randn(1, 3, 40, 40))
     assert deploy(model, inplace=True) is model
-    assert error(outputs(model, images), wanted) < 1e-5
+    assert error(outputs(model, images), expected) < 1e-5
 
 
-def test_it_wants_no_gradient_even_where_gradients_are_on(restored_choice):
+def test_outputs_require_no_gradient(restored_choice):
     set_cpu_linear('onednn')
     (output,) = deploy(backbone('gmf'))(torch.randn(2, 3, 64, 48))
     assert not output.requires_grad
 
 
-def test_it_is_copied_and_saved_like_any_model():
+def test_deployed_models_can_be_copied_and_saved():
     deployed = deploy(backbone('gmf'))
     images = torch.randn(1, 3, 64, 48)
-    wanted = outputs(deployed, images)
+    expected = outputs(deployed, images)
     file = io.BytesIO()
     torch.save(deployed, file)
     file.seek(0)
     for again in (copy.deepcopy(deployed), pickle.loads(pickle.dumps(deployed)),
                   torch.load(file, weights_only=False)):  # fmt: skip
-        assert error(outputs(again, images), wanted) < 1e-6
+        assert error(outputs(again, images), expected) < 1e-6
         with pytest.raises(RuntimeError, match='is deployed and cannot train'):
             again.train()
         assert again.eval() is again
@@ -335,7 +335,7 @@ def test_it_is_copied_and_saved_like_any_model():
 
 @pytest.mark.parametrize('family', BACKBONES)
 @pytest.mark.parametrize('task', ['pose', 'mesh'])
-def test_bfloat16_is_near(task, family):
+def test_bfloat16_is_close(task, family):
     model = estimator(task, family)
     images = torch.randn(2, 3, 256, 192)
     found = outputs(deploy(model, dtype=torch.bfloat16), images)
@@ -344,7 +344,7 @@ def test_bfloat16_is_near(task, family):
 
 
 @pytest.mark.parametrize('family', BACKBONES)
-def test_a_bfloat16_backbone_takes_and_gives_float32(family):
+def test_a_bfloat16_backbone_takes_and_returns_float32(family):
     model = backbone(family)
     images = torch.randn(1, 3, 64, 48)
     deployed = deploy(model, dtype=torch.bfloat16)
@@ -353,8 +353,8 @@ def test_a_bfloat16_backbone_takes_and_gives_float32(family):
     assert 1e-4 < error(found, outputs(model, images)) < 0.2
     exact = {'A_logs', 'Ds', 'dt_projs_bias'}
     for name, param in deployed.named_parameters():
-        wanted = torch.float32 if name.rpartition('.')[2] in exact else torch.bfloat16
-        assert param.dtype == wanted, name
+        expected = torch.float32 if name.rpartition('.')[2] in exact else torch.bfloat16
+        assert param.dtype == expected, name
 
 
 # --- errors --------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ BOX = (30.0, 20.0, 300.0, 200.0)
 
 @pytest.fixture(scope='module')
 def work(tmp_path_factory):
-    """Folder with a small pose model: config, weights, pose.onnx, and a picture."""
+    """Folder with a small pose model: config, weights, pose.onnx, and an image."""
     folder = tmp_path_factory.mktemp('export')
     cfg = small_models.pose_config()
     cfg.dump(folder / 'pose.py')
@@ -39,22 +39,22 @@ def refused(capsys, *arguments):
     return f'{stop.value.code} {capsys.readouterr().err}'
 
 
-def test_report_tells_error_and_speed(work, capsys):
+def test_the_report_states_error_and_speed(work, capsys):
     files = work / 'pose.py', work / 'pose.pth'
     export.main([*map(str, files), '--format', 'torchscript', '--output', str(work / 'pose.pt')])
-    told = capsys.readouterr().out
-    assert 'pose.pt: ' in told
-    assert 'largest error in standard deviations: heatmaps ' in told
-    assert 'torchscript ' in told
-    assert ' ms, eager fp32 ' in told
+    report = capsys.readouterr().out
+    assert 'pose.pt: ' in report
+    assert 'largest error in standard deviations: heatmaps ' in report
+    assert 'torchscript ' in report
+    assert ' ms, eager fp32 ' in report
 
 
 def test_the_suffix_of_the_output_chooses_the_format(work, capsys):
     files = [str(work / name) for name in ('pose.py', 'pose.pth')]
     export.main([*files, '--output', str(work / 'by_suffix.pt')])
     assert 'torchscript ' in capsys.readouterr().out
-    told = refused(capsys, *files, '--format', 'onnx', '--output', work / 'other.pt')
-    assert 'onnx files end in .onnx, got ' in told and not (work / 'other.pt').exists()
+    report = refused(capsys, *files, '--format', 'onnx', '--output', work / 'other.pt')
+    assert 'onnx files end in .onnx, got ' in report and not (work / 'other.pt').exists()
 
 
 def test_random_weights_must_be_asked_for(work, capsys):
@@ -71,8 +71,8 @@ def test_absent_files_are_named(work, capsys):
 
 
 def test_unknown_formats_are_refused(work, capsys):
-    told = refused(capsys, work / 'pose.py', work / 'pose.pth', '--format', 'tflite')
-    assert "invalid choice: 'tflite'" in told
+    report = refused(capsys, work / 'pose.py', work / 'pose.pth', '--format', 'tflite')
+    assert "invalid choice: 'tflite'" in report
 
 
 def test_weights_of_another_model_are_refused(work, capsys):
@@ -81,18 +81,18 @@ def test_weights_of_another_model_are_refused(work, capsys):
 
 
 def test_pose_models_take_no_body(work, capsys):
-    told = refused(
+    report = refused(
         capsys, work / 'pose.py', 'random', '--allow-random', '--body-model', 'SMPL_NEUTRAL.npz'
     )
-    assert 'has no body' in told
+    assert 'has no body' in report
 
 
 class TestExample:
-    """numpy, onnxruntime and a picture reader are all that a user of the file needs."""
+    """A file needs only numpy, onnxruntime and an image reader."""
 
     @pytest.fixture
     def names(self, work, monkeypatch):
-        """What the example has in its namespace after it has run."""
+        """What the example leaves in its namespace."""
         files = str(work / 'pose.onnx'), str(work / 'noise.png')
         monkeypatch.setattr(sys, 'argv', [str(EXAMPLE), *files, *map(str, BOX)])
         return runpy.run_path(str(EXAMPLE))
@@ -133,5 +133,5 @@ class TestExample:
         heatmaps = codec.encode(points, np.ones((1, 40)))['heatmaps']
         heatmaps += rng.normal(0, 0.01, heatmaps.shape).astype(np.float32)
         found = np.array([names['locate'](heatmap) for heatmap in heatmaps])
-        wanted = codec.decode(heatmaps)[0][0] / (192, 256) * (47, 63)
-        np.testing.assert_allclose(found, wanted, atol=1e-4)
+        expected = codec.decode(heatmaps)[0][0] / (192, 256) * (47, 63)
+        np.testing.assert_allclose(found, expected, atol=1e-4)

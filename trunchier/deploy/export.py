@@ -140,7 +140,7 @@ def write(
         metadata,
         precision=precision,
         dynamic_batch=dynamic_batch,
-        input={INPUT: f'(batch, 3, {height}, {width}) float32, normalised'},
+        input={INPUT: f'(batch, 3, {height}, {width}) float32, normalized'},
         outputs={name: LAYOUTS[name] for name in graph.outputs},
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -196,7 +196,7 @@ def _quiet():
 
 
 def _traced(graph, images, dynamic_batch):
-    """torch.export's program of the graph."""
+    """Program of the graph, by torch.export."""
     shapes = ({0: torch.export.Dim('batch', min=1)},) if dynamic_batch else None
     return torch.export.export(graph, (images,), dynamic_shapes=shapes, strict=False)
 
@@ -225,11 +225,11 @@ def _write_onnx(graph, images, path, metadata, dynamic_batch):
 
 
 def _translations():
-    """{operation of torch: a function that makes it of ONNX's}, where that is faster."""
+    """{operation of torch: function that builds it from ONNX operators}, where that is faster."""
     from onnxscript import opset18 as op
 
     def gelu(x, approximate='none'):
-        # In the order in which onnxruntime sees that it is one.
+        # In the order that onnxruntime recognizes as one GELU.
         one, half = (op.CastLike(value, x) for value in (1.0, 0.5))
         if approximate == 'tanh':
             cubic, root = (op.CastLike(value, x) for value in (0.044715, (2 / math.pi) ** 0.5))
