@@ -309,7 +309,7 @@ def test_a_tensor_that_is_no_batch_of_images_is_refused(backbone, shape):
 @pytest.fixture
 def calls(monkeypatch):
     """How many samples went through the blocks at a time, where few may."""
-    monkeypatch.setattr('trunchier.models.backbones.base.PART', 2 * 16 * 12 * 20)
+    monkeypatch.setattr('trunchier.models.backbones.base.PART_ELEMENTS', 2 * 16 * 12 * 20)
     seen = []
     run = Stage._run
 

@@ -1,47 +1,48 @@
-"""What the truncated backbones share: a stem, the first stages, a norm for each output.
+"""Base of the truncated backbones: a stem, the first stages, a norm for each output.
 
-Maps travel as (B, H, W, C) from the stem to the outputs, whatever the family: linear layers and
-layer norms read them as they lie, and a depthwise convolution sees them as channels_last.
+Maps are (B, H, W, C) from the stem to the outputs in all families: linear layers and layer norms
+take them without a copy, convolutions as channels_last.
 """
 
 import contextlib
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ...ops.folding import depthwise_conv
 from ...ops.linear import linear
-from ...ops.when import is_traced
+from ...ops.when import is_traced, records_gradient
 
-# Elements of a map that a CPU takes through the blocks at a time: what the blocks make of it, up to
-# four times as large, then stays below the 32 MB from which on glibc asks the system each time.
-PART = 2**20
+# Elements of a map that pass through the blocks at a time on a CPU. Activations, up to four times
+# as large, then stay below the 32 MB from which on glibc returns freed memory to the system.
+PART_ELEMENTS = 2**20
 
 
 class TruncatedBackbone(BaseModule):
     """The first `num_stages` stages of a hierarchical backbone. Later stages are never built.
 
-    A family sets `ARCHS` and says how to build its parts: `build_stem`, `build_downsample`,
-    `build_block`, `build_norm`.
+    A family defines `ARCHS` and builds its parts: `build_stem`, `build_downsample`, `build_block`,
+    and `build_norm` unless it is a layer norm.
 
     Args:
         arch: name in `ARCHS`, or a dict with the same keys as its rows.
-        num_stages: how many stages to keep.
+        num_stages: number of stages to keep.
         out_indices: stages (from 0) to return, increasing; the last kept one by default.
         out_norm: norm each output (`norm0`, `norm1`, ...). False returns the raw stage output,
             after its last block and before the next stage's downsampling.
         drop_path_rate: rate of the *full* network's last block; it grows linearly from 0, so a
-            kept block has the same rate whatever is truncated. The ImageNet recipe's by default.
+            kept block has the same rate for any truncation. By default that of the ImageNet recipe.
         frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages with their
             output norms. Frozen modules stay in eval mode.
         with_cp: recompute each block in the backward pass instead of storing its activations.
         in_channels: channels of the input image.
-        init_cfg: mmengine's; without it the weights keep the official random initialisation.
+        init_cfg: of mmengine; the default is the official random initialization.
 
     Raises:
         ValueError: an unknown arch, or stages and rates out of range.
@@ -51,15 +52,15 @@ class TruncatedBackbone(BaseModule):
 
     def __init__(
         self,
-        arch='tiny',
-        num_stages=4,
-        out_indices=None,
-        out_norm=True,
-        drop_path_rate=None,
-        frozen_stages=-1,
-        with_cp=False,
-        in_channels=3,
-        init_cfg=None,
+        arch: str | dict = 'tiny',
+        num_stages: int = 4,
+        out_indices: Sequence[int] | None = None,
+        out_norm: bool = True,
+        drop_path_rate: float | None = None,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        in_channels: int = 3,
+        init_cfg: dict | None = None,
     ):
         super().__init__(init_cfg)
         self.arch = self._arch_row(arch)
@@ -118,15 +119,15 @@ class TruncatedBackbone(BaseModule):
             if arch not in self.ARCHS:
                 raise ValueError(f'arch={arch!r}; give one of {list(self.ARCHS)} or a dict')
             return self.ARCHS[arch]
-        wanted = set(next(iter(self.ARCHS.values())))
-        if wanted - set(arch) - {'drop_path_rate'} or set(arch) - wanted:
-            raise ValueError(f'arch has the keys {sorted(arch)}; give {sorted(wanted)}')
+        keys = set(next(iter(self.ARCHS.values())))
+        if keys - set(arch) - {'drop_path_rate'} or set(arch) - keys:
+            raise ValueError(f'arch has the keys {sorted(arch)}; give {sorted(keys)}')
         lengths = {key: len(row) for key, row in arch.items() if isinstance(row, (list, tuple))}
         if len(set(lengths.values())) > 1:
             raise ValueError(f'arch has rows of unequal length {lengths}; give one value a stage')
         return dict(arch)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, in_channels, H, W) -> tuple of (B, C_i, h_i, w_i), one for each out index."""
         if x.dim() != 4 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
             raise ValueError(
@@ -140,19 +141,19 @@ class TruncatedBackbone(BaseModule):
                 outputs.append(self.output(x, i))
         return tuple(outputs)
 
-    def output(self, x, stage):
-        """(B, h, w, C) -> (B, C, h, w), normed by a layer norm."""
+    def output(self, x: Tensor, stage: int) -> Tensor:
+        """(B, h, w, C) -> (B, C, h, w), normalized unless `out_norm` is False."""
         if self.out_norm:
             x = getattr(self, f'norm{stage}')(x)
         return x.permute(0, 3, 1, 2)
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> nn.Module:
         super().train(mode)
         for name in self._frozen:
             self.get_submodule(name).eval()
         return self
 
-    def get_layer_depth(self, param_name, prefix=''):
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """(layer, num_layers) of a parameter for layer-wise decay, as mmpretrain's backbones do.
 
         The stem is layer 0, each kept block one layer with the downsampling before it, the output
@@ -171,72 +172,68 @@ class TruncatedBackbone(BaseModule):
         block = int(index) if child == 'blocks' else 0
         return sum(depths[:stage]) + block + 1, last + 1
 
-    def build_stem(self, in_channels):
+    def build_stem(self, in_channels: int) -> nn.Module:
         """Module from (B, in_channels, H, W) to (B, h, w, C_0)."""
         raise NotImplementedError
 
-    def build_downsample(self, stage):
+    def build_downsample(self, stage: int) -> nn.Module:
         """Module from (B, h, w, C_{stage-1}) to (B, h/2, w/2, C_stage)."""
         raise NotImplementedError
 
-    def build_block(self, stage, index, drop_path_rate):
+    def build_block(self, stage: int, index: int, drop_path_rate: float) -> nn.Module:
         """Module from (B, h, w, C_stage) to the same."""
         raise NotImplementedError
 
-    def build_norm(self, channels):
-        """Norm of an output."""
-        raise NotImplementedError
+    def build_norm(self, channels: int) -> nn.Module:
+        """Norm of an output (B, h, w, C)."""
+        return nn.LayerNorm(channels)
 
 
 class Stage(nn.Module):
     """Downsampling (None in the first stage), then blocks."""
 
-    def __init__(self, downsample, blocks, with_cp):
+    def __init__(self, downsample: nn.Module | None, blocks: list[nn.Module], with_cp: bool):
         super().__init__()
         self.downsample = downsample
         self.blocks = nn.ModuleList(blocks)
         self.with_cp = with_cp
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         if self.downsample is not None:
             x = self.downsample(x)
         if self._in_parts(x):
-            together = max(1, PART // x[0].numel())
-            return torch.cat([self._run(part) for part in x.split(together)])
+            samples = max(1, PART_ELEMENTS // x[0].numel())
+            return torch.cat([self._run(part) for part in x.split(samples)])
         return self._run(x)
 
     def _in_parts(self, x):
-        """Whether samples go through the blocks a few at a time."""
+        """Whether a few samples at a time pass through the blocks."""
         return (
             x.device.type == 'cpu'
             and not is_traced()
             and not self.training
-            and x.numel() > PART
+            and x.numel() > PART_ELEMENTS
             and len(x) > 1
-            and not (torch.is_grad_enabled() and wants_gradient(self, x))
+            and not records_gradient(x, *self.parameters())
         )
 
     def _run(self, x):
         for block in self.blocks:
             if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False, context_fn=partial(contexts, block))
+                x = checkpoint(block, x, use_reentrant=False, context_fn=partial(_contexts, block))
             else:
                 x = block(x)
         return x
 
 
-def wants_gradient(module, x):
-    return x.requires_grad or any(param.requires_grad for param in module.parameters())
-
-
-def contexts(block):
-    """For `checkpoint`: how the first pass through `block` runs, and how its recomputation does."""
-    return contextlib.nullcontext(), still_statistics(block)
+def _contexts(block):
+    """Contexts of `checkpoint` for the first pass through `block` and for its recomputation."""
+    return contextlib.nullcontext(), _kept_statistics(block)
 
 
 @contextlib.contextmanager
-def still_statistics(block):
-    """The batch norms of `block` normalise as usual but do not count this batch (a second time)."""
+def _kept_statistics(block):
+    """Keep the running statistics of batch norms, which have counted this batch already."""
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
@@ -249,20 +246,35 @@ def still_statistics(block):
             norm.num_batches_tracked.copy_(batches)
 
 
-class Mlp(nn.Module):
-    """Two linear layers with a GELU between."""
+class ResidualBlock(nn.Module):
+    """A block of branches that are added to their input."""
 
-    def __init__(self, channels, hidden):
+    def __init__(self, drop_path_rate: float):
+        super().__init__()
+        self.drop_path_rate = drop_path_rate
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        """x + y, the result of a branch, with drop path in training; y may be overwritten."""
+        y = drop_path(y, self.drop_path_rate, self.training)
+        if is_traced() or x.requires_grad or y.requires_grad or x.dtype != y.dtype:
+            return x + y
+        return y.add_(x)
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU in between."""
+
+    def __init__(self, channels: int, hidden: int):
         super().__init__()
         self.fc1 = new_linear(channels, hidden)
         self.fc2 = new_linear(hidden, channels)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return linear(linear(x, self.fc1, gelu=True), self.fc2)
 
 
-def new_linear(in_features, out_features, bias=True):
-    """A linear layer as all three families initialise theirs."""
+def new_linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
+    """A linear layer with the initialization of all three families."""
     layer = nn.Linear(in_features, out_features, bias)
     nn.init.trunc_normal_(layer.weight, std=0.02)
     if bias:
@@ -270,8 +282,8 @@ def new_linear(in_features, out_features, bias=True):
     return layer
 
 
-def convolve(x, conv):
-    """`conv` on a map (B, H, W, C), which a convolution sees as channels_last."""
+def convolve(x: Tensor, conv: nn.Module) -> Tensor:
+    """`conv` of a map (B, H, W, C), without a copy."""
     return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
@@ -281,7 +293,7 @@ class ResidualConv(nn.Conv2d):
     def __init__(self, channels: int, kernel: int):
         super().__init__(channels, channels, kernel, padding=kernel // 2, groups=channels)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return x + super().forward(x)
 
     def fuse(self) -> nn.Module:
@@ -294,27 +306,19 @@ class ResidualConv(nn.Conv2d):
 class SharedDepthwise(nn.Conv2d):
     """A depthwise convolution of several groups of channels by the same weights."""
 
-    def __init__(self, channels, kernel):
+    def __init__(self, channels: int, kernel: int):
         super().__init__(
             channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False
         )
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """(B, n * channels, H, W) -> the same."""
         groups = x.shape[1]
         weight = self.weight.repeat(groups // self.in_channels, 1, 1, 1)
         return F.conv2d(x, weight, padding=self.padding, groups=groups)
 
 
-def add_branch(x, y, drop_path_rate, training):
-    """x plus what a branch made of it, by drop path in training; y may be overwritten."""
-    y = drop_path(y, drop_path_rate, training)
-    if is_traced() or x.requires_grad or y.requires_grad or x.dtype != y.dtype:
-        return x + y
-    return y.add_(x)
-
-
-def drop_path(x, rate, training):
+def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
     """Zero whole samples with probability `rate` and scale the others, in training only."""
     if not training or rate == 0:
         return x

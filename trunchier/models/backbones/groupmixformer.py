@@ -20,10 +20,10 @@ from ...ops.linear import linear
 from ...zoo import ARCHS as ALL_ARCHS
 from .base import (
     Mlp,
+    ResidualBlock,
     ResidualConv,
     SharedDepthwise,
     TruncatedBackbone,
-    add_branch,
     convolve,
     new_linear,
 )
@@ -106,25 +106,21 @@ class PatchEmbed(nn.Module):
         self.pointwise, self.norm, self.act = fold(self.pointwise, self.norm, self.act)
 
 
-class GroupMixBlock(nn.Module):
+class GroupMixBlock(ResidualBlock):
     """A position convolution, group-mix attention and an MLP, each added to its input."""
 
     def __init__(self, channels, mlp_ratio, drop_path_rate):
-        super().__init__()
+        super().__init__(drop_path_rate)
         self.cpe = ResidualConv(channels, 3)
         self.norm1 = nn.LayerNorm(channels, eps=BLOCK_EPS)
         self.att = GroupMixAttention(channels)
         self.norm2 = nn.LayerNorm(channels, eps=BLOCK_EPS)
         self.mlp = Mlp(channels, int(mlp_ratio * channels))
-        self.drop_path_rate = drop_path_rate
 
     def forward(self, x):
         x = convolve(x, self.cpe)
-        x = self._add(x, self.att(self.norm1(x)))
-        return self._add(x, self.mlp(self.norm2(x)))
-
-    def _add(self, x, y):
-        return add_branch(x, y, self.drop_path_rate, self.training)
+        x = self.add(x, self.att(self.norm1(x)))
+        return self.add(x, self.mlp(self.norm2(x)))
 
 
 class GroupMixAttention(nn.Module):

@@ -1,9 +1,9 @@
-"""VMamba, its first stages: "VMamba: Visual State Space Model" (NeurIPS 2024), section 4.
+"""First stages of a VMamba: "VMamba: Visual State Space Model" (NeurIPS 2024), section 4.
 
 Behaves as the authors' classification code (MzeroMiko/VMamba, classification/models/vmamba.py)
 for their second release: vssm1_tiny_0230s, vssm_small_0229, vssm_base_0229, forward type v05_noz.
-Differences: a downsampling layer belongs to the stage that it leads to, and the four directions
-of the scan share one copy of the map (`selective_scan_2d`).
+Differences: a downsampling layer belongs to the stage that it leads to; the four directions of the
+scan share one copy of the map (`selective_scan_2d`).
 """
 
 import math
@@ -11,12 +11,12 @@ import math
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from ...ops import selective_scan_2d
 from ...ops.linear import linear
 from ...zoo import ARCHS as ALL_ARCHS
-from .base import Mlp, TruncatedBackbone, add_branch, convolve, new_linear
+from .base import Mlp, ResidualBlock, TruncatedBackbone, convolve, new_linear
 
 ARCHS = ALL_ARCHS['TruncatedVMamba']
 DELTA_RANGE = (1e-3, 1e-1)  # of the initial delta, log-uniform
@@ -27,16 +27,16 @@ class TruncatedVMamba(TruncatedBackbone):
     """The first stages of a VMamba; arguments in `TruncatedBackbone`.
 
     A dict `arch` has `channels` and `depths` by stage, and may set `ssm_ratio` (inner channels of
-    the scan per channel), `d_state`, `mlp_ratio` and `drop_path_rate`, which are tiny's otherwise.
-    Any image size works: stage i gives ceil(H / stride) x ceil(W / stride).
+    the scan per channel), `d_state`, `mlp_ratio` and `drop_path_rate`, by default those of tiny.
+    Any image size works: stage i returns ceil(H / stride) x ceil(W / stride).
 
     Args:
-        scan_backend: who scans, see `trunchier.ops.selective_scan`.
+        scan_backend: backend of `trunchier.ops.selective_scan_2d`.
     """
 
     ARCHS = ARCHS
 
-    def __init__(self, *args, scan_backend='auto', **kwargs):
+    def __init__(self, *args: object, scan_backend: str = 'auto', **kwargs: object):
         super().__init__(*args, **kwargs)
         for module in self.modules():
             if isinstance(module, SS2D):
@@ -48,30 +48,27 @@ class TruncatedVMamba(TruncatedBackbone):
             arch = {**{key: ARCHS['tiny'][key] for key in optional}, **arch}
         return super()._arch_row(arch)
 
-    def build_stem(self, in_channels):
+    def build_stem(self, in_channels: int) -> nn.Module:
         return Stem(in_channels, self.arch['channels'][0])
 
-    def build_downsample(self, stage):
+    def build_downsample(self, stage: int) -> nn.Module:
         return Downsample(*self.arch['channels'][stage - 1 : stage + 1])
 
-    def build_block(self, stage, index, drop_path_rate):
+    def build_block(self, stage: int, index: int, drop_path_rate: float) -> nn.Module:
         return VSSBlock(self.arch['channels'][stage], self.arch, drop_path_rate)
-
-    def build_norm(self, channels):
-        return nn.LayerNorm(channels)
 
 
 class Stem(nn.Module):
     """Two convolutions of stride 2."""
 
-    def __init__(self, in_channels, channels):
+    def __init__(self, in_channels: int, channels: int):
         super().__init__()
         self.conv1 = _halving(in_channels, channels // 2)
         self.norm1 = nn.LayerNorm(channels // 2)
         self.conv2 = _halving(channels // 2, channels)
         self.norm2 = nn.LayerNorm(channels)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = F.gelu(self.norm1(convolve(x.permute(0, 2, 3, 1), self.conv1)))
         return self.norm2(convolve(x, self.conv2))  # (B, H/4, W/4, C)
 
@@ -79,36 +76,32 @@ class Stem(nn.Module):
 class Downsample(nn.Module):
     """One convolution of stride 2."""
 
-    def __init__(self, in_channels, channels):
+    def __init__(self, in_channels: int, channels: int):
         super().__init__()
         self.conv = _halving(in_channels, channels)
         self.norm = nn.LayerNorm(channels)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.norm(convolve(x, self.conv))
 
 
-class VSSBlock(nn.Module):
-    """A scan over the map, then an MLP, each behind a norm and added to its input."""
+class VSSBlock(ResidualBlock):
+    """A scan over the map, then an MLP, each after a norm and added to its input."""
 
-    def __init__(self, channels, arch, drop_path_rate):
-        super().__init__()
+    def __init__(self, channels: int, arch: dict, drop_path_rate: float):
+        super().__init__(drop_path_rate)
         self.norm1 = nn.LayerNorm(channels)
         self.ss2d = SS2D(channels, int(arch['ssm_ratio'] * channels), arch['d_state'])
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = Mlp(channels, int(arch['mlp_ratio'] * channels))
-        self.drop_path_rate = drop_path_rate
 
-    def forward(self, x):
-        x = self._add(x, self.ss2d(self.norm1(x)))
-        return self._add(x, self.mlp(self.norm2(x)))
-
-    def _add(self, x, y):
-        return add_branch(x, y, self.drop_path_rate, self.training)
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.add(x, self.ss2d(self.norm1(x)))
+        return self.add(x, self.mlp(self.norm2(x)))
 
 
 class SS2D(nn.Module):
-    """2D selective scan: each pixel says how far the state decays there, what it adds and reads.
+    """2D selective scan: each pixel determines how the state decays there, what it adds and reads.
 
     Parameters are stacked over the four directions of `selective_scan_2d` under their official
     names; `x_proj` is the official x_proj_weight with its directions in one matrix.
@@ -116,7 +109,7 @@ class SS2D(nn.Module):
 
     float32_tensors = ('A_logs', 'Ds', 'dt_projs_bias')  # see `deploy.lower`
 
-    def __init__(self, channels, inner, states):
+    def __init__(self, channels: int, inner: int, states: int):
         super().__init__()
         rank = math.ceil(channels / 16)
         self.scan_backend = 'auto'
@@ -138,7 +131,7 @@ class SS2D(nn.Module):
         for undecayed in (self.A_logs, self.Ds, self.dt_projs_bias):
             undecayed._no_weight_decay = True
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = F.silu(convolve(linear(x, self.in_proj), self.conv2d))
         exact = torch.promote_types(self.A_logs.dtype, torch.float32)
         y = selective_scan_2d(
@@ -154,6 +147,6 @@ class SS2D(nn.Module):
 
 
 def _halving(in_channels, channels):
-    """3x3 convolution of stride 2, its weight laid out as it is used: not turned at every call."""
+    """3x3 convolution of stride 2, with a channels_last weight, so that no call converts it."""
     conv = nn.Conv2d(in_channels, channels, 3, stride=2, padding=1)
     return conv.to(memory_format=torch.channels_last)

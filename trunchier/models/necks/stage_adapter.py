@@ -2,29 +2,31 @@
 
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 
 @MODELS.register_module()
 class StageAdapter(BaseModule):
-    """Brings the last kept stage to 1/16 of the input.
+    """Resamples the last kept stage to 1/16 of the input.
 
-    Stage 4 (1/32) goes through a 2x2 stride-2 deconvolution, stage 3 (1/16) is left alone, stage 2
-    (1/8) goes through a 2x2 stride-2 convolution; no norm, no activation. The kernel size is not in
+    Stage 4 (1/32) passes a 2x2 deconvolution of stride 2, stage 2 (1/8) a 2x2 convolution of stride
+    2, stage 3 (1/16) nothing; no norm, no activation. The kernel size is not in
     the text: only 2 reproduces the parameter columns of Tables 3 and 4. A map of odd size is padded
     with a row or column of zeros on the bottom or right before the convolution.
 
     Args:
-        in_channels (int): channels of the last kept stage.
-        out_channels (int): channels for the decoder: those of stage 3 in the paper.
-        num_stages (int): kept stages, 2, 3 or 4.
-        init_cfg (dict): see mmengine; by default PyTorch's own (the paper leaves it open).
+        in_channels: channels of the last kept stage.
+        out_channels: channels of the decoder: those of stage 3 in the paper.
+        num_stages: kept stages, 2, 3 or 4.
+        init_cfg: of mmengine; the default is PyTorch's initialization (the paper leaves it open).
 
     Raises:
         ValueError: `num_stages` is not 2, 3 or 4, or stage 3 with different channels.
     """
 
-    def __init__(self, in_channels, out_channels, num_stages, init_cfg=None):
+    def __init__(
+        self, in_channels: int, out_channels: int, num_stages: int, init_cfg: dict | None = None
+    ):
         super().__init__(init_cfg)
         self.num_stages = num_stages
         if num_stages == 4:
@@ -32,8 +34,7 @@ class StageAdapter(BaseModule):
         elif num_stages == 3:
             if in_channels != out_channels:
                 raise ValueError(
-                    f'stage 3 goes to the decoder as it is: out_channels must be {in_channels}, '
-                    f'got {out_channels}'
+                    f'stage 3 has no layer: out_channels must be {in_channels}, got {out_channels}'
                 )
             self.proj = nn.Identity()
         elif num_stages == 2:
@@ -41,8 +42,8 @@ class StageAdapter(BaseModule):
         else:
             raise ValueError(f'num_stages must be 2, 3 or 4, got {num_stages}')
 
-    def forward(self, feats):
-        """Takes the backbone's tuple, returns a tuple of one (B, out_channels, H/16, W/16) map."""
+    def forward(self, feats: tuple[Tensor, ...]) -> tuple[Tensor]:
+        """Maps of all stages -> a tuple of one (B, out_channels, H/16, W/16) map."""
         x = feats[-1]
         if self.num_stages == 2:
             x = nn.functional.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
