@@ -28,7 +28,7 @@ class Layout(NamedTuple):
     tokens: Tensor  # (windows, P) int32, the token at each position, or -1
     region: Tensor  # (windows, P) int32; positions of one region attend to each other
     mask: Tensor  # (windows, P, P) 0, or MASKED across the seam
-    offsets: Tensor  # (P, P) row of the bias table, by query and key
+    offsets: Tensor  # (P * P,) row of the bias table, by query and key
 
 
 @cached_plan
@@ -68,7 +68,7 @@ def window_layout(height: int, width: int, window: int, shift: int) -> Layout:
         tokens=tokens.astype(np.int32),
         region=region,
         mask=np.where(region[:, :, None] == region[:, None], 0, MASKED).astype(np.float32),
-        offsets=dy * (2 * window - 1) + dx,
+        offsets=(dy * (2 * window - 1) + dx).ravel(),
     )
 
 

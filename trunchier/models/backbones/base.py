@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from ...ops.folding import depthwise_conv
 from ...ops.linear import linear
 from ...ops.when import is_traced, records_gradient
 
@@ -285,37 +283,6 @@ def new_linear(in_features: int, out_features: int, bias: bool = True) -> nn.Lin
 def convolve(x: Tensor, conv: nn.Module) -> Tensor:
     """`conv` of a map (B, H, W, C), without a copy."""
     return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-
-
-class ResidualConv(nn.Conv2d):
-    """Depthwise convolution that is added to its input."""
-
-    def __init__(self, channels: int, kernel: int):
-        super().__init__(channels, channels, kernel, padding=kernel // 2, groups=channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + super().forward(x)
-
-    def fuse(self) -> nn.Module:
-        """x + conv(x) is a convolution with 1 more in the center of each kernel."""
-        weight, center = self.weight.clone(), self.kernel_size[0] // 2
-        weight[:, 0, center, center] += 1
-        return depthwise_conv(weight, self.bias)
-
-
-class SharedDepthwise(nn.Conv2d):
-    """A depthwise convolution of several groups of channels by the same weights."""
-
-    def __init__(self, channels: int, kernel: int):
-        super().__init__(
-            channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, n * channels, H, W) -> the same."""
-        groups = x.shape[1]
-        weight = self.weight.repeat(groups // self.in_channels, 1, 1, 1)
-        return F.conv2d(x, weight, padding=self.padding, groups=groups)
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:

@@ -1,17 +1,17 @@
-"""GroupMixFormer, its first stages: "Advancing Vision Transformers with Group-Mix Attention"
+"""First stages of a GroupMixFormer: "Advancing Vision Transformers with Group-Mix Attention"
 (2023), section 3.
 
-Behaves as AILab-CVC/GroupMixFormer. Differences: plain batch norms, which mmengine's `sync_bn`
-turns into synchronised ones; odd maps work (each halving rounds up, where the authors' code
-fails); the first patch embedding belongs to the stem, the others to the stage they lead to; and
-the channels of q, k and v lie by segment, so that each segment is projected, aggregated and normed
-as one map.
+Behaves as AILab-CVC/GroupMixFormer. Differences: plain batch norms, which `sync_bn` of mmengine
+converts to synchronized ones; odd maps work (each halving rounds up, where the authors' code
+fails); the first patch embedding belongs to the stem, the others to the stage that they lead to;
+the channels of q, k and v are ordered by segment, so that each segment is projected, aggregated and
+normalized as one map.
 """
 
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from ...ops import group_attention, linear_attention
 from ...ops.attention import cpu_kernels
@@ -21,18 +21,16 @@ from ...zoo import ARCHS as ALL_ARCHS
 from .base import (
     Mlp,
     ResidualBlock,
-    ResidualConv,
-    SharedDepthwise,
     TruncatedBackbone,
     convolve,
     new_linear,
 )
 
 ARCHS = ALL_ARCHS['TruncatedGMF']
-SEGMENTS = 5  # of the channels: four to the attention, one past it
+SEGMENTS = 5  # of the channels: four take part in the attention, one bypasses it
 KERNELS = (1, 3, 5, 7)  # aggregators of the four
 HEADS = 8
-POSITION_KERNELS = {3: 2, 5: 3, 7: 3}  # kernel: how many heads
+POSITION_KERNELS = {3: 2, 5: 3, 7: 3}  # kernel: number of heads
 BLOCK_EPS = 1e-6
 
 
@@ -41,35 +39,35 @@ class TruncatedGMF(TruncatedBackbone):
     """The first stages of a GroupMixFormer; arguments in `TruncatedBackbone`.
 
     A dict `arch` has the keys of `ARCHS`: `channels` (multiples of 10), `depths` and `mlp_ratios`
-    by stage. Any image size works: stage i gives ceil(H / stride) x ceil(W / stride).
+    by stage. Any image size works: stage i returns ceil(H / stride) x ceil(W / stride).
     """
 
     ARCHS = ARCHS
 
-    def build_stem(self, in_channels):
+    def build_stem(self, in_channels: int) -> nn.Module:
         return Stem(in_channels, self.arch['channels'][0])
 
-    def build_downsample(self, stage):
+    def build_downsample(self, stage: int) -> nn.Module:
         return PatchEmbed(*self.arch['channels'][stage - 1 : stage + 1], stride=2)
 
-    def build_block(self, stage, index, drop_path_rate):
+    def build_block(self, stage: int, index: int, drop_path_rate: float) -> nn.Module:
         channels = self.arch['channels'][stage]
         if channels % (2 * SEGMENTS):
             raise ValueError(f'channels={channels} in stage {stage}; give a multiple of 10')
         return GroupMixBlock(channels, self.arch['mlp_ratios'][stage], drop_path_rate)
 
-    def build_norm(self, channels):
+    def build_norm(self, channels: int) -> nn.Module:
         return nn.BatchNorm2d(channels)
 
-    def output(self, x, stage):
+    def output(self, x: Tensor, stage: int) -> Tensor:
         x = x.permute(0, 3, 1, 2)
         return getattr(self, f'norm{stage}')(x) if self.out_norm else x
 
 
 class Stem(nn.Module):
-    """Two convolutions of stride 2, then a patch embedding that halves nothing."""
+    """Two convolutions of stride 2, then a patch embedding of stride 1."""
 
-    def __init__(self, in_channels, channels):
+    def __init__(self, in_channels: int, channels: int):
         super().__init__()
         self.proj1 = nn.Conv2d(in_channels, channels // 2, 3, stride=2, padding=1)
         self.norm1 = nn.BatchNorm2d(channels // 2)
@@ -77,7 +75,7 @@ class Stem(nn.Module):
         self.norm2 = nn.BatchNorm2d(channels)
         self.embed = PatchEmbed(channels, channels, stride=1)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         x = F.hardswish(self.norm1(self.proj1(x)))
         x = F.hardswish(self.norm2(self.proj2(x)))
@@ -91,14 +89,14 @@ class Stem(nn.Module):
 class PatchEmbed(nn.Module):
     """A depthwise 3x3 convolution and a linear layer."""
 
-    def __init__(self, in_channels, channels, stride):
+    def __init__(self, in_channels: int, channels: int, stride: int):
         super().__init__()
         self.conv = depthwise(in_channels, 3, stride)
         self.pointwise = nn.Linear(in_channels, channels, bias=False)
         self.norm = nn.BatchNorm1d(channels)
         self.act = nn.Hardswish()
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = linear(convolve(x, self.conv), self.pointwise)
         return self.act(norm_rows(x, self.norm))
 
@@ -109,7 +107,7 @@ class PatchEmbed(nn.Module):
 class GroupMixBlock(ResidualBlock):
     """A position convolution, group-mix attention and an MLP, each added to its input."""
 
-    def __init__(self, channels, mlp_ratio, drop_path_rate):
+    def __init__(self, channels: int, mlp_ratio: float, drop_path_rate: float):
         super().__init__(drop_path_rate)
         self.cpe = ResidualConv(channels, 3)
         self.norm1 = nn.LayerNorm(channels, eps=BLOCK_EPS)
@@ -117,24 +115,25 @@ class GroupMixBlock(ResidualBlock):
         self.norm2 = nn.LayerNorm(channels, eps=BLOCK_EPS)
         self.mlp = Mlp(channels, int(mlp_ratio * channels))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = convolve(x, self.cpe)
         x = self.add(x, self.att(self.norm1(x)))
         return self.add(x, self.mlp(self.norm2(x)))
 
 
 class GroupMixAttention(nn.Module):
-    """Linear attention between proxies of groups of tokens, of four sizes.
+    """Linear attention between group proxies of four sizes.
 
-    q, k and v are cut into five segments of channels. In four of them each token becomes a proxy
-    of its neighbourhood (1, 3, 5 or 7 wide); these attend to each other. The fifth goes past.
+    q, k and v are split into five segments of channels. In four of them each token is aggregated to
+    a proxy of its neighborhood (1, 3, 5 or 7 wide); all proxies attend to each other. The fifth
+    segment bypasses the attention.
     """
 
-    def __init__(self, channels):
+    def __init__(self, channels: int):
         super().__init__()
         segment = channels // SEGMENTS
         width = len(KERNELS) * segment // HEADS
-        # The authors' scale: of the heads before a segment goes past.
+        # As in the authors' code: of heads that still include the bypassing segment.
         self.scale = (channels // HEADS) ** -0.5
         self.groups = nn.ModuleList(Aggregator(channels, segment, kernel) for kernel in KERNELS)
         self.local = LocalAggregator(channels, segment)
@@ -147,27 +146,27 @@ class GroupMixAttention(nn.Module):
         self.qkv = None  # those of `groups` and `local` as one layer
         self.weights = None  # all others, for the kernel of `group_attention`
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return linear(group_attention(self.project(x), self.mix, self.weights), self.proj)
 
-    def project(self, x):
+    def project(self, x: Tensor) -> Tensor | list[Tensor]:
         """q, k and v of each segment: five of (B, H, W, 3 * segment), or those as one map."""
         if self.qkv is not None:
             return linear(x, self.qkv)
         return [linear(x, part.qkv) for part in (*self.groups, self.local)]
 
-    def mix(self, projected):
+    def mix(self, projected: Tensor | list[Tensor]) -> Tensor:
         """Aggregate each group, then attention between all groups' proxies (Figure 3)."""
         if self.qkv is not None:
             projected = projected.chunk(SEGMENTS, -1)
-        *segments, past = projected
+        *segments, local = projected
         groups = [group(each) for group, each in zip(self.groups, segments, strict=True)]
         q, k, v = (torch.cat([group[..., i, :] for group in groups], -1) for i in range(3))
         mixed = torch.addcmul(linear_attention(q, k, v, HEADS, self.scale), q, self.position(v))
-        return torch.cat([mixed, self.local(past)], -1)
+        return torch.cat([mixed, self.local(local)], -1)
 
-    def position(self, v):
-        """Each head's v, convolved."""
+    def position(self, v: Tensor) -> Tensor:
+        """v convolved, with the kernel size of its head: the relative position encoding."""
         parts = v.split([conv.in_channels for conv in self.positions], -1)
         parts = zip(parts, self.positions, strict=True)
         parts = [convolve(part.contiguous(), conv) for part, conv in parts]
@@ -208,9 +207,9 @@ class GroupMixAttention(nn.Module):
 
 
 class Aggregator(nn.Module):
-    """One segment of q, k and v, each convolved by the same weights (not at all for kernel 1)."""
+    """Aggregator of one segment of q, k and v, with shared weights; no convolution for kernel 1."""
 
-    def __init__(self, channels, segment, kernel):
+    def __init__(self, channels: int, segment: int, kernel: int):
         super().__init__()
         self.segment = segment
         self.qkv = new_linear(channels, 3 * segment)
@@ -219,8 +218,8 @@ class Aggregator(nn.Module):
         self.norm = nn.BatchNorm1d(segment)
         self.act = nn.Hardswish()
 
-    def forward(self, x):
-        """(B, H, W, 3 * segment), projected, -> (B, H, W, 3, segment)."""
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, 3 * segment), the projection -> (B, H, W, 3, segment)."""
         if self.conv is not None:
             x = convolve(x, self.conv)
         x = x.reshape(*x.shape[:3], 3, self.segment)
@@ -237,28 +236,59 @@ class Aggregator(nn.Module):
 
 
 class LocalAggregator(nn.Module):
-    """The segment that goes past the attention: q, k and v convolved to one map."""
+    """The segment that bypasses the attention: q, k and v aggregated to one map."""
 
-    def __init__(self, channels, segment):
+    def __init__(self, channels: int, segment: int):
         super().__init__()
         self.qkv = new_linear(channels, 3 * segment)
         self.conv = depthwise(3 * segment, 3)
         self.pointwise = nn.Linear(3 * segment, segment, bias=False)
         self.norm = nn.LayerNorm(segment)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = convolve(x, self.conv)
         return F.hardswish(self.norm(linear(x, self.pointwise)))
 
 
-def depthwise(channels, kernel, stride=1, bias=False):
-    """A convolution of each channel by itself."""
+class ResidualConv(nn.Conv2d):
+    """Depthwise convolution that is added to its input."""
+
+    def __init__(self, channels: int, kernel: int):
+        super().__init__(channels, channels, kernel, padding=kernel // 2, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+    def fuse(self) -> nn.Module:
+        """x + conv(x) is a convolution with 1 more in the center of each kernel."""
+        weight, center = self.weight.clone(), self.kernel_size[0] // 2
+        weight[:, 0, center, center] += 1
+        return depthwise_conv(weight, self.bias)
+
+
+class SharedDepthwise(nn.Conv2d):
+    """Depthwise convolution of several groups of channels with the same weights."""
+
+    def __init__(self, channels: int, kernel: int):
+        super().__init__(
+            channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, n * channels, H, W) -> the same."""
+        groups = x.shape[1]
+        weight = self.weight.repeat(groups // self.in_channels, 1, 1, 1)
+        return F.conv2d(x, weight, padding=self.padding, groups=groups)
+
+
+def depthwise(channels: int, kernel: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
+    """Depthwise convolution that keeps the size at stride 1."""
     padding = kernel // 2
     return nn.Conv2d(channels, channels, kernel, stride, padding, groups=channels, bias=bias)
 
 
-def norm_rows(x, norm):
-    """A batch norm over all but the last dimension; nothing where it is folded."""
+def norm_rows(x: Tensor, norm: nn.Module) -> Tensor:
+    """Batch norm over all but the last dimension; identity where it is folded."""
     if isinstance(norm, nn.Identity):
         return x
     return norm(x.reshape(-1, x.shape[-1])).view(x.shape)

@@ -120,7 +120,8 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         _, height, width, _ = x.shape
         layout = window_layout(index(height), index(width), WINDOW, self.shift, x.device)
-        bias = self.relative_position_bias_table.t()[:, layout.offsets]  # (heads, P, P)
+        bias = self.relative_position_bias_table.t().index_select(1, layout.offsets)
+        bias = bias.unflatten(1, (WINDOW**2, WINDOW**2))  # (heads, P, P)
         qkv = linear(x, self.qkv).flatten(1, 2)  # (B, H*W, 3 C)
         mixed = window_attention(qkv, self.qkv.bias, bias, layout)
         return linear(mixed.view(x.shape), self.proj)
