@@ -55,7 +55,7 @@ def test_three_rows_are_crossed_row_by_row():
     assert torch.equal(rotation_6d_to_matrix(x), one_by_one)
 
 
-def test_6d_rotation_there_and_back():
+def test_6d_rotation_round_trip():
     matrix = random_rotations(50)
     back = rotation_6d_to_matrix(matrix_to_rotation_6d(matrix))
     assert torch.allclose(back, matrix, atol=1e-12)
@@ -85,7 +85,7 @@ def test_axis_angle_matrix_is_the_matrix_exponential(angle):
 @pytest.mark.parametrize(
     'angle', [0, 1e-8, 1e-5, 1e-3, 1e-2, 0.5, 2, 3.14, math.pi - 1e-3, math.pi - 1e-6, math.pi]
 )
-def test_axis_angle_there_and_back(angle, dtype):
+def test_axis_angle_round_trip(angle, dtype):
     axes = torch.nn.functional.normalize(torch.randn(100, 3, dtype=dtype), dim=-1)
     axes = torch.cat((axes, torch.eye(3, dtype=dtype), -torch.eye(3, dtype=dtype)))
     matrix = axis_angle_to_matrix(angle * axes)
@@ -97,7 +97,7 @@ def test_axis_angle_there_and_back(angle, dtype):
 
 
 @pytest.mark.parametrize('size', [0, 1e-20, 1e-8, 9.99e-3, 1.01e-2, 1, 3])
-def test_rotation_gradients_are_finite_and_right(size):
+def test_rotation_gradients_are_finite_and_correct(size):
     start = size * torch.nn.functional.normalize(torch.randn(4, 3, dtype=torch.float64), dim=-1)
     start.requires_grad_()
     assert torch.autograd.gradcheck(axis_angle_to_matrix, start)
@@ -114,7 +114,7 @@ def test_zero_6d_rotation_has_a_finite_gradient():
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_half_precision_rotations_come_out_in_float32(dtype):
+def test_half_precision_rotations_are_computed_in_float32(dtype):
     two_columns = torch.eye(3)[:2].flatten() + 0.2 * torch.randn(5, 6)
     matrix = rotation_6d_to_matrix(two_columns.to(dtype))
     assert matrix.dtype == torch.float32
@@ -158,7 +158,7 @@ def test_a_crop_of_the_whole_image_has_the_camera_of_the_image():
     assert torch.allclose(full, camera_to_translation(camera))
 
 
-def test_full_camera_puts_the_body_where_the_crop_camera_does():
+def test_the_full_camera_projects_like_the_crop_camera():
     """To first order: the body's own depth (0.3 m of 40) changes the perspective a little."""
     camera = torch.tensor([[0.8, 0.3, -0.1]])
     center, box, size = torch.tensor([[700.0, 200.0]]), 180.0, torch.tensor([[1280.0, 720.0]])
@@ -227,7 +227,7 @@ PLANE = torch.randn(14, 3, generator=torch.Generator().manual_seed(1)) * torch.t
     ],
     ids=['point', 'to point', 'zeros', 'line', 'line to line', 'plane'],
 )
-def test_degenerate_points_align_to_something_finite_and_no_worse_than_the_mean(source, target):
+def test_degenerate_points_align_no_worse_than_the_mean(source, target):
     aligned = align_similarity(source[None], target[None])[0]
     assert aligned.isfinite().all()
     at_mean = (target.double() - target.double().mean(0)).square().sum()

@@ -12,55 +12,22 @@ from typing import NamedTuple
 
 # ---------------------------------------------------------------------------------------------
 # The 44 joints of HMR2.0: OpenPose BODY_25, then the 19 of the extra regressor (SMPL_to_J19).
+# Comments give the index of the first joint of each row.
 # ---------------------------------------------------------------------------------------------
 OPENPOSE_25 = (
-    'nose',            #  0
-    'neck',
-    'right_shoulder',  #  2
-    'right_elbow',
-    'right_wrist',
-    'left_shoulder',   #  5
-    'left_elbow',
-    'left_wrist',
-    'mid_hip',         #  8
-    'right_hip',
-    'right_knee',      # 10
-    'right_ankle',
-    'left_hip',        # 12
-    'left_knee',
-    'left_ankle',
-    'right_eye',       # 15
-    'left_eye',
-    'right_ear',
-    'left_ear',
-    'left_big_toe',    # 19
-    'left_small_toe',
-    'left_heel',
-    'right_big_toe',   # 22
-    'right_small_toe',
-    'right_heel',
+    'nose', 'neck', 'right_shoulder', 'right_elbow', 'right_wrist',                   #  0
+    'left_shoulder', 'left_elbow', 'left_wrist', 'mid_hip', 'right_hip',              #  5
+    'right_knee', 'right_ankle', 'left_hip', 'left_knee', 'left_ankle',               # 10
+    'right_eye', 'left_eye', 'right_ear', 'left_ear', 'left_big_toe',                 # 15
+    'left_small_toe', 'left_heel', 'right_big_toe', 'right_small_toe', 'right_heel',  # 20
 )  # fmt: skip
 
 EXTRA_19 = (
-    'extra_right_ankle',     # 25, LSP's 14 joints begin
-    'extra_right_knee',
-    'extra_right_hip',
-    'extra_left_hip',
-    'extra_left_knee',
-    'extra_left_ankle',      # 30
-    'extra_right_wrist',
-    'extra_right_elbow',
-    'extra_right_shoulder',
-    'extra_left_shoulder',
-    'extra_left_elbow',      # 35
-    'extra_left_wrist',
-    'extra_neck_lsp',
-    'extra_head_top_lsp',    # 38, LSP ends
-    'extra_pelvis_mpii',     # 39
-    'extra_thorax_mpii',
-    'extra_spine_h36m',
-    'extra_jaw_h36m',
-    'extra_head_h36m',       # 43
+    'extra_right_ankle', 'extra_right_knee', 'extra_right_hip', 'extra_left_hip',           # 25
+    'extra_left_knee', 'extra_left_ankle', 'extra_right_wrist', 'extra_right_elbow',        # 29
+    'extra_right_shoulder', 'extra_left_shoulder', 'extra_left_elbow', 'extra_left_wrist',  # 33
+    'extra_neck_lsp', 'extra_head_top_lsp', 'extra_pelvis_mpii', 'extra_thorax_mpii',       # 37
+    'extra_spine_h36m', 'extra_jaw_h36m', 'extra_head_h36m',                                # 41
 )  # fmt: skip
 
 JOINTS_44 = OPENPOSE_25 + EXTRA_19
@@ -70,56 +37,21 @@ PELVIS = 39
 # SMPL's skeleton, and the 45 joints of `smplx.SMPL`: the skeleton, then 21 picked vertices.
 # ---------------------------------------------------------------------------------------------
 SMPL_24 = (
-    'pelvis',         #  0
-    'left_hip',
-    'right_hip',
-    'spine1',         #  3
-    'left_knee',
-    'right_knee',
-    'spine2',         #  6
-    'left_ankle',
-    'right_ankle',
-    'spine3',         #  9
-    'left_foot',
-    'right_foot',
-    'neck',           # 12
-    'left_collar',
-    'right_collar',
-    'head',           # 15
-    'left_shoulder',
-    'right_shoulder',
-    'left_elbow',     # 18
-    'right_elbow',
-    'left_wrist',     # 20
-    'right_wrist',
-    'left_hand',      # 22
-    'right_hand',
+    'pelvis', 'left_hip', 'right_hip', 'spine1', 'left_knee', 'right_knee',               #  0
+    'spine2', 'left_ankle', 'right_ankle', 'spine3', 'left_foot', 'right_foot',           #  6
+    'neck', 'left_collar', 'right_collar', 'head', 'left_shoulder', 'right_shoulder',     # 12
+    'left_elbow', 'right_elbow', 'left_wrist', 'right_wrist', 'left_hand', 'right_hand',  # 18
 )  # fmt: skip
 
 SMPL_PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
 
 SMPLX_45 = SMPL_24 + (
-    'nose',           # 24
-    'right_eye',
-    'left_eye',
-    'right_ear',
-    'left_ear',
-    'left_big_toe',   # 29
-    'left_small_toe',
-    'left_heel',
-    'right_big_toe',  # 32
-    'right_small_toe',
-    'right_heel',
-    'left_thumb_tip',   # 35
-    'left_index_tip',
-    'left_middle_tip',
-    'left_ring_tip',
-    'left_pinky_tip',
-    'right_thumb_tip',  # 40
-    'right_index_tip',
-    'right_middle_tip',
-    'right_ring_tip',
-    'right_pinky_tip',
+    'nose', 'right_eye', 'left_eye', 'right_ear',                                # 24
+    'left_ear', 'left_big_toe', 'left_small_toe', 'left_heel',                   # 28
+    'right_big_toe', 'right_small_toe', 'right_heel', 'left_thumb_tip',          # 32
+    'left_index_tip', 'left_middle_tip', 'left_ring_tip', 'left_pinky_tip',      # 36
+    'right_thumb_tip', 'right_index_tip', 'right_middle_tip', 'right_ring_tip',  # 40
+    'right_pinky_tip',                                                           # 44
 )  # fmt: skip
 
 
@@ -198,23 +130,9 @@ TARGETS = ('crop_keypoints_2d', 'keypoints_3d', 'pose', 'betas', 'has_pose', 'ha
 # Joint orders of data sets
 # ---------------------------------------------------------------------------------------------
 COCO_17 = (
-    'nose',            #  0
-    'left_eye',
-    'right_eye',
-    'left_ear',
-    'right_ear',
-    'left_shoulder',   #  5
-    'right_shoulder',
-    'left_elbow',
-    'right_elbow',
-    'left_wrist',
-    'right_wrist',     # 10
-    'left_hip',
-    'right_hip',
-    'left_knee',
-    'right_knee',
-    'left_ankle',      # 15
-    'right_ankle',
+    'nose', 'left_eye', 'right_eye', 'left_ear', 'right_ear', 'left_shoulder',               #  0
+    'right_shoulder', 'left_elbow', 'right_elbow', 'left_wrist', 'right_wrist', 'left_hip',  #  6
+    'right_hip', 'left_knee', 'right_knee', 'left_ankle', 'right_ankle',                     # 12
 )  # fmt: skip
 
 COCO_17_SKELETON = (

@@ -1,14 +1,14 @@
-"""HMR2.0's recipe (4D-Humans) on its mix of data: 8 GPUs x 48, AdamW 1e-5, an adversary.
+"""Recipe of HMR2.0 (4D-Humans) on its mix of data: 8 GPUs x 48, AdamW 1e-5, adversarial loss.
 
-The paper's 1 M steps count both optimizers; here an iteration is one update of the generator (and
-one of the discriminator), so they are 500 000 iterations. The official run trains in float16:
-`tools/train.py --amp`.
+The paper's 1 M steps count both optimizers; here an iteration updates the generator and the
+discriminator once, hence 500 000 iterations. The official run trains in float16: `tools/train.py
+--amp`.
 """
 
 _base_ = './runtime.py'
 from trunchier.datasets import released
 
-# model: the encoder's part (backbone, neck, head sizes) comes from trunchier.zoo.model_cfg
+# model: backbone, neck and head sizes are filled in by trunchier.zoo.model_cfg
 model = dict(
     type='MeshEstimator',
     data_preprocessor=dict(
@@ -76,4 +76,4 @@ val_evaluator = [
     dict(type='MeshJointError', datasets=[name for name in sets if sets[name].dimensions == 3]),
 ]
 test_evaluator = val_evaluator
-del sets  # a dumped config could not be read with it
+del sets  # a dumped config with it could not be read

@@ -78,14 +78,14 @@ def test_data_sets_are_drawn_by_weight():
     assert drawn['c'] / 50_000 == pytest.approx(0.02, abs=0.003)
 
 
-def test_neighbours_in_the_mix_are_independent():
+def test_neighbors_in_the_mix_are_independent():
     mix = MixedPeople([Numbers(50, 'a'), Numbers(50, 'b')], [1, 1])
     names = np.array([mix.locate(0, position)[0] for position in range(40_000)])
     repeats = (names[1:] == names[:-1]).mean()
     assert repeats == pytest.approx(0.5, abs=0.01)
 
 
-def test_nothing_appears_twice_before_all_have_appeared():
+def test_no_record_repeats_within_an_epoch():
     mix = MixedPeople([Numbers(70, 'a'), Numbers(30, 'b')], [1, 2])
     drawn = numbers(mix, range(30_000, 40_000))  # across a block's edge, at 32768
     for name, size in (('a', 70), ('b', 30)):
@@ -107,18 +107,18 @@ def test_positions_of_each_stream_are_used_once():
     assert again.locate(7, 2 * block + 99) == places[-1]
 
 
-def test_seeds_give_other_streams():
+def test_other_seeds_give_other_streams():
     mix = MixedPeople([Numbers(70, 'a'), Numbers(30, 'b')])
     assert numbers(mix, range(50), seed=1) != numbers(mix, range(50), seed=2)
 
 
 @pytest.mark.parametrize('weights', [[1], [1, 0], [1, -1], [1, float('nan')]])
-def test_weights_that_do_not_fit_are_an_error(weights):
+def test_invalid_weights_are_an_error(weights):
     with pytest.raises(ValueError, match='each of the 2 data sets requires a weight above 0'):
         MixedPeople([Numbers(1, 'a'), Numbers(1, 'b')], weights)
 
 
-def test_names_that_are_the_same_are_an_error():
+def test_equal_names_are_an_error():
     with pytest.raises(ValueError, match='must be unique'):
         MixedPeople([Numbers(1), Numbers(1)])
 
@@ -134,13 +134,13 @@ def test_a_bad_record_is_replaced_and_counted():
     assert numbers(mix, range(400)) == drawn
 
 
-def test_training_stops_when_too_much_is_bad():
+def test_too_many_bad_records_stop_training():
     mix = MixedPeople([Numbers(50, 'a', bad=set(range(5)))], max_bad_share=0.05)
     with pytest.raises(RuntimeError, match='a: .* records are bad .*undecodable image'):
         numbers(mix, range(1000))
 
 
-def test_workers_count_together_and_stop_together(mix, tmp_path):
+def test_bad_records_are_counted_over_all_workers(mix, tmp_path):
     shard = tmp_path / 'b' / '000000.tar'
     data = shard.read_bytes()
     assert data.count(b'\xff\xd9') == 4  # half of the pictures of b
@@ -168,7 +168,7 @@ def first_batches(batches, number):
     return [summary(next(iterator)) for _ in range(number)]
 
 
-def test_workers_change_nothing(mix):
+def test_samples_do_not_depend_on_the_number_of_workers(mix):
     alone = first_batches(loader(mix, 4), 6)
     assert first_batches(loader(mix, 4, num_workers=2), 6) == alone
     assert len({sample[2] for batch in alone for sample in batch}) == 24
@@ -182,7 +182,7 @@ def test_resuming_continues_where_it_stopped(mix):
     assert resumed.sampler.state_dict() == dict(seed=5, position=12)
 
 
-def test_resuming_takes_the_seed_along(mix):
+def test_resuming_restores_the_seed(mix):
     straight = first_batches(loader(mix, 4), 2)
     other = loader(mix, 4, num_workers=1)
     other.sampler.seed = 6
@@ -197,7 +197,7 @@ def ranks(monkeypatch, world):
         yield rank
 
 
-def test_two_ranks_see_together_what_one_sees_with_the_joint_batch(mix, monkeypatch):
+def test_two_ranks_see_the_samples_of_one_rank_with_the_joint_batch(mix, monkeypatch):
     joint = first_batches(loader(mix, 6), 4)
     dataset = DATASETS.build(mix)
     parts = [first_batches(loader(dataset, 3), 4) for _ in ranks(monkeypatch, 2)]
@@ -215,7 +215,7 @@ def test_ranks_split_an_epoch_evenly(monkeypatch):
     assert sorted(seen) == list(range(9))
 
 
-def test_epochs_follow_each_other():
+def test_epochs_are_consecutive():
     sampler = MixSampler(MixedPeople([Numbers(10)], epoch_size=11), seed=1, endless=False)
     sampler.set_epoch(2)
     assert [position for _, position in sampler] == list(range(22, 33))
@@ -233,7 +233,7 @@ def test_an_epoch_based_loader_ends_with_the_epoch(mix):
 
 
 @pytest.mark.slow
-def test_a_mix_travels_to_spawned_workers(mix):
+def test_a_mix_is_usable_in_spawned_workers(mix):
     dataset = DATASETS.build(mix)
     dataset.full_init()
     batches = torch.utils.data.DataLoader(
@@ -255,7 +255,7 @@ def summary_of_samples(samples):
 # ---------------------------------------------------------------------------------------------
 # One after the other
 # ---------------------------------------------------------------------------------------------
-def test_data_sets_follow_each_other():
+def test_concatenated_data_sets_keep_their_order():
     joined = ConcatPeople([Numbers(2, 'a'), Numbers(3, 'b')])
     joined.full_init()
     found = [(joined[i]['dataset'], joined[i]['index']) for i in range(len(joined))]

@@ -37,7 +37,7 @@ def test_records_are_those_that_webdataset_reads(tmp_path):
         np.testing.assert_array_equal(record['image'], image)
 
 
-def test_every_person_of_a_picture_is_a_record(tmp_path):
+def test_every_person_of_an_image_is_a_record(tmp_path):
     group = [people.annotation(n, betas=np.full(10, n / 10)) for n in range(3)]
     group[1]['keypoints_2d'][4:, 2] = 0  # dropped: four keypoints
     path = people.write_shard(tmp_path / 'a.tar', [people.sample('k', group)])
@@ -48,7 +48,7 @@ def test_every_person_of_a_picture_is_a_record(tmp_path):
 
 
 @pytest.mark.parametrize('suffix', ['jpg', 'JPG', 'jpeg', 'png'])
-def test_pictures_may_be_jpeg_or_png(tmp_path, suffix):
+def test_images_may_be_jpeg_or_png(tmp_path, suffix):
     picture = people.ramp()
     data = cv2.imencode('.' + suffix.lower(), picture)[1].tobytes()
     sample = people.sample('k', [people.annotation()])
@@ -59,7 +59,7 @@ def test_pictures_may_be_jpeg_or_png(tmp_path, suffix):
     assert np.abs(difference).max() <= (0 if suffix == 'png' else 12)
 
 
-def test_masks_come_with_their_person(tmp_path):
+def test_masks_belong_to_their_person(tmp_path):
     masks = np.zeros((2, 96, 128), bool)
     masks[1, 10:20, 30:40] = True
     file = io.BytesIO()
@@ -79,7 +79,7 @@ def test_filters_apply_to_records_as_they_are_read(tmp_path):
     assert ready(path, filters=None).record(0)['keypoints_2d'][7, 2] == pytest.approx(0.2)
 
 
-def test_the_corrupt_pictures_of_aic_are_left_out(tmp_path):
+def test_the_corrupt_images_of_aic_are_skipped(tmp_path):
     known = sorted(shards.CORRUPT_KEYS)
     assert len(known) == 9
     keys = [f'aic-train-vitpose/{known[0]}', f'aic-train/{known[1]}', 'aic-train/fine']
@@ -129,7 +129,7 @@ def test_bad_annotations_are_skipped_and_counted(tmp_path, content, kind):
     assert 'bad' not in {dataset.record(i)['key'] for i in range(GOOD)}
 
 
-def test_a_forbidden_class_is_named_and_not_run(tmp_path, capfd):
+def test_a_forbidden_class_is_named_and_not_executed(tmp_path, capfd):
     dataset = ready(shard_with(tmp_path, people.sample('bad', pickle.dumps([Forbidden()]))))
     assert 'system' in dataset.facts['examples'][0]
     assert 'never' not in capfd.readouterr().out.splitlines()
@@ -145,7 +145,7 @@ def test_incomplete_members_are_skipped_and_counted(tmp_path, missing):
 
 
 @pytest.mark.parametrize('cut', [0.5, 0.503, 0.7])
-def test_a_tar_cut_in_the_middle_keeps_its_first_part(tmp_path, cut):
+def test_a_truncated_tar_keeps_its_intact_part(tmp_path, cut):
     path = shard_with(tmp_path)
     whole = ready(path)
     keys = [whole.record(i)['key'] for i in range(len(whole))]
@@ -156,7 +156,7 @@ def test_a_tar_cut_in_the_middle_keeps_its_first_part(tmp_path, cut):
     assert [part.record(i)['key'] for i in range(len(part))] == keys[: len(part)]
 
 
-def test_a_tar_cut_between_members_is_noticed(tmp_path):
+def test_a_tar_truncated_between_members_is_detected(tmp_path):
     path = shard_with(tmp_path)
     with tarfile.open(path) as tar:
         offset = tar.getmembers()[100].offset
@@ -166,7 +166,7 @@ def test_a_tar_cut_between_members_is_noticed(tmp_path):
     assert 'no end mark' in dataset.facts['examples'][0]
 
 
-def test_a_file_that_is_no_tar_is_an_error(tmp_path):
+def test_a_file_that_is_not_a_tar_is_an_error(tmp_path):
     (tmp_path / 'a.tar').write_bytes(b'no tar at all' * 1000)
     with pytest.raises(RuntimeError, match='1 of 1 records are bad .1 damaged shard'):
         ready(tmp_path / 'a.tar')
@@ -194,7 +194,7 @@ def test_a_set_without_people_is_an_error(tmp_path):
         lambda data: b'not a picture',
     ],
 )
-def test_pictures_that_do_not_decode_are_bad_records(damage):
+def test_undecodable_images_are_bad_records(damage):
     noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
     for suffix in ('.jpg', '.png'):
         data = cv2.imencode(suffix, noise)[1].tobytes()
@@ -215,7 +215,7 @@ def test_exif_orientation_is_ignored():
 # ---------------------------------------------------------------------------------------------
 # Index
 # ---------------------------------------------------------------------------------------------
-def test_the_index_is_made_once(tmp_path, monkeypatch):
+def test_a_shard_is_indexed_once(tmp_path, monkeypatch):
     folder = people.write_shards(tmp_path / 'set', shards=2)
     first = ready(folder)
     monkeypatch.setattr(shards, 'index_shard', None)
@@ -225,14 +225,14 @@ def test_the_index_is_made_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_processes_index_together(tmp_path):
+def test_shards_are_indexed_by_several_processes(tmp_path):
     folder = people.write_shards(tmp_path / 'set', shards=3)
     facts = ShardPeople(folder).index(workers=2)
     assert facts['persons'] == 15
     assert len(list((folder / '.trunchier_index').iterdir())) == 3
 
 
-def test_the_index_follows_the_shard_and_the_filters(tmp_path):
+def test_a_changed_shard_or_filter_renews_the_index(tmp_path):
     path = people.write_shards(tmp_path / 'set', shards=1, members=3) / '000000.tar'
     assert len(ready(path)) == 3
     assert len(ready(path, filters=dict(max_fitting_loss=200.0, min_keypoints=3))) == 3
@@ -242,7 +242,7 @@ def test_the_index_follows_the_shard_and_the_filters(tmp_path):
         ready(path, filters=dict(max_fitting_loss=50.0))
 
 
-def test_a_damaged_index_is_made_again(tmp_path):
+def test_a_damaged_index_is_renewed(tmp_path):
     folder = people.write_shards(tmp_path / 'set', shards=1)
     dataset = ready(folder)
     index = dataset.index_path(dataset.paths[0])
@@ -250,14 +250,14 @@ def test_a_damaged_index_is_made_again(tmp_path):
     assert ready(folder).record(0)['key'] == dataset.record(0)['key']
 
 
-def test_an_index_that_cannot_be_kept_is_held_in_memory(tmp_path):
+def test_an_index_that_cannot_be_saved_is_kept_in_memory(tmp_path):
     folder = people.write_shards(tmp_path / 'set', shards=2, members=3)
     (tmp_path / 'file').write_text('in the way')
     dataset = ready(folder, index_dir=str(tmp_path / 'file' / 'folder'))
     assert [dataset.record(i)['key'] for i in (0, 5)] == ['set/00000', 'set/00005']
 
 
-def test_indices_can_lie_elsewhere(tmp_path):
+def test_indices_may_have_a_folder_of_their_own(tmp_path):
     folder = people.write_shards(tmp_path / 'set', shards=1)
     ready(folder, index_dir=str(tmp_path / 'indices'))
     assert len(list((tmp_path / 'indices').iterdir())) == 1
@@ -279,7 +279,7 @@ def test_missing_shards_are_named(tmp_path):
         ('a{1..2}/{3..4}', ['a1/3', 'a1/4', 'a2/3', 'a2/4']),
     ],
 )
-def test_braces_count(urls, paths):
+def test_braces_expand_to_numbers(urls, paths):
     assert shards.expand_urls(urls) == paths
 
 
@@ -291,7 +291,7 @@ def test_remote_shards_are_an_error():
 # ---------------------------------------------------------------------------------------------
 # The stream
 # ---------------------------------------------------------------------------------------------
-def test_a_group_of_visits_shows_each_person_as_often_as_its_shard_was_drawn(tmp_path):
+def test_a_group_has_each_person_once_per_draw_of_its_shard(tmp_path):
     folder = people.write_shards(tmp_path / 'set', shards=3, members=5)
     dataset = ready(folder)
     for start in range(0, 60, 15):  # three visits of five people
@@ -314,7 +314,7 @@ def test_every_person_is_drawn_equally_often(tmp_path):
     assert seen.min() > 850 and seen.max() < 1150  # 1000 wanted; shards differ by 3 %
 
 
-def test_positions_can_be_asked_for_in_any_order(tmp_path):
+def test_positions_may_be_read_in_any_order(tmp_path):
     folder = people.write_shards(tmp_path / 'set', shards=4, members=5)
     there = [ready(folder).locate(3, position) for position in range(200)]
     again = ready(folder)
@@ -323,12 +323,12 @@ def test_positions_can_be_asked_for_in_any_order(tmp_path):
     assert [ready(folder).locate(4, position) for position in range(200)] != there
 
 
-def test_a_far_position_is_found_quickly(tmp_path):
+def test_a_far_position_is_located(tmp_path):
     dataset = ready(people.write_shards(tmp_path / 'set', shards=4, members=5))
     assert 0 <= dataset.locate(0, 50_000_000) < 20
 
 
-def test_a_dataset_travels_to_other_processes(tmp_path):
+def test_a_data_set_is_picklable(tmp_path):
     dataset = ready(people.write_shards(tmp_path / 'set', shards=1))
     before = dataset.record(2)['key']
     assert pickle.loads(pickle.dumps(dataset)).record(2)['key'] == before

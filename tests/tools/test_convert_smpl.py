@@ -81,7 +81,7 @@ def run(monkeypatch, *arguments):
     convert_smpl.main()
 
 
-def test_command_writes_one_npz_that_serves_as_body_mean_and_mocap(release, tmp_path):
+def test_the_npz_is_a_body_mean_parameters_and_mocap(release, tmp_path):
     out = tmp_path / 'data' / 'SMPL_NEUTRAL.npz'
     command = [sys.executable, TOOL, release, '--out', out]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -123,7 +123,7 @@ def test_files_may_be_listed_one_by_one(release, tmp_path):
 # bad input
 
 
-def test_missing_files_are_named_with_the_place_to_register(monkeypatch, tmp_path):
+def test_missing_files_are_named_with_their_origin(monkeypatch, tmp_path):
     with pytest.raises(SystemExit) as stop:
         run(monkeypatch, tmp_path, '--out', tmp_path / 'out.npz')
     for words in (
@@ -136,12 +136,12 @@ def test_missing_files_are_named_with_the_place_to_register(monkeypatch, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
-def test_missing_place_is_named(tmp_path):
+def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'no .*absent; .*smpl.is.tue.mpg.de'):
         convert_smpl.find([tmp_path / 'absent'])
 
 
-def test_optional_files_may_be_missing_and_what_serves_instead_is_said(monkeypatch, copy, capsys):
+def test_missing_optional_files_are_replaced_and_reported(monkeypatch, copy, capsys):
     (copy / 'cmu_mocap.npz').unlink()
     run(monkeypatch, copy, '--out', copy / 'out.npz')
     assert 'no cmu_mocap.npz, the embedded poses are used' in capsys.readouterr().out
@@ -208,7 +208,7 @@ BAD = {
 
 
 @pytest.mark.parametrize('name', BAD)
-def test_bad_file_is_refused_and_nothing_is_written(copy, tmp_path_factory, name, capfd):
+def test_a_bad_file_is_an_error_and_nothing_is_written(copy, tmp_path_factory, name, capfd):
     file, content, message = BAD[name]
     replace(copy / file, content())
     out = tmp_path_factory.mktemp('out') / 'SMPL_NEUTRAL.npz'
@@ -218,7 +218,7 @@ def test_bad_file_is_refused_and_nothing_is_written(copy, tmp_path_factory, name
     assert capfd.readouterr().out == ''
 
 
-def test_failure_leaves_the_old_file_alone(copy):
+def test_a_failure_keeps_the_old_file(copy):
     out = copy / 'SMPL_NEUTRAL.npz'
     out.write_bytes(b'old')
     replace(copy / 'cmu_mocap.npz', {'body_pose': np.zeros((5, 69)), 'betas': np.zeros((5, 10))})

@@ -13,7 +13,7 @@ make_mean_params = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(make_mean_params)
 
 
-def test_script_makes_the_file_that_is_shipped(monkeypatch, tmp_path):
+def test_the_script_writes_the_shipped_file(monkeypatch, tmp_path):
     monkeypatch.setattr('sys.argv', ['make_mean_params.py', '--out', str(tmp_path / 'mean.npz')])
     make_mean_params.main()
     shipped, made = read_mean_params(EMBEDDED_MEAN_PARAMS), read_mean_params(tmp_path / 'mean.npz')
@@ -27,7 +27,7 @@ def test_mean_person_is_its_own_mirror_image():
     assert torch.allclose(mirrored, body, atol=1e-5)
 
 
-def test_mean_of_a_turn_and_its_opposite_is_no_turn():
+def test_the_mean_of_opposite_rotations_is_the_identity():
     poses = torch.zeros(2, 24, 3, dtype=torch.float64)
     poses[0, 3, 0], poses[1, 3, 0] = 0.8, -0.8  # spine1 bends forward, backward
     mean = make_mean_params.mean_pose(poses)

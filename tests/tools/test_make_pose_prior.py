@@ -12,7 +12,7 @@ make_pose_prior = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(make_pose_prior)
 
 
-def test_script_draws_the_poses_that_are_shipped():
+def test_the_script_draws_the_shipped_poses():
     with np.load(EMBEDDED_POSES) as file:
         shipped = file['body_pose']
     drawn = make_pose_prior.draw(40, seed=0)

@@ -64,7 +64,7 @@ def spin(tmp_path, photos):
     return tmp_path / 'spin.npz', arrays
 
 
-def test_shards_hold_what_spin_files_hold(tmp_path, photos, spin, capsys):
+def test_shards_equal_their_spin_file(tmp_path, photos, spin, capsys):
     path, arrays = spin
     make_shards.main([str(path), '--images', str(photos), '--out', str(tmp_path / 'out')])
     assert '1 shards, 3 images, 4 people; skipped: none' in capsys.readouterr().out
@@ -104,7 +104,7 @@ def test_npz_and_shards_hold_the_same_people(tmp_path, photos, spin):
     same_people(records(ShardPeople(tmp_path / 'again', filters=None)), wanted)
 
 
-def test_shards_are_split_as_asked(tmp_path, photos, spin):
+def test_shards_have_the_requested_size(tmp_path, photos, spin):
     given = [str(spin[0]), '--images', str(photos), '--out', str(tmp_path / 'out')]
     make_shards.main([*given, '--per-shard', '2'])
     assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['000000.tar', '000001.tar']
@@ -120,7 +120,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, photos, spin):
 
 
 @pytest.mark.parametrize('layout', ['h36m', 'mpi-inf'])
-def test_files_with_17_joints_find_their_places(tmp_path, photos, layout):
+def test_17_joints_are_mapped_by_their_layout(tmp_path, photos, layout):
     part = np.arange(1.0, 52).reshape(1, 17, 3)
     np.savez(
         tmp_path / 'x.npz',
@@ -141,7 +141,7 @@ def test_files_with_17_joints_find_their_places(tmp_path, photos, layout):
     assert not record['has_pose'] and not record['has_betas']
 
 
-def test_fits_can_be_left_out(tmp_path, photos, spin):
+def test_fits_may_be_omitted(tmp_path, photos, spin):
     given = [str(spin[0]), '--images', str(photos), '--out', str(tmp_path / 'out')]
     make_shards.main([*given, '--joints-only'])
     found = records(ShardPeople(tmp_path / 'out', filters=None))
@@ -171,7 +171,7 @@ def test_synthetic_people_become_shards(tmp_path):
     assert [round(record['image'].mean() / 100) for record in found] == [0, 0, 1]
 
 
-def test_unusable_rows_are_left_out_and_named(tmp_path, photos, spin, capsys):
+def test_bad_rows_are_skipped_and_named(tmp_path, photos, spin, capsys):
     path, arrays = spin
     arrays['pose'][1, 5] = np.nan
     arrays['scale'][3] = 0
@@ -182,21 +182,21 @@ def test_unusable_rows_are_left_out_and_named(tmp_path, photos, spin, capsys):
     assert 'row 1' in err and 'body_pose holds NaN' in err and 'row 3' in err
 
 
-def test_pictures_that_do_not_decode_are_left_out(tmp_path, photos, spin, capsys):
+def test_undecodable_images_are_skipped(tmp_path, photos, spin, capsys):
     picture = photos / 'deep' / 'inside' / 'a.1.jpg'
     picture.write_bytes(picture.read_bytes()[:-200])
     make_shards.main([str(spin[0]), '--images', str(photos), '--out', str(tmp_path / 'out')])
     assert '2 people; skipped: 2 undecodable image' in capsys.readouterr().out
 
 
-def test_missing_pictures_stop_and_leave_nothing(tmp_path, photos, spin):
+def test_missing_images_are_an_error_and_nothing_is_written(tmp_path, photos, spin):
     (photos / 'deep' / 'inside' / 'a.2.jpg').unlink()
     with pytest.raises(SystemExit, match=r'1 of 4 images are missing, the first is .*a\.2\.jpg'):
         make_shards.main([str(spin[0]), '--images', str(photos), '--out', str(tmp_path / 'out')])
     assert sorted(p.name for p in tmp_path.iterdir()) == ['photos', 'spin.npz']
 
 
-def test_a_run_that_is_killed_leaves_nothing(tmp_path, photos, spin, monkeypatch):
+def test_an_interrupted_run_leaves_nothing(tmp_path, photos, spin, monkeypatch):
     def killed(*args):
         raise KeyboardInterrupt
 
@@ -206,7 +206,7 @@ def test_a_run_that_is_killed_leaves_nothing(tmp_path, photos, spin, monkeypatch
     assert sorted(p.name for p in tmp_path.iterdir()) == ['photos', 'spin.npz']
 
 
-def test_a_folder_with_something_in_it_is_not_overwritten(tmp_path, photos, spin):
+def test_a_folder_that_is_not_empty_is_not_overwritten(tmp_path, photos, spin):
     with pytest.raises(SystemExit, match='is not empty'):
         make_shards.main([str(spin[0]), '--images', str(photos), '--out', str(photos)])
 
@@ -252,7 +252,7 @@ def test_both_files_of_human36m_agree(shared, tmp_path):
 
 
 @pytest.mark.parametrize('name', ['train', 'test'])
-def test_mpi_inf_3dhp_is_converted_with_its_pinhole(shared, tmp_path, name):
+def test_mpi_inf_3dhp_keypoints_are_projections_of_its_joints(shared, tmp_path, name):
     """2D and 3D joints land at the same places: one camera projects all of a picture's joints."""
     folder = shared / 'data' / 'mpi_inf_3dhp_tiny'
     made = ['--images', str(folder), '--out', str(tmp_path / 'out'), '--layout', 'mpi-inf']
@@ -347,7 +347,7 @@ def test_an_empty_root_says_where_the_data_comes_from(tmp_path, capsys):
     assert 'fetch_training_data.sh' in out and 'hmr2_evaluation_data.tar.gz' in out
 
 
-def test_keypoints_are_drawn_where_they_are():
+def test_keypoints_are_drawn_at_their_pixels():
     record = dict(
         people.annotation(),
         image=np.zeros((200, 200, 3), np.uint8),

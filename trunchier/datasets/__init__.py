@@ -1,6 +1,7 @@
 """Data sets, transforms and the sampler of mesh recovery; see `people` for the training stream."""
 
 from mmengine.registry import DATASETS
+from torch.utils.data import Dataset
 
 from .npz import NpzPeople
 from .people import ConcatPeople, MixedPeople, MixSampler, People
@@ -14,8 +15,8 @@ __all__ = [
 
 
 @DATASETS.register_module(name='CheckedCocoDataset')
-def checked_coco_dataset(**kwargs: object) -> People:
-    """Build `coco.CheckedCocoDataset`, whose base class needs mmpose; importing this does not."""
+def checked_coco_dataset(**kwargs: object) -> Dataset:
+    """Build `coco.CheckedCocoDataset`; its base class is mmpose's, which is imported only here."""
     from .coco import CheckedCocoDataset
 
     return CheckedCocoDataset(**kwargs)

@@ -73,13 +73,13 @@ def test_body_is_the_official_one(file):
     assert max_error_in_std(posed['vertices'], golden['outputs']['vertices']) < 1e-5
 
 
-def test_a_folder_stands_for_the_file_in_it(file):
+def test_a_folder_may_replace_the_file_in_it(file):
     assert torch.equal(
         BodyModel(file.parent)(**standing())['joints'], BodyModel(file)(**standing())['joints']
     )
 
 
-def test_embedded_body_stands_upright_facing_forward(body):
+def test_the_embedded_body_is_upright_and_faces_forward(body):
     joints = body(**standing())['joints'][0]
     x, y, z = {name: joints[i] for i, name in enumerate(JOINTS_44)}, 1, 2
     for low, high in [
@@ -163,7 +163,7 @@ def test_body_adds_nothing_to_a_checkpoint(body):
     assert not list(body.parameters())
 
 
-def test_tracers_can_follow(body):
+def test_the_body_is_traceable(body):
     traced = torch.compile(body, fullgraph=True, backend='eager')
     pose = bent()
     assert torch.equal(traced(**pose)['joints'], body(**pose)['joints'])
@@ -181,12 +181,12 @@ def test_building_a_body_prints_nothing():
 # bad input
 
 
-def test_absent_file_names_the_section_that_helps(tmp_path):
+def test_a_missing_file_names_the_section_of_the_readme(tmp_path):
     with pytest.raises(FileNotFoundError, match='no SMPL_NEUTRAL.npz in .*"Body model" in README'):
         BodyModel(tmp_path)
 
 
-def test_official_pickle_is_sent_to_the_converter(tmp_path):
+def test_an_official_pickle_names_the_converter(tmp_path):
     (tmp_path / 'SMPL_NEUTRAL.pkl').write_bytes(b'')
     with pytest.raises(ValueError, match='convert_smpl'):
         BodyModel(tmp_path / 'SMPL_NEUTRAL.pkl')
@@ -201,7 +201,7 @@ def test_official_pickle_is_sent_to_the_converter(tmp_path):
         ({'kintree_table': np.zeros((2, 24))}, 'skeleton'),
     ],
 )
-def test_file_of_another_layout_is_refused(tmp_path, change, message):
+def test_a_file_of_another_layout_is_an_error(tmp_path, change, message):
     arrays = {name: array for name, array in {**numbers(), **change}.items() if array is not None}
     np.savez(tmp_path / 'other.npz', **arrays)
     with pytest.raises(ValueError, match=message):

@@ -37,7 +37,7 @@ def test_losses_by_hand():
     assert abs(discriminator_loss(fake, real).item() - expected) < 1e-5
 
 
-def test_each_joint_has_its_own_critic():
+def test_each_joint_has_an_output_of_its_own():
     pose = torch.randn(1, 23, 3, 3)
     changed = pose.clone()
     changed[:, 7] += 1
@@ -46,14 +46,14 @@ def test_each_joint_has_its_own_critic():
     assert differs.nonzero().flatten().tolist() == [7, 24]
 
 
-def test_a_critic_of_betas_does_not_see_the_pose():
+def test_the_output_of_betas_does_not_depend_on_the_pose():
     critics = HMRDiscriminator()
     pose = torch.randn(1, 23, 3, 3)
     before, after = (critics(pose, torch.randn(1, 10)) for _ in range(2))
     assert (before != after)[0].nonzero().flatten().tolist() == [23]
 
 
-def test_critics_start_at_the_official_scale():
+def test_outputs_are_initialized_at_the_official_scale():
     """Xavier with one output for each joint: uniform up to sqrt(6 / 33)."""
     largest = HMRDiscriminator().joint_out.weight.abs().max().item()
     assert 0.9 * (6 / 33) ** 0.5 < largest <= (6 / 33) ** 0.5
@@ -65,7 +65,7 @@ def test_every_parameter_learns():
     assert all((p.grad != 0).any() for p in critics.parameters())
 
 
-def test_critics_learn_to_tell_real_from_predicted():
+def test_the_discriminator_separates_real_from_predicted():
     critics = HMRDiscriminator()
     optimizer = torch.optim.Adam(critics.parameters(), 3e-3)
     real = torch.eye(3).expand(16, 23, 3, 3), torch.zeros(16, 10)

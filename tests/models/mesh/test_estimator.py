@@ -1,4 +1,4 @@
-"""The mesh model: what it returns, how generator and discriminator learn, what stops it."""
+"""The mesh model: predictions, training of generator and discriminator, errors."""
 
 import copy
 import subprocess
@@ -75,7 +75,7 @@ def optimizers(model, cfg):
     return build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
 
 
-# --- what it returns -----------------------------------------------------------------------------
+# --- predictions -----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_another_mode_is_refused(model):
         model(torch.randn(1, 3, 64, 64), mode='train')
 
 
-def test_predicted_keypoints_are_joints_seen_by_the_crop_s_camera(shards):
+def test_predicted_keypoints_are_joints_projected_by_the_crop_camera(shards):
     cfg = config(shards)
     model = build(cfg).eval()
     data = model.data_preprocessor(batch(cfg, 2), False)
@@ -125,10 +125,10 @@ def test_predicted_keypoints_are_joints_seen_by_the_crop_s_camera(shards):
         assert 'vertices' not in pred  # the config's test_cfg
 
 
-# --- how it learns -------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------
 
 
-def test_a_step_moves_generator_and_discriminator(shards):
+def test_a_step_updates_generator_and_discriminator(shards):
     cfg = config(shards)
     model = build(cfg)
     before = {name: value.clone() for name, value in model.named_parameters()}
@@ -138,7 +138,7 @@ def test_a_step_moves_generator_and_discriminator(shards):
     assert {'loss', 'loss_adversarial', 'loss_discriminator', 'loss_keypoints_2d'} <= set(log)
 
 
-def test_the_generator_s_loss_leaves_the_discriminator_alone(shards):
+def test_the_generator_loss_gives_no_gradient_to_the_discriminator(shards):
     cfg = config(shards)
     model = build(cfg)
     data = model.data_preprocessor(batch(cfg), True)
@@ -148,7 +148,7 @@ def test_the_generator_s_loss_leaves_the_discriminator_alone(shards):
     assert model.head.pose_out.weight.grad.abs().sum() > 0
 
 
-def test_the_discriminator_learns_to_tell(shards):
+def test_the_discriminator_learns(shards):
     cfg = config(shards)
     model = build(cfg)
     wrapper = optimizers(model, cfg)
@@ -160,7 +160,7 @@ def test_the_discriminator_learns_to_tell(shards):
     assert steps[-1]['loss_discriminator'] < 0.7 * steps[0]['loss_discriminator']
 
 
-def test_without_an_adversary_one_optimizer_trains(shards):
+def test_without_a_discriminator_one_optimizer_trains(shards):
     cfg = config(shards, adversarial=False)
     model = build(cfg)
     log = model.train_step(batch(cfg), optimizers(model, cfg))
@@ -191,7 +191,7 @@ def test_gradients_accumulate_over_iterations(shards):
     assert not torch.equal(model.head.betas_out.weight, start)
 
 
-# --- what stops it -------------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------
 
 
 def test_a_loss_that_is_not_finite_names_its_sample(shards):
@@ -213,7 +213,7 @@ def test_missing_real_poses_are_named(shards):
         model.train_step(batch(cfg), optimizers(model, cfg))
 
 
-def test_the_optimizers_must_fit_the_model(shards):
+def test_the_optimizers_must_match_the_model(shards):
     cfg = config(shards)
     model = build(cfg)
     single = build_optim_wrapper(model, dict(optimizer=dict(type='SGD', lr=0.1)))
@@ -228,7 +228,7 @@ def weights(checkpoint):
     return torch.load(checkpoint, map_location='cpu', weights_only=True)['state_dict']
 
 
-def test_a_resumed_run_ends_as_one_without_a_break(shards, monkeypatch):
+def test_a_resumed_run_ends_like_an_uninterrupted_one(shards, monkeypatch):
     cfg = config(shards)
     cfg.model.backbone.drop_path_rate = 0.3  # draws random numbers
     cfg.optim_wrapper.optimizer = dict(type='AdamW', lr=1e-3)
@@ -258,7 +258,7 @@ def note_positions(locate, seen):
     return noting
 
 
-def test_two_processes_are_one_with_the_joint_batch(shards):
+def test_two_processes_equal_one_with_the_joint_batch(shards):
     """Generator and discriminator, through tools/train.py and torchrun on gloo."""
     for name, batch_size in (('one', 4), ('two', 2)):
         cfg = config(shards)
@@ -281,14 +281,14 @@ def test_two_processes_are_one_with_the_joint_batch(shards):
         assert any(not torch.equal(one[k], start[k]) for k in start if k.startswith(part))
 
 
-def test_the_stream_loop_wants_a_sampler_with_a_position(shards):
+def test_the_stream_loop_requires_a_sampler_with_a_position(shards):
     cfg = config(shards)
     cfg.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=False)
     with pytest.raises(TypeError, match='MixSampler; got DefaultSampler'):
         Runner.from_cfg(cfg).train()
 
 
-def test_every_loss_of_the_recipe_is_in_the_base_config():
+def test_the_base_config_is_the_official_recipe():
     cfg = Config.fromfile(ROOT / 'configs/mesh/hmr2_vit-b_8xb48-1000k_mix-256x192.py')
     assert cfg.train_cfg.max_iters * 2 == 1_000_000  # the paper counts both optimizers
     assert cfg.model_wrapper_cfg.type == 'MMSeparateDistributedDataParallel'

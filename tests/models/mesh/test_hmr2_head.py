@@ -73,7 +73,7 @@ def test_attention_equals_keys_and_values_of_every_cell():
     assert torch.allclose(layer.attend(token, cells), expected, atol=1e-12)
 
 
-def test_samples_of_a_batch_do_not_meet():
+def test_samples_of_a_batch_are_independent():
     head = HMR2Head(**SMALL)
     features = torch.randn(3, 24, 4, 3)
     together = head(features)
@@ -127,7 +127,7 @@ def test_gradients_are_those_of_the_outputs():
 
 
 @pytest.mark.parametrize(('size', 'millions'), [('h', 39.5), ('l', 19.1), ('b', 7.0), ('s', 2.3)])
-def test_decoder_has_the_size_that_the_paper_prints(size, millions):
+def test_the_decoder_has_the_parameters_of_the_paper(size, millions):
     channels = {'h': 1280, 'l': 1024, 'b': 768, 's': 384}[size]
     with torch.device('meta'):
         head = HMR2Head(channels, **MESH_DECODERS[size])
@@ -175,7 +175,7 @@ def test_mean_parameters_of_another_size_are_refused(tmp_path, changes, message)
         HMR2Head(**SMALL, mean_params=path)
 
 
-def test_absent_mean_parameters_are_named(tmp_path):
+def test_missing_mean_parameters_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'no mean parameters .*absent.npz'):
         HMR2Head(**SMALL, mean_params=tmp_path / 'absent.npz')
 
