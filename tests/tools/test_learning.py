@@ -1,4 +1,4 @@
-"""Slow: models learn real photos by heart, through mmengine's runner and the tools."""
+"""Slow: models fit a few real images, through mmengine's runner and the tools."""
 
 import json
 import os
@@ -20,21 +20,21 @@ MESH_ITERATIONS = 800
 AUGMENTATIONS = ('RandomFlip', 'RandomHalfBody', 'RandomBBoxTransform')
 
 
-def config(name, photos, work_dir):
-    """The recipe of a leaf, from scratch, on 12 people without augmentation."""
+def config(name, images, work_dir):
+    """The recipe of a config, from scratch, on 12 people without augmentation."""
     cfg = Config.fromfile(ROOT / zoo.config_path(name, 'pose'))
     cfg.model.backbone.update(init_cfg=None, drop_path_rate=0.0)
     cfg.model.test_cfg.flip_test = False
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.update(num_workers=0, persistent_workers=False, batch_size=12)
         loader.dataset.update(
-            data_root=str(photos), ann_file='test_coco.json', data_prefix=dict(img='')
+            data_root=str(images), ann_file='test_coco.json', data_prefix=dict(img='')
         )
         loader.dataset.pipeline = [
             step for step in loader.dataset.pipeline if step.type not in AUGMENTATIONS
         ]
     cfg.val_dataloader.dataset.pop('bbox_file')
-    cfg.val_evaluator.ann_file = str(photos / 'test_coco.json')
+    cfg.val_evaluator.ann_file = str(images / 'test_coco.json')
     cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=True)
     cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
     cfg.train_cfg = dict(by_epoch=False, max_iters=ITERATIONS, val_interval=ITERATIONS)
@@ -54,7 +54,7 @@ def config(name, photos, work_dir):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['swin-t-s2', 'gmf-t-s2', 'vm-t-s2'])
-def test_a_family_learns_the_people_of_real_photos(name, shared, tmp_path):
+def test_a_family_learns_the_people_of_real_images(name, shared, tmp_path):
     runner = Runner.from_cfg(config(name, shared / 'data' / 'coco_tiny', tmp_path))
     runner.train()
     assert runner.val_loop.run()['coco/AP'] >= 0.9
@@ -62,7 +62,7 @@ def test_a_family_learns_the_people_of_real_photos(name, shared, tmp_path):
 
 # --- bodies --------------------------------------------------------------------------------------
 
-# name -> npz and folder of pictures in shared/data, layout
+# name -> npz and folder of images in shared/data, layout
 FRAMES = {
     'h36m': ('h36m_tiny/test_h36m_body3d.npz', 'h36m_tiny', 'h36m'),
     'mpi-inf-train': ('mpi_inf_3dhp_tiny/test_3dhp_train.npz', 'mpi_inf_3dhp_tiny', 'mpi-inf'),
@@ -82,7 +82,7 @@ def tool(name, *arguments, cwd):
 
 
 def convert(data, folder):
-    """Shards and npz of each of FRAMES. Their joints only: the bodies are SMPL's, not ours."""
+    """Shards and npz of each of FRAMES, with joints only: their bodies are SMPL's, not ours."""
     for name, (file, images, layout) in FRAMES.items():
         source = data / file, '--images', data / images, '--layout', layout, '--joints-only'
         tool('make_shards.py', *source, '--out', folder / name, cwd=folder)
@@ -92,7 +92,7 @@ def convert(data, folder):
 
 
 def keep_complete(npz):
-    """The metric looks at joints that are not annotated too (a wrist outside of a picture)."""
+    """Keep people with all joints: the metric includes joints that are not annotated."""
     with np.load(npz) as file:
         arrays = dict(file)
     joints = np.concatenate((arrays['body_keypoints_3d'], arrays['extra_keypoints_3d']), axis=1)
@@ -101,7 +101,7 @@ def keep_complete(npz):
 
 
 def mesh_config(data, folder):
-    """A leaf, from scratch on losses of joints, without augmentation and adversary."""
+    """A config, from scratch on losses of joints, without augmentation and discriminator."""
     cfg = Config.fromfile(ROOT / zoo.config_path('vm-t-s2', 'mesh'))
     cfg.model.update(init_cfg=None, discriminator=None, loss=dict(reduction='mean'))
     cfg.model.backbone.drop_path_rate = 0.0

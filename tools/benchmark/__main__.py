@@ -1,4 +1,4 @@
-"""Measure speed and memory of models, scans, data loaders and exported files; see commands.py."""
+"""Measure speed and memory of models, scans, data loaders and exported files."""
 
 import os
 import sys

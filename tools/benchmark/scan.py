@@ -72,8 +72,9 @@ def scan_rows(
         randn(*narrow, dtype=low), randn(4 * channels), randn(4 * channels), True,
     )  # fmt: skip
     calls = {}
-    for backend in set(backends) & {'torch', 'reference'}:  # the others scan maps only
-        calls['selective_scan', backend] = ops.selective_scan, (*sequence, backend)
+    for backend in backends:
+        if backend in ('torch', 'reference'):  # the others scan maps only
+            calls['selective_scan', backend] = ops.selective_scan, (*sequence, backend)
     for peer, function in peers.items():
         calls['selective_scan', peer] = function, sequence
     height = round((length * 4 / 3) ** 0.5)

@@ -17,6 +17,7 @@ results and removes the samples that padded the last batch.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,7 +93,7 @@ class MeshPCK(_PerDataset):
     unit = '%'
 
     def __init__(
-        self, thresholds: Sequence[float] = (0.05, 0.1), confidence: float = 0.5, **others: object
+        self, thresholds: Sequence[float] = (0.05, 0.1), confidence: float = 0.5, **others: Any
     ):
         super().__init__(**others)
         self.thresholds = tuple(thresholds)

@@ -18,7 +18,7 @@ DECODER_STRIDE = 16
 
 # Architectures by class and name; the drop path rate is that of the last block.
 # fmt: off
-ARCHS = {
+ARCHS: dict[str, dict[str, dict[str, Any]]] = {
     'TruncatedSwin': {
         'tiny':  dict(channels=( 96, 192, 384,  768), depths=(2, 2,  6, 2),
                       num_heads=(3, 6, 12, 24), drop_path_rate=0.2),
