@@ -1,5 +1,7 @@
 """Data sets, transforms and the sampler of mesh recovery; see `people` for the training stream."""
 
+from typing import Any
+
 from mmengine.registry import DATASETS
 from torch.utils.data import Dataset
 
@@ -15,7 +17,7 @@ __all__ = [
 
 
 @DATASETS.register_module(name='CheckedCocoDataset')
-def checked_coco_dataset(**kwargs: object) -> Dataset:
+def checked_coco_dataset(**kwargs: Any) -> Dataset:
     """Build `coco.CheckedCocoDataset`; its base class is mmpose's, which is imported only here."""
     from .coco import CheckedCocoDataset
 

@@ -5,6 +5,7 @@ Importing this module requires mmpose: see `checked_coco_dataset` in the package
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,7 +28,7 @@ class CheckedCocoDataset(CocoDataset):
         OSError: an image cannot be read in testing.
     """
 
-    def __init__(self, *args: object, max_bad_share: float = 0.01, **kwargs: object):
+    def __init__(self, *args: Any, max_bad_share: float = 0.01, **kwargs: Any):
         self.bad_count = BadCount(Path(kwargs.get('ann_file', 'COCO')).name, max_bad_share)
         super().__init__(*args, **kwargs)
 

@@ -71,7 +71,7 @@ class Task(NamedTuple):
         pattern = self.plain if row.num_stages is None else self.paper
         return pattern.format(family=row.backbone.paper, size=size, stages=row.num_stages)
 
-    def load(self, role: str) -> type:
+    def load(self, role: str) -> Any:
         """Import the class of a role: 'predictor', 'inferencer' or 'graph'."""
         module, _, name = getattr(self, role).partition(':')
         package = __package__.partition('.')[0]

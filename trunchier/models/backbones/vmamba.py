@@ -7,6 +7,7 @@ scan share one copy of the map (`selective_scan_2d`).
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,7 @@ class TruncatedVMamba(TruncatedBackbone):
 
     ARCHS = ARCHS
 
-    def __init__(self, *args: object, scan_backend: str = 'auto', **kwargs: object):
+    def __init__(self, *args: Any, scan_backend: str = 'auto', **kwargs: Any):
         super().__init__(*args, **kwargs)
         for module in self.modules():
             if isinstance(module, SS2D):
