@@ -4,7 +4,7 @@
 import os
 import sys
 
-# Idle threads of the network leave their core to those that decode and crop. Read with torch.
+# Idle threads of the network sleep instead of spinning. OpenMP reads this when torch is imported.
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 from trunchier.inference.command import main  # noqa: E402

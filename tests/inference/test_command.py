@@ -1,4 +1,4 @@
-"""The command does what its help says, and its exit code tells how it went."""
+"""The command does what its help says, and its exit code reports the result."""
 
 import json
 import signal
@@ -12,7 +12,7 @@ import pytest
 from small_models import ROOT, mesh_config, noise, pose_config, write_clip, write_weights
 
 from trunchier.files import shipped
-from trunchier.inference import command as predict
+from trunchier.inference import command
 from trunchier.inference.sources import import_av
 
 
@@ -43,7 +43,7 @@ def folder(tmp_path):
 
 
 def run(*given):
-    return predict.main([str(each) for each in given])
+    return command.main([str(each) for each in given])
 
 
 def test_images_are_predicted_drawn_and_saved(models, folder, capsys):
@@ -79,7 +79,7 @@ def test_all_formats_of_a_mesh_model(models, folder):
     }  # fmt: skip
 
 
-def test_a_sheet_sets_models_side_by_side(models, folder):
+def test_a_sheet_shows_models_side_by_side(models, folder):
     code = run(
         folder / 'photos', '--sheet', folder / 'sheet.png', *arguments(models, 'pose', 'mesh')
     )
@@ -115,7 +115,7 @@ def test_boxes_come_from_a_file(models, folder):
     assert people[0][1]['bbox'] == [[20, 5, 70, 55]]
 
 
-def test_people_of_a_photo_come_from_yolox(models, shared, tmp_path):
+def test_yolox_finds_the_people_of_a_photo(models, shared, tmp_path):
     code = run(
         shared / 'data/photos/000000000785.jpg', '--boxes',
         shared / 'data/detector/yolox_nano.onnx', '--out-dir', tmp_path, *arguments(models, 'pose'),
@@ -127,10 +127,10 @@ def test_people_of_a_photo_come_from_yolox(models, shared, tmp_path):
 # --- exit codes --------------------------------------------------------------------------------
 
 
-def test_skipped_input_is_told_and_the_rest_is_done(models, folder, capsys):
+def test_skipped_input_is_reported_and_the_rest_is_done(models, folder, capsys):
     (folder / 'photos/1.png').write_bytes(b'broken')
     code = run(folder / 'photos', '--out-dir', folder, *arguments(models, 'pose'))
-    assert code == predict.EXIT_SKIPPED
+    assert code == command.EXIT_SKIPPED
     assert '1 skipped' in capsys.readouterr().err
     assert len(list((folder / 'predictions').iterdir())) == 2
 
@@ -154,7 +154,7 @@ def test_skipped_input_is_told_and_the_rest_is_done(models, folder, capsys):
         (['photos', '--show', 'POSE'], 'requires a display'),
     ],
 )
-def test_errors_say_what_is_wrong_in_a_line(given, says, models, folder, monkeypatch, capsys):
+def test_errors_are_one_line(given, says, models, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     monkeypatch.delenv('DISPLAY', raising=False)
     monkeypatch.delenv('WAYLAND_DISPLAY', raising=False)
@@ -163,12 +163,12 @@ def test_errors_say_what_is_wrong_in_a_line(given, says, models, folder, monkeyp
     (folder / 'broken.png').write_bytes(b'broken')
     if 'POSE' in given:
         given = [*given[: given.index('POSE')], *arguments(models, 'pose')]
-    assert run(*given) == predict.EXIT_ERROR
+    assert run(*given) == command.EXIT_ERROR
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith('error: ') and says in last
 
 
-def test_a_wrong_command_line_is_told(capsys):
+def test_a_wrong_command_line_is_an_error(capsys):
     for given in ([], ['a.jpg', '--save', 'png'], ['a.jpg', '--precision', 'fp8']):
         with pytest.raises(SystemExit) as error:
             run(*given)
@@ -183,26 +183,25 @@ def test_help_shows_examples_and_exit_codes(capsys):
     assert error.value.code == 0 and 'examples:' in text and 'exit codes:' in text
 
 
-def test_an_interrupted_command_says_how_to_go_on_and_does(models, tmp_path):
-    """In a process of its own, by Ctrl-C, through both of the command's doors."""
+def test_an_interrupted_command_can_be_resumed(models, tmp_path):
+    """In a process of its own, by Ctrl-C; resumed in this process."""
     frames = 2000  # long enough for the signal to arrive in time on a busy machine
     clip = write_clip(tmp_path / 'clip.mp4', frames=frames)
-    command = [clip, '--out-dir', tmp_path / 'out', *arguments(models, 'pose')]
+    given = [clip, '--out-dir', tmp_path / 'out', *arguments(models, 'pose')]
     process = subprocess.Popen(
-        [sys.executable, '-W', 'ignore', ROOT / 'tools/predict.py', *command],
+        [sys.executable, '-W', 'ignore', ROOT / 'tools/predict.py', *given],
         stderr=subprocess.PIPE, text=True,
         # Children of a shell's background job ignore Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    begin = time.monotonic()
-    while not list(tmp_path.glob('out/.clip.part/*.mp4')) and time.monotonic() - begin < 120:
+    while not list(tmp_path.glob('out/.clip.part/*.mp4')):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == predict.EXIT_INTERRUPTED
+    assert process.returncode == command.EXIT_INTERRUPTED
     assert 'continue with the same command and --resume' in errors
-    assert run(*command, '--resume') == 0
+    assert run(*given, '--resume') == 0
     assert len(json.loads((tmp_path / 'out/predictions/clip.json').read_text())) == frames
     with import_av().open(str(tmp_path / 'out/visualizations/clip.mp4')) as container:
         assert sum(1 for _ in container.decode(video=0)) == frames

@@ -65,7 +65,7 @@ def test_calls_that_make_no_sense_are_refused_before_any_work(infer, image, monk
         (dict(resume=True), ValueError, 'requires the out_dir'),
         (dict(out_dir=tmp_path, save=['png']), ValueError, r"cannot save \['png'\]"),
         (dict(out_dir=tmp_path / 'file' / 'x'), OSError, 'nothing can be written to'),
-        (dict(colour='red'), TypeError, 'colour'),
+        (dict(hue='red'), TypeError, 'hue'),
     ):
         with pytest.raises(error, match=says):
             infer(image, **options)

@@ -54,18 +54,18 @@ def read_video(path):
         return [frame.to_ndarray(format='bgr24') for frame in container.decode(video=0)]
 
 
-def assert_same(found, wanted):
+def assert_same(found, expected):
     """Equal predictions and, up to compression, equal images."""
     for name in ('predictions/clip.json', 'run.json'):
-        assert json.loads((found / name).read_text()) == json.loads((wanted / name).read_text())
+        assert json.loads((found / name).read_text()) == json.loads((expected / name).read_text())
     with (
         np.load(found / 'predictions/clip.npz') as a,
-        np.load(wanted / 'predictions/clip.npz') as b,
+        np.load(expected / 'predictions/clip.npz') as b,
     ):
         assert a.files == b.files
         for name in a.files:
             np.testing.assert_array_equal(a[name], b[name], err_msg=name)
-    images = [read_video(f / 'visualizations/clip.mp4') for f in (found, wanted)]
+    images = [read_video(f / 'visualizations/clip.mp4') for f in (found, expected)]
     assert len(images[0]) == len(images[1]) == FRAMES
     for a, b in zip(*images, strict=True):
         assert np.abs(a.astype(int) - b).mean() < 3
@@ -166,8 +166,8 @@ def test_other_settings_do_not_resume(infer, clip, tmp_path):
 
 def test_frames_of_a_video_as_images(infer, clip, tmp_path):
     list(infer(clip, out_dir=tmp_path, save=['images']))
-    wanted = [f'visualizations/clip/{i:06d}.jpg' for i in range(FRAMES)]
-    assert files(tmp_path) == ['run.json', *wanted]
+    expected = [f'visualizations/clip/{i:06d}.jpg' for i in range(FRAMES)]
+    assert files(tmp_path) == ['run.json', *expected]
 
 
 def test_a_full_disk_ends_the_run_and_keeps_what_was_done(

@@ -12,7 +12,7 @@ import torch
 from benchmark.machine import DTYPES
 from benchmark.report import Table
 from benchmark.timing import interleaved
-from trunchier import zoo
+from trunchier.inference.inferencer import Inferencer
 from trunchier.inference.writers import VideoWriter
 from trunchier.models.create import create_model
 from trunchier.weights.find import find_config
@@ -29,13 +29,12 @@ def add_arguments(add: Callable) -> None:
 
 def run(args: argparse.Namespace) -> Table:
     found = find_config(args.model)
-    kind = zoo.TASKS[found.task].load('inferencer')
     low = DTYPES[args.precision] if args.precision != 'fp32' else None
     with tempfile.TemporaryDirectory() as folder:
         weights, clip = Path(folder, 'random.pth'), Path(folder, 'clip.mp4')
         torch.save(dict(state_dict=create_model(args.model).state_dict()), weights)
         write_clip(clip, args.frames)
-        inferencer = kind(
+        inferencer = Inferencer(
             args.model, str(weights), device=args.device, batch_size=args.batch,
             precision=args.precision, track=False,
         )  # fmt: skip

@@ -3,8 +3,6 @@
 `trunchier predict` and `tools/predict.py` both run `main`.
 """
 
-from __future__ import annotations
-
 import argparse
 import inspect
 import logging
@@ -12,12 +10,9 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..zoo import TASKS
-
-if TYPE_CHECKING:
-    pass
 
 HELP = """Predict poses or meshes of people in images and videos; draw and save them.
 
@@ -62,88 +57,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_ERROR
 
 
+# fmt: off
 def _parser():
     from .results import FORMATS
 
     parser = argparse.ArgumentParser(
-        prog='predict',
-        description=HELP,
-        epilog=EXAMPLES,
+        prog='predict', description=HELP, epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add('inputs', nargs='+', metavar='INPUT', help='image, video, folder, glob or camera')
 
-    group = parser.add_argument_group('model')
-    add = group.add_argument
-    add(
-        '--model',
-        nargs='+',
-        default=['pose'],
-        metavar='NAME',
-        help=(
-            "the paper's name (VMPose-T-S3, SwinHMR2.0-T-S3), an encoder (vm-t-s3) or a config; "
-            'pose or mesh: the model that comes with weights; several: one after the other '
-            '(default: pose)'
-        ),
-    )
+    add = parser.add_argument_group('model').add_argument
+    add('--model', nargs='+', default=['pose'], metavar='NAME',
+        help="the paper's name (VMPose-T-S3, SwinHMR2.0-T-S3), an encoder (vm-t-s3) or a config; "
+             'pose or mesh: the model that comes with weights; several: one after the other '
+             '(default: pose)')
     add('--task', choices=TASKS, help='task of a model named by its encoder')
-    add(
-        '--weights',
-        nargs='+',
-        metavar='FILE',
-        help='checkpoint or exported model (.onnx), one per model',
-    )
+    add('--weights', nargs='+', metavar='FILE',
+        help='checkpoint or exported model (.onnx), one per model')
     add('--body-model', metavar='FILE', help='SMPL model written by tools/convert_smpl.py')
     add('--device', default='auto', help='auto, cpu, cuda, cuda:1 (default: auto)')
     add('--batch-size', type=int, default=8, metavar='N', help='people per batch (default: 8)')
     add('--precision', choices=('fp32', 'bf16', 'fp16'), default='fp32', help='default: fp32')
-    add(
-        '--flip-test',
-        action=argparse.BooleanOptionalAction,
-        help='average each pose with that of the mirrored image (default: as in the config)',
-    )
+    add('--flip-test', action=argparse.BooleanOptionalAction,
+        help='average each pose with that of the mirrored image (default: as in the config)')
 
-    group = parser.add_argument_group('people')
-    add = group.add_argument
-    add(
-        '--detector',
-        default='whole_image',
-        metavar='NAME',
-        help=(
-            'whole_image: one person fills the image; a YOLOX .onnx file; an mmdet config or name '
-            '(default: whole_image)'
-        ),
-    )
+    add = parser.add_argument_group('people').add_argument
+    add('--detector', default='whole_image', metavar='NAME',
+        help='whole_image: one person fills the image; a YOLOX .onnx file; an mmdet config or name '
+             '(default: whole_image)')
     add('--detector-weights', metavar='FILE', help='checkpoint of an mmdet config')
-    add(
-        '--score-thr',
-        type=float,
-        default=0.3,
-        metavar='X',
-        help='minimum score of detections (default: 0.3)',
-    )
+    add('--score-thr', type=float, default=0.3, metavar='X',
+        help='minimum score of detections (default: 0.3)')
     add('--boxes', metavar='FILE', help='JSON or .npy file of boxes to use instead of a detector')
     add('--no-track', action='store_true', help='do not track people in videos')
     add('--smooth', action='store_true', help='smooth videos over time')
-    add(
-        '--focal',
-        type=float,
-        nargs='+',
-        metavar='F',
-        help='focal length of the images, pixels: one number or fx fy (default: as 4D-Humans)',
-    )
+    add('--focal', type=float, nargs='+', metavar='F',
+        help='focal length of the images, pixels: one number or fx fy (default: as 4D-Humans)')
 
-    group = parser.add_argument_group('results')
-    add = group.add_argument
+    add = parser.add_argument_group('results').add_argument
     add('--out-dir', metavar='DIR', help='default: outputs (none with --viewer, --sheet or --show)')
-    add(
-        '--save',
-        type=_formats,
-        metavar='LIST',
-        default=('json', 'images', 'video'),
-        help=f'formats among {",".join(FORMATS)} (default: json,images,video)',
-    )
+    add('--save', type=_formats, metavar='LIST', default=('json', 'images', 'video'),
+        help=f'formats among {",".join(FORMATS)} (default: json,images,video)')
     add('--resume', action='store_true', help='continue an interrupted run')
     add('--sheet', metavar='FILE', help='one image with the drawings of all models side by side')
     add('--viewer', action='store_true', help='show the results on a local web page')
@@ -152,21 +108,16 @@ def _parser():
     add('--show', action='store_true', help='show drawings in a window')
     add('--quiet', action='store_true', help='print errors only')
 
-    group = parser.add_argument_group('drawing')
-    add = group.add_argument
-    add(
-        '--kpt-thr',
-        type=float,
-        default=0.3,
-        metavar='X',
-        help='minimum score of drawn keypoints (default: 0.3)',
-    )
+    add = parser.add_argument_group('drawing').add_argument
+    add('--kpt-thr', type=float, default=0.3, metavar='X',
+        help='minimum score of drawn keypoints (default: 0.3)')
     add('--draw-bbox', action='store_true', help='draw boxes and track ids')
     add('--style', choices=('solid', 'wireframe', 'both'), default='solid', help='mesh style')
     add('--alpha', type=float, default=0.9, help='opacity of meshes (default: 0.9)')
     add('--side', action='store_true', help='also draw meshes from the side')
     add('--black-background', action='store_true', help='draw on black instead of on the image')
-    return parser  # fmt: skip
+    return parser
+# fmt: on
 
 
 def _formats(text):
@@ -237,6 +188,7 @@ def _predict(args):
 
 def _inferencers(args):
     from ..weights.find import find
+    from .inferencer import Inferencer
 
     weights = args.weights or [None] * len(args.model)
     if len(weights) != len(args.model):
@@ -249,8 +201,7 @@ def _inferencers(args):
     inferencers = []
     for model, file in zip(args.model, weights, strict=True):
         found = find(model, file, args.task)
-        kind = TASKS[found.task].load('inferencer')
-        inferencer = kind(
+        inferencer = Inferencer(
             found,
             device=args.device,
             detector=args.detector,
@@ -260,7 +211,7 @@ def _inferencers(args):
             precision=args.precision,
             track=False if args.no_track else None,
             smooth=args.smooth,
-            **_accepted(kind.predictor_type, options),
+            **_accepted(TASKS[found.task].load('predictor'), options),
         )
         inferencers.append(inferencer)
     return inferencers

@@ -1,9 +1,7 @@
-"""Base class of PoseInferencer and MeshInferencer.
+"""Predictions of any task on images, videos and cameras; argument names follow MMPoseInferencer.
 
-    for result in PoseInferencer('VMPose-T-S2')('image.jpg', out_dir='out'):
-        print(result.pred_instances.keypoints)
-
-Argument names follow MMPoseInferencer.
+for result in Inferencer('VMPose-T-S2')('image.jpg', out_dir='out'):
+    print(result.pred_instances.keypoints)
 """
 
 from __future__ import annotations
@@ -11,10 +9,11 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .. import zoo
 from ..files.version import __version__
 from ..weights.find import Found, find, pick_device, weights_note
 from . import detection, screen, sources
@@ -62,8 +61,7 @@ class Inferencer:
         CheckpointError: weights of another model.
     """
 
-    task: ClassVar[str]
-    predictor_type: ClassVar[type[Predictor]]
+    task: ClassVar[str | None] = None  # None: that of the model
 
     def __init__(
         self,
@@ -91,7 +89,8 @@ class Inferencer:
         )
         if cfg_options:
             found.cfg.merge_from_dict(cfg_options)
-        self.predictor = self.predictor_type.load(found, device, precision, **options)
+        kind = zoo.TASKS[found.task].load('predictor')
+        self.predictor: Predictor = kind.load(found, device, precision, **options)
         self.batch_size, self.track = batch_size, track
         self.smooth = dict(smooth) if isinstance(smooth, dict) else ({} if smooth else None)
         if note := weights_note(self.weights):
@@ -182,6 +181,7 @@ class Inferencer:
             live=isinstance(found, list) and any(source.kind == 'camera' for source in found),
         )
         self.report = run.report
+        show_progress = show_progress and sys.stderr.isatty()
         return self._deliver(run(found), found, return_vis, return_image, show, show_progress)
 
     def painter(self, **options: Any) -> Callable:
@@ -189,40 +189,29 @@ class Inferencer:
         return self.predictor.painter(**options)
 
     def _saver(self, folders, save, resume, bboxes, painter):
-        out, predictions, visualizations, meshes = folders
-        if out is not None:
-            out = Path(out)
-            predictions = predictions or out / 'predictions'
-            visualizations = visualizations or out / 'visualizations'
-            meshes = meshes or out / 'meshes'
-        home = out or predictions or visualizations or meshes
+        out = folders[0] and Path(folders[0])
+        names = ('predictions', 'visualizations', 'meshes')
+        folders = [
+            each or out and out / name for each, name in zip(folders[1:], names, strict=True)
+        ]
+        home = out or next(filter(None, folders), None)
         if home is None:
             if resume:
                 raise ValueError('resume=True requires the out_dir of an earlier run')
             return None
-        if not {'json', 'npz'} & set(save):
-            predictions = None
-        if not {'images', 'video'} & set(save):
-            visualizations = None
-        if not {'obj', 'glb'} & set(save):
-            meshes = None
         given = str(bboxes) if isinstance(bboxes, str | Path) else bboxes is not None
         plain = bool | int | float | str | None
         painting = {n: value for n, value in vars(painter).items() if isinstance(value, plain)}
         settings = dict(self.settings, bboxes=given, save=sorted(save), painting=painting)
-        faces = self.predictor.faces
-        return Saver(home, predictions, visualizations, meshes, save, settings, faces, resume)
+        return Saver(home, *folders, save, settings, self.predictor.faces, resume)
 
     def _deliver(self, tasks, found, return_vis, return_image, show, show_progress):
-        bar = screen.Bar(found) if show_progress and sys.stderr.isatty() else nullcontext()
-        with bar as advance, closing(tasks):
-            for task in tasks:
+        with closing(tasks):
+            for task in screen.bar(found, tasks) if show_progress else tasks:
                 if return_vis:
                     task.result.set_field(task.drawing, 'visualization')
                 if return_image:
                     task.result.set_field(task.frame.image, 'image')
                 if show:
                     screen.show(task.drawing, task.frame.source)
-                if advance is not None:
-                    advance()
                 yield task.result

@@ -186,4 +186,3 @@ class MeshInferencer(Inferencer):
     """
 
     task = 'mesh'
-    predictor_type = MeshPredictor

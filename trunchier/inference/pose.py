@@ -194,4 +194,3 @@ class PoseInferencer(Inferencer):
     """
 
     task = 'pose'
-    predictor_type = PosePredictor

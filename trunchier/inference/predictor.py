@@ -96,10 +96,10 @@ class Predictor:
         self.cfg, self.network, self.device = cfg, network, torch.device(device)
         self.precision, self.dtype = precision, PRECISIONS[precision]
         self.dataset_meta = dataset_meta
-        preprocessor = cfg.model.data_preprocessor
+        preprocessor = cfg.model.get('data_preprocessor') or {}
         self.mean, self.std = (
-            torch.tensor(preprocessor[name], device=self.device).view(-1, 1, 1)
-            for name in ('mean', 'std')
+            torch.tensor(preprocessor.get(name) or default, device=self.device).view(-1, 1, 1)
+            for name, default in (('mean', 0.0), ('std', 1.0))
         )
         self.swaps_channels = preprocessor.get('bgr_to_rgb') or preprocessor.get('rgb_to_bgr')
 

@@ -31,20 +31,12 @@ SEGMENT = 200  # frames of a video that are lost at most when a run is killed
 IMAGE_SUFFIX = '.jpg'
 RAW, CAMERA = 'raw_', 'camera_'  # prefixes in the npz of a segment
 
-# Fields of a person in npz and JSON, and their names there, which are smplx's for meshes. Rotation
-# matrices are saved as axis-angle.
-SAVED_FIELDS = {
-    'bboxes': 'bboxes',
-    'bbox_scores': 'bbox_scores',
-    'keypoints': 'keypoints',
-    'keypoint_scores': 'keypoint_scores',
-    'track_ids': 'track_ids',
-    'betas': 'betas',
-    'translation': 'transl',
-    'joints': 'joints',
-    'global_orient': 'global_orient',
-    'body_pose': 'body_pose',
-}
+# Fields of a person in npz and JSON. Names there are smplx's, rotation matrices are axis-angle.
+SAVED_FIELDS = (
+    'bboxes', 'bbox_scores', 'keypoints', 'keypoint_scores', 'track_ids', 'betas', 'translation',
+    'joints', 'global_orient', 'body_pose',
+)  # fmt: skip
+SMPLX_NAMES = {'translation': 'transl'}
 
 
 class Saver:
@@ -80,11 +72,10 @@ class Saver:
             raise ValueError(f'cannot save {sorted(unknown)}; choose from {", ".join(FORMATS)}')
         if {'obj', 'glb'} & set(save) and faces is None:
             raise ValueError('obj and glb require a mesh model')
-        self.home = Path(home)
-        self.predictions = predictions and Path(predictions)
-        self.visualizations = visualizations and Path(visualizations)
-        self.meshes = meshes and Path(meshes)
-        self.save = set(save)
+        self.home, self.save = Path(home), set(save)
+        self.predictions = self._folder(predictions, 'json', 'npz')
+        self.visualizations = self._folder(visualizations, 'images', 'video')
+        self.meshes = self._folder(meshes, 'obj', 'glb')
         self.faces = faces
         self.resume = resume
         self.video = None  # the _Video being written
@@ -95,6 +86,9 @@ class Saver:
         if resume:
             self._check_settings(settings)
         writers.write_json(settings, self.home / 'run.json')
+
+    def _folder(self, folder, *formats):
+        return Path(folder) if folder and self.save.intersection(formats) else None
 
     def _check_settings(self, settings):
         path = self.home / 'run.json'
@@ -115,7 +109,7 @@ class Saver:
     @property
     def draws(self) -> bool:
         """Whether drawings are written."""
-        return self.visualizations is not None and bool({'video', 'images'} & self.save)
+        return self.visualizations is not None
 
     # --- earlier results -----------------------------------------------------------------------
 
@@ -202,7 +196,7 @@ class Saver:
             writers.write_image(drawing, self.visualizations / f'{name}{IMAGE_SUFFIX}')
 
     def _add_meshes(self, sample, name):
-        if self.meshes is None or not {'obj', 'glb'} & self.save:
+        if self.meshes is None:
             return
         instances = sample.pred_instances
         people = instances.vertices + instances.translation[:, None]
@@ -339,13 +333,12 @@ def _stored(folder, segments):
 def to_record(instances: InstanceData) -> dict[str, np.ndarray]:
     """People as arrays (P, ...) for npz and JSON, see SAVED_FIELDS."""
     record = {}
-    for name, saved in SAVED_FIELDS.items():
-        if name not in instances:
-            continue
-        array = np.asarray(instances[name])
-        if array.ndim == 4:
-            array = matrix_to_axis_angle(torch.from_numpy(array)).flatten(1).numpy()
-        record[saved] = array
+    for name in SAVED_FIELDS:
+        if name in instances:
+            array = np.asarray(instances[name])
+            if array.ndim == 4:
+                array = matrix_to_axis_angle(torch.from_numpy(array)).flatten(1).numpy()
+            record[SMPLX_NAMES.get(name, name)] = array
     return record
 
 

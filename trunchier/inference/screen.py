@@ -2,12 +2,11 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
 
-from .pipeline import Stopwatch
 from .sources import Source, Unreadable, video_info
 
 
@@ -28,35 +27,19 @@ def show(image: np.ndarray, source: Source) -> None:
     cv2.waitKey(1 if source.moves else 0)
 
 
-class Bar:
-    """Progress bar on stderr: frames, rate, remaining time.
+def bar(sources: Iterable[Source], tasks: Iterable) -> Iterator:
+    """Yield `tasks` with a progress bar on stderr: frames, rate, remaining time."""
 
-    As a context manager it gives the function to call after each frame.
-    """
+    from rich import console, progress, text
 
-    def __init__(self, sources: Iterable[Source]):
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeRemainingColumn as TimeLeft
+    class Rate(progress.ProgressColumn):
+        def render(self, task):
+            return text.Text(f'{task.speed or 0:.1f} per second')
 
-        self.progress = Progress(
-            TextColumn('frames'), BarColumn(), MofNCompleteColumn(),
-            TextColumn('{task.fields[rate]}'), TimeLeft(), console=Console(stderr=True),
-        )  # fmt: skip
-        self.task = self.progress.add_task('frames', total=_count(sources), rate='')
-        self.clock, self.frames = Stopwatch(), 0
-
-    def __enter__(self) -> Callable[[], None]:
-        self.progress.start()
-        return self._advance
-
-    def _advance(self):
-        self.frames += 1
-        rate = f'{self.frames / self.clock.elapsed:.1f} per second'
-        self.progress.update(self.task, advance=1, rate=rate)
-
-    def __exit__(self, *_):
-        self.progress.stop()
+    columns = [progress.TextColumn('frames'), progress.BarColumn(), progress.MofNCompleteColumn()]
+    columns += [Rate(), progress.TimeRemainingColumn()]
+    with progress.Progress(*columns, console=console.Console(stderr=True)) as bar:
+        yield from bar.track(tasks, total=_count(sources))
 
 
 def _count(sources):

@@ -65,34 +65,27 @@ def concatenate_npz(
         constants: arrays to add unchanged.
         leave_out: prefixes of names to skip.
     """
-    names = [name for name in _npz_names(parts[0]) if not name.startswith(tuple(leave_out))]
+    with np.load(parts[0], allow_pickle=False) as first:
+        names = [name for name in first.files if not name.startswith(tuple(leave_out))]
     with whole_file(path) as target, zipfile.ZipFile(target, 'w', zipfile.ZIP_STORED) as archive:
         for name in names:
-            headers = [_npz_header(part, name) for part in parts]
-            shape, dtype = (sum(s[0] for s, _ in headers), *headers[0][0][1:]), headers[0][1]
+            first = _array(parts[0], name)
+            shape = (sum(len(_array(part, name)) for part in parts), *first.shape[1:])
+            header = dict(
+                descr=np.lib.format.dtype_to_descr(first.dtype), fortran_order=False, shape=shape
+            )
             with archive.open(f'{name}.npy', 'w', force_zip64=True) as file:
-                header = dict(
-                    descr=np.lib.format.dtype_to_descr(dtype), fortran_order=False, shape=shape
-                )
                 np.lib.format.write_array_header_1_0(file, header)
                 for part in parts:
-                    with np.load(part, allow_pickle=False) as arrays:
-                        file.write(np.ascontiguousarray(arrays[name]).tobytes())
+                    file.write(_array(part, name).tobytes())
         for name, array in constants.items():
             with archive.open(f'{name}.npy', 'w') as file:
                 np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
 
 
-def _npz_names(path):
-    with zipfile.ZipFile(path) as archive:
-        return [name.removesuffix('.npy') for name in archive.namelist()]
-
-
-def _npz_header(path, name):
-    with zipfile.ZipFile(path) as archive, archive.open(f'{name}.npy') as file:
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        return shape, dtype
+def _array(path, name):
+    with np.load(path, allow_pickle=False) as arrays:
+        return arrays[name]
 
 
 # ---------------------------------------------------------------------------------------------
