@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from small_models import CONFIGS, noise, write_clip
 
+from trunchier.conventions import person
 from trunchier.inference import results
 from trunchier.inference.sources import import_av
 
@@ -189,3 +190,17 @@ def test_a_full_disk_ends_the_run_and_keeps_what_was_done(
     assert len(list(tmp_path.glob('.clip.part/*.npz'))) == 1
     assert run(infer, clip, tmp_path, resume=True) == FRAMES - SEGMENT
     assert_same(tmp_path, whole)
+
+
+def test_saved_fields_have_the_shapes_of_a_person():
+    fields = person()
+    people = {name: np.zeros((2, *fields[name].shape)) for name in fields}
+    for name in ('global_orient', 'body_pose'):
+        people[name] += np.eye(3)
+    record = results.to_record(people)
+    for name in ('keypoints', 'keypoint_scores', 'betas', 'joints'):
+        assert record[name].shape == (2, *fields[name].shape)
+    assert record['transl'].shape == (2, *fields['translation'].shape)
+    pose = np.concatenate([record['global_orient'], record['body_pose']], axis=1)
+    assert pose.shape == (2, *fields['pose'].shape)
+    assert not pose.any()
