@@ -76,7 +76,7 @@ def test_group_attention_equals_that_of_torch(channels, size, threads, monkeypat
 
 
 @needs_numba
-def test_scores_of_windows_may_be_huge():
+def test_huge_scores_do_not_overflow():
     layer = lively(WindowAttention(32, 1, 0))
     layer.qkv.weight *= 100
     x = torch.randn(1, 7, 7, 32)

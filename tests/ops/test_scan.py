@@ -150,7 +150,7 @@ def test_skip_and_bias_may_be_absent(absent, backend, dtype):
 
 
 @pytest.mark.parametrize(('backend', 'dtype'), SEQUENCE_BACKENDS)
-def test_delta_may_be_taken_as_it_is(backend, dtype):
+def test_delta_without_softplus(backend, dtype):
     inputs = sequences(2, 2, 3, 1, 9)
     inputs['delta'] = inputs['delta'].abs()
     options = dict(delta_softplus=False)
@@ -212,7 +212,7 @@ def test_float32_is_exact_to_1e_5_at_any_decay(decay, backend):
 @pytest.mark.parametrize('name', NAMES_2D)
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 @pytest.mark.parametrize('backend', ['torch', pytest.param('numba', marks=needs_numba)])
-def test_broken_numbers_are_not_hidden(name, value, backend):
+def test_nan_and_infinity_are_not_hidden(name, value, backend):
     inputs = {key: t.float() for key, t in maps(1, 3, 4, 5).items()}
     inputs[name].view(-1)[0] = value
     assert not selective_scan_2d(**inputs, backend=backend).isfinite().all()
@@ -429,7 +429,7 @@ def test_auto_takes_the_fastest_backend_that_supports_the_map():
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_misshapen_sequences_are_named(name):
+def test_wrong_shapes_of_sequences_are_named(name):
     inputs = sequences(2, 3, 4, 2, 5)
     inputs[name] = inputs[name][..., :-1]
     with pytest.raises(ValueError, match='shape.*expected|shape.*give|channels in'):
@@ -437,7 +437,7 @@ def test_misshapen_sequences_are_named(name):
 
 
 @pytest.mark.parametrize('name', NAMES_2D)
-def test_misshapen_maps_are_named(name):
+def test_wrong_shapes_of_maps_are_named(name):
     inputs = maps(2, 3, 4, 5)
     inputs[name] = inputs[name][..., :-1]
     with pytest.raises(ValueError, match='has shape .* expected'):

@@ -63,7 +63,7 @@ def test_every_parameter_learns(backbone, num_stages):
 
 @BACKBONES
 @pytest.mark.parametrize('num_stages', STAGES)
-def test_truncated_gives_the_same_maps_as_the_full_model(backbone, num_stages):
+def test_a_truncated_model_gives_the_maps_of_the_full_one(backbone, num_stages):
     full = little(backbone, out_indices=(0, 1, 2, 3)).eval()
     cut = little(backbone, num_stages, out_indices=range(num_stages)).eval()
     cut.load_state_dict({key: full.state_dict()[key] for key in cut.state_dict()})
@@ -75,7 +75,7 @@ def test_truncated_gives_the_same_maps_as_the_full_model(backbone, num_stages):
 
 @BACKBONES
 @pytest.mark.parametrize('size', [(64, 48), (32, 32), (61, 35), (9, 2)])
-def test_outputs_are_as_announced_at_any_size(backbone, size):
+def test_outputs_have_the_announced_shapes_at_any_size(backbone, size):
     model = little(backbone, out_indices=(1, 3)).eval()
     with torch.no_grad():
         outputs = model(torch.randn(2, 3, *size))
@@ -87,7 +87,7 @@ def test_outputs_are_as_announced_at_any_size(backbone, size):
 
 
 @BACKBONES
-def test_a_batch_is_its_images(backbone):
+def test_a_batch_gives_the_results_of_its_images(backbone):
     model = little(backbone, 2).eval()
     x = torch.randn(3, 3, 40, 72)
     with torch.no_grad():
@@ -97,7 +97,7 @@ def test_a_batch_is_its_images(backbone):
 
 
 @BACKBONES
-def test_out_norm_norms_the_raw_output(backbone):
+def test_out_norm_normalizes_the_raw_output(backbone):
     normed = little(backbone, 2).eval()
     raw = little(backbone, 2, out_norm=False).eval()
     raw.load_state_dict({k: v for k, v in normed.state_dict().items() if not k.startswith('norm')})
@@ -186,16 +186,19 @@ def test_autocast_to_bf16_stays_near_fp32(backbone):
 
 
 @BACKBONES
-def test_inference_mode_leaves_nothing_that_stops_training(backbone):
+def test_training_works_after_inference_mode(backbone):
     model = little(backbone, 1)
     x = torch.randn(1, 3, 44, 76)  # a size of its own: nothing is cached yet
     with torch.inference_mode():
-        model(x)
-    backward(model(x))
+        expected = model(x)
+    found = model(x)
+    backward(found)
+    torch.testing.assert_close(found[0], expected[0])
+    assert all(p.grad is not None for p in model.parameters())
 
 
 @BACKBONES
-def test_drop_path_grows_with_depth_whatever_is_dropped(backbone):
+def test_drop_path_grows_with_depth_for_any_truncation(backbone):
     full, cut = little(backbone, 4, 0.4), little(backbone, 2, 0.4)
     rates = [block.drop_path_rate for stage in full.stages for block in stage.blocks]
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
@@ -204,7 +207,7 @@ def test_drop_path_grows_with_depth_whatever_is_dropped(backbone):
 
 
 @BACKBONES
-def test_default_drop_path_is_the_archs_own(backbone):
+def test_default_drop_path_is_that_of_the_arch(backbone):
     arch = backbone.ARCHS['base']
     second = backbone('base', num_stages=1).stages[0].blocks[1]
     assert second.drop_path_rate * (sum(arch['depths']) - 1) == pytest.approx(
@@ -223,7 +226,7 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
 
 @BACKBONES
 @pytest.mark.parametrize('num_stages', STAGES)
-def test_layer_depth_rises_by_one_a_block(backbone, num_stages):
+def test_layer_depth_grows_by_one_per_block(backbone, num_stages):
     model = little(backbone, num_stages)
     blocks = sum(LITTLE[backbone]['depths'][:num_stages])
     depth = {
@@ -238,7 +241,7 @@ def test_layer_depth_rises_by_one_a_block(backbone, num_stages):
         order += [(f'stages.{i}.blocks.{j}.', first + j) for j in range(len(stage.blocks))]
     order.append(('norm', blocks + 1))
     for name, (layer, _) in depth.items():
-        assert [layer] == [wanted for start, wanted in order if name.startswith(start)], name
+        assert [layer] == [expected for start, expected in order if name.startswith(start)], name
     assert model.get_layer_depth('head.weight', 'backbone.') == (blocks + 1, blocks + 2)
 
 
@@ -246,7 +249,7 @@ def test_layer_depth_rises_by_one_a_block(backbone, num_stages):
 
 
 @BACKBONES
-def test_export_keeps_the_batch_free(backbone):
+def test_export_keeps_the_batch_size_dynamic(backbone):
     model = little(backbone, 1).eval()
     batch = {'x': {0: torch.export.Dim('batch', min=1, max=64)}}
     with torch.no_grad():
@@ -284,7 +287,7 @@ def test_compiles_as_one_graph(backbone):
         (dict(drop_path_rate=1), 'drop_path_rate=1; give a probability below 1'),
     ],
 )
-def test_bad_arguments_say_what_was_wanted(backbone, options, message):
+def test_bad_arguments_are_refused_with_the_remedy(backbone, options, message):
     with pytest.raises(ValueError, match=message):
         backbone(**options)
 
@@ -321,7 +324,7 @@ def calls(monkeypatch):
     return seen
 
 
-def test_samples_in_parts_are_the_whole_batch(calls):
+def test_a_batch_in_parts_equals_the_whole_batch(calls):
     model = TruncatedGMF(dict(channels=(20,), depths=(2,), mlp_ratios=(2,)), 1).eval()
     images = torch.randn(5, 3, 64, 48)
     with torch.no_grad():
@@ -332,7 +335,7 @@ def test_samples_in_parts_are_the_whole_batch(calls):
 
 
 @pytest.mark.parametrize('why', ['training', 'gradients'])
-def test_a_batch_that_learns_stays_together(calls, why):
+def test_a_batch_that_records_gradients_is_not_divided(calls, why):
     model = TruncatedGMF(dict(channels=(20,), depths=(2,), mlp_ratios=(2,)), 1)
     images = torch.randn(5, 3, 64, 48)
     if why == 'training':

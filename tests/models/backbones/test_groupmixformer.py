@@ -56,23 +56,23 @@ def test_the_classifiers_norm_is_the_last_output_norm(variant):
 
 
 @torch.no_grad()
-def test_attention_is_what_it_is_token_by_token():
+def test_linear_attention_equals_a_loop_over_tokens():
     q, k, v = torch.randn(3, 1, 3, 4, 2 * HEADS, dtype=torch.float64)
     mixed = linear_attention(q, k, v, HEADS)
     heads = [t.flatten(0, 2).unflatten(1, (HEADS, 2)) for t in (q, k, v)]
-    for place in range(12):
+    for position in range(12):
         for head in range(HEADS):
             query, keys, values = (t[:, head] for t in heads)
-            wanted = torch.zeros(2, dtype=torch.float64)
+            expected = torch.zeros(2, dtype=torch.float64)
             for channel in range(2):
                 weights = keys[:, channel].exp() / keys[:, channel].exp().sum()
-                wanted += query[place, channel] * (weights @ values)
-            found = mixed.flatten(0, 2).unflatten(1, (HEADS, 2))[place, head]
-            torch.testing.assert_close(found, wanted)
+                expected += query[position, channel] * (weights @ values)
+            found = mixed.flatten(0, 2).unflatten(1, (HEADS, 2))[position, head]
+            torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize('width', [8, 24])
-def test_inference_mixes_heads_of_any_width_as_training_does(width):
+def test_inference_equals_training_for_heads_of_any_width(width):
     q, k, v = torch.randn(3, 2, 3, 4, width * HEADS, dtype=torch.float64, requires_grad=True)
     trained = linear_attention(q, k, v, HEADS, 0.5)
     with torch.no_grad():
@@ -130,7 +130,7 @@ def test_layer_norms_have_the_official_eps():
     assert {value for name, value in eps.items() if '.local.' not in name} == {1e-6}
 
 
-def test_batch_norms_synchronise_on_request():
+def test_batch_norms_synchronize_on_request():
     model = TruncatedGMF(dict(ARCHS['tiny'], channels=(20, 40, 60, 80)), 2).eval()
     count = sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
     synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
@@ -155,9 +155,9 @@ def test_init_cfg_loads_an_official_file(tmp_path):
     init_cfg = dict(type='OfficialPretrained', checkpoint=str(path))
     model = TruncatedGMF('tiny', num_stages=1, init_cfg=init_cfg)
     model.init_weights()
-    loaded, wanted = model.state_dict(), from_groupmixformer(first_stage())
-    assert {key.split('.')[0] for key in loaded if key not in wanted} == {'norm0'}
-    assert all(torch.equal(loaded[key], wanted[key]) for key in loaded if key in wanted)
+    loaded, expected = model.state_dict(), from_groupmixformer(first_stage())
+    assert {key.split('.')[0] for key in loaded if key not in expected} == {'norm0'}
+    assert all(torch.equal(loaded[key], expected[key]) for key in loaded if key in expected)
 
 
 def test_another_variants_file_is_refused(tmp_path):
@@ -179,7 +179,7 @@ def test_conversion_leaves_nothing_over(variant):
     }
 
 
-def test_channels_that_cannot_be_cut_are_refused():
+def test_channels_that_cannot_be_split_into_segments_are_refused():
     with pytest.raises(ValueError, match='channels=64 in stage 1; give a multiple of 10'):
         TruncatedGMF(dict(ARCHS['tiny'], channels=(80, 64, 200, 240)))
 

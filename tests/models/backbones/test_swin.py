@@ -76,10 +76,10 @@ def test_the_classifiers_norm_is_the_last_output_norm():
 
 
 def attention_by_hand(attn, x):
-    """Window attention of one (H, W, C) map, place by place.
+    """Window attention of one (H, W, C) map, position by position.
 
-    A window sees a torus of zero-padded tokens from `shift` on; places that were carried across
-    the torus' seam and places that were not do not see each other.
+    A window sees a torus of zero-padded tokens from `shift` on; positions that were carried across
+    the torus' seam and positions that were not do not see each other.
     """
     height, width, channels = x.shape
     rows, columns = (-(-n // WINDOW) * WINDOW for n in (height, width))
@@ -91,21 +91,21 @@ def attention_by_hand(attn, x):
     mixed = torch.zeros_like(x)
     for top in range(0, rows, WINDOW):
         for left in range(0, columns, WINDOW):
-            places = []
+            positions = []
             for i in range(top + attn.shift, top + attn.shift + WINDOW):
                 for j in range(left + attn.shift, left + attn.shift + WINDOW):
-                    places.append((i % rows, j % columns, i, j, (i >= rows, j >= columns)))
-            for row, column, i, j, side in places:
+                    positions.append((i % rows, j % columns, i, j, (i >= rows, j >= columns)))
+            for row, column, i, j, side in positions:
                 scores = []
-                for other_row, other_column, other_i, other_j, other_side in places:
+                for other_row, other_column, other_i, other_j, other_side in positions:
                     offset = (
                         (i - other_i + WINDOW - 1) * (2 * WINDOW - 1) + j - other_j + WINDOW - 1
                     )
                     score = scale * (q[row, column] * k[other_row, other_column]).sum(-1)
                     score = score + attn.relative_position_bias_table[offset]
                     scores.append(score - 100.0 * (side != other_side))
-                weights = torch.stack(scores).softmax(0)  # (places, heads)
-                values = torch.stack([v[place[0], place[1]] for place in places])
+                weights = torch.stack(scores).softmax(0)  # (positions, heads)
+                values = torch.stack([v[position[0], position[1]] for position in positions])
                 mixed[row, column] = (weights[..., None] * values).sum(0).flatten()
     return F.linear(mixed[:height, :width], attn.proj.weight, attn.proj.bias)
 
@@ -120,13 +120,13 @@ def attn(request):
 
 @pytest.mark.parametrize('size', [(8, 6), (3, 9)])
 @torch.no_grad()
-def test_attention_is_what_it_is_by_hand(attn, size):
+def test_attention_equals_a_loop_over_positions(attn, size):
     x = torch.randn(1, *size, 8, dtype=torch.float64)
     torch.testing.assert_close(attn(x)[0], attention_by_hand(attn, x[0]))
 
 
 @pytest.mark.parametrize('size', MAPS)
-def test_training_computes_what_inference_does(attn, size):
+def test_training_equals_inference(attn, size):
     x = torch.randn(3, *size, 8, dtype=torch.float64)
     trained = attn(x)
     assert trained.requires_grad
@@ -199,9 +199,9 @@ def test_init_cfg_loads_an_official_file(tmp_path):
     init_cfg = dict(type='OfficialPretrained', checkpoint=str(path))
     model = TruncatedSwin('tiny', num_stages=1, init_cfg=init_cfg)
     model.init_weights()
-    loaded, wanted = model.state_dict(), from_swin(first_stage())
-    assert {key for key in loaded if key not in wanted} == {'norm0.weight', 'norm0.bias'}
-    assert all(torch.equal(loaded[key], wanted[key]) for key in loaded if key in wanted)
+    loaded, expected = model.state_dict(), from_swin(first_stage())
+    assert {key for key in loaded if key not in expected} == {'norm0.weight', 'norm0.bias'}
+    assert all(torch.equal(loaded[key], expected[key]) for key in loaded if key in expected)
 
 
 def test_another_variants_file_is_refused(tmp_path):
@@ -237,7 +237,7 @@ def test_initial_weights_are_the_official_ones():
             assert param.std().item() == pytest.approx(0.02, rel=0.15), name
 
 
-def test_channels_that_cannot_be_cut_into_heads_are_refused():
+def test_channels_that_cannot_be_split_into_heads_are_refused():
     with pytest.raises(ValueError, match='96 channels in 5 heads; give a multiple'):
         TruncatedSwin(dict(swin.ARCHS['tiny'], num_heads=(5, 6, 12, 24)))
 

@@ -69,9 +69,9 @@ def test_both_official_classes_give_the_same_weights():
         elif key.endswith(('in_proj.weight', 'out_proj.weight', 'fc1.weight', 'fc2.weight')):
             value = value[:, :, None, None]
         other[key] = value
-    wanted, found = from_vmamba(state), from_vmamba(other)
-    assert wanted.keys() == found.keys()
-    assert all(torch.equal(wanted[key], found[key]) for key in wanted)
+    expected, found = from_vmamba(state), from_vmamba(other)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 
 def test_detection_norms_become_output_norms():
@@ -137,19 +137,19 @@ def test_decays_and_skips_are_not_weight_decayed():
 def test_double_precision_works():
     model = little().double().eval()
     x = torch.randn(1, 3, 40, 24, dtype=torch.float64)
-    wanted = model(x)[0]
+    expected = model(x)[0]
     slow = little(scan_backend='reference').double().eval()
     slow.load_state_dict(model.state_dict())
-    torch.testing.assert_close(slow(x)[0], wanted)
+    torch.testing.assert_close(slow(x)[0], expected)
 
 
 def test_backend_is_chosen_by_name():
     x = torch.randn(1, 3, 32, 24)
     torch.manual_seed(0)
-    wanted = little(2).eval()(x)[0]
+    expected = little(2).eval()(x)[0]
     torch.manual_seed(0)
     found = little(2, scan_backend='reference').eval()(x)[0]
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     with pytest.raises(RuntimeError, match="'triton'.*use backend='torch'"):
         little(1, scan_backend='triton')(x)
 

@@ -5,13 +5,13 @@ from trunchier.models import StageAdapter
 
 
 @pytest.mark.parametrize('num_stages, size', [(4, (8, 6)), (3, (16, 12)), (2, (32, 24))])
-def test_every_stage_comes_to_a_sixteenth(num_stages, size):
+def test_every_stage_is_resampled_to_a_sixteenth(num_stages, size):
     channels = 5 if num_stages == 3 else 7
     (out,) = StageAdapter(channels, 5, num_stages)((torch.randn(2, channels, *size),))
     assert out.shape == (2, 5, 16, 12)
 
 
-def test_stage_3_is_left_alone():
+def test_stage_3_is_passed_on_unchanged():
     x = torch.randn(1, 5, 4, 3)
     adapter = StageAdapter(5, 5, 3)
     assert adapter((x,))[0] is x

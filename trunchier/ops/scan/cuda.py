@@ -321,17 +321,17 @@ def _backward_kernel(
     A_tile = tl.load(A + row[:, None] * N + state[None, :], has_both, 0.0).to(tl.float32)
     skip = tl.load(D + row, has_channel, 0.0).to(tl.float32)
 
-    place = tl.arange(0, STEPS)
-    first, last = (place == 0)[:, None, None], (place == STEPS - 1)[:, None, None]
+    offset = tl.arange(0, STEPS)
+    first, last = (offset == 0)[:, None, None], (offset == STEPS - 1)[:, None, None]
     whole = tl.zeros((STEPS, CHANNELS, STATES), tl.int32)
-    earlier = tl.maximum(place - 1, 0)[:, None, None] + whole
-    later = tl.minimum(place + 1, STEPS - 1)[:, None, None] + whole
+    earlier = tl.maximum(offset - 1, 0)[:, None, None] + whole
+    later = tl.minimum(offset + 1, STEPS - 1)[:, None, None] + whole
     carried = tl.where(has_both, 0.0, 0.0)  # a_t dL/dh_t at the first step of the chunk after
     sum_A = tl.where(has_both, 0.0, 0.0)
     chunks = tl.cdiv(pixels, STEPS)
     for i in range(chunks):
         chunk = chunks - 1 - i
-        step = chunk * STEPS + place
+        step = chunk * STEPS + offset
         has_step = step < pixels
         inside = has_step[:, None] & has_channel[None, :]
         with_state = has_step[:, None] & has_state[None, :]
