@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -56,6 +57,18 @@ def test_images_are_predicted_drawn_and_saved(models, folder, capsys):
         assert cv2.imread(str(folder / f'out/visualizations/{i}.jpg')).shape == (60, 80, 3)
     assert '3 frames, 3 people' in printed.err and 'network' in printed.err
     assert '\r' not in printed.err and '━' not in printed.err  # no bar into a pipe
+
+
+def test_folders_are_listed_once(models, folder, monkeypatch):
+    listed, iterdir = [], Path.iterdir
+
+    def counted(path):
+        listed.append(path)
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, 'iterdir', counted)
+    assert run(folder / 'photos', '--out-dir', folder, *arguments(models, 'pose')) == 0
+    assert listed.count(folder / 'photos') == 1
 
 
 def test_quiet_is_quiet(models, folder, capfd):
