@@ -21,7 +21,7 @@ from ..plans import cached_plan
 from ..when import is_dynamo_compiling, is_traced, records_gradient
 
 CACHED = 2**18  # elements of a temporary that stays in the cache of a CPU
-MAX_ELEMENTS = 2**22  # of a temporary on CPU: larger batches are scanned in parts
+MAX_ELEMENTS = 2**20  # of a temporary on CPU: larger batches are scanned in parts
 
 
 def selective_scan(
