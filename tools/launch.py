@@ -11,8 +11,7 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-import trunchier  # noqa: F401  registers our modules for configs that do not import them
-from trunchier.files import local_file
+from trunchier.files import local_file  # importing trunchier registers its modules
 from trunchier.weights.load import CheckpointError, read_weights
 
 

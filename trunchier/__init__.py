@@ -15,7 +15,7 @@ from .files.version import __version__
 
 compat.apply()  # before what follows, which may import the parts of the stack that it patches
 
-from . import datasets, engine, metrics, models, synthetic, weights  # noqa: E402
+from . import datasets, engine, metrics, models, synthetic  # noqa: E402
 from .deploy.fuse import deploy  # noqa: E402
 
 # Imported when asked for: these need more packages, or take longer to import.
@@ -30,7 +30,7 @@ LAZY = {
 __all__ = [
     'MeshInferencer', 'PoseInferencer', '__version__', 'compat', 'create_backbone',
     'create_model', 'datasets', 'deploy', 'engine', 'export', 'list_models', 'metrics', 'models',
-    'synthetic', 'weights',
+    'synthetic',
 ]  # fmt: skip
 
 

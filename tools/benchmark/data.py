@@ -172,11 +172,9 @@ def synthetic_people_per_second(num: int, size: int = 256, repeats: int = 3) -> 
 
 def overlays_per_second() -> float:
     """Bodies that the renderer draws over an image of 512 x 512."""
-    from trunchier.render.meshes import draw_meshes  # numba
-
     body = read_body(EMBEDDED_BODY)
     vertices = np.float32(body['v_template'] * [1, -1, -1] + [0, -0.3, 2.6])[None]
     image, colors = np.zeros((512, 512, 3), np.uint8), np.full((1, 3), 200.0)
     return 1 / seconds_each(
-        lambda _: draw_meshes(image, vertices, body['f'], (512, 512), (256, 256), colors), 30
+        lambda _: draw_bodies(image, vertices, body['f'], (512, 512), (256, 256), colors), 30
     )

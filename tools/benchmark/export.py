@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import trunchier
 from benchmark import networks
 from benchmark.report import Table, progress
 from benchmark.timing import interleaved
 from trunchier.deploy import export as exporting
+from trunchier.deploy.fuse import deploy
 from trunchier.deploy.runtime import ExportedNetwork
 from trunchier.models.create import build_model
 from trunchier.weights.find import find_config
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> Table:
 
 def time_file(model: nn.Module, file: ExportedNetwork, args: argparse.Namespace) -> list[dict]:
     """Rows (batch, eager, deployed, file, spread, ratio) of a model and its file."""
-    graphs = dict(eager=model, deployed=trunchier.deploy(model))
+    graphs = dict(eager=model, deployed=deploy(model))
     rows = []
     for batch in args.batch:
         images = torch.randn(batch, 3, *networks.SIZE)

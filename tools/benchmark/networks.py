@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import trunchier
 from trunchier import zoo
+from trunchier.deploy.fuse import deploy
 from trunchier.deploy.graph import make_graph
 from trunchier.models.create import create_backbone, create_model
 
@@ -53,7 +53,7 @@ def build(name: str, device: str = 'cpu', deployed: bool = False) -> nn.Module:
         model = create_backbone(name) if name in zoo.ENCODERS else create_model(name)
     model.to(device)  # buffers that come from files are on the CPU
     if deployed:
-        model = trunchier.deploy(model, inplace=True)
+        model = deploy(model, inplace=True)
     return model if name in zoo.ENCODERS else make_graph(model)
 
 

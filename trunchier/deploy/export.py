@@ -75,7 +75,7 @@ def export(
     _check(Path(path), options.get('precision', 'fp32'))
     found = find_config(model) if weights == RANDOM else find(model, weights)
     if body_model is not None:
-        body_outputs(found.task)
+        body_outputs(found.row.load('graph'))
         found.cfg.model.body_model = dict(path=str(body_model))
     built = build_model(found.cfg)
     meta = None if weights == RANDOM else load_checkpoint(built, found.required_weights())

@@ -22,8 +22,7 @@ from ..conventions import (
     person,
 )
 from ..files.version import PRODUCER
-from ..weights.find import Found
-from ..zoo import TASKS
+from ..weights.find import Found, row_of
 
 LAYOUTS = {'heatmaps': '(batch, keypoints, height, width)'} | {
     name: f'(batch, {", ".join(map(str, shape))}) {unit}'.strip()
@@ -118,28 +117,21 @@ def make_graph(model: nn.Module, with_body: bool = False) -> nn.Module:
     Raises:
         ValueError: an estimator of another kind, or a body is requested of a model without one.
     """
-    names = [kind.__name__ for kind in type(model).__mro__]
-    for task, row in TASKS.items():
-        if row.estimator in names:
-            if with_body:
-                body_outputs(task)
-            return row.load('graph')(model, with_body).eval()
-    known = ', '.join(row.estimator for row in TASKS.values())
-    raise ValueError(f'cannot export a {names[0]}; there are {known}')
+    graph = row_of(model).load('graph')
+    if with_body:
+        body_outputs(graph)
+    return graph(model, with_body).eval()
 
 
-def body_outputs(task: str) -> tuple[str, ...]:
+def body_outputs(graph: type) -> tuple[str, ...]:
     """Names of the outputs of a posed body.
 
     Raises:
-        ValueError: models of this task have none.
+        ValueError: models of this kind have none.
     """
-    outputs = TASKS[task].load('graph').body_outputs
-    if not outputs:
-        raise ValueError(
-            f'a {task} model has no body to export; leave --with-body and --body-model out'
-        )
-    return outputs
+    if not graph.body_outputs:
+        raise ValueError('the model has no body to export; leave --with-body and --body-model out')
+    return graph.body_outputs
 
 
 def describe(found: Found, dataset_meta: dict | None = None) -> dict:
@@ -161,5 +153,5 @@ def describe(found: Found, dataset_meta: dict | None = None) -> dict:
         mean=list(normalize['mean']),
         std=list(normalize['std']),
         channels='RGB' if normalize.get('bgr_to_rgb') else 'BGR',
-        **TASKS[found.task].load('graph').describe(found.cfg, dataset_meta),
+        **found.row.load('graph').describe(found.cfg, dataset_meta),
     )

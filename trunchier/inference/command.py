@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..zoo import TASKS
-
 HELP = """Predict poses or meshes of people in images and videos; draw and save them.
 
 INPUT is an image, a video, a folder of them, a quoted glob, or a camera (camera, camera:1).
@@ -73,7 +71,7 @@ def _parser():
         help="the paper's name (VMPose-T-S3, SwinHMR2.0-T-S3), an encoder (vm-t-s3) or a config; "
              'pose or mesh: the model that comes with weights; several: one after the other '
              '(default: pose)')
-    add('--task', choices=TASKS, help='task of a model named by its encoder')
+    add('--task', help='pose or mesh: task of a model named by its encoder')
     add('--weights', nargs='+', metavar='FILE',
         help='checkpoint or exported model (.onnx), one per model')
     add('--body-model', metavar='FILE', help='SMPL model written by tools/convert_smpl.py')
@@ -211,7 +209,7 @@ def _inferencers(args):
             precision=args.precision,
             track=False if args.no_track else None,
             smooth=args.smooth,
-            **_accepted(TASKS[found.task].load('predictor'), options),
+            **_accepted(found.row.load('predictor'), options),
         )
         inferencers.append(inferencer)
     return inferencers

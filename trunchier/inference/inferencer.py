@@ -13,7 +13,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .. import zoo
 from ..files.version import __version__
 from ..weights.find import Found, find, pick_device, weights_note
 from . import detection, screen, sources
@@ -89,7 +88,7 @@ class Inferencer:
         )
         if cfg_options:
             found.cfg.merge_from_dict(cfg_options)
-        kind = zoo.TASKS[found.task].load('predictor')
+        kind = found.row.load('predictor')
         self.predictor: Predictor = kind.load(found, device, precision, **options)
         self.batch_size, self.track = batch_size, track
         self.smooth = dict(smooth) if isinstance(smooth, dict) else ({} if smooth else None)

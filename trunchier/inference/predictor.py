@@ -20,7 +20,6 @@ import torch
 from mmengine.model import revert_sync_batchnorm
 from torch import Tensor
 
-from .. import zoo
 from ..deploy.fuse import deploy
 from ..deploy.lower import PRECISIONS
 from ..deploy.runtime import ExportedNetwork, ModuleNetwork, Network, is_exported
@@ -119,7 +118,7 @@ class Predictor:
         """
         if precision not in PRECISIONS:
             raise ValueError(f'precision must be one of {", ".join(PRECISIONS)}, got {precision!r}')
-        kind, estimator = found.cfg.model.type, zoo.TASKS[found.task].estimator
+        kind, estimator = found.cfg.model.type, found.row.estimator
         if kind != estimator:
             raise ValueError(
                 f'{found.name} is a {kind}; {cls.__name__} runs a {estimator}. For other models: '

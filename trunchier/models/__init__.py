@@ -1,6 +1,9 @@
+"""Backbones, necks, estimators, and models by name."""
+
 from .backbones.groupmixformer import TruncatedGMF
 from .backbones.swin import TruncatedSwin
 from .backbones.vmamba import TruncatedVMamba
+from .create import build_model, create_backbone, create_model
 from .mesh.body import BodyModel
 from .mesh.discriminator import HMRDiscriminator
 from .mesh.estimator import MeshEstimator
@@ -18,4 +21,7 @@ __all__ = [
     'TruncatedGMF',
     'TruncatedSwin',
     'TruncatedVMamba',
+    'build_model',
+    'create_backbone',
+    'create_model',
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import nn
 
 from .. import zoo
 from ..files import local_file, need, shipped
@@ -23,6 +24,11 @@ class Found(NamedTuple):
     task: str
     cfg: Config
     weights: Path | None = None
+
+    @property
+    def row(self) -> zoo.Task:
+        """Row of its task in `zoo.TASKS`."""
+        return zoo.TASKS[self.task]
 
     def required_weights(self) -> Path:
         """Path of the weights.
@@ -108,6 +114,23 @@ def find_config(model: str | Path | Config, task: str | None = None) -> Found:
     return Found(name, own_task, _read_config(path))
 
 
+def row_of(model: nn.Module) -> zoo.Task:
+    """Row of the task in `zoo.TASKS` that an estimator belongs to.
+
+    Raises:
+        ValueError: an estimator of no task.
+    """
+    names = [kind.__name__ for kind in type(model).__mro__]
+    for row in zoo.TASKS.values():
+        if row.estimator in names:
+            return row
+    raise ValueError(f'a {names[0]} belongs to no task; supported are {_estimators()}')
+
+
+def _estimators():
+    return ', '.join(row.estimator for row in zoo.TASKS.values())
+
+
 def _names():
     """{the paper's name in lower case, or the stem of the config: the paper's name}."""
     names = {name.lower(): name for name in zoo.models()}
@@ -130,8 +153,7 @@ def _task_of(cfg, name, task):
             _check_task(name, key, task)
             return key
     if task is None:
-        estimators = ', '.join(row.estimator for row in zoo.TASKS.values())
-        raise ValueError(f'{name} is a {kind}, whose task is unknown; supported are {estimators}')
+        raise ValueError(f'{name} is a {kind}, whose task is unknown; supported: {_estimators()}')
     return task
 
 

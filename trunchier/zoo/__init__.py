@@ -3,10 +3,10 @@
 from .configs import config_path, list_models, model_cfg, models, optim_cfg, paper_name
 from .encoders import ARCHS, BACKBONES, ENCODERS, backbone_cfg, encoder, neck_cfg
 from .releases import BY_HAND, SHIPPED, WEIGHTS
-from .tasks import MESH_DECODERS, TASKS, task
+from .tasks import MESH_DECODERS, TASKS, Task, task
 
 __all__ = [
-    'ARCHS', 'BACKBONES', 'BY_HAND', 'ENCODERS', 'MESH_DECODERS', 'SHIPPED', 'TASKS', 'WEIGHTS',
-    'backbone_cfg', 'config_path', 'encoder', 'list_models', 'model_cfg', 'models', 'neck_cfg',
-    'optim_cfg', 'paper_name', 'task',
+    'ARCHS', 'BACKBONES', 'BY_HAND', 'ENCODERS', 'MESH_DECODERS', 'SHIPPED', 'TASKS', 'Task',
+    'WEIGHTS', 'backbone_cfg', 'config_path', 'encoder', 'list_models', 'model_cfg', 'models',
+    'neck_cfg', 'optim_cfg', 'paper_name', 'task',
 ]  # fmt: skip
