@@ -25,12 +25,13 @@ import numpy as np
 from mmengine.logging import MMLogger
 
 from trunchier.conventions import JOINTS_44
-from trunchier.datasets import CropPerson, NpzPeople, ShardPeople, released
+from trunchier.datasets import CropPerson, NpzPeople, ShardPeople
 from trunchier.datasets.annotations import BadRecord, describe, load_probable_poses
 from trunchier.datasets.people import SKELETON_44, People
 from trunchier.datasets.shards import describe_facts
 from trunchier.datasets.transforms import load_real_poses
 from trunchier.files import whole_file
+from trunchier.zoo import datasets as released
 
 TRAINING_HELP = (
     'fetch_training_data.sh in github.com/shubham-goel/4D-Humans downloads the training data; '

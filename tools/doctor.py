@@ -65,8 +65,8 @@ class Place(NamedTuple):
 
 def places() -> Iterator[Place]:
     """Files and folders that configs and models look for in the current folder."""
-    from trunchier.datasets.released import EVALUATION, MOCAP, POSE_HISTOGRAM, TRAINING
     from trunchier.models.mesh.body import EMBEDDED_BODY, FILE_NAME
+    from trunchier.zoo.datasets import EVALUATION, MOCAP, POSE_HISTOGRAM, TRAINING
 
     data = Path('data')
     coco = 'unpack it from https://cocodataset.org/#download'

@@ -6,7 +6,7 @@ discriminator once, hence 500 000 iterations. The official run trains in float16
 """
 
 _base_ = './runtime.py'
-from trunchier.datasets import released
+from trunchier.zoo import datasets as released
 
 # model: backbone, neck and head sizes are filled in by trunchier.zoo.model_cfg
 model = dict(

@@ -249,9 +249,7 @@ def test_impossible_requests_are_refused_before_any_work(options, message, tmp_p
 
 
 def test_other_models_are_refused():
-    with pytest.raises(
-        ValueError, match='a Linear belongs to no task; supported are Topdown'
-    ):
+    with pytest.raises(ValueError, match='a Linear belongs to no task; supported are Topdown'):
         make_graph(nn.Linear(1, 1))
 
 

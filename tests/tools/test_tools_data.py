@@ -10,7 +10,8 @@ import people
 import pytest
 
 from trunchier.conventions import ANNOTATED, H36M_17_IN_44, ON_DISK, SPIN_24_IN_44
-from trunchier.datasets import NpzPeople, ShardPeople, released
+from trunchier.datasets import NpzPeople, ShardPeople
+from trunchier.zoo import datasets as released
 
 
 def load_tool(name):

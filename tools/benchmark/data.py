@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from benchmark.report import Table, progress
 from benchmark.timing import seconds_each
 from trunchier.models.mesh.body import EMBEDDED_BODY, read_body
+from trunchier.visualization.overlays import draw_bodies
 from trunchier.weights.find import find_config
 
 

@@ -40,7 +40,19 @@ from .annotations import (
     log_warning,
 )
 from .people import People, generator
-from .released import CORRUPT_KEYS
+
+# Images of aic-train and aic-train-vitpose that do not decode.
+CORRUPT_KEYS = {
+    '0394e6dc4df78042929b891dbc24f0fd7ffb6b6d',
+    '0a047f0124ae48f8eee15a9506ce1449ee1ba669',
+    '1a703aa174450c02fbc9cfbf578a5435ef403689',
+    '39596a45cbd21bed4a5f9c2342505532f8ec5cbb',
+    '3d33283b40610d87db660b62982f797d50a7366b',
+    '4a77adb695bef75a5d34c04d589baf646fe2ba35',
+    '5c032b9626e410441544c7669123ecc4ae077058',
+    'a0689017b1065c664daef4ae2d14ea03d543217e',
+    'ca018a7b4c5f53494006ebeeff9b4c0917a55f07',
+}
 
 
 @DATASETS.register_module()

@@ -2,7 +2,7 @@ import pytest
 from mmengine.registry import DATASETS
 
 import trunchier.datasets  # noqa: F401
-from trunchier.datasets import released
+from trunchier.zoo import datasets as released
 
 # 4D-Humans, hmr2_training_facts of its configs: last shard and weight of each set.
 OFFICIAL = {
