@@ -8,8 +8,8 @@
 `available_backends()` is the table of all backends. Compiled kernels for the CPU lie in cpu/.
 """
 
+from . import attention, linear, scan
 from .attention import group_attention, linear_attention, window_attention
-from .backends import available_backends
 from .scan import selective_scan, selective_scan_2d
 
 __all__ = [
@@ -20,3 +20,18 @@ __all__ = [
     'selective_scan_2d',
     'window_attention',
 ]
+
+
+def available_backends() -> dict[str, dict[str, str]]:
+    """{operation: {backend: 'available', or the reason why it is not and the remedy}}."""
+    tables = {
+        'selective_scan': scan.SEQUENCE_BACKENDS,
+        'selective_scan_2d': scan.MAP_BACKENDS,
+        'window_attention': attention.BACKENDS,
+        'group_attention': attention.BACKENDS,
+        'linear': linear.BACKENDS,
+    }
+    return {
+        operation: {name: absent() or 'available' for name, absent in backends.items()}
+        for operation, backends in tables.items()
+    }

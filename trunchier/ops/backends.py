@@ -1,4 +1,4 @@
-"""Choice of a backend by name, and the table of all backends.
+"""Choice of a backend by name.
 
 'auto' takes the fastest backend that supports a call. A backend that is named either does the work
 or raises an error with the reason and a remedy; it never falls back in silence.
@@ -40,20 +40,3 @@ def missing(package: str, module: str) -> str:
     except ImportError as error:  # numba refuses versions of numpy that it does not know
         return f'needs the package {package}, which cannot be imported: {error}'
     return ''
-
-
-def available_backends() -> dict[str, dict[str, str]]:
-    """{operation: {backend: 'available', or the reason why it is not and the remedy}}."""
-    from . import attention, linear, scan
-
-    tables = {
-        'selective_scan': scan.SEQUENCE_BACKENDS,
-        'selective_scan_2d': scan.MAP_BACKENDS,
-        'window_attention': attention.BACKENDS,
-        'group_attention': attention.BACKENDS,
-        'linear': linear.BACKENDS,
-    }
-    return {
-        operation: {name: absent() or 'available' for name, absent in backends.items()}
-        for operation, backends in tables.items()
-    }
