@@ -9,6 +9,7 @@ import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 try:
     import numba
@@ -16,7 +17,7 @@ except ImportError as error:
     raise ImportError('compiled kernels and rendering need numba: pip install numba') from error
 
 
-def compiled(function: Callable | None = None, **options) -> Callable:
+def compiled(function: Callable | None = None, **options: Any) -> Callable:
     """Compile with `numba.njit` and cache on disk, where numba finds a folder for it.
 
     The cache key covers the kernel's file and all files of its package that it imports from, so
