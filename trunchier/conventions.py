@@ -207,6 +207,5 @@ EVAL_IGNORED_3D = tuple(range(1, 15))
 # ---------------------------------------------------------------------------------------------
 FOCAL_LENGTH = 5000.0  # pixels of the 256-pixel crop
 IMAGE_SIZE = 256  # side of the square crop, pixels
-SEEN_SIZE = (192, 256)  # width, height: of the crop, the backbone sees the middle columns only
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # RGB, of values in [0, 1]
 IMAGE_STD = (0.229, 0.224, 0.225)

@@ -15,10 +15,11 @@ from trunchier.conventions import COCO_17
 from trunchier.deploy import export
 from trunchier.deploy.graph import describe, make_graph
 from trunchier.deploy.runtime import ExportedNetwork
+from trunchier.inference.mesh import MeshPredictor
 from trunchier.models.create import build_model
 from trunchier.ops.scan.parallel import plan_tree
 from trunchier.ops.windows import window_layout
-from trunchier.weights.find import find_config
+from trunchier.weights.find import find, find_config
 
 onnx = pytest.importorskip('onnx', reason='needs onnx, onnxscript and onnxruntime')
 onnxruntime = pytest.importorskip('onnxruntime', reason='needs onnx, onnxscript and onnxruntime')
@@ -179,6 +180,15 @@ def test_metadata_describes_crop_and_decoding(tmp_path):
     )
     assert facts['box_padding'] == 1.25
     assert (facts['task'], facts['model'], facts['weights']) == ('pose', 'small', 'random')
+
+
+def test_metadata_of_a_mesh_model_gives_the_crop_that_it_was_trained_on():
+    # The shipped model sees 96 x 128 pixels, other mesh models 192 x 256.
+    predictor = MeshPredictor.load(find('VMHMR2.0-T-S2'), 'cpu')
+    crop = predictor.crop(np.zeros((300, 300, 3), np.uint8), np.float32([50, 20, 200, 280]))
+    facts = describe(find('VMHMR2.0-T-S2'))
+    assert facts['input_size'] == [96, 128] == list(crop.pixels.shape[:0:-1])
+    assert (facts['crop_size'], facts['focal_length']) == (128, 2500)
 
 
 def test_a_model_is_exported_by_its_config_and_weights(tmp_path):

@@ -281,8 +281,6 @@ WRITERS = {'.onnx': _write_onnx, '.pt': _write_torchscript, '.pt2': _write_torch
 
 
 # --- comparing -----------------------------------------------------------------------------------
-
-
 def compare(
     network: Network, reference: Network, shape: tuple[int, int, int], batches: Iterable[int]
 ) -> dict[str, float]:

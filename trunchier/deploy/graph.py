@@ -16,7 +16,6 @@ from ..conventions import (
     IMAGE_SIZE,
     JOINTS_44,
     POSED_FIELDS,
-    SEEN_SIZE,
     SMPL_24,
     SMPL_PARENTS,
     person,
@@ -45,9 +44,9 @@ class PoseGraph(nn.Module):
 
     @staticmethod
     def describe(cfg: Config, dataset_meta: dict | None) -> dict:
-        """Crop, codec and keypoints; the test data set of `cfg` names them if nothing else does."""
-        meta = _dataset_meta(cfg) if dataset_meta is None else dataset_meta
-        steps = {step['type']: step for step in cfg.test_dataloader.dataset.pipeline}
+        """Crop, codec and keypoints; the data set of `cfg` names them if nothing else does."""
+        meta = keypoint_meta(cfg) if dataset_meta is None else dataset_meta
+        steps = pipeline_steps(cfg)
         affine = steps.get('TopdownAffine', {})
         codec = {key: value for key, value in cfg.model.head.decoder.items() if key != 'type'}
         names, channels = meta['keypoint_id2name'], cfg.model.head.out_channels
@@ -64,12 +63,20 @@ class PoseGraph(nn.Module):
         )
 
 
-def _dataset_meta(cfg):
+def keypoint_meta(cfg: Config) -> dict:
+    """mmpose's metainfo of the keypoints of the data set that a config names, else COCO's."""
     from mmpose.apis.inference import dataset_meta_from_config
+    from mmpose.datasets.datasets.utils import parse_pose_metainfo
 
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # mmpose reads its own keypoint file
-        return dataset_meta_from_config(cfg, 'test')
+        warnings.simplefilter('ignore')  # the file of keypoints is mmpose's own
+        meta = dataset_meta_from_config(cfg, 'train')
+        return meta or parse_pose_metainfo(dict(from_file='configs/_base_/datasets/coco.py'))
+
+
+def pipeline_steps(cfg: Config) -> dict[str, dict]:
+    """Steps of a config's test pipeline, by type."""
+    return {step['type']: step for step in cfg.test_dataloader.dataset.pipeline}
 
 
 class MeshGraph(nn.Module):
@@ -93,11 +100,12 @@ class MeshGraph(nn.Module):
     @staticmethod
     def describe(cfg: Config, dataset_meta: dict | None) -> dict:
         """Crop, camera, and names of rotations and joints."""
+        side = pipeline_steps(cfg).get('CropPerson', {}).get('size', IMAGE_SIZE)
         return dict(
-            input_size=list(SEEN_SIZE),
+            input_size=[side - 2 * (side // 8), side],  # see `geometry.seen_columns`
             box_aspect=[3, 4],
-            crop_size=IMAGE_SIZE,
-            focal_length=FOCAL_LENGTH,
+            crop_size=side,
+            focal_length=FOCAL_LENGTH * side / IMAGE_SIZE,
             rotation_names=list(SMPL_24),
             parents=list(SMPL_PARENTS),
             joint_names=list(JOINTS_44),
@@ -139,7 +147,7 @@ def describe(found: Found, dataset_meta: dict | None = None) -> dict:
 
     Args:
         found: the model; without weights they are called random.
-        dataset_meta: mmpose's metainfo of the keypoints; None: that of the config's test data set.
+        dataset_meta: mmpose's metainfo of the keypoints; None: see `keypoint_meta`.
 
     Raises:
         ValueError: the model has other keypoints than its data set.

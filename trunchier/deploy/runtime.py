@@ -119,8 +119,6 @@ def is_exported(path: str | Path) -> bool:
 
 
 # --- readers: (path, device) -> metadata, function of crops that returns a list of tensors --------
-
-
 def _read_onnx(path, device):
     onnxruntime = need('onnxruntime', 'reading .onnx files')
     options = onnxruntime.SessionOptions()

@@ -10,6 +10,7 @@ from mmengine.registry import TRANSFORMS
 from torch import Tensor
 
 from ..conventions import HEAD_FIELDS, person
+from ..deploy.graph import pipeline_steps
 from ..geometry import camera_crop_to_full, full_image_focal, seen_columns
 from ..models.mesh.body import BodyModel
 from ..models.mesh.estimator import pose_bodies
@@ -64,8 +65,8 @@ class MeshPredictor(Predictor):
         path = dict(path=str(body_model)) if body_model is not None else None
         self.body = BodyModel(**(path or cfg.model.get('body_model') or {})).to(self.device)
         self.faces = self.body.faces
-        steps = {step['type']: step for step in cfg.test_dataloader.dataset.pipeline}
-        self.crop_person = TRANSFORMS.build(steps.get('CropPerson', dict(type='CropPerson')))
+        step = pipeline_steps(cfg).get('CropPerson', dict(type='CropPerson'))
+        self.crop_person = TRANSFORMS.build(step)
         fields = person()
         self.fields = {name: fields[name].shape for name in PREDICTED}
 

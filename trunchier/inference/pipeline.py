@@ -21,9 +21,7 @@ POLL_SECONDS = 0.1  # between checks whether the consumer of a full queue has cl
 HELD_BYTES = 256 << 20  # limit of the images that wait for a batch to fill
 
 
-# ---------------------------------------------------------------------------------------------
-# Items
-# ---------------------------------------------------------------------------------------------
+# --- Items ----------------------------------------------------------------------------------------
 @dataclass
 class Begin:
     """Start of a source. `start`: index of its first frame that is still to be done."""
@@ -87,9 +85,7 @@ def batches(items: Iterable, batch_size: int) -> Iterator[Batch]:
         yield batch
 
 
-# ---------------------------------------------------------------------------------------------
-# Stages
-# ---------------------------------------------------------------------------------------------
+# --- Stages ---------------------------------------------------------------------------------------
 class Stage(NamedTuple):
     """A step of the pipeline.
 

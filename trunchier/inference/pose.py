@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import torch
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from ..deploy.graph import keypoint_meta
 from ..deploy.runtime import ModuleNetwork, Network
 from ..visualization.overlays import KeypointPainter
 from .inferencer import Inferencer
@@ -51,7 +51,7 @@ class PosePredictor(Predictor):
         from mmpose.datasets import transforms  # noqa: F401  registers them
 
         init_default_scope(cfg.get('default_scope', 'mmpose'))
-        self.dataset_meta = self.dataset_meta or _dataset_meta(cfg)
+        self.dataset_meta = self.dataset_meta or keypoint_meta(cfg)
         self.pipeline = Compose(cfg.test_dataloader.dataset.pipeline)
         self.draw_heatmap, self.settings = draw_heatmap, dict(flip_test=flip_test)
         self.test_cfg = dict(cfg.model.get('test_cfg') or {}, output_heatmaps=draw_heatmap)
@@ -170,17 +170,6 @@ class Undecoded:
         for each in type(head).decode(head, outputs if len(outputs) > 1 else outputs[0]):
             visible = each.get('keypoints_visible', each.keypoint_scores)
             yield each.keypoints, each.keypoint_scores, visible
-
-
-def _dataset_meta(cfg):
-    """Metainfo of the keypoints of the data set that a config names, else COCO's."""
-    from mmpose.apis.inference import dataset_meta_from_config
-    from mmpose.datasets.datasets.utils import parse_pose_metainfo
-
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # the file of keypoints is mmpose's own
-        meta = dataset_meta_from_config(cfg, 'train')
-        return meta or parse_pose_metainfo(dict(from_file='configs/_base_/datasets/coco.py'))
 
 
 class PoseInferencer(Inferencer):

@@ -128,9 +128,7 @@ class Report:
         return '\n'.join(lines)
 
 
-# ---------------------------------------------------------------------------------------------
-# Stages, in order
-# ---------------------------------------------------------------------------------------------
+# --- Stages, in order -----------------------------------------------------------------------------
 def _read(found, report, saver):
     """Sources -> Begin, Frames and End of each that is not done yet."""
     for source in found:

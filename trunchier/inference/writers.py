@@ -20,9 +20,7 @@ from .sources import import_av
 CAMERA_TO_Y_UP = np.array([1, -1, -1], np.float32)
 
 
-# ---------------------------------------------------------------------------------------------
-# Numbers
-# ---------------------------------------------------------------------------------------------
+# --- Numbers --------------------------------------------------------------------------------------
 SMPL_FIELDS = ('global_orient', 'body_pose', 'betas', 'transl')  # of a mesh in JSON
 
 
@@ -88,9 +86,7 @@ def _array(path, name):
         return arrays[name]
 
 
-# ---------------------------------------------------------------------------------------------
-# Meshes
-# ---------------------------------------------------------------------------------------------
+# --- Meshes ---------------------------------------------------------------------------------------
 def write_obj(vertices: np.ndarray, faces: np.ndarray, path: str | Path) -> None:
     """One person as Wavefront OBJ.
 
@@ -143,9 +139,7 @@ def _upright_mesh(vertices, faces):
     return trimesh.Trimesh(vertices, faces, vertex_normals=normals, process=False)
 
 
-# ---------------------------------------------------------------------------------------------
-# Images and videos
-# ---------------------------------------------------------------------------------------------
+# --- Images and videos ----------------------------------------------------------------------------
 def write_image(image: np.ndarray, path: str | Path) -> None:
     """Write (H, W, 3) uint8 BGR in the format of the suffix."""
     suffix = Path(path).suffix

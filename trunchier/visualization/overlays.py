@@ -33,9 +33,7 @@ def person_colors(instances: InstanceData) -> np.ndarray:
     return PALETTE[ids % len(PALETTE)]
 
 
-# ---------------------------------------------------------------------------------------------
-# Keypoints
-# ---------------------------------------------------------------------------------------------
+# --- Keypoints ------------------------------------------------------------------------------------
 @dataclass
 class KeypointPainter:
     """Draws skeletons with mmpose's PoseLocalVisualizer.
@@ -109,9 +107,7 @@ def _draw_track_ids(image, instances):
                 cv2.putText(image, f'#{track}', corner, font, size, color, line, cv2.LINE_AA)
 
 
-# ---------------------------------------------------------------------------------------------
-# Meshes
-# ---------------------------------------------------------------------------------------------
+# --- Meshes ---------------------------------------------------------------------------------------
 def draw_bodies(
     image: np.ndarray,
     people: np.ndarray,
@@ -223,9 +219,7 @@ class MeshPainter:
         return drawn
 
 
-# ---------------------------------------------------------------------------------------------
-# Contact sheets
-# ---------------------------------------------------------------------------------------------
+# --- Contact sheets -------------------------------------------------------------------------------
 def contact_sheet(
     rows: list[list[np.ndarray | None]], titles: list[str], height: int = 256, gap: int = 8
 ) -> np.ndarray:
