@@ -14,9 +14,7 @@ from torch import Tensor
 from .conventions import FOCAL_LENGTH, IMAGE_SIZE
 
 
-# ---------------------------------------------------------------------------------------------
-# Rotations
-# ---------------------------------------------------------------------------------------------
+# --- Rotations -----------------------------------------------------------------------------------
 def rotation_6d_to_matrix(x: Tensor) -> Tensor:
     """Gram-Schmidt of two columns (Zhou et al., CVPR 2019).
 
@@ -116,50 +114,33 @@ def _at_least_float32(x):
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-# ---------------------------------------------------------------------------------------------
-# Cameras
-# ---------------------------------------------------------------------------------------------
-def perspective_projection(
-    points: Tensor,
-    translation: Tensor,
-    focal: Tensor,
-    center: Tensor | None = None,
-    rotation: Tensor | None = None,
-) -> Tensor:
+# --- Cameras -------------------------------------------------------------------------------------
+def perspective_projection(points: Tensor, translation: Tensor, focal: Tensor) -> Tensor:
     """Pinhole projection. Points at depth 0 are not finite, points behind the camera are mirrored.
 
     Args:
         points: (B, N, 3), meters.
-        translation: (B, 3), meters, added after the rotation; z points away from the camera.
+        translation: (B, 3), meters, added to the points; z points away from the camera.
         focal: (B, 2), in the unit of the result.
-        center: (B, 2), x before y; None for the origin.
-        rotation: (B, 3, 3); None for none.
 
     Returns:
-        (B, N, 2), x before y, in pixels if focal is.
+        (B, N, 2), x before y, from the principal point, in pixels if focal is.
     """
-    if rotation is not None:
-        points = (rotation[:, None] * points[:, :, None]).sum(-1)
     points = points + translation[:, None]
-    projected = points[..., :2] / points[..., 2:] * focal[:, None]
-    return projected if center is None else projected + center[:, None]
+    return points[..., :2] / points[..., 2:] * focal[:, None]
 
 
-def camera_to_translation(
-    camera: Tensor, focal: float = FOCAL_LENGTH, image_size: int = IMAGE_SIZE
-) -> Tensor:
+def camera_to_translation(camera: Tensor) -> Tensor:
     """Translation of the body in the frame of its crop's camera.
 
     Args:
         camera: (B, 3) as (s, tx, ty).
-        focal: pixels of the crop.
-        image_size: side of the square crop, pixels.
 
     Returns:
-        (B, 3), meters: (tx, ty, 2 * focal / (image_size * s)).
+        (B, 3), meters: (tx, ty, 2 * FOCAL_LENGTH / (IMAGE_SIZE * s)).
     """
     scale, x, y = camera.unbind(-1)
-    return torch.stack((x, y, 2 * focal / (image_size * scale + 1e-9)), dim=-1)
+    return torch.stack((x, y, 2 * FOCAL_LENGTH / (IMAGE_SIZE * scale + 1e-9)), dim=-1)
 
 
 def seen_columns(images: Tensor) -> Tensor:
@@ -168,10 +149,8 @@ def seen_columns(images: Tensor) -> Tensor:
     return images[..., margin : images.shape[-1] - margin]
 
 
-def full_image_focal(
-    image_size: Tensor, focal: float = FOCAL_LENGTH, crop_size: int = IMAGE_SIZE
-) -> Tensor:
-    """Focal length that 4D-Humans assumes for a whole image: focal / crop_size * longer side.
+def full_image_focal(image_size: Tensor) -> Tensor:
+    """Focal length that 4D-Humans assumes for a whole image: that of a crop as large as it is.
 
     Args:
         image_size: (B, 2) as (width, height), pixels.
@@ -179,15 +158,11 @@ def full_image_focal(
     Returns:
         (B,), pixels.
     """
-    return focal / crop_size * image_size.amax(-1)
+    return FOCAL_LENGTH / IMAGE_SIZE * image_size.amax(-1)
 
 
 def camera_crop_to_full(
-    camera: Tensor,
-    box_center: Tensor,
-    box_size: Tensor,
-    image_size: Tensor,
-    focal: Tensor | float,
+    camera: Tensor, box_center: Tensor, box_size: Tensor, image_size: Tensor, focal: Tensor | float
 ) -> Tensor:
     """Translation in the frame of the whole image's camera; its center is the principal point.
 
@@ -206,9 +181,7 @@ def camera_crop_to_full(
     return torch.cat((camera[:, 1:] + shift, (2 * focal / scale)[:, None]), dim=-1)
 
 
-# ---------------------------------------------------------------------------------------------
-# Alignment
-# ---------------------------------------------------------------------------------------------
+# --- Alignment -----------------------------------------------------------------------------------
 def similarity_transform(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Least-squares scale, rotation and translation from `source` to `target`.
 

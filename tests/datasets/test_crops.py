@@ -5,7 +5,7 @@ import pytest
 from golden_rule import golden_tensor, load_golden
 
 from trunchier.conventions import IMAGE_MEAN, IMAGE_STD
-from trunchier.datasets import crops
+from trunchier.datasets import AugmentPerson, crops
 
 EXAMPLES = load_golden('hmr2_get_example')['get_example']
 DATASETS = load_golden('hmr2_datasets')
@@ -129,8 +129,7 @@ def test_body_part_boxes_are_the_official_ones(case):
 
 @pytest.mark.parametrize('case', DATASETS['extreme_crops'])
 @pytest.mark.parametrize(
-    ('level', 'name'),
-    [('mild', 'extreme_cropping'), ('aggressive', 'extreme_cropping_aggressive')],
+    ('level', 'name'), [('mild', 'extreme_cropping'), ('aggressive', 'extreme_cropping_aggressive')]
 )
 def test_picked_body_parts_are_the_official_ones(case, level, name):
     keypoints, box = array(case['keypoints_2d']), case['box']
@@ -234,8 +233,8 @@ def test_reduced_crops_are_blurred_and_officially_enlarged_ones():
 
 
 def test_augmentation_is_drawn_from_the_official_distributions():
-    rng = np.random.default_rng(0)
-    drawn = [crops.draw_augmentation(rng) for _ in range(20_000)]
+    augment, rng = AugmentPerson(part_rate=0), np.random.default_rng(0)
+    drawn = [augment({'rng': rng})['augmentation'] for _ in range(20_000)]
     scales = np.array([a.scale for a in drawn])
     rotations = np.array([a.rotation for a in drawn])
     shifts = np.array([a.shift for a in drawn])

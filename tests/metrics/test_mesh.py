@@ -10,13 +10,7 @@ from mmengine.logging import MMLogger
 
 from trunchier.conventions import EVAL_14_IN_44
 from trunchier.geometry import align_similarity, rotation_6d_to_matrix
-from trunchier.metrics.mesh import (
-    MeshJointError,
-    MeshPCK,
-    joint_errors,
-    mean_pck,
-    phi_scores,
-)
+from trunchier.metrics.mesh import MeshJointError, MeshPCK, joint_errors, mean_pck, phi_scores
 
 GOLDEN = load_golden('hmr2_evaluators')
 INPUTS = {name: golden_tensor(record) for name, record in GOLDEN['inputs'].items()}

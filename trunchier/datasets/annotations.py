@@ -8,6 +8,7 @@ An annotation has the fields `conventions.ANNOTATED`, and perhaps a dict `extra_
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -90,9 +91,8 @@ def _as_array(name, value, shape, dtype):
     return value
 
 
-# ---------------------------------------------------------------------------------------------
-# Filters
-# ---------------------------------------------------------------------------------------------
+# --- Filters -------------------------------------------------------------------------------------
+@dataclass
 class AnnotationFilter:
     """Filters of HMR2.0's training, in this order:
 
@@ -109,27 +109,13 @@ class AnnotationFilter:
             skips step 3.
     """
 
-    def __init__(
-        self,
-        min_confidence: float = 0.3,
-        max_beta: float = 3.0,
-        pose_histogram: str | Path | None = None,
-        min_keypoints: int = 4,
-        max_fitting_loss: float = 31000.0,
-        regularize_betas: bool = True,
-    ):
-        self.min_confidence = min_confidence
-        self.max_beta = max_beta
-        self.pose_histogram = pose_histogram
-        self.min_keypoints = min_keypoints
-        self.max_fitting_loss = max_fitting_loss
-        self.regularize_betas = regularize_betas
-        self._probable = None
-
-    @property
-    def settings(self) -> str:
-        """Text that is equal for equal filters."""
-        return repr(sorted((k, str(v)) for k, v in vars(self).items() if not k.startswith('_')))
+    min_confidence: float = 0.3
+    max_beta: float = 3.0
+    pose_histogram: str | Path | None = None
+    min_keypoints: int = 4
+    max_fitting_loss: float = 31000.0
+    regularize_betas: bool = True
+    _probable: np.ndarray | None = field(default=None, init=False, repr=False)
 
     def load(self) -> None:
         """Read the histogram once, before worker processes are started."""
@@ -238,9 +224,7 @@ def wrap_axis_angle(axis_angle: np.ndarray) -> np.ndarray:
     return axis_angle * (angle - 2 * math.pi * turns) / np.maximum(angle, 1e-8)
 
 
-# ---------------------------------------------------------------------------------------------
-# Counting
-# ---------------------------------------------------------------------------------------------
+# --- Counting ------------------------------------------------------------------------------------
 class BadCount:
     """Count bad records over all worker processes; raise an error above a maximum share.
 

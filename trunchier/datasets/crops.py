@@ -18,9 +18,7 @@ from numpy.typing import ArrayLike
 from ..conventions import AXIS_ANGLE_FLIP_SIGNS, BODY_POSE_23_FLIP, IMAGE_SIZE, JOINTS_44_FLIP
 
 
-# ---------------------------------------------------------------------------------------------
-# Geometry of the crop
-# ---------------------------------------------------------------------------------------------
+# --- Geometry of the crop ------------------------------------------------------------------------
 def expand_to_aspect(size: ArrayLike, aspect: ArrayLike | None) -> np.ndarray:
     """Smallest box with the aspect ratio `aspect` that contains a box of `size`.
 
@@ -65,9 +63,7 @@ def transform_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return points @ matrix[:, :2].T + matrix[:, 2]
 
 
-# ---------------------------------------------------------------------------------------------
-# Pixels
-# ---------------------------------------------------------------------------------------------
+# --- Pixels --------------------------------------------------------------------------------------
 def warp(
     image: np.ndarray,
     matrix: np.ndarray,
@@ -136,9 +132,7 @@ def scale_colors_uint8(image: np.ndarray, factors: ArrayLike) -> np.ndarray:
     return cv2.LUT(image, table[None])
 
 
-# ---------------------------------------------------------------------------------------------
-# Annotations
-# ---------------------------------------------------------------------------------------------
+# --- Annotations ---------------------------------------------------------------------------------
 def flip_keypoints(keypoints: np.ndarray, width: int) -> np.ndarray:
     """Mirror (44, 2+) pixels of an image of `width`: x -> width - 1 - x, left <-> right."""
     flipped = keypoints[list(JOINTS_44_FLIP)]
@@ -188,9 +182,7 @@ def _in_plane(rotation):
     return np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
 
 
-# ---------------------------------------------------------------------------------------------
-# Augmentation
-# ---------------------------------------------------------------------------------------------
+# --- Augmentation --------------------------------------------------------------------------------
 @dataclass
 class Augmentation:
     """Augmentation of one crop; the defaults are the identity."""
@@ -201,37 +193,6 @@ class Augmentation:
     color: tuple[float, float, float] = (1.0, 1.0, 1.0)  # factors of R, G, B
     shift: tuple[float, float] = (0.0, 0.0)  # x, y in box sides
     part: str | None = None  # key of BODY_PARTS to crop to
-
-
-def draw_augmentation(
-    rng: np.random.Generator,
-    scale: float = 0.3,
-    rotation: float = 30.0,
-    rotation_rate: float = 0.6,
-    shift: float = 0.02,
-    flip_rate: float = 0.5,
-    color: float = 0.2,
-) -> Augmentation:
-    """Draw the random `Augmentation` of HMR2.0's training, except for the crop to a body part.
-
-    Args:
-        rng: random generator.
-        scale: the box is scaled by 1 + scale * N, with N normal and clipped to +-1.
-        rotation: degrees, times N clipped to +-2, with probability `rotation_rate`.
-        shift: box sides, times N clipped to +-1; always.
-        flip_rate: probability of a horizontal flip.
-        color: each channel is multiplied by a uniform factor in 1 +- color.
-    """
-    normal = rng.standard_normal(4)
-    shift_x, shift_y, grow = np.clip(normal[:3], -1, 1)
-    turn, flip = rng.random(2)
-    return Augmentation(
-        scale=1 + scale * grow,
-        rotation=rotation * np.clip(normal[3], -2, 2) if turn < rotation_rate else 0.0,
-        mirror=bool(flip < flip_rate),
-        color=tuple(rng.uniform(1 - color, 1 + color, 3)),
-        shift=(shift * shift_x, shift * shift_y),
-    )
 
 
 # Crops to a part of the body: the box around its visible joints (indices), times the factor.

@@ -126,12 +126,7 @@ class NpzPeople(People):
         if image is None:
             raise BadRecord('undecodable image', f'OpenCV does not decode {path}')
         return dict(
-            annotation,
-            image=image,
-            key=name,
-            dataset=self.name,
-            img_path=str(path),
-            id=row,
+            annotation, image=image, key=name, dataset=self.name, img_path=str(path), id=row
         )
 
     def _annotation(self, row):

@@ -113,9 +113,7 @@ class ShardPeople(People):
         self.__dict__.update(state)
         self._reset_caches()
 
-    # -----------------------------------------------------------------------------------------
-    # Index
-    # -----------------------------------------------------------------------------------------
+    # --- Index -----------------------------------------------------------------------------------
     def full_init(self) -> None:
         """Index the shards; ranks share those without an index."""
         super().full_init()
@@ -155,7 +153,7 @@ class ShardPeople(People):
     def index_path(self, path: str | Path) -> Path:
         """Path of the index of a shard."""
         path = Path(path).absolute()
-        settings = self.filter.settings if self.filter else 'unfiltered'
+        settings = repr(self.filter)  # equal for equal filters
         folder = Path(self.index_dir) if self.index_dir else path.parent / '.trunchier_index'
         return folder / f'{path.parent.name}-{path.stem}-{crc32(settings.encode()):08x}.npz'
 
@@ -198,9 +196,7 @@ class ShardPeople(People):
             self.full_init()
         return self._begins
 
-    # -----------------------------------------------------------------------------------------
-    # Records
-    # -----------------------------------------------------------------------------------------
+    # --- Records ---------------------------------------------------------------------------------
     def __len__(self) -> int:
         return int(self._starts[-1])
 
@@ -284,9 +280,7 @@ class _Visits:
         return generator('group', *self.seed, chunk, group).permutation(people)
 
 
-# ---------------------------------------------------------------------------------------------
-# Reading a shard
-# ---------------------------------------------------------------------------------------------
+# --- Reading a shard -----------------------------------------------------------------------------
 MEMBER = [
     (field + suffix, np.int64) for field in ('image', 'data', 'masks') for suffix in ('', '_size')
 ]
@@ -438,9 +432,7 @@ def decode_image(data: bytes) -> np.ndarray:
     return image
 
 
-# ---------------------------------------------------------------------------------------------
-# Paths and facts
-# ---------------------------------------------------------------------------------------------
+# --- Paths and facts -----------------------------------------------------------------------------
 def expand_urls(urls: str | Path | Sequence[str | Path]) -> list[str]:
     """Expand {000..012} (leading zeros are kept), * and folders to paths of tar files.
 

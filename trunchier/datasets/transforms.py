@@ -10,6 +10,7 @@ uint8; and for training `rng`, a np.random.Generator seeded by the sample's posi
     evaluation  [CropPerson(aspect=(192, 256)), PackPerson()]
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -23,42 +24,45 @@ from . import crops
 
 
 @TRANSFORMS.register_module()
+@dataclass
 class AugmentPerson:
     """Draw the augmentation that `CropPerson` applies. Defaults: HMR2.0's training.
 
     Args:
-        scale, rotation, rotation_rate, shift, flip_rate, color: see `crops.draw_augmentation`.
+        scale: the box is scaled by 1 + scale * N, with N normal and clipped to +-1.
+        rotation: degrees, times N clipped to +-2, with probability `rotation_rate`.
+        shift: box sides, times N clipped to +-1; always.
+        flip_rate: probability of a horizontal flip.
+        color: each channel is multiplied by a uniform factor in 1 +- color.
         part_rate: probability of a crop to a part of the body (EFT's extreme crop).
         part_level: 'mild' or 'aggressive', see `crops.PART_RATES`.
     """
 
-    def __init__(
-        self,
-        scale: float = 0.3,
-        rotation: float = 30.0,
-        rotation_rate: float = 0.6,
-        shift: float = 0.02,
-        flip_rate: float = 0.5,
-        color: float = 0.2,
-        part_rate: float = 0.1,
-        part_level: str = 'aggressive',
-    ):
-        if (part_level, 'full') not in crops.PART_RATES:
-            raise ValueError(f"expected part_level 'mild' or 'aggressive', got {part_level!r}")
-        self.draw = dict(
-            scale=scale,
-            rotation=rotation,
-            rotation_rate=rotation_rate,
-            shift=shift,
-            flip_rate=flip_rate,
-            color=color,
-        )
-        self.part_rate = part_rate
-        self.part_level = part_level
+    scale: float = 0.3
+    rotation: float = 30.0
+    rotation_rate: float = 0.6
+    shift: float = 0.02
+    flip_rate: float = 0.5
+    color: float = 0.2
+    part_rate: float = 0.1
+    part_level: str = 'aggressive'
+
+    def __post_init__(self):
+        if (self.part_level, 'full') not in crops.PART_RATES:
+            raise ValueError(f"expected part_level 'mild' or 'aggressive', got {self.part_level!r}")
 
     def __call__(self, record: dict) -> dict:
         rng = record['rng']
-        augmentation = crops.draw_augmentation(rng, **self.draw)
+        normal = rng.standard_normal(4)
+        shift_x, shift_y, grow = np.clip(normal[:3], -1, 1)
+        rotates, flip = rng.random(2) < (self.rotation_rate, self.flip_rate)
+        augmentation = crops.Augmentation(
+            scale=1 + self.scale * grow,
+            rotation=self.rotation * np.clip(normal[3], -2, 2) if rotates else 0.0,
+            mirror=bool(flip),
+            color=tuple(rng.uniform(1 - self.color, 1 + self.color, 3)),
+            shift=(self.shift * shift_x, self.shift * shift_y),
+        )
         crop_to_part, part = rng.random(2)
         if crop_to_part < self.part_rate:
             augmentation.part = crops.pick_body_part(record['keypoints_2d'], part, self.part_level)
@@ -66,6 +70,7 @@ class AugmentPerson:
 
 
 @TRANSFORMS.register_module()
+@dataclass
 class CropPerson:
     """Crop the square box of a person and transform the annotation, if there is one.
 
@@ -84,21 +89,15 @@ class CropPerson:
             `antialias` blurs crops that are *enlarged*.
     """
 
-    def __init__(
-        self,
-        size: int = IMAGE_SIZE,
-        aspect: tuple[float, float] | None = None,
-        border: str = 'constant',
-        antialias: bool = False,
-        official: bool = False,
-    ):
-        if border not in ('constant', 'replicate'):
-            raise ValueError(f"expected border 'constant' or 'replicate', got {border!r}")
-        self.size = size
-        self.aspect = aspect
-        self.border = border
-        self.antialias = antialias
-        self.official = official
+    size: int = IMAGE_SIZE
+    aspect: tuple[float, float] | None = None
+    border: str = 'constant'
+    antialias: bool = False
+    official: bool = False
+
+    def __post_init__(self):
+        if self.border not in ('constant', 'replicate'):
+            raise ValueError(f"expected border 'constant' or 'replicate', got {self.border!r}")
 
     def __call__(self, record: dict) -> dict:
         augmentation = record.get('augmentation') or crops.Augmentation()

@@ -35,18 +35,14 @@ class _PerDataset(BaseMetric):
 
     Args:
         datasets: names of those to score; None: all with annotations for this metric.
-        collect_device, prefix, collect_dir: see mmengine's BaseMetric.
+        prefix, base: see mmengine's BaseMetric.
     """
 
     def __init__(
-        self,
-        datasets: Sequence[str] | None = None,
-        collect_device: str = 'cpu',
-        prefix: str | None = None,
-        collect_dir: str | None = None,
+        self, datasets: Sequence[str] | None = None, prefix: str | None = None, **base: Any
     ):
         # mmengine warns of a missing prefix; here names of data sets are the prefixes.
-        super().__init__(collect_device, prefix or 'mesh', collect_dir)
+        super().__init__(prefix=prefix or 'mesh', **base)
         self.prefix = prefix
         self.datasets = datasets
 

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from .cpu import onednn
 from .when import inference_on_cpu, plain_cpu, records_gradient
 
-CHOICES = ('auto', 'mkl', 'onednn')
 VARIABLE = 'TRUNCHIER_CPU_LINEAR'
 BACKENDS = {'mkl': lambda: '', 'onednn': lambda: '' if onednn.available() else _absent()}
+CHOICES = ('auto', *BACKENDS)
 ACTIVATIONS = {None: lambda x: x, 'gelu': F.gelu, 'hardswish': F.hardswish}
 
 # (rows, in_features, out_features) of a typical product of each kind.
@@ -186,10 +186,8 @@ def faster(kind: str, threads: int) -> str:
 def measure(kind: str) -> dict[str, float]:
     """{'mkl': seconds, 'onednn': seconds} of a product: the minimum of several, taken in turn."""
     rows, in_features, out_features = KINDS[kind]
-    float32 = dict(device='cpu', dtype=torch.float32)
     x, weight = (
-        torch.ones(rows, in_features, **float32),
-        torch.ones(out_features, in_features, **float32),
+        torch.ones(n, in_features, device='cpu', dtype=torch.float32) for n in (rows, out_features)
     )
     seconds = {'mkl': float('inf'), 'onednn': float('inf')}
     for _ in range(12):

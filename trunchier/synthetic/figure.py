@@ -96,7 +96,7 @@ def body() -> Body:
 
 def _folds(template):
     rng = np.random.default_rng(1960)
-    waves = rng.standard_normal((FOLDS, 3)) * (14, 18, 14)  # radians per metre
+    waves = rng.standard_normal((FOLDS, 3)) * (14, 18, 14)  # radians per meter
     phases = rng.uniform(0, 2 * np.pi, (FOLDS, 1))
     return (np.sin(waves @ template.T + phases) * np.sqrt(2 / FOLDS)).astype(np.float32)
 

@@ -104,7 +104,7 @@ def test_the_embedded_body_is_upright_and_faces_forward(body):
 def test_embedded_body_is_nearly_its_own_mirror_image(body):
     joints = body(**standing())['joints'][0]
     mirrored = joints[list(JOINTS_44_FLIP)] * torch.tensor([-1, 1, 1])
-    assert (mirrored - joints).norm(dim=1).max() < 0.02  # metres; the heels' vertices differ most
+    assert (mirrored - joints).norm(dim=1).max() < 0.02  # meters; the heels' vertices differ most
 
 
 def test_both_sets_of_joints_agree_on_the_limbs(body):
@@ -139,7 +139,7 @@ def test_faces_point_outward(body):
     triangles = body(**standing())['vertices'][0][torch.from_numpy(body.faces)]
     a, b, c = triangles.unbind(1)
     volume = (a * torch.linalg.cross(b, c)).sum() / 6
-    assert 0.05 < volume < 0.12  # cubic metres
+    assert 0.05 < volume < 0.12  # cubic meters
 
 
 def test_gradients_reach_pose_and_betas(body):

@@ -93,8 +93,7 @@ def test_3d_loss_is_relative_to_the_pelvis_whatever_its_confidence():
 
 
 @pytest.mark.parametrize(
-    ('flag', 'names'),
-    [('has_betas', ['betas']), ('has_pose', ['global_orient', 'body_pose'])],
+    ('flag', 'names'), [('has_betas', ['betas']), ('has_pose', ['global_orient', 'body_pose'])]
 )
 def test_missing_annotations_add_no_loss_and_no_gradient(flag, names):
     pred, target = batch()

@@ -18,13 +18,7 @@ from ...ops.attention import cpu_kernels
 from ...ops.folding import depthwise_conv, fold, merge_depthwise, merge_linear
 from ...ops.linear import linear
 from ...zoo import ARCHS as ALL_ARCHS
-from .base import (
-    Mlp,
-    ResidualBlock,
-    TruncatedBackbone,
-    convolve,
-    new_linear,
-)
+from .base import Mlp, ResidualBlock, TruncatedBackbone, convolve, new_linear
 
 ARCHS = ALL_ARCHS['TruncatedGMF']
 SEGMENTS = 5  # of the channels: four take part in the attention, one bypasses it

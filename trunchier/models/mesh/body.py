@@ -16,13 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...conventions import (
-    BODIES,
-    EXTRA_19,
-    SMPL_24,
-    SMPL_PARENTS,
-    SMPLX_TO_OPENPOSE,
-)
+from ...conventions import BODIES, EXTRA_19, SMPL_24, SMPL_PARENTS, SMPLX_TO_OPENPOSE
 from ...files import need, shipped
 
 EMBEDDED_BODY = shipped.asset('body.npz')

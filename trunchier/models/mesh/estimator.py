@@ -74,15 +74,8 @@ class MeshEstimator(BaseModel):
         self.test_cfg = dict(dict(with_vertices=True), **(test_cfg or {}))
         self._register_state_dict_hook(_remove_wrappers)
 
-    @property
-    def with_neck(self) -> bool:
-        return hasattr(self, 'neck')
-
     def forward(
-        self,
-        inputs: Tensor,
-        data_samples: list[PoseDataSample] | None = None,
-        mode: str = 'tensor',
+        self, inputs: Tensor, data_samples: list[PoseDataSample] | None = None, mode: str = 'tensor'
     ) -> dict[str, Tensor] | list[PoseDataSample]:
         """Interface of mmengine's models.
 
@@ -117,7 +110,7 @@ class MeshEstimator(BaseModel):
                 f'inputs must be square crops or 4:3 ones (H:W), got {tuple(inputs.shape)}'
             )
         feats = self.backbone(inputs)
-        return self.neck(feats) if self.with_neck else feats
+        return self.neck(feats) if hasattr(self, 'neck') else feats
 
     def regress(self, inputs: Tensor) -> dict[str, Tensor]:
         """Body and camera of each crop.

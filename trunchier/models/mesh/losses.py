@@ -76,20 +76,18 @@ def keypoint_2d_loss(pred: Tensor, target: Tensor) -> Tensor:
     return (target[..., 2:] * (pred - target[..., :2]).abs()).sum((1, 2))
 
 
-def keypoint_3d_loss(pred: Tensor, target: Tensor, center: int = PELVIS) -> Tensor:
-    """L1 times confidence, relative to the joint `center`, whose confidence is ignored.
+def keypoint_3d_loss(pred: Tensor, target: Tensor) -> Tensor:
+    """L1 times confidence, relative to the pelvis, whose confidence is ignored.
 
     Args:
-        pred: (B, N, 3), meters.
-        target: (B, N, 4), meters, confidence.
-        center: joint index.
+        pred: (B, 44, 3), meters.
+        target: (B, 44, 4), meters, confidence.
 
     Returns:
         (B,)
     """
     points, confidence = target[..., :3], target[..., 3:]
-    pred = pred - pred[:, center, None]
-    points = points - points[:, center, None]
+    pred, points = (each - each[:, PELVIS, None] for each in (pred, points))
     return (confidence * (pred - points).abs()).sum((1, 2))
 
 
