@@ -87,9 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print('\nnothing is missing')
 
 
-# ---------------------------------------------------------------------------------------------
-# Released data of 4D-Humans
-# ---------------------------------------------------------------------------------------------
+# --- Released data of 4D-Humans -------------------------------------------------------------------
 def check_training(root: Path, args: Namespace, problems: list, rows: list) -> None:
     print(f'Training data in {root}')
     if not root.is_dir():
@@ -133,9 +131,7 @@ def check_evaluation(root: Path, images: Path, problems: list, rows: list) -> No
         check_npz(config, problems, rows)
 
 
-# ---------------------------------------------------------------------------------------------
-# One data set
-# ---------------------------------------------------------------------------------------------
+# --- One data set ---------------------------------------------------------------------------------
 def check_shards(config: dict, args: Namespace, problems: list, rows: list) -> None:
     try:
         dataset = ShardPeople(**config, max_bad_share=1.0)
@@ -213,9 +209,7 @@ def describe_people(records: list[dict]) -> str:
     return text
 
 
-# ---------------------------------------------------------------------------------------------
-# Contact sheet
-# ---------------------------------------------------------------------------------------------
+# --- Contact sheet --------------------------------------------------------------------------------
 LEFT, RIGHT, MIDDLE = (60, 160, 255), (255, 170, 60), (120, 255, 120)  # BGR
 
 

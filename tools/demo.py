@@ -100,8 +100,6 @@ def parse_args() -> argparse.Namespace:
 
 
 # --- steps ---------------------------------------------------------------------------------------
-
-
 def make_people(out: Path, with_bodies: bool) -> None:
     tool('make_synthetic.py', '--num', TRAIN_IMAGES, '--out', out / 'train', '--seed', 1, '--plain')
     tool('make_synthetic.py', '--num', TEST_IMAGES, '--out', out / 'test', '--seed', 2, '--plain')
@@ -189,8 +187,6 @@ def bfloat16_is_fast() -> bool:
 
 
 # --- baselines -----------------------------------------------------------------------------------
-
-
 def untrained(config: Path, out: Path) -> Path:
     """A checkpoint of the config's model with initial weights."""
     cfg = Config.fromfile(config)
@@ -277,8 +273,6 @@ def test_constant(config: Path, predict: Callable) -> dict[str, float]:
 
 
 # --- results -------------------------------------------------------------------------------------
-
-
 def print_table(title: str, results: dict[str, dict[str, float]], columns: dict[str, str]) -> None:
     print(f'\n{title} of people not trained on ({TEST_IMAGES} synthetic images):\n')
     print(f'{"":12}' + ''.join(f'{name:>14}' for name in columns.values()))

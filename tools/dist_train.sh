@@ -5,16 +5,5 @@
 #
 # Environment: NNODES, NODE_RANK, MASTER_ADDR, PORT, PYTHON.
 set -eu
-config=$1
-gpus=$2
-shift 2
-tools=$(cd "$(dirname "$0")" && pwd)
-
-PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}" \
-exec "${PYTHON:-python}" -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" \
-    --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master_port="${PORT:-29500}" \
-    --nproc_per_node="$gpus" \
-    "$tools/train.py" "$config" --launcher pytorch "$@"
+source "$(dirname "$0")/distributed.sh"
+on_machine "$2" train.py "$1" "${@:3}"

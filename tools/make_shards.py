@@ -83,9 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f'{args.out}: {text}; skipped: {describe(bad)}')
 
 
-# ---------------------------------------------------------------------------------------------
-# Layouts -> arrays of N rows: imgname, and fields for `check_annotation`
-# ---------------------------------------------------------------------------------------------
+# --- Layouts -> arrays of N rows: imgname, and fields for `check_annotation` ----------------------
 def read_layout(path: str | Path, layout: str | None = None) -> dict[str, np.ndarray]:
     """Read arrays of people in one of the LAYOUTS; None guesses it.
 
@@ -178,9 +176,7 @@ LAYOUTS = {
 }
 
 
-# ---------------------------------------------------------------------------------------------
-# Rows
-# ---------------------------------------------------------------------------------------------
+# --- Rows -----------------------------------------------------------------------------------------
 def default_images(path: str | Path) -> Path:
     path = Path(path)
     if path.is_dir() and (path / 'images').is_dir():
@@ -246,9 +242,7 @@ def find_images(names: np.ndarray, folder: Path) -> list[Path]:
     return paths
 
 
-# ---------------------------------------------------------------------------------------------
-# Writing
-# ---------------------------------------------------------------------------------------------
+# --- Writing --------------------------------------------------------------------------------------
 def write_npz(out: str | Path, rows: Sequence[tuple[Path, dict, str]]) -> None:
     """Write an evaluation file."""
     names = [ON_DISK.get(name, name) for name in ANNOTATED]

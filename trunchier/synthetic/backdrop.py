@@ -115,9 +115,7 @@ def _crop(rng, image, size):
     return cv2.flip(crop, 1) if rng.random() < 0.5 else crop
 
 
-# ---------------------------------------------------------------------------------------------
-# Kinds of backgrounds
-# ---------------------------------------------------------------------------------------------
+# --- Kinds of backgrounds -------------------------------------------------------------------------
 def _outdoors(rng, image, view):
     height, width = image.shape[:2]
     level = view.horizon
@@ -255,9 +253,7 @@ def _plain(rng, image):
         _tint(rng, image, _color(rng), rng.uniform(0.05, 0.5))
 
 
-# ---------------------------------------------------------------------------------------------
-# Objects and surfaces
-# ---------------------------------------------------------------------------------------------
+# --- Objects and surfaces -------------------------------------------------------------------------
 @functools.lru_cache(maxsize=1)
 def noises() -> np.ndarray:
     """(6, 512, 512) uint8 multi-scale noise, the same on every run."""

@@ -159,9 +159,7 @@ def _annotation(person, annotation_id, image_id, encode):
     )
 
 
-# ---------------------------------------------------------------------------------------------
-# Processes
-# ---------------------------------------------------------------------------------------------
+# --- Processes ------------------------------------------------------------------------------------
 def _images(people, workers):
     """(jpeg, people, camera, unreadable background files) of each image, in order."""
     if workers == 1:

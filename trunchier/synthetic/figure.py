@@ -245,9 +245,7 @@ def _skirt(shaped, hem, flare, slack, columns=24):
     return Grid(points, joints, weights, MATERIALS.index('skirt'))
 
 
-# ---------------------------------------------------------------------------------------------
-# Kernels
-# ---------------------------------------------------------------------------------------------
+# --- Kernels --------------------------------------------------------------------------------------
 @compiled(fastmath=True)
 def _shape(template, shapedirs, betas, out):
     """out (V, 3) = template + shapedirs (V, 3, 10) @ betas."""

@@ -23,10 +23,8 @@ T = TypeVar('T')
 PARENTS = np.array(SMPL_PARENTS)
 
 
-# ---------------------------------------------------------------------------------------------
 # Legs and trunk, degrees. A leg: flexion (thigh forward), abduction (outward), rotation (toes
 # outward), knee flexion.
-# ---------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Stance:
     weight: float
@@ -69,10 +67,8 @@ LIMITS = np.radians(
 )
 
 
-# ---------------------------------------------------------------------------------------------
 # Hands: positions of a left wrist, centimeters from an anchor joint, in the frame of that joint.
 # The elbow points towards the pole. Columns: relative frequencies by kind of stance.
-# ---------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class HandPosition:
     anchor: int  # joint of the left side
@@ -305,9 +301,7 @@ def _without_yaw(rotation):
     return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]) @ rotation
 
 
-# ---------------------------------------------------------------------------------------------
-# Kinematics
-# ---------------------------------------------------------------------------------------------
+# --- Kinematics -----------------------------------------------------------------------------------
 @compiled
 def _rotation_about(vector):
     """Rodrigues' formula: axis-angle (3,) -> (3, 3). Compiled, for `compose`."""
@@ -442,10 +436,8 @@ def compose(angles: np.ndarray, hands: np.ndarray, joints: np.ndarray) -> np.nda
     return rotations
 
 
-# ---------------------------------------------------------------------------------------------
 # Self-penetration. Rows of CAPSULES: joint, joint, radius, shift in x of both ends, meters (the
 # trunk is wider than deep: two capsules).
-# ---------------------------------------------------------------------------------------------
 CAPSULES = np.array(
     [
         (0, 9, 0.095, 0.06), (0, 9, 0.095, -0.06),     # 0, 1 belly

@@ -96,9 +96,7 @@ def make_scene(
     return render(rng, size, figures, props, camera, room, occluded, backgrounds)
 
 
-# ---------------------------------------------------------------------------------------------
-# Placement of people and camera
-# ---------------------------------------------------------------------------------------------
+# --- Placement of people and camera ---------------------------------------------------------------
 @dataclass
 class Room:
     """The level world (x right, y up, z towards the camera), seen by the camera."""
@@ -206,9 +204,7 @@ def _frame(rng, size, figures, truncated):
     return Camera(float(focal), corner - focal * low)
 
 
-# ---------------------------------------------------------------------------------------------
-# Props
-# ---------------------------------------------------------------------------------------------
+# --- Props ----------------------------------------------------------------------------------------
 CORNERS = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32)
 SIDES = np.array([(axis, sign) for axis in range(3) for sign in (-1, 1)])
 BOX_VERTICES = np.concatenate([CORNERS[CORNERS[:, axis] == sign] for axis, sign in SIDES])
@@ -305,9 +301,7 @@ def _furniture(rng, room, figures, supports, occluded):
     return [prop for prop in props if prop.vertices[:, 2].min() > 0.2]
 
 
-# ---------------------------------------------------------------------------------------------
-# Rendering
-# ---------------------------------------------------------------------------------------------
+# --- Rendering ------------------------------------------------------------------------------------
 def render(
     rng: np.random.Generator,
     size: tuple[int, int],
@@ -478,9 +472,7 @@ def _foreground(rng, image, owners):
     image[covered] = shade
 
 
-# ---------------------------------------------------------------------------------------------
-# Degradations of a camera
-# ---------------------------------------------------------------------------------------------
+# --- Degradations of a camera ---------------------------------------------------------------------
 def _adjust(rng, image, strength, exposed=None):
     """Change exposure, contrast and tint.
 

@@ -340,9 +340,7 @@ def _hold(rng, outfit, held, side):
     outfit.grids.append(blob(center, size, hand, MATERIALS.index('bag'), square))
 
 
-# ---------------------------------------------------------------------------------------------
-# Worn meshes, in rest coordinates
-# ---------------------------------------------------------------------------------------------
+# --- Worn meshes, in rest coordinates -------------------------------------------------------------
 def blob(
     center: Sequence[float],
     size: Sequence[float],
