@@ -81,21 +81,13 @@ FACE_AND_FEET = {
     'RBigToe': 'right_big_toe', 'RSmallToe': 'right_small_toe', 'RHeel': 'right_heel',
 }  # fmt: skip
 # Rows of J_regressor_extra (conventions.EXTRA_19), as means of the body's own joints and of COCO
-# keypoints. LSP's hips are COCO's; MPII's pelvis lies between the hips, its thorax between the
+# keypoints. LSP's limbs are COCO's; MPII's pelvis lies between the hips, its thorax between the
 # shoulders; H36M's spine lies halfway between the two.
-EXTRA_FROM = {
-    'extra_right_ankle':    ('coco right_ankle',),
-    'extra_right_knee':     ('coco right_knee',),
-    'extra_right_hip':      ('coco right_hip',),
-    'extra_left_hip':       ('coco left_hip',),
-    'extra_left_knee':      ('coco left_knee',),
-    'extra_left_ankle':     ('coco left_ankle',),
-    'extra_right_wrist':    ('coco right_wrist',),
-    'extra_right_elbow':    ('coco right_elbow',),
-    'extra_right_shoulder': ('coco right_shoulder',),
-    'extra_left_shoulder':  ('coco left_shoulder',),
-    'extra_left_elbow':     ('coco left_elbow',),
-    'extra_left_wrist':     ('coco left_wrist',),
+LSP_LIMBS = (
+    'right_ankle', 'right_knee', 'right_hip', 'left_hip', 'left_knee', 'left_ankle', 'right_wrist',
+    'right_elbow', 'right_shoulder', 'left_shoulder', 'left_elbow', 'left_wrist',
+)  # fmt: skip
+EXTRA_FROM = {f'extra_{name}': (f'coco {name}',) for name in LSP_LIMBS} | {
     'extra_neck_lsp':       ('smpl neck',),
     'extra_head_top_lsp':   ('top',),
     'extra_pelvis_mpii':    ('coco left_hip', 'coco right_hip'),
@@ -146,11 +138,9 @@ def merge_weights(model: anny.Anny) -> tuple[np.ndarray, dict[str, int]]:
     """
     joint_of_bone = {}
     for bone in model.bone_labels:
-        left, right = next(
-            ((l, r) for start, l, r in BONES if bone.startswith(start)), (HEAD, HEAD)
-        )
-        joint_of_bone[bone] = left if bone.endswith('.L') else right
-    joint_of = np.array([joint_of_bone[bone] for bone in model.bone_labels])
+        sides = next((sides for start, *sides in BONES if bone.startswith(start)), (HEAD, HEAD))
+        joint_of_bone[bone] = sides[0] if bone.endswith('.L') else sides[1]
+    joint_of = np.array(list(joint_of_bone.values()))
     bones = model.vertex_bone_indices.numpy()
     bone_weights = model.vertex_bone_weights.numpy()
     weights = np.zeros((len(bones), len(JOINTS)))
@@ -195,10 +185,7 @@ def rest_pose(model: anny.Anny, phenotypes: dict[str, np.ndarray]) -> tuple[np.n
     with torch.no_grad():
         out = model(
             pose_parameters=torch.eye(4).repeat(batch, model.bone_count, 1, 1),
-            phenotype_kwargs={
-                name: torch.tensor(values, dtype=torch.float32)
-                for name, values in phenotypes.items()
-            },
+            phenotype_kwargs={k: torch.tensor(v).float() for k, v in phenotypes.items()},
         )
     heads = [model.bone_labels.index(bone) for _, _, bone in JOINTS]
     vertices = out['vertices'].numpy().astype(np.float64)
@@ -355,7 +342,8 @@ def place_landmarks(
         name: int(np.argmin(np.linalg.norm(vertices - keypoints[keypoint], axis=1)))
         for name, keypoint in FACE_AND_FEET.items()
     }
-    for side, wrist in (('L', joint_of_bone['wrist.L']), ('R', joint_of_bone['wrist.R'])):
+    for side in 'LR':
+        wrist = joint_of_bone[f'wrist.{side}']
         for number, finger in enumerate(FINGERS, start=1):
             tip = np.nonzero(bones == f'finger{number}-3.{side}')[0]
             farthest = np.argmax(np.linalg.norm(vertices[tip] - joints[wrist], axis=1))
@@ -378,11 +366,10 @@ def place_landmarks(
 
 def extra_regressor(body: dict[str, np.ndarray]) -> np.ndarray:
     """(19, 6890): means of the rows that EXTRA_FROM lists."""
-    smpl = zip(JOINTS, body['J_regressor'], strict=True)
-    rows = {f'smpl {name}': row for (name, _, _), row in smpl}
-    names = body['coco17_names'].tolist()
-    coco = zip(names, body['coco17_regressor'], strict=True)
-    rows |= {f'coco {name}': row for name, row in coco}
+    names = [f'smpl {name}' for name, _, _ in JOINTS]
+    names += [f'coco {name}' for name in body['coco17_names']]
+    stacked = np.concatenate((body['J_regressor'], body['coco17_regressor']))
+    rows = dict(zip(names, stacked, strict=True))
     height = body['v_template'][:, 1]
     top = (height > height.max() - 0.02).astype(np.float32)  # the highest 2 cm
     rows['top'] = top / top.sum()
@@ -396,16 +383,15 @@ def compare(
     equal = True
     for name, array in body.items():
         if array.shape != other[name].shape:
-            print(f'{name:18s} shape {array.shape}, expected {other[name].shape}')
-            equal = False
+            same, text = False, f'shape {array.shape}, expected {other[name].shape}'
         elif array.dtype.kind == 'U':
-            same = bool((array == other[name]).all())
-            print(f'{name:18s} {"equal" if same else "differs"}')
-            equal &= same
+            same = (array == other[name]).all()
+            text = 'equal' if same else 'differs'
         else:
             worst = np.abs(array.astype(np.float64) - other[name]).max()
-            print(f'{name:18s} largest difference {worst:.2e}')
-            equal &= bool(worst <= tolerance)
+            same, text = worst <= tolerance, f'largest difference {worst:.2e}'
+        print(f'{name:18s} {text}')
+        equal &= bool(same)
     return equal
 
 
@@ -414,12 +400,8 @@ def main() -> None:
     parser.add_argument('--out', type=Path, required=True, help='the .npz file to write')
     parser.add_argument('--compare', type=Path, help='an earlier .npz to compare the result with')
     args = parser.parse_args()
-    body = {
-        name: array.astype({'f': np.uint16, 'kintree_table': np.int32}.get(name, np.float32))
-        if array.dtype.kind != 'U'
-        else array
-        for name, array in build().items()
-    }
+    dtypes = {'f': np.uint16, 'kintree_table': np.int32, 'coco17_names': np.str_}
+    body = {k: array.astype(dtypes.get(k, np.float32)) for k, array in build().items()}
     np.savez_compressed(args.out, **body)
     print(f'wrote {args.out}: {args.out.stat().st_size / 1e6:.2f} MB')
     if args.compare:

@@ -10,6 +10,7 @@ options, but not on the number of workers. An interrupted run leaves no DIR.
 
 import argparse
 import os
+import re
 import sys
 
 
@@ -25,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     add('--max-people', type=int, default=1, metavar='N', help='per image (default: 1)')
     add('--backgrounds', metavar='DIR', help='images without people (default: procedural)')
     add('--plain', action='store_true', help='whole people at eye level without occluders: easier')
-    add('--workers', type=int, default=_cores(), metavar='N', help='processes (default: all cores)')
+    add('--workers', type=int, default=cores(), metavar='N', help='processes (default: all cores)')
     args = parser.parse_args(arguments)
 
     try:
@@ -46,19 +47,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _size(text):
-    try:
-        sides = [int(side) for side in text.lower().split('x')]
-    except ValueError:
-        sides = []
-    if len(sides) not in (1, 2):
+    if not re.fullmatch(r'\d+(x\d+)?', text.lower()):
         raise argparse.ArgumentTypeError(f'{text!r} is not a size; expected 256 or 320x256')
-    return sides[0] if len(sides) == 1 else tuple(sides)
+    sides = tuple(map(int, text.lower().split('x')))
+    return sides[0] if len(sides) == 1 else sides
 
 
-def _cores():
-    if hasattr(os, 'sched_getaffinity'):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def cores() -> int:
+    """Number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
 if __name__ == '__main__':

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import os
 import statistics
 import tempfile
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 import cv2
 import make_shards
 import numpy as np
+from make_synthetic import cores
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.registry import DATASETS, MODELS, init_default_scope
@@ -27,7 +27,7 @@ from trunchier.weights.find import find_config
 def add_arguments(add: Callable) -> None:
     add('--num', type=int, default=100, metavar='N', help='images (default: 100)')
     add('--size', nargs=2, type=int, default=(640, 480), metavar=('W', 'H'), help='of an image')
-    add('--workers', type=int, default=min(os.cpu_count() or 1, 16), metavar='N')
+    add('--workers', type=int, default=min(cores(), 16), metavar='N')
 
 
 def run(args: argparse.Namespace) -> Table:
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> Table:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_coco(folder / 'people', args.num, 0, tuple(args.size), 1, None, 1, quiet=True)
+        write_coco(folder / 'people', args.num, size=tuple(args.size), quiet=True)
         progress('images made')
         rows += pose_rows(folder / 'people', args)
         progress('pose loader')

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from make_synthetic import cores
 
 from benchmark.timing import interleaved
 from trunchier.deploy.lower import PRECISIONS
@@ -25,7 +26,6 @@ DTYPES = PRECISIONS | {'tf32': torch.float32}
 def environment(device: str = 'cpu') -> dict:
     """What measured times depend on, as {description: value}; printed with the tables."""
     device = torch.device(device)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     facts = {
         'date': datetime.datetime.now().astimezone().isoformat(' ', 'minutes'),
         'commit': _commit(),
@@ -34,7 +34,7 @@ def environment(device: str = 'cpu') -> dict:
     }
     facts |= {name: number for name in PACKAGES if (number := _version(name))}
     facts |= {
-        'CPU': f'{_cpu_name()}, {cores} cores',
+        'CPU': f'{_cpu_name()}, {cores()} cores',
         'threads': torch.get_num_threads(),
         'load average': f'{os.getloadavg()[0]:.1f}' if hasattr(os, 'getloadavg') else '?',
         'CPU capability': torch.backends.cpu.get_cpu_capability(),
