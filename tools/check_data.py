@@ -13,11 +13,12 @@ contact sheet. The exit status is 1 if data is missing or unusable.
 """
 
 import argparse
+import contextlib
 import os
 import sys
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -49,19 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('root', nargs='?', help='folder of the 4D-Humans data')
-    parser.add_argument(
-        '--shards', action='append', default=[], metavar='URLS', help='other shards'
-    )
-    parser.add_argument('--npz', action='append', default=[], metavar='FILE', help='other npz')
-    parser.add_argument('--images', default='.', help='folder of the images of --npz')
-    parser.add_argument(
-        '--full', action='store_true', help='index all shards, not only the first and last'
-    )
-    parser.add_argument(
-        '--workers', type=int, default=1, metavar='N', help='processes for indexing'
-    )
-    parser.add_argument('--sheet', default='check_data.png', help='contact sheet to write')
+    add = parser.add_argument
+    add('root', nargs='?', help='folder of the 4D-Humans data')
+    add('--shards', action='append', default=[], metavar='URLS', help='other shards')
+    add('--npz', action='append', default=[], metavar='FILE', help='other npz')
+    add('--images', default='.', help='folder of the images of --npz')
+    add('--full', action='store_true', help='index all shards, not only the first and last')
+    add('--workers', type=int, default=1, metavar='N', help='processes for indexing')
+    add('--sheet', default='check_data.png', help='contact sheet to write')
     args = parser.parse_args(arguments)
     if not (args.root or args.shards or args.npz):
         parser.error('give a root, --shards or --npz')
@@ -93,19 +89,13 @@ def check_training(root: Path, args: Namespace, problems: list, rows: list) -> N
     if not root.is_dir():
         problems.append(f'no folder {root}: ' + TRAINING_HELP.format(root=root))
         return
-    try:
+    with reported(problems):
         poses, betas = load_real_poses(root / released.MOCAP)
-        print(
-            f'{released.MOCAP}: {len(poses)} poses, {"with" if betas is not None else "no"} betas'
-        )
-    except (FileNotFoundError, ValueError) as error:
-        problems.append(str(error))
+        print(f'{released.MOCAP}: {len(poses)} poses, {"no" if betas is None else "with"} betas')
     histogram = root / released.POSE_HISTOGRAM
-    try:
+    with reported(problems):
         share = load_probable_poses(histogram).mean()
         print(f'{released.POSE_HISTOGRAM}: {100 * share:.2f} % of the bins are probable')
-    except (FileNotFoundError, ValueError) as error:
-        problems.append(str(error))
 
     for config in released.training_sets(root, pose_histogram=histogram.is_file())['datasets']:
         config.pop('type')
@@ -132,32 +122,35 @@ def check_evaluation(root: Path, images: Path, problems: list, rows: list) -> No
 
 
 # --- One data set ---------------------------------------------------------------------------------
-def check_shards(config: dict, args: Namespace, problems: list, rows: list) -> None:
+@contextlib.contextmanager
+def reported(problems: list) -> Iterator[None]:
+    """Append errors to the problems."""
     try:
+        yield
+    except (FileNotFoundError, ValueError, RuntimeError) as error:
+        problems.append(str(error))
+
+
+def check_shards(config: dict, args: Namespace, problems: list, rows: list) -> None:
+    with reported(problems):
         dataset = ShardPeople(**config, max_bad_share=1.0)
         if not args.full and len(dataset.paths) > 2:
             print(f'{dataset.name}: {len(dataset.paths)} shards, checking the first and the last:')
-            dataset = ShardPeople(
-                **{**config, 'urls': [dataset.paths[0], dataset.paths[-1]]},
-                max_bad_share=1.0,
-            )
+            ends = [dataset.paths[0], dataset.paths[-1]]
+            dataset = ShardPeople(**{**config, 'urls': ends}, max_bad_share=1.0)
         facts = dataset.index(args.workers)
         print(f'{dataset.name}: {describe_facts(facts)}')
         if facts['bad']:
             problems.append(f'{dataset.name}: {describe(facts["bad"])}; {facts["examples"]}')
         sample(dataset, problems, rows)
-    except (FileNotFoundError, ValueError, RuntimeError) as error:
-        problems.append(str(error))
 
 
 def check_npz(config: dict, problems: list, rows: list) -> None:
-    try:
+    with reported(problems):
         dataset = NpzPeople(**config, max_bad_share=1.0)
         dataset.full_init()
         print(f'{dataset.name}: {len(dataset)} people')
         sample(dataset, problems, rows)
-    except (FileNotFoundError, ValueError) as error:
-        problems.append(str(error))
 
 
 def sample(dataset: People, problems: list, rows: list) -> None:
@@ -239,15 +232,10 @@ def draw_sheet(path: str, rows: list[tuple[str, list[np.ndarray]]]) -> None:
     for name, tiles in rows:
         title = np.full((20, TILES * TILE, 3), 32, np.uint8)
         cv2.putText(title, name, (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255,) * 3, 1, cv2.LINE_AA)
-        strip = np.zeros((TILE, TILES * TILE, 3), np.uint8)
-        for number, tile in enumerate(tiles):
-            strip[:, number * TILE : (number + 1) * TILE] = tile
-        strips += [title, strip]
-    done, data = cv2.imencode('.png', np.concatenate(strips))
-    if not done:
-        raise RuntimeError('OpenCV could not encode the contact sheet')
+        empty = np.zeros((TILE, TILE, 3), np.uint8)
+        strips += [title, np.hstack([*tiles, *[empty] * (TILES - len(tiles))])]
     with whole_file(path) as part:
-        part.write_bytes(data.tobytes())
+        part.write_bytes(cv2.imencode('.png', np.concatenate(strips))[1].tobytes())
 
 
 if __name__ == '__main__':

@@ -1,11 +1,10 @@
 #!/usr/bin/env python
 """Train, test and draw truncated models on synthetic people, in minutes: what `make demo` runs.
 
-Makes synthetic people, trains a pose model on them with tools/train.py and tests it with
-tools/test.py on other people; then a mesh model that starts from it. Prints their scores beside
-those of untrained models and of the mean of the training people, and draws demo/pose.png and
-demo/mesh.png. With --photos it then predicts on your images, with the weights that ship with the
-package.
+Trains a pose model on synthetic people with tools/train.py and tests it on others with
+tools/test.py; then a mesh model that starts from it. Prints their scores beside those of untrained
+models and of the mean of the training people, and draws demo/pose.png and demo/mesh.png. With
+--photos it then predicts on your images, with the weights that ship with the package.
 
     python tools/demo.py [--pose-only] [--photos DIR] [--out demo]
 """
@@ -51,19 +50,24 @@ MESH_COLUMNS = {
 
 
 def main() -> None:
-    args = parse_args()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--pose-only', action='store_true', help='train no mesh model')
+    parser.add_argument('--photos', metavar='DIR', help='images to predict on at the end')
+    parser.add_argument('--out', default='demo', help='folder of all outputs (default: demo)')
+    args = parser.parse_args()
     begin = time.time()
     out = Path(args.out)
     make_people(out, not args.pose_only)
 
     config = config_for('td-hm_vm-t-s2_synthetic-128x96.py', out)
     trained = train(config, out / 'pose')
-    results = {}
-    results['pose'] = {
+    results = {'pose': {
         'untrained': test(config, untrained(config, out), out / 'pose_untrained'),
         'mean pose': test_constant(config, mean_keypoints(out)),
         'trained': test(config, trained, out / 'pose'),
-    }
+    }}  # fmt: skip
     print_table('Keypoints', results['pose'], POSE_COLUMNS)
     draw(trunchier.PoseInferencer(str(config), str(trained)), out, 'pose.png')
 
@@ -89,20 +93,10 @@ def main() -> None:
             tool('predict.py', args.photos, *options, success=(0, EXIT_SKIPPED))
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('--pose-only', action='store_true', help='train no mesh model')
-    parser.add_argument('--photos', metavar='DIR', help='images to predict on at the end')
-    parser.add_argument('--out', default='demo', help='folder of all outputs (default: demo)')
-    return parser.parse_args()
-
-
 # --- steps ---------------------------------------------------------------------------------------
 def make_people(out: Path, with_bodies: bool) -> None:
-    tool('make_synthetic.py', '--num', TRAIN_IMAGES, '--out', out / 'train', '--seed', 1, '--plain')
-    tool('make_synthetic.py', '--num', TEST_IMAGES, '--out', out / 'test', '--seed', 2, '--plain')
+    for seed, (name, num) in enumerate((('train', TRAIN_IMAGES), ('test', TEST_IMAGES)), start=1):
+        tool('make_synthetic.py', '--num', num, '--out', out / name, '--seed', seed, '--plain')
     if with_bodies and not (out / 'shards').exists():
         tool('make_shards.py', out / 'train', '--out', out / 'shards')
     if with_bodies and not (out / 'test.npz').exists():
@@ -136,15 +130,11 @@ def test(config: Path, checkpoint: Path, work_dir: Path) -> dict[str, float]:
 def tool(
     name: str, *arguments: object, log: Path | None = None, success: tuple[int, ...] = (0,)
 ) -> None:
-    """Run a tool of this folder as a user does.
+    """Run a tool of this folder as a user does; exit if it fails, after the end of its log.
 
     Args:
-        name: file in tools/. arguments: of its command line.
         log: file for its output, of which only the progress is printed; None: print all.
         success: exit codes that are no failures.
-
-    Raises:
-        SystemExit: the tool failed; the end of its log is printed.
     """
     shown = ' '.join(str(a).removeprefix(f'{TOOLS.parent}/') for a in arguments)
     print(f'\n$ python tools/{name} {shown}', flush=True)
@@ -182,8 +172,8 @@ def bfloat16_is_fast() -> bool:
     """Whether this machine has bfloat16 arithmetic: a GPU, or a CPU with AVX512-BF16 or AMX."""
     if torch.cuda.is_available():
         return True
-    flags = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
-    return 'avx512_bf16' in flags or 'amx_bf16' in flags
+    cpu = Path('/proc/cpuinfo')
+    return cpu.exists() and re.search('avx512_bf16|amx_bf16', cpu.read_text()) is not None
 
 
 # --- baselines -----------------------------------------------------------------------------------
@@ -192,8 +182,7 @@ def untrained(config: Path, out: Path) -> Path:
     cfg = Config.fromfile(config)
     init_default_scope('mmpose')
     torch.manual_seed(0)
-    cfg.model.init_cfg = None
-    model = MODELS.build(cfg.model)
+    model = MODELS.build(dict(cfg.model, init_cfg=None))
     model.init_weights()
     path = out / f'untrained_{cfg.model.type}.pth'
     torch.save(dict(state_dict=model.state_dict(), meta={}), path)
@@ -204,10 +193,9 @@ def mean_keypoints(out: Path) -> Callable:
     """Predictor of the training people's mean keypoints, relative to the box."""
     people = json.loads((out / 'train' / 'annotations.json').read_text())['annotations']
     points = np.array([p['keypoints'] for p in people], np.float64).reshape(len(people), -1, 3)
-    boxes = np.array([p['bbox'] for p in people], np.float64)
-    seen = points[..., 2] > 0
-    inside = (points[..., :2] - boxes[:, None, :2]) / boxes[:, None, 2:]
-    mean = (inside * seen[..., None]).sum(0) / seen.sum(0)[:, None]
+    boxes = np.array([p['bbox'] for p in people], np.float64)[:, None]
+    seen = points[..., 2:] > 0
+    mean = ((points[..., :2] - boxes[..., :2]) / boxes[..., 2:] * seen).sum(0) / seen.sum(0)
 
     def predict(sample):
         box = sample.gt_instances.bboxes[0]
@@ -304,10 +292,8 @@ def draw(predict: Callable, out: Path, name: str) -> None:
         truth = InstanceData(keypoints=points[..., :2], keypoint_scores=scores)
         annotated = painter(image, PoseDataSample(pred_instances=truth))
         rows.append([image, annotated, result.visualization])
-    half = len(rows) // 2
-    sheet = [left + right for left, right in zip(rows[:half], rows[half:], strict=True)]
-    titles = ['image', 'annotation', 'prediction'] * 2
-    cv2.imwrite(str(out / name), contact_sheet(sheet, titles))
+    sheet = [left + right for left, right in zip(rows[::2], rows[1::2], strict=True)]
+    cv2.imwrite(str(out / name), contact_sheet(sheet, ['image', 'annotation', 'prediction'] * 2))
 
 
 if __name__ == '__main__':

@@ -93,8 +93,7 @@ def read_layout(path: str | Path, layout: str | None = None) -> dict[str, np.nda
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f'no {path}')
-    layout = layout or guess_layout(path)
-    return LAYOUTS[layout](path)
+    return LAYOUTS[layout or guess_layout(path)](path)
 
 
 def guess_layout(path: Path) -> str:
@@ -102,12 +101,12 @@ def guess_layout(path: Path) -> str:
         return 'synthetic'
     with np.load(path, allow_pickle=False) as data:
         names = set(data.files)
-        if 'part' not in names and 'S' not in names:
+        if not names & {'part', 'S'}:
             return '4d-humans'
         joints = data['part' if 'part' in names else 'S'].shape[1]
-    if joints == 24:
-        return 'spin'
-    raise ValueError(f'{path} has {joints} joints; choose --layout h36m or --layout mpi-inf')
+    if joints != 24:
+        raise ValueError(f'{path} has {joints} joints; choose --layout h36m or --layout mpi-inf')
+    return 'spin'
 
 
 def from_joints(indices: Sequence[int]) -> Callable[[Path], dict[str, np.ndarray]]:
@@ -131,8 +130,7 @@ def from_joints(indices: Sequence[int]) -> Callable[[Path], dict[str, np.ndarray
         people = {name: found[name] for name in ('imgname', 'center', 'scale')}
         for ours, theirs in (('keypoints_2d', 'part'), ('keypoints_3d', 'S')):
             people[ours] = np.zeros((count, *FIELDS[ours].shape), np.float32)
-            if theirs in found:
-                people[ours][:, list(indices)] = found[theirs]
+            people[ours][:, list(indices)] = found.get(theirs, 0)
         for ours, theirs in ((ON_DISK['pose'], 'pose'), ('betas', 'shape')):
             people['has_' + ours] = np.full(count, theirs in found, np.float32)
             if theirs in found:
@@ -178,10 +176,10 @@ LAYOUTS = {
 
 # --- Rows -----------------------------------------------------------------------------------------
 def default_images(path: str | Path) -> Path:
-    path = Path(path)
-    if path.is_dir() and (path / 'images').is_dir():
-        return path / 'images'
-    raise ValueError('give --images, the folder that imgname is relative to')
+    images = Path(path, 'images')
+    if not images.is_dir():
+        raise ValueError('give --images, the folder that imgname is relative to')
+    return images
 
 
 def usable_rows(
@@ -267,13 +265,13 @@ def write_shards(
     for path, annotation, _ in rows:
         images.setdefault(path, []).append(annotation)
 
-    items = list(images.items())
+    items = list(enumerate(images.items()))
     starts = range(0, len(items), per_shard)
     with whole_folder(out) as part:
         for shard, start in enumerate(starts):
             with tarfile.open(part / f'{shard:06}.tar', 'w') as tar:
-                for number in range(start, min(start + per_shard, len(items))):
-                    _add_image(tar, f'{out.name}/{number:08}', *items[number])
+                for number, item in items[start : start + per_shard]:
+                    _add_image(tar, f'{out.name}/{number:08}', *item)
     return len(starts), len(items)
 
 

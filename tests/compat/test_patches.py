@@ -389,7 +389,7 @@ def test_a_perfect_result_scores_one_and_a_far_one_nothing(stand_in, tmp_path):
 
 def test_what_the_stand_in_does_not_evaluate_it_refuses(stand_in):
     for kind in ('bbox', 'keypoints_nose'):
-        with pytest.raises(ValueError, match=f"{kind}' is not evaluated here; wanted 'keypoints'"):
+        with pytest.raises(ValueError, match=f"{kind}' is not supported; expected 'keypoints'"):
             stand_in[1].COCOeval(iouType=kind)
 
 

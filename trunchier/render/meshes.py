@@ -60,7 +60,7 @@ def draw_meshes(
     if window is None:
         return
     left, top, right, bottom = window
-    # To the supersampled grid, whose pixel centers are integers too.
+    # To the supersampled grid; pixel centers are integers there too.
     points[:, :2] = (points[:, :2] - np.float32([left, top]) + 0.5) * samples - 0.5
     offsets = (np.arange(count, dtype=np.int32) * num_vertices)[:, None, None]
     all_faces = (np.asarray(faces, np.int32)[None] + offsets).reshape(-1, 3)

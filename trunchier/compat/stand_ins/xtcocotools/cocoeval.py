@@ -47,8 +47,8 @@ class COCOeval(cocoeval.COCOeval):
         kind, _, part = iouType.partition('_')
         if kind != 'keypoints' or part not in PARTS:
             raise ValueError(
-                f"iouType {iouType!r} is not evaluated here; wanted 'keypoints' or 'keypoints_' "
-                f'and one of {", ".join(filter(None, PARTS))}. For boxes and masks use pycocotools'
+                f"iouType {iouType!r} is not supported; expected 'keypoints' or 'keypoints_' and "
+                f'one of {", ".join(filter(None, PARTS))}. For boxes and masks use pycocotools'
             )
         super().__init__(cocoGt, cocoDt, 'keypoints')
         if sigmas is not None:
