@@ -87,7 +87,9 @@ def test_normals_are_weighted_by_the_area_of_faces(tmp_path):
 
 
 def test_an_image_without_people_gives_an_empty_glb_that_opens(tmp_path):
-    writers.write_glb(np.empty((0, 6890, 3), np.float32), FACES, tmp_path / 'a.glb')
+    writers.write_glb(
+        np.empty((0, 6890, 3), np.float32), FACES, tmp_path / 'a.glb', np.empty((0, 3))
+    )
     assert len(trimesh.load(tmp_path / 'a.glb').geometry) == 0
 
 

@@ -20,6 +20,7 @@ SCORE_THRESHOLD = 0.3
 NMS_THRESHOLD = 0.45  # of YOLOX's own demo
 PAD_VALUE = 114  # gray of YOLOX's input outside of the image
 PERSON = 0  # index among COCO's classes
+NO_BOXES = np.empty((0, 5), np.float32)
 
 
 def make_detector(
@@ -91,15 +92,10 @@ class GivenBoxes:
     """
 
     def __init__(self, boxes: Any):
-        self.by_name, self.in_order, self.always = {}, None, None
         if isinstance(boxes, dict):
-            self.by_name = {name: _one_or_many(each, name) for name, each in boxes.items()}
+            self.boxes = {name: _one_or_many(each, name) for name, each in boxes.items()}
         else:
-            given = _one_or_many(boxes, 'boxes')
-            if isinstance(given, list):
-                self.in_order = given
-            else:
-                self.always = given
+            self.boxes = _one_or_many(boxes, 'boxes')
 
     @classmethod
     def of(cls, boxes: Any) -> 'GivenBoxes':
@@ -137,12 +133,12 @@ class GivenBoxes:
         return cls(content)
 
     def __call__(self, frame: Frame) -> np.ndarray:
-        if self.always is not None:
-            return self.always
-        if self.in_order is not None:
-            return _at(self.in_order, frame.index if frame.source.moves else frame.source.order)
-        given = self._named(frame.source)
-        return _at(given, frame.index) if isinstance(given, list) else given
+        given, index = self.boxes, frame.index if frame.source.moves else frame.source.order
+        if isinstance(given, dict):
+            given, index = self._named(frame.source), frame.index
+        if isinstance(given, list):
+            return given[index] if index < len(given) else NO_BOXES
+        return given
 
     def _named(self, source):
         path = Path(source.path or source.name)
@@ -150,48 +146,34 @@ class GivenBoxes:
         names = [str(path), path.name, path.stem, source.name]
         names += [int(number[1]), str(int(number[1]))] if number else []
         for name in names:
-            if name in self.by_name:
-                return self.by_name[name]
+            if name in self.boxes:
+                return self.boxes[name]
         # A file may give another folder, or none.
-        stems = {Path(str(name)).stem: given for name, given in self.by_name.items()}
-        return stems.get(path.stem, _none())
+        stems = {Path(str(name)).stem: given for name, given in self.boxes.items()}
+        return stems.get(path.stem, NO_BOXES)
 
 
 def _one_or_many(boxes, name):
     """(P, 5) of one image, or a list of these for a list of frames."""
     try:
         array = np.asarray(boxes, np.float32)
-    except ValueError:
-        array = None  # frames with unequal numbers of people
-    if array is not None and array.size in (4, 5) and array.ndim == 1:
-        array = array[None]
-    if array is not None and array.ndim == 2 and array.shape[1] in (4, 5):
-        return _with_score(array)
-    if array is not None and array.shape == (0,):
-        return _none()
-    nested = isinstance(boxes, list | tuple) and array is None
-    if nested or (array is not None and (array.ndim == 3 or array.shape[1:] == (0,))):
+        shape = array.shape
+    except ValueError:  # frames with unequal numbers of people
+        shape = 'ragged'
+    if shape == (0,):
+        return NO_BOXES
+    if shape in ((4,), (5,)):
+        array, shape = array[None], (1, *shape)
+    if len(shape) == 2 and shape[1] in (4, 5):
+        return np.pad(array, ((0, 0), (0, 5 - shape[1])), constant_values=1)
+    several = len(shape) == 3 or shape[1:] == (0,)
+    if isinstance(boxes, list | tuple) if shape == 'ragged' else several:
         frames = [_one_or_many(frame, f'{name}[{i}]') for i, frame in enumerate(boxes)]
         if not any(isinstance(frame, list) for frame in frames):
             return frames
-    shape = 'ragged' if array is None else array.shape
     raise ValueError(
         f'{name} has shape {shape}; expected x1, y1, x2, y2[, score] per person, (P, 4 or 5)'
     )
-
-
-def _with_score(array):
-    if array.shape[1] == 5:
-        return array
-    return np.hstack([array, np.ones((len(array), 1), np.float32)])
-
-
-def _at(frames, index):
-    return frames[index] if index < len(frames) else _none()
-
-
-def _none():
-    return np.empty((0, 5), np.float32)
 
 
 def _coco(annotations, names):
@@ -226,8 +208,7 @@ class YoloxDetector:
 
     Args:
         path: .onnx file.
-        score_thr: minimum of objectness times class score.
-        nms_thr: IoU.
+        score_thr, nms_thr: see `make_detector`; the score is objectness times class score.
         device: 'cpu', or the best that onnxruntime supports here.
 
     Raises:
@@ -254,8 +235,7 @@ class YoloxDetector:
 
     def __call__(self, frame: Frame) -> np.ndarray:
         blob, ratio = letterbox(frame.image, self.size)
-        outputs = self.session.run(None, {self.input_name: blob})
-        boxes = self._people(outputs)
+        boxes = self._people(self.session.run(None, {self.input_name: blob}))
         boxes[:, :4] /= ratio
         height, width = frame.image.shape[:2]
         boxes[:, :4] = boxes[:, :4].clip(0, [width, height, width, height])
@@ -325,27 +305,21 @@ def decode_yolox(out: np.ndarray, size: tuple[int, int], path: str | Path = 'mod
     Raises:
         ValueError: YOLOX has another number of anchors at this size.
     """
-    strides = next(
-        (s for s in ((8, 16, 32), (8, 16, 32, 64)) if sum(map(len, _grids(size, s))) == len(out)),
-        None,
-    )
-    if strides is None:
+    grids = [_grid(size, stride) for stride in (8, 16, 32, 64)]
+    grid = next((g for g in map(np.concatenate, (grids[:3], grids)) if len(g) == len(out)), None)
+    if grid is None:
         raise ValueError(f'{path}: {len(out)} anchors for an input of {size} is not YOLOX')
     # Decoded centers spread over the image; raw ones stay near their cell.
-    if np.median(np.abs(out[:, :2])) > strides[0]:
+    if np.median(np.abs(out[:, :2])) > 8:
         return out
-    grid = np.concatenate(_grids(size, strides))
     cell, stride = grid[:, :2], grid[:, 2:]
     return np.hstack([(out[:, :2] + cell) * stride, np.exp(out[:, 2:4]) * stride, out[:, 4:]])
 
 
-def _grids(size, strides):
-    """For each stride, (cells, 3): x, y of the cell, and the stride."""
-    grids = []
-    for stride in strides:
-        y, x = np.mgrid[: size[0] // stride, : size[1] // stride].reshape(2, -1)
-        grids.append(np.stack([x, y, np.full_like(x, stride)], axis=1).astype(np.float32))
-    return grids
+def _grid(size, stride):
+    """(cells, 3): x, y of the cell, and the stride."""
+    y, x = np.mgrid[: size[0] // stride, : size[1] // stride].reshape(2, -1)
+    return np.stack([x, y, np.full_like(x, stride)], axis=1).astype(np.float32)
 
 
 def suppress(boxes: np.ndarray, threshold: float) -> np.ndarray:
@@ -363,8 +337,7 @@ class MmdetDetector:
     Args:
         model: config (.py) or name in mmdet's model zoo, such as 'rtmdet-tiny'.
         weights: checkpoint; models named in the zoo have their own.
-        device: 'cpu', 'cuda'...
-        score_thr: minimum score of detections.
+        device, score_thr: see `make_detector`.
 
     Raises:
         FileNotFoundError, ValueError: no such config or name, or a config without weights.
@@ -378,10 +351,11 @@ class MmdetDetector:
         device: str = 'cpu',
         score_thr: float = SCORE_THRESHOLD,
     ):
-        if Path(model).suffix == '.py' and not Path(model).is_file():
-            raise FileNotFoundError(f'no mmdet config {model} (from {Path.cwd()})')
-        if Path(model).suffix == '.py' and weights is None:
-            raise ValueError(f'{model} is a config; give its checkpoint with detector_weights')
+        if Path(model).suffix == '.py':
+            if not Path(model).is_file():
+                raise FileNotFoundError(f'no mmdet config {model} (from {Path.cwd()})')
+            if weights is None:
+                raise ValueError(f'{model} is a config; give its checkpoint with detector_weights')
         try:
             from mmdet.apis import DetInferencer
         except ImportError as error:

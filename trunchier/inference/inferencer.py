@@ -38,11 +38,7 @@ class Inferencer:
         weights: checkpoint, or an exported model (.onnx, .pt2; see `deploy.export`). None: the
             weights that come with the package, if any.
         device: 'auto', 'cpu', 'cuda', 'cuda:1'...
-        detector: 'whole_image' (one person fills the image), an .onnx file of YOLOX, an mmdet
-            config or model name; see `detection.make_detector`.
-        detector_weights: checkpoint of an mmdet config.
-        score_thr: minimum score of detections.
-        nms_thr: overlap (IoU) above which the weaker of two detections is dropped.
+        detector, detector_weights, score_thr, nms_thr: see `detection.make_detector`.
         batch_size: people per batch.
         precision: 'fp32', 'bf16' or 'fp16' (autocast).
         track: give people in videos ids; None: if the package `trackers` is installed.

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -183,11 +183,9 @@ def _make(items, made, stop, may_drop):
 
 def _put(made, entry, stop):
     while not stop.is_set():
-        try:
+        with suppress(queue.Full):
             made.put(entry, timeout=POLL_SECONDS)
             return
-        except queue.Full:
-            continue
 
 
 def _close(iterator):

@@ -72,23 +72,18 @@ class Saver:
             raise ValueError(f'cannot save {sorted(unknown)}; choose from {", ".join(FORMATS)}')
         if {'obj', 'glb'} & set(save) and faces is None:
             raise ValueError('obj and glb require a mesh model')
-        self.home, self.save = Path(home), set(save)
-        self.predictions = self._folder(predictions, 'json', 'npz')
-        self.visualizations = self._folder(visualizations, 'images', 'video')
-        self.meshes = self._folder(meshes, 'obj', 'glb')
-        self.faces = faces
-        self.resume = resume
+        folders = dict.fromkeys(('json', 'npz'), predictions)
+        folders |= dict.fromkeys(('video', 'images'), visualizations)
+        folders |= dict.fromkeys(('obj', 'glb'), meshes)
+        self.folders = {name: Path(folders[name]) for name in save if folders[name]}  # by format
+        self.home, self.faces, self.resume = Path(home), faces, resume
         self.video = None  # the _Video being written
-        for folder in (self.home, self.predictions, self.visualizations, self.meshes):
-            if folder is not None:
-                check_writable(folder)
+        for folder in {self.home, *self.folders.values()}:
+            check_writable(folder)
         settings = json.loads(json.dumps(settings))
         if resume:
             self._check_settings(settings)
         writers.write_json(settings, self.home / 'run.json')
-
-    def _folder(self, folder, *formats):
-        return Path(folder) if folder and self.save.intersection(formats) else None
 
     def _check_settings(self, settings):
         path = self.home / 'run.json'
@@ -109,7 +104,11 @@ class Saver:
     @property
     def draws(self) -> bool:
         """Whether drawings are written."""
-        return self.visualizations is not None
+        return 'images' in self.folders or self.writes_videos
+
+    @property
+    def writes_videos(self) -> bool:
+        return 'video' in self.folders
 
     # --- earlier results -----------------------------------------------------------------------
 
@@ -126,18 +125,17 @@ class Saver:
 
     def _files(self, source):
         """Files of a finished source, except OBJ, of which there is one per person."""
-        files = []
-        if self.predictions is not None:
-            suffixes = [s for s in ('json', 'npz') if s in self.save]
-            files += [self.predictions / f'{source.name}.{s}' for s in suffixes]
-        if self.draws and (not source.moves or 'video' not in self.save):
-            name = source.name if source.moves else source.name + IMAGE_SUFFIX
-            files += [self.visualizations / name] if 'images' in self.save else []
-        elif self.draws:
-            files.append(self.visualizations / f'{source.name}.mp4')
-        if self.meshes is not None and not source.moves and 'glb' in self.save:
-            files.append(self.meshes / f'{source.name}.glb')
-        return files
+        suffixes = dict(json='.json', npz='.npz')
+        if not source.moves:
+            suffixes |= dict(images=IMAGE_SUFFIX, glb='.glb')
+        elif self.writes_videos:
+            suffixes |= dict(video='.mp4')
+        else:
+            suffixes |= dict(images='')  # a folder
+        names = {format: source.name + suffix for format, suffix in suffixes.items()}
+        return [
+            self.folders[format] / name for format, name in names.items() if format in self.folders
+        ]
 
     def frames_done(self, source: Source) -> int:
         """Number of frames of a video that an earlier run has done, from its first on."""
@@ -152,10 +150,6 @@ class Saver:
         if not self.resume or source.kind != 'video':
             return []
         return _complete_segments(self.part_folder(source), self.writes_videos)
-
-    @property
-    def writes_videos(self) -> bool:
-        return self.draws and 'video' in self.save
 
     # --- new results ---------------------------------------------------------------------------
 
@@ -181,31 +175,32 @@ class Saver:
         name = frame.source.name
         if frame.source.moves:
             self._add_meshes(sample, f'{name}/{frame.index:06d}')
-            if self.draws and 'video' not in self.save:
-                path = self.visualizations / name / f'{frame.index:06d}{IMAGE_SUFFIX}'
+            if 'images' in self.folders and not self.writes_videos:
+                path = self.folders['images'] / name / f'{frame.index:06d}{IMAGE_SUFFIX}'
                 writers.write_image(drawing, path)
             self.video.add(frame, record, drawing, raw or {}, camera_of(sample))
             return
-        if self.predictions is not None and 'json' in self.save:
+        if 'json' in self.folders:
             people = writers.instances_to_json(record)
-            writers.write_json(people, self.predictions / f'{name}.json')
-        if self.predictions is not None and 'npz' in self.save:
-            save_npz(self.predictions / f'{name}.npz', **record, **camera_of(sample))
+            writers.write_json(people, self.folders['json'] / f'{name}.json')
+        if 'npz' in self.folders:
+            save_npz(self.folders['npz'] / f'{name}.npz', **record, **camera_of(sample))
         self._add_meshes(sample, name)
-        if self.draws and 'images' in self.save:
-            writers.write_image(drawing, self.visualizations / f'{name}{IMAGE_SUFFIX}')
+        if 'images' in self.folders:
+            writers.write_image(drawing, self.folders['images'] / f'{name}{IMAGE_SUFFIX}')
 
     def _add_meshes(self, sample, name):
-        if self.meshes is None:
+        if not {'obj', 'glb'} & self.folders.keys():
             return
         instances = sample.pred_instances
         people = instances.vertices + instances.translation[:, None]
-        if 'obj' in self.save:
+        if 'obj' in self.folders:
             for person, vertices in enumerate(people):
-                writers.write_obj(vertices, self.faces, self.meshes / f'{name}_{person}.obj')
-        if 'glb' in self.save:
+                path = self.folders['obj'] / f'{name}_{person}.obj'
+                writers.write_obj(vertices, self.faces, path)
+        if 'glb' in self.folders:
             colors = person_colors(instances)[:, ::-1] / 255
-            writers.write_glb(people, self.faces, self.meshes / f'{name}.glb', colors)
+            writers.write_glb(people, self.faces, self.folders['glb'] / f'{name}.glb', colors)
 
     def finish(self) -> None:
         """Complete the video being written."""
@@ -215,12 +210,10 @@ class Saver:
 
     def interrupt(self) -> None:
         """Keep what is done of the video being written; that of a camera is complete."""
-        if self.video is not None:
-            video, self.video = self.video, None
-            if video.source.kind == 'camera':
-                video.finish()
-            else:
-                video.close_segment()
+        if self.video is not None and self.video.source.kind == 'video':
+            self.video.close_segment()
+            self.video = None
+        self.finish()
 
 
 class _Video:
@@ -271,17 +264,14 @@ class _Video:
 
     def finish(self):
         self.close_segment()
-        saver, name = self.saver, self.source.name
-        if self.segments and saver.predictions is not None:
-            if 'json' in saver.save:
-                self._write_json(saver.predictions / f'{name}.json')
-            if 'npz' in saver.save:
-                self._write_npz(saver.predictions / f'{name}.npz')
-        if self.segments and saver.writes_videos:
-            writers.concatenate_videos(
-                [_path(self.folder, segment, '.mp4') for segment in self.segments],
-                saver.visualizations / f'{name}.mp4',
-            )
+        folders, name = self.saver.folders if self.segments else {}, self.source.name
+        if 'json' in folders:
+            self._write_json(folders['json'] / f'{name}.json')
+        if 'npz' in folders:
+            self._write_npz(folders['npz'] / f'{name}.npz')
+        if 'video' in folders:
+            parts = [_path(self.folder, segment, '.mp4') for segment in self.segments]
+            writers.concatenate_videos(parts, folders['video'] / f'{name}.mp4')
         shutil.rmtree(self.folder)
 
     def _write_json(self, path):

@@ -8,10 +8,12 @@ orientation applied, alpha dropped, 16 bits reduced to 8.
 import glob
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain, count
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -30,6 +32,7 @@ VIDEO_SUFFIXES = {
     '.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.wmv', '.flv', '.ts', '.3gp',
     '.gif', '.ogv', '.mts', '.m2ts',
 }  # fmt: skip
+DEFAULT_FPS = 30.0
 CAMERA = re.compile(r'(?:camera|webcam)(?::(\d+))?', re.IGNORECASE)
 
 
@@ -88,10 +91,8 @@ def find(inputs: Any) -> Iterator[Source]:
     taken = set()
     for order, source in enumerate(_flat(inputs)):
         name = source.name or f'{order:06d}'
-        unique, copy = name, 1
-        while unique in taken:
-            copy += 1
-            unique = f'{name}_{copy}'
+        names = chain([name], (f'{name}_{copy}' for copy in count(2)))
+        unique = next(each for each in names if each not in taken)
         taken.add(unique)
         yield replace(source, name=unique, order=order)
 
@@ -130,20 +131,23 @@ def _from_text(text):
         raise ValueError(f'{text} is a URL; download it and give its path')
     path = Path(text).expanduser()
     if path.is_dir():
-        files = [file for file in path.iterdir() if _kind(file) and file.is_file()]
-        if not files:
-            raise FileNotFoundError(f'the folder {path} holds no image and no video')
-        yield from map(_from_file, sorted(files, key=_natural_order))
+        files = filter(_kind, path.iterdir())
+        yield from _from_files(files, f'the folder {path} holds no image and no video')
     elif path.exists():
         yield _from_file(path)
     elif glob.has_magic(text):
-        files = [Path(file) for file in glob.glob(str(path), recursive=True)]
-        files = [file for file in files if file.is_file()]
-        if not files:
-            raise FileNotFoundError(f'no file matches {text} (from {Path.cwd()})')
-        yield from map(_from_file, sorted(files, key=_natural_order))
+        files = map(Path, glob.glob(str(path), recursive=True))
+        yield from _from_files(files, f'no file matches {text} (from {Path.cwd()})')
     else:
         raise FileNotFoundError(f'no file {text} (from {Path.cwd()})')
+
+
+def _from_files(paths, none):
+    """Sources of those paths that are files, in natural order; FileNotFoundError(none)."""
+    files = sorted(filter(Path.is_file, paths), key=_natural_order)
+    if not files:
+        raise FileNotFoundError(none)
+    yield from map(_from_file, files)
 
 
 def _from_file(path):
@@ -164,16 +168,14 @@ def _natural_order(path):
 
 
 def _from_array(array):
-    if isinstance(array, torch.Tensor):
-        clip = array.dim() == 4
-        if array.dim() not in (3, 4) or array.shape[-3] not in (1, 3, 4):
-            raise ValueError(
-                f'a tensor of shape {tuple(array.shape)} is no image; expected (3, H, W) or '
-                '(N, 3, H, W) in RGB, as torchvision reads it'
-            )
-    else:
-        clip = array.ndim == 4
-    return Source('', 'video' if clip else 'image', content=array)
+    if isinstance(array, torch.Tensor) and (
+        array.ndim not in (3, 4) or array.shape[-3] not in (1, 3, 4)
+    ):
+        raise ValueError(
+            f'a tensor of shape {tuple(array.shape)} is no image; expected (3, H, W) or '
+            '(N, 3, H, W) in RGB, as torchvision reads it'
+        )
+    return Source('', 'video' if array.ndim == 4 else 'image', content=array)
 
 
 # --- Frames ---------------------------------------------------------------------------------------
@@ -269,21 +271,14 @@ def _three_channels(array, rgb):
 
 
 def _read_video(source, start):
-    av = import_av()
-    try:
-        container = av.open(source.path)
-    except (av.error.FFmpegError, OSError) as error:
-        raise Unreadable(f'{source.path} cannot be opened as a video: {error}') from error
-    with container:
-        if not container.streams.video:
-            raise Unreadable(f'{source.path} has no video stream')
-        stream = container.streams.video[0]
+    with _opened(source) as stream:
+        errors = import_av().error
         stream.thread_type = 'AUTO'
         index = broken = 0
-        for packet in _packets(container, stream, source, av):
+        for packet in _packets(stream, source, errors):
             try:
                 frames = packet.decode()
-            except av.error.FFmpegError as error:
+            except errors.FFmpegError as error:
                 broken += 1
                 if index >= start:
                     yield Unreadable(f'{source.path}: broken frame after frame {index}: {error}')
@@ -300,16 +295,26 @@ def _read_video(source, start):
             yield Unreadable(f'{source.path}: only {index} of {stream.frames} frames could be read')
 
 
-def _packets(container, stream, source, av):
+@contextmanager
+def _opened(source):
+    """The video stream of a file."""
+    av = import_av()
+    try:
+        container = av.open(source.path)
+    except (av.error.FFmpegError, OSError) as error:
+        raise Unreadable(f'{source.path} cannot be opened as a video: {error}') from error
+    with container:
+        if not container.streams.video:
+            raise Unreadable(f'{source.path} has no video stream')
+        yield container.streams.video[0]
+
+
+def _packets(stream, source, errors):
     """Packets of a video; those before the end of a truncated file are yielded."""
-    packets = container.demux(stream)
-    while True:
-        try:
-            yield next(packets)
-        except StopIteration:
-            return
-        except av.error.FFmpegError as error:
-            raise Unreadable(f'{source.path} is truncated: {error}') from error
+    try:
+        yield from stream.container.demux(stream)
+    except errors.FFmpegError as error:
+        raise Unreadable(f'{source.path} is truncated: {error}') from error
 
 
 def _upright(image, degrees):
@@ -318,36 +323,26 @@ def _upright(image, degrees):
     return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 
 
-@dataclass(frozen=True)
-class VideoInfo:
+class VideoInfo(NamedTuple):
     """Frames per second, and their number (an estimate, or None if unknown)."""
 
     fps: float
     num_frames: int | None
 
 
-def video_info(source: Source, default_fps: float = 30.0) -> VideoInfo:
-    """Frame rate and number of frames of a video or camera.
+def video_info(source: Source) -> VideoInfo:
+    """Frame rate (DEFAULT_FPS where unknown) and number of frames of a video or camera.
 
     Raises:
         Unreadable, ImportError: as `read`.
     """
-    if source.kind == 'camera':
-        return VideoInfo(default_fps, None)
     if source.path is None:
-        return VideoInfo(default_fps, len(source.content))
-    av = import_av()
-    try:
-        with av.open(source.path) as container:
-            if not container.streams.video:
-                raise Unreadable(f'{source.path} has no video stream')
-            stream = container.streams.video[0]
-            fps = float(stream.average_rate or stream.guessed_rate or default_fps)
-            seconds = container.duration / av.time_base if container.duration else None
-            frames = stream.frames or (round(seconds * fps) if seconds else None)
-            return VideoInfo(fps, frames)
-    except (av.error.FFmpegError, OSError) as error:
-        raise Unreadable(f'{source.path} cannot be opened as a video: {error}') from error
+        return VideoInfo(DEFAULT_FPS, None if source.kind == 'camera' else len(source.content))
+    with _opened(source) as stream:
+        fps = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
+        duration = stream.container.duration  # microseconds
+        frames = stream.frames or (round(duration / 1e6 * fps) if duration else None)
+        return VideoInfo(fps, frames)
 
 
 def import_av() -> ModuleType:
@@ -365,12 +360,10 @@ def _read_camera(source):
                 f'cannot open camera {source.content}; is it connected, free, and readable by you '
                 '(on Linux: the group video)? Others are camera:1, camera:2...'
             )
-        index = 0
-        while True:
+        for index in count():
             arrived, image = camera.read()
             if not arrived:
                 raise Unreadable(f'camera {source.content} sends no more images')
             yield Frame(image, source, index)
-            index += 1
     finally:
         camera.release()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .predictor import Predictor
 
 UNTRACKED = -1
+START_SCORE = 0.5  # minimum of the first detection of a track
 
 log = logging.getLogger('trunchier')
 
@@ -120,14 +122,12 @@ class Tracker:
 
     Args:
         fps: frame rate of the video.
-        lost_seconds: time that a person may be invisible and keep the id.
-        start_score: minimum score of the first detection of a track.
 
     Raises:
         ImportError: the package `trackers` is not installed.
     """
 
-    def __init__(self, fps: float = 30.0, lost_seconds: float = 1.0, start_score: float = 0.5):
+    def __init__(self, fps: float = 30.0):
         purpose = 'tracking people'
         remedy = (
             'pip install trackers (with numpy 1: pip install --no-deps trackers supervision '
@@ -136,9 +136,9 @@ class Tracker:
         self.detections = need('supervision', purpose, remedy).Detections
         self.tracker = need('trackers', purpose, remedy).ByteTrackTracker(
             frame_rate=fps,
-            lost_track_buffer=round(30 * lost_seconds),  # in frames of 1/30 s, whatever fps
-            track_activation_threshold=start_score,
-            high_conf_det_threshold=start_score,
+            lost_track_buffer=30,  # one second, in frames of 1/30 s whatever fps
+            track_activation_threshold=START_SCORE,
+            high_conf_det_threshold=START_SCORE,
             minimum_consecutive_frames=1,
         )
         self.started = False
@@ -163,26 +163,20 @@ class Tracker:
 
 
 # --- Smoothing ------------------------------------------------------------------------------------
+@dataclass
 class OneEuro:
     """One-Euro filter of an array, element by element.
 
-        x_i = a x + (1 - a) x_{i-1},   a = 1 / (1 + rate / (2 pi cutoff)),
-        cutoff = min_cutoff + beta |dx/dt|, where the speed is smoothed with `speed_cutoff`
-
-    Args:
-        rate: samples per second.
-        min_cutoff: Hz, at rest; lower: less jitter.
-        beta: Hz per (unit per second); higher: less lag.
-        speed_cutoff: Hz.
+    x_i = a x + (1 - a) x_{i-1},   a = 1 / (1 + rate / (2 pi cutoff)),
+    cutoff = min_cutoff + beta |dx/dt|, where the speed is smoothed with `speed_cutoff`
     """
 
-    def __init__(
-        self, rate: float, min_cutoff: float = 1.0, beta: float = 1.0, speed_cutoff: float = 1.0
-    ):
-        self.rate = rate
-        self.min_cutoff = min_cutoff
-        self.beta = beta
-        self.speed_cutoff = speed_cutoff
+    rate: float  # samples per second
+    min_cutoff: float = 1.0  # Hz, at rest; lower: less jitter
+    beta: float = 1.0  # Hz per (unit per second); higher: less lag
+    speed_cutoff: float = 1.0  # Hz
+
+    def __post_init__(self):
         self.last = self.speed = None
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
@@ -211,10 +205,7 @@ class TrackSmoother:
     """
 
     def __init__(self, rate: float, patience: int = 15, beta: float = 4.0, **options: float):
-        self.rate = rate
-        self.patience = patience
-        self.beta = beta
-        self.options = options
+        self.rate, self.patience, self.beta, self.options = rate, patience, beta, options
         self.filters = {}  # (track, quantity) -> filter, index of its last frame
 
     def __call__(

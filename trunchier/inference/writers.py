@@ -99,20 +99,17 @@ def write_obj(vertices: np.ndarray, faces: np.ndarray, path: str | Path) -> None
         part.write_text(mesh.export(file_type='obj', include_normals=True))
 
 
-def write_glb(
-    people: np.ndarray, faces: np.ndarray, path: str | Path, colors: np.ndarray | None = None
-) -> None:
+def write_glb(people: np.ndarray, faces: np.ndarray, path: str | Path, colors: np.ndarray) -> None:
     """The people of an image as binary glTF, one node each, in the camera's frame.
 
     Args:
-        people: (P, V, 3), meters, camera frame.
+        people: (P, V, 3), see `write_obj`.
         faces: (F, 3).
-        colors: (P, 3) RGB in [0, 1]; None: gray.
+        colors: (P, 3) RGB in [0, 1].
     """
     trimesh = need('trimesh', 'writing OBJ and GLB')
     scene = trimesh.Scene()
-    for person, vertices in enumerate(people):
-        color = (0.7, 0.7, 0.7) if colors is None else colors[person]
+    for person, (vertices, color) in enumerate(zip(people, colors, strict=True)):
         material = trimesh.visual.material.PBRMaterial(
             baseColorFactor=[*color, 1.0], metallicFactor=0.0, roughnessFactor=0.6
         )
@@ -161,13 +158,11 @@ class VideoWriter:
     """
 
     def __init__(self, path: str | Path, fps: float, shape: tuple[int, int]):
-        av = import_av()
-        self.av = av
+        self.av = import_av()
         self.height, self.width = (max(side - side % 2, 2) for side in shape)
-        self.container = av.open(str(path), 'w', format='mp4', options={'movflags': 'faststart'})
-        self.stream = self.container.add_stream(
-            'libx264', rate=Fraction(fps).limit_denominator(1001)
-        )
+        self.container = _create_mp4(path)
+        rate = Fraction(fps).limit_denominator(1001)
+        self.stream = self.container.add_stream('libx264', rate=rate)
         self.stream.width, self.stream.height = self.width, self.height
         self.stream.pix_fmt = 'yuv420p'
         # Without B-frames, joined files have no gaps in time.
@@ -188,13 +183,14 @@ class VideoWriter:
             self.container.close()
 
 
+def _create_mp4(path):
+    return import_av().open(str(path), 'w', format='mp4', options={'movflags': 'faststart'})
+
+
 def concatenate_videos(parts: list[Path], path: Path) -> None:
     """Join MP4 files of one encoder and size without re-encoding."""
     av = import_av()
-    with (
-        whole_file(path) as target,
-        av.open(str(target), 'w', format='mp4', options={'movflags': 'faststart'}) as out,
-    ):
+    with whole_file(path) as target, _create_mp4(target) as out:
         stream, shift = None, 0
         for part in parts:
             with av.open(str(part)) as source:

@@ -154,10 +154,8 @@ def side_view(
     MAX_DEPTH_RANGE, which would make each person tiny.
 
     Args:
-        people: (P, V, 3), meters, camera frame of the whole image.
-        faces: (F, 3).
         shape: (H, W) of the result.
-        colors, style: see `draw_bodies`.
+        people, faces, colors, style: see `draw_bodies`.
     """
     image = np.full((*shape, 3), WHITE, np.uint8)
     if len(people) == 0:
@@ -182,12 +180,9 @@ class MeshPainter:
     """Draws predicted meshes.
 
     Args:
-        faces: (F, 3).
-        style: 'solid', 'wireframe' or 'both'.
-        alpha: opacity of surfaces over the image.
+        faces, style, alpha: see `draw_bodies`.
         side: append the view from the side, to the right of the image.
-        draw_bbox: draw boxes and track ids.
-        black_background: draw on black instead of on the image.
+        draw_bbox, black_background: see `KeypointPainter`.
     """
 
     faces: np.ndarray
@@ -202,14 +197,8 @@ class MeshPainter:
         instances = sample.pred_instances
         drawn = np.zeros_like(image) if self.black_background else image
         people = instances.vertices + instances.translation[:, None]
-        focal, center, colors = (
-            sample.focal_length,
-            sample.principal_point,
-            person_colors(instances),
-        )
-        drawn = draw_bodies(
-            drawn, people, self.faces, focal, center, colors, self.alpha, self.style
-        )
+        camera, colors = (sample.focal_length, sample.principal_point), person_colors(instances)
+        drawn = draw_bodies(drawn, people, self.faces, *camera, colors, self.alpha, self.style)
         if self.draw_bbox:
             drawn = draw_boxes(drawn, instances)
         if self.side:
