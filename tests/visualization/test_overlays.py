@@ -133,9 +133,10 @@ def test_the_side_view_turns_people_and_shows_all_of_them():
     """A T-pose is narrow from the side; the nearer person stands on the left."""
     front = overlays.draw_bodies(
         np.zeros((200, 200, 3), np.uint8), BODY[None] + np.float32([0, 0, 6]), FACES, (600, 600),
-        (100, 100),
+        (100, 100), overlays.PALETTE[:1],
     )  # fmt: skip
-    side = overlays.side_view(BODY[None] + np.float32([0, 0, 6]), FACES, (200, 200))
+    people = BODY[None] + np.float32([0, 0, 6])
+    side = overlays.side_view(people, FACES, (200, 200), overlays.PALETTE[:1])
 
     def extent(image):
         rows, cols = np.nonzero(image)
@@ -153,7 +154,7 @@ def test_the_side_view_turns_people_and_shows_all_of_them():
 
 def test_people_far_apart_in_depth_stay_large_in_the_side_view():
     shown = [
-        (overlays.side_view(p, FACES, (200, 200)) != 255).any(-1)
+        (overlays.side_view(p, FACES, (200, 200), overlays.PALETTE[:2]) != 255).any(-1)
         for p in (np.float32([BODY + [0, 0, 6], BODY + [0, 0, z]]) for z in (10, 200))
     ]
     assert shown[1].mean() > 0.8 * shown[0].mean()
@@ -204,7 +205,7 @@ def test_contact_sheets_reject_missing_images_and_uneven_rows():
 def test_drawing_meshes_without_numba_names_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, 'numba', None)
     with pytest.raises(ImportError, match='drawing meshes needs numba: pip install numba'):
-        overlays.draw_bodies(noise(8, 8), BODY[None], FACES, FOCAL, CENTER)
+        overlays.draw_bodies(noise(8, 8), BODY[None], FACES, FOCAL, CENTER, overlays.PALETTE[:1])
 
 
 def test_annotated_keypoints_are_drawn_over_the_people_of_photos(shared, meta):

@@ -131,7 +131,9 @@ def _formats(text):
 
 
 def _predict(args):
+    from ..visualization.overlays import contact_sheet
     from . import sources
+    from .writers import write_image
 
     found = list(sources.find(args.inputs))  # fails before any model is loaded
     inferencers = _inferencers(args)
@@ -145,7 +147,7 @@ def _predict(args):
         live = any(source.kind == 'camera' for source in found)
         viewer = Viewer(args.host, args.port, follow=live)
         print(f'the viewer is at {viewer.address}; Ctrl-C ends it', file=sys.stderr)
-    sheet = _Sheet() if args.sheet else None
+    rows = {}  # of the sheet: drawings by source and model; of a video, its first frame
     frames = skipped = 0
     for inferencer in inferencers:
         painter = inferencer.painter(**_accepted(inferencer.predictor.painter_type, vars(args)))
@@ -156,15 +158,16 @@ def _predict(args):
             out_dir=folder,
             save=args.save,
             resume=args.resume,
-            return_vis=sheet is not None,
-            return_image=sheet is not None or viewer is not None,
+            return_vis=bool(args.sheet),
+            return_image=bool(args.sheet or args.viewer),
             show=args.show,
             show_progress=not args.quiet,
             painter=painter,
         )
         for result in results:
-            if sheet is not None:
-                sheet.add(inferencer.name, result)
+            if args.sheet and (result.source in rows or len(rows) < SHEET_ROWS):
+                row = rows.setdefault(result.source, {'input': result.image})
+                row.setdefault(inferencer.name, result.visualization)
             if viewer is not None:
                 viewer.add(inferencer.name, painter, result)
         report = inferencer.report
@@ -174,8 +177,10 @@ def _predict(args):
             print(f'{inferencer.name}: {report}', file=sys.stderr)
             if folder is not None:
                 print(f'written to {folder}', file=sys.stderr)
-    if sheet is not None and frames:
-        sheet.write(args.sheet, [inferencer.name for inferencer in inferencers])
+    if args.sheet and frames:
+        titles = ['input', *(inferencer.name for inferencer in inferencers)]
+        cells = [[row.get(title) for title in titles] for row in rows.values()]
+        write_image(contact_sheet(cells, titles), args.sheet)
     if not frames:
         print(f'error: nothing could be predicted of {len(found)} inputs', file=sys.stderr)
         return EXIT_ERROR
@@ -219,24 +224,3 @@ def _accepted(function: Callable, options: dict[str, Any]) -> dict[str, Any]:
     """Those of `options` that `function` takes: poses and meshes have different ones."""
     names = inspect.signature(function).parameters
     return {name: value for name, value in options.items() if name in names}
-
-
-class _Sheet:
-    """Drawings by source and model; for videos, of the first frame that arrives."""
-
-    def __init__(self):
-        self.rows = {}
-
-    def add(self, model, result):
-        if result.source not in self.rows and len(self.rows) == SHEET_ROWS:
-            return
-        row = self.rows.setdefault(result.source, {'input': result.image})
-        row.setdefault(model, result.visualization)
-
-    def write(self, path, models):
-        from ..visualization.overlays import contact_sheet
-        from .writers import write_image
-
-        titles = ['input', *models]
-        rows = [[row.get(title) for title in titles] for row in self.rows.values()]
-        write_image(contact_sheet(rows, titles), path)

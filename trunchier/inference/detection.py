@@ -157,17 +157,16 @@ def _one_or_many(boxes, name):
     """(P, 5) of one image, or a list of these for a list of frames."""
     try:
         array = np.asarray(boxes, np.float32)
-        shape = array.shape
+        shape, nested = array.shape, array.ndim == 3 or array.shape[1:] == (0,)
     except ValueError:  # frames with unequal numbers of people
-        shape = 'ragged'
+        shape, nested = 'ragged', isinstance(boxes, list | tuple)
     if shape == (0,):
         return NO_BOXES
     if shape in ((4,), (5,)):
         array, shape = array[None], (1, *shape)
     if len(shape) == 2 and shape[1] in (4, 5):
         return np.pad(array, ((0, 0), (0, 5 - shape[1])), constant_values=1)
-    several = len(shape) == 3 or shape[1:] == (0,)
-    if isinstance(boxes, list | tuple) if shape == 'ragged' else several:
+    if nested:
         frames = [_one_or_many(frame, f'{name}[{i}]') for i, frame in enumerate(boxes)]
         if not any(isinstance(frame, list) for frame in frames):
             return frames

@@ -208,19 +208,15 @@ class Predictor:
 
 def to_cpu(tensors: dict[str, Tensor]) -> Output:
     """Start copying tensors to the CPU, as float32."""
-    copies, wait = {}, lambda: None
+    tensors = {name: tensor.detach().float() for name, tensor in tensors.items()}
+    if not any(tensor.is_cuda for tensor in tensors.values()):
+        return Output({name: tensor.cpu() for name, tensor in tensors.items()}, lambda: None)
+    copies = {n: torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for n, t in tensors.items()}
     for name, tensor in tensors.items():
-        tensor = tensor.detach().float()
-        if tensor.is_cuda:
-            copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-            copies[name].copy_(tensor, non_blocking=True)
-        else:
-            copies[name] = tensor.cpu()
-    if any(tensor.is_cuda for tensor in tensors.values()):
-        event = torch.cuda.Event()
-        event.record()
-        wait = event.synchronize
-    return Output(copies, wait)
+        copies[name].copy_(tensor, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+    return Output(copies, event.synchronize)
 
 
 def cut_out(image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:

@@ -114,7 +114,7 @@ def draw_bodies(
     faces: np.ndarray,
     focal: tuple[float, float],
     center: tuple[float, float],
-    colors: np.ndarray | None = None,
+    colors: np.ndarray,
     alpha: float = 0.9,
     style: str = 'solid',
 ) -> np.ndarray:
@@ -124,7 +124,7 @@ def draw_bodies(
         people: (P, V, 3), meters, camera frame of the whole image.
         faces: (F, 3).
         focal, center: (2,), pixels, x before y.
-        colors: (P, 3) BGR 0..255; None: PALETTE.
+        colors: (P, 3) BGR 0..255.
         alpha: opacity of surfaces.
         style: 'solid', 'wireframe' or 'both'.
 
@@ -135,8 +135,6 @@ def draw_bodies(
     from ..render.meshes import draw_meshes
 
     image = np.array(image, order='C')
-    if colors is None:
-        colors = PALETTE[np.arange(len(people)) % len(PALETTE)]
     draw_meshes(image, people, faces, focal, center, colors, alpha, style)
     return image
 
@@ -145,7 +143,7 @@ def side_view(
     people: np.ndarray,
     faces: np.ndarray,
     shape: tuple[int, int],
-    colors: np.ndarray | None = None,
+    colors: np.ndarray,
     style: str = 'solid',
 ) -> np.ndarray:
     """Draw people on white as seen from the right of the image; the nearest is on the left.
