@@ -35,9 +35,7 @@ def error(found, expected):
     return max(float((found[k] - expected[k]).abs().max() / expected[k].std()) for k in expected)
 
 
-# --- equal ---------------------------------------------------------------------------------------
-
-
+# --- equal ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     'kind, convert, keys, golden',
     [
@@ -159,9 +157,7 @@ def test_activations_join_the_linear_layer_before_them():
     torch.testing.assert_close(nn.Sequential(*folded[:-1])(x), expected)
 
 
-# --- families of users ---------------------------------------------------------------------------
-
-
+# --- families of users ----------------------------------------------------------------------------
 class Scaled(nn.Module):
     """x times a parameter, which is a linear layer in inference."""
 
@@ -216,9 +212,7 @@ def test_a_family_of_a_user_folds_itself():
     assert not any(isinstance(module, nn.BatchNorm1d) for module in deployed.modules())
 
 
-# --- cheaper -------------------------------------------------------------------------------------
-
-
+# --- cheaper --------------------------------------------------------------------------------------
 def test_nothing_is_left_to_fold():
     for task in ('pose', 'mesh'):
         deployed = deploy(estimator(task, 'gmf'))
@@ -285,9 +279,7 @@ def test_convolutions_of_any_kind_are_equal(options):
         torch.testing.assert_close(conv.double()(x.double()), plain.double()(x.double()))
 
 
-# --- separate ------------------------------------------------------------------------------------
-
-
+# --- separate -------------------------------------------------------------------------------------
 @pytest.mark.parametrize('family', BACKBONES)
 def test_the_original_model_is_unchanged(family):
     model = estimator('pose', family)
@@ -330,9 +322,7 @@ def test_deployed_models_can_be_copied_and_saved():
         assert again.eval() is again
 
 
-# --- other types ---------------------------------------------------------------------------------
-
-
+# --- other types ----------------------------------------------------------------------------------
 @pytest.mark.parametrize('family', BACKBONES)
 @pytest.mark.parametrize('task', ['pose', 'mesh'])
 def test_bfloat16_is_close(task, family):
@@ -357,9 +347,7 @@ def test_a_bfloat16_backbone_takes_and_returns_float32(family):
         assert param.dtype == expected, name
 
 
-# --- errors --------------------------------------------------------------------------------------
-
-
+# --- errors ---------------------------------------------------------------------------------------
 def test_training_is_refused():
     deployed = trunchier.deploy(backbone('swin'))
     with pytest.raises(RuntimeError, match='this TruncatedSwin is deployed and cannot train'):

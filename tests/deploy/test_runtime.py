@@ -102,9 +102,7 @@ def test_files_of_others_are_refused(tmp_path):
         ExportedNetwork(tmp_path / 'broken.onnx')
 
 
-# --- devices -------------------------------------------------------------------------------------
-
-
+# --- devices --------------------------------------------------------------------------------------
 def test_onnx_on_cuda_never_falls_back_to_the_cpu(exported, monkeypatch):
     _, path = exported('pose', '.onnx')
     monkeypatch.setattr(onnxruntime, 'get_available_providers', lambda: ['CPUExecutionProvider'])

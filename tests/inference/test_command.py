@@ -137,9 +137,7 @@ def test_yolox_finds_the_people_of_a_photo(models, shared, tmp_path):
     assert code == 0 and person['bbox_score'] > 0.8
 
 
-# --- exit codes --------------------------------------------------------------------------------
-
-
+# --- exit codes -----------------------------------------------------------------------------------
 def test_skipped_input_is_reported_and_the_rest_is_done(models, folder, capsys):
     (folder / 'photos/1.png').write_bytes(b'broken')
     code = run(folder / 'photos', '--out-dir', folder, *arguments(models, 'pose'))

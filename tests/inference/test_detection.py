@@ -25,9 +25,7 @@ def boxes_of(finder, *frames):
     return [finder(each)[:, :4].tolist() for each in frames]
 
 
-# --- the whole image, and given boxes ----------------------------------------------------------
-
-
+# --- the whole image, and given boxes -------------------------------------------------------------
 def test_the_whole_image_is_one_person():
     found = detection.make_detector('whole_image')(frame(shape=(48, 64)))
     np.testing.assert_array_equal(found, [[0, 0, 64, 48, 1]])
@@ -144,9 +142,7 @@ def test_only_boxes_with_an_area_on_the_image_are_used(box, good):
     assert detection.usable(np.array([[*box, 1.0]], np.float32), (48, 64)).tolist() == [good]
 
 
-# --- YOLOX -------------------------------------------------------------------------------------
-
-
+# --- YOLOX ----------------------------------------------------------------------------------------
 def encode(boxes, scores, size, strides=(8, 16, 32), classes=3):
     """What YOLOX would put out for people at `boxes`, by the cell that their center is in."""
     rows = []
@@ -259,9 +255,7 @@ def overlap(a, b):
     return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
 
 
-# --- mmdet -------------------------------------------------------------------------------------
-
-
+# --- mmdet ----------------------------------------------------------------------------------------
 def test_mmdet_models_return_their_people(monkeypatch):
     made = []
 

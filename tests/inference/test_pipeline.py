@@ -144,9 +144,7 @@ def test_the_stopwatch_counts_work_without_waiting(monkeypatch):
     assert clock.seconds == {'read': 3.0, 'draw': 30.0} and clock.elapsed == 33.0
 
 
-# --- batches -----------------------------------------------------------------------------------
-
-
+# --- batches --------------------------------------------------------------------------------------
 def task(people, shape=(4, 4), kind='image', index=0):
     image = np.zeros((*shape, 3), np.uint8)
     return FrameTask(Frame(image, Source('a', kind), index), crops=list(range(people)))

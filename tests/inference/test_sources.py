@@ -24,9 +24,7 @@ def image():
     return noise(37, 51)
 
 
-# --- sources -----------------------------------------------------------------------------------
-
-
+# --- sources --------------------------------------------------------------------------------------
 def test_a_folder_gives_its_images_and_videos_in_natural_order(tmp_path, image):
     for name in ('frame10.png', 'frame2.png', 'frame1.png'):
         cv2.imwrite(str(tmp_path / name), image)
@@ -98,9 +96,7 @@ def test_an_empty_folder_is_an_error(tmp_path):
         list(sources.find(tmp_path))
 
 
-# --- images ----------------------------------------------------------------------------------
-
-
+# --- images ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize('suffix', ['.png', '.bmp', '.tiff', '.webp'])
 def test_files_are_read_as_in_opencv(tmp_path, image, suffix):
     path = tmp_path / f'a{suffix}'
@@ -186,9 +182,7 @@ def test_a_file_that_cannot_be_decoded_is_named(tmp_path, content):
         only(path)
 
 
-# --- videos and cameras --------------------------------------------------------------------------
-
-
+# --- videos and cameras ---------------------------------------------------------------------------
 def test_a_video_gives_its_frames_with_index_and_time(tmp_path):
     write_clip(tmp_path / 'clip.mp4', frames=7, fps=5)
     (source,) = sources.find(tmp_path / 'clip.mp4')

@@ -16,9 +16,7 @@ VERTICES, FACES = body()
 PLACED = VERTICES + np.float32([0.3, 0.1, 4])  # in front of the camera
 
 
-# --- numbers -----------------------------------------------------------------------------------
-
-
+# --- numbers --------------------------------------------------------------------------------------
 def test_json_has_mmposes_fields_and_track_ids():
     from mmengine.structures import InstanceData
     from mmpose.structures import split_instances
@@ -52,9 +50,7 @@ def test_npz_files_are_joined_without_pickles(tmp_path):
             assert joined[name].dtype == array.dtype
 
 
-# --- meshes ------------------------------------------------------------------------------------
-
-
+# --- meshes ---------------------------------------------------------------------------------------
 def test_obj_holds_the_body_upright_in_meters(tmp_path):
     writers.write_obj(PLACED, FACES, tmp_path / 'a.obj')
     mesh = trimesh.load(tmp_path / 'a.obj', process=False)
@@ -93,9 +89,7 @@ def test_an_image_without_people_gives_an_empty_glb_that_opens(tmp_path):
     assert len(trimesh.load(tmp_path / 'a.glb').geometry) == 0
 
 
-# --- images ----------------------------------------------------------------------------------
-
-
+# --- images ---------------------------------------------------------------------------------------
 def test_images_are_written_in_the_format_of_their_suffix(tmp_path):
     image = noise(120, 180)
     writers.write_image(image, tmp_path / 'a.png')

@@ -42,9 +42,7 @@ def meta():
     return parse_pose_metainfo(dict(from_file='configs/_base_/datasets/coco.py'))
 
 
-# --- keypoints ---------------------------------------------------------------------------------
-
-
+# --- keypoints ------------------------------------------------------------------------------------
 def test_keypoints_are_drawn_as_by_mmpose(meta):
     from mmpose.visualization import PoseLocalVisualizer
 
@@ -96,9 +94,7 @@ def test_an_image_without_people_is_copied(meta):
     assert drawn is not image
 
 
-# --- meshes ------------------------------------------------------------------------------------
-
-
+# --- meshes ---------------------------------------------------------------------------------------
 def people(count=1, apart=0.0):
     translation = np.float32([[0.4 * i, 0, 6 + apart * i] for i in range(count)])
     return sample(
@@ -178,9 +174,7 @@ def test_an_image_without_meshes_keeps_its_pixels_beside_a_white_side_view():
     assert (drawn[:, 128:] == 255).all()
 
 
-# --- contact sheets ----------------------------------------------------------------------------
-
-
+# --- contact sheets -------------------------------------------------------------------------------
 def test_a_contact_sheet_places_images_side_by_side_under_titles():
     tall, wide = np.full((300, 100, 3), 50, np.uint8), np.full((100, 300, 3), 90, np.uint8)
     sheet = overlays.contact_sheet([[tall, wide], [wide, None]], ['one', 'two'], height=100)

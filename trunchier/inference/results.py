@@ -228,12 +228,11 @@ class _Video:
         self.segments = segments
         self.start = self.count = segments[-1][1] if segments else 0
         self.frames, self.records, self.raw, self.camera = [], [], [], {}
-        self.writer = self.writing = None
+        self.writer, self.writing = None, self.folder / '.growing.mp4'
 
     def add(self, frame, record, drawing, raw, camera):
         if self.saver.writes_videos:
             if self.writer is None:
-                self.writing = self.folder / '.growing.mp4'
                 self.writer = writers.VideoWriter(self.writing, self.fps, drawing.shape[:2])
             self.writer.write(drawing)
         self.frames.append(np.full(len(record['bboxes']), frame.index))

@@ -256,7 +256,6 @@ def _draw(items, painter):
 
 
 def _save(items, saver):
-    complete = False
     try:
         for item in items:
             if isinstance(item, Begin) and item.source.moves:
@@ -266,7 +265,5 @@ def _save(items, saver):
             elif isinstance(item, FrameTask):
                 saver.add(item.frame, item.result, item.drawing, item.raw)
             yield item
-        complete = True
     finally:
-        if not complete:
-            saver.interrupt()
+        saver.interrupt()  # nothing is left to do after the last End

@@ -285,8 +285,9 @@ def _read_video(source, start):
                 continue
             for frame in frames:
                 if index >= start:
-                    image = _upright(frame.to_ndarray(format='bgr24'), frame.rotation)
-                    yield Frame(image, source, index, frame.time)
+                    # By the display matrix, as players and OpenCV do.
+                    turned = np.rot90(frame.to_ndarray(format='bgr24'), round(frame.rotation / 90))
+                    yield Frame(np.ascontiguousarray(turned), source, index, frame.time)
                 index += 1
         if index == 0:
             raise Unreadable(f'{source.path}: no frame could be decoded')
@@ -315,12 +316,6 @@ def _packets(stream, source, errors):
         yield from stream.container.demux(stream)
     except errors.FFmpegError as error:
         raise Unreadable(f'{source.path} is truncated: {error}') from error
-
-
-def _upright(image, degrees):
-    """Rotate by the video's display matrix, as players and OpenCV do."""
-    turns = round(degrees / 90) % 4
-    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 
 
 class VideoInfo(NamedTuple):
