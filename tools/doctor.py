@@ -5,6 +5,7 @@
 Exits with 1 if the package, or an installed mmpose, cannot be imported.
 """
 
+import contextlib
 import importlib
 import inspect
 import os
@@ -18,38 +19,33 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-SEE_REQUIREMENTS = '`make setup`, or by hand: see requirements.txt'
-
 
 class Package(NamedTuple):
     names: tuple[str, ...]  # of distributions; any of them suffices
     purpose: str
-    remedy: str
+    remedy: str = '`make setup`, or by hand: see requirements.txt'
 
 
 # fmt: off
 PACKAGES = (
-    Package(('torch',), 'everything', SEE_REQUIREMENTS),
-    Package(('mmengine',), 'everything', SEE_REQUIREMENTS),
-    Package(('numpy',), 'everything', SEE_REQUIREMENTS),
-    Package(('opencv-python', 'opencv-python-headless', 'opencv-contrib-python'), 'images',
-            SEE_REQUIREMENTS),
-    Package(('torchvision',), 'mmpose', SEE_REQUIREMENTS),
-    Package(('mmcv', 'mmcv-lite'), 'mmpose', SEE_REQUIREMENTS),
-    Package(('mmdet',), 'mmpose', SEE_REQUIREMENTS),
-    Package(('mmpose',), 'pose models, training and testing', SEE_REQUIREMENTS),
-    Package(('mmpretrain',), 'ViTPose and HMR2.0', SEE_REQUIREMENTS),
+    Package(('torch',), 'everything'),
+    Package(('mmengine',), 'everything'),
+    Package(('numpy',), 'everything'),
+    Package(('opencv-python', 'opencv-python-headless', 'opencv-contrib-python'), 'images'),
+    Package(('torchvision',), 'mmpose'),
+    Package(('mmcv', 'mmcv-lite'), 'mmpose'),
+    Package(('mmdet',), 'mmpose'),
+    Package(('mmpose',), 'pose models, training and testing'),
+    Package(('mmpretrain',), 'ViTPose and HMR2.0'),
     Package(('xtcocotools', 'pycocotools'), 'COCO annotations and AP', 'pip install pycocotools'),
     Package(('setuptools',), "mmengine's pkg_resources", "pip install 'setuptools<81'"),
-    Package(('numba',), 'fast kernels on CPU, synthetic people, mesh overlays',
-            'pip install numba'),
+    Package(('numba',), 'fast kernels on CPU, synthetic people, meshes', 'pip install numba'),
     Package(('safetensors',), 'weights that ship with this package', 'pip install safetensors'),
     Package(('smplx',), "SMPL's own files", 'pip install smplx'),
     Package(('scipy',), 'annotations of the mesh data sets', 'pip install scipy'),
     Package(('trimesh',), 'writing meshes', 'pip install trimesh'),
     Package(('av',), 'reading and writing videos', 'pip install av'),
-    Package(('onnxruntime',), 'detection by YOLOX, running ONNX files',
-            'pip install onnxruntime'),
+    Package(('onnxruntime',), 'detection by YOLOX, ONNX files', 'pip install onnxruntime'),
     Package(('onnxscript',), 'export to ONNX', 'pip install onnxscript'),
     Package(('trackers',), 'track ids in videos', 'pip install --no-deps trackers supervision'),
     Package(('viser',), 'predict --viewer', 'pip install viser'),
@@ -124,10 +120,9 @@ def report_packages() -> dict[str, list[str]]:
     problems = {}
     print(f'Versions\n  {"python":<16}{platform.python_version()} ({sys.executable})')
     for package in PACKAGES:
-        found = {name: installed(name) for name in package.names}
-        present = [(name, number) for name, number in found.items() if number]
-        for name, number in present:
-            print(f'  {name:<16}{number}')
+        present = [name for name in package.names if installed(name)]
+        for name in present:
+            print(f'  {name:<16}{installed(name)}')
         if not present:
             print(f'  {package.names[0]:<16}missing: {package.purpose}')
             problems.setdefault(package.remedy, []).append(package.purpose)
@@ -137,10 +132,8 @@ def report_packages() -> dict[str, list[str]]:
 
 
 def installed(name: str) -> str | None:
-    try:
+    with contextlib.suppress(PackageNotFoundError):
         return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def report_devices() -> None:

@@ -19,8 +19,6 @@ from trunchier.files import shipped, whole_file
 from trunchier.geometry import matrix_to_axis_angle
 from trunchier.synthetic.poses import sample_pose
 
-OUT = shipped.asset('pose_prior.npz')
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -28,7 +26,7 @@ def main() -> None:
     )
     parser.add_argument('--num', type=int, default=4000, help='poses (default 4000)')
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--out', type=Path, default=OUT)
+    parser.add_argument('--out', type=Path, default=shipped.asset('pose_prior.npz'))
     arguments = parser.parse_args()
     if arguments.num < 1:
         parser.error(f'--num: expected 1 or more poses, got {arguments.num}')

@@ -31,9 +31,7 @@ COLUMNS = ('name', 'config', 'params_m', 'gflops', 'paper_params_m', 'paper_gflo
 PARTS = ('backbone', 'adapter', 'decoder')
 # HMR2.0's embedding of a zero token, which is part of a bias in our head.
 FOLDED_TOKEN = 2048 / 1e6
-MISPRINTS = {
-    'VMHMR2.0-T-S3': "the paper repeats SwinHMR2.0-T-S3's row",
-}
+MISPRINTS = {'VMHMR2.0-T-S3': "the paper repeats SwinHMR2.0-T-S3's row"}
 RENAMED = {
     'SwinHMR2.0-T-S3': 'printed as SwinHMR2.0-T-S4, second of three',
     'SwinHMR2.0-T-S2': 'printed as SwinHMR2.0-T-S4, third of three',
@@ -41,7 +39,13 @@ RENAMED = {
 
 
 def main() -> None:
-    args = parse_args()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--task', choices=[*zoo.TASKS, 'all'], default='all')
+    parser.add_argument('--format', choices=FORMATS, default='markdown')
+    parser.add_argument('--out', type=Path, help='file to write instead of printing')
+    args = parser.parse_args()
     logging.disable(logging.WARNING)
     tasks = zoo.TASKS if args.task == 'all' else (args.task,)
     rows = [row(name, task) for task in tasks for name in zoo.ENCODERS]
@@ -51,16 +55,6 @@ def main() -> None:
         return
     with whole_file(args.out) as part:
         part.write_text(text)
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('--task', choices=[*zoo.TASKS, 'all'], default='all')
-    parser.add_argument('--format', choices=FORMATS, default='markdown')
-    parser.add_argument('--out', type=Path, help='file to write instead of printing')
-    return parser.parse_args()
 
 
 def row(name: str, task: str) -> dict:

@@ -51,8 +51,16 @@ def model_costs(model: nn.Module, size: tuple[int, int] = (256, 192)) -> dict[st
     return costs
 
 
-def _up(n, multiple):
-    return math.ceil(n / multiple) * multiple
+def _cells(size, stride, multiple=1):
+    """Positions of a map of this stride, padded to a multiple per side."""
+    return math.prod(math.ceil(math.ceil(n / stride) / multiple) * multiple for n in size)
+
+
+def _stem(backbone, size):
+    """MACs and normed elements of two 3x3 convolutions of stride 2: to half the width, to all."""
+    width = backbone.arch['channels'][0]
+    half, full = _cells(size, 2) * (width // 2), _cells(size, 4) * width
+    return 9 * (half * backbone.in_channels + full * (width // 2)), half + full
 
 
 def _mlp(tokens, width, ratio):
@@ -61,46 +69,29 @@ def _mlp(tokens, width, ratio):
 
 def swin_macs(backbone: nn.Module, size: tuple[int, int]) -> int:
     """Swin with zero-padded windows (detection code): padded tokens go through attention too."""
-    arch, norms = backbone.arch, 0
-    h, w = math.ceil(size[0] / 4), math.ceil(size[1] / 4)
-    window = arch.get('window_size', 7)
-    macs = 0
+    arch, window = backbone.arch, backbone.arch.get('window_size', 7)
+    macs, norms = 0, 0
     for stage in range(backbone.num_stages):
-        width = arch['channels'][stage]
-        if stage == 0:
-            macs += h * w * width * backbone.in_channels * 16
-            norms += h * w * width
-        else:
-            before = arch['channels'][stage - 1]
-            h, w = math.ceil(h / 2), math.ceil(w / 2)
-            macs += h * w * 4 * before * width
-            norms += h * w * 4 * before
-        tokens, padded = h * w, _up(h, window) * _up(w, window)
+        width, stride = arch['channels'][stage], 4 << stage
+        tokens, padded = _cells(size, stride), _cells(size, stride, window)
+        patch = 4 * arch['channels'][stage - 1] if stage else 16 * backbone.in_channels
+        macs += tokens * patch * width
+        norms += tokens * (patch if stage else width)
         attention = padded * 4 * width**2 + 2 * padded * window**2 * width
         block = attention + _mlp(tokens, width, arch.get('mlp_ratio', 4))
         macs += arch['depths'][stage] * block
         norms += arch['depths'][stage] * 2 * tokens * width
-    norms += h * w * arch['channels'][backbone.num_stages - 1] * backbone.out_norm
-    return macs + LAYER_NORM * norms
+    return macs + LAYER_NORM * (norms + tokens * width * backbone.out_norm)
 
 
 def groupmixformer_macs(backbone: nn.Module, size: tuple[int, int]) -> int:
     """GroupMixFormer: stem, and per block position convolution, aggregators, attention, MLP."""
-    arch = backbone.arch
-    h, w = size[0] // 4, size[1] // 4
-    macs, layer_norms, batch_norms = 0, 0, 0
-    # stem: 3x3 stride 2 to half the width, 3x3 stride 2 to the width
-    width = arch['channels'][0]
-    half = width // 2
-    macs += (size[0] // 2) * (size[1] // 2) * half * backbone.in_channels * 9
-    macs += h * w * width * half * 9
-    batch_norms += (size[0] // 2) * (size[1] // 2) * half + h * w * width
-    before = width
+    arch, layer_norms = backbone.arch, 0
+    macs, batch_norms = _stem(backbone, size)
+    before = arch['channels'][0]
     for stage in range(backbone.num_stages):
         width = arch['channels'][stage]
-        if stage:
-            h, w = h // 2, w // 2
-        n, segment = h * w, width // 5
+        n, segment = _cells(size, 4 << stage), width // 5
         macs += n * (before * 9 + before * width)  # patch embedding: depthwise 3x3, pointwise
         batch_norms += n * width
         head = 4 * segment // 8
@@ -116,26 +107,19 @@ def groupmixformer_macs(backbone: nn.Module, size: tuple[int, int]) -> int:
         layer_norms += arch['depths'][stage] * n * (2 * width + segment)
         batch_norms += arch['depths'][stage] * 3 * 4 * n * segment
         before = width
-    batch_norms += h * w * width * backbone.out_norm
+    batch_norms += n * width * backbone.out_norm
     return macs + LAYER_NORM * layer_norms + BATCH_NORM * batch_norms
 
 
 def vmamba_macs(backbone: nn.Module, size: tuple[int, int]) -> int:
     """VMamba v2 (v05_noz): the selective scan of four directions at 9 L D N + L D."""
-    arch = backbone.arch
-    macs, norms = 0, 0
-    h, w = math.ceil(size[0] / 4), math.ceil(size[1] / 4)
-    width = arch['channels'][0]
-    stem_cells = math.ceil(size[0] / 2) * math.ceil(size[1] / 2)
-    macs += stem_cells * (width // 2) * backbone.in_channels * 9 + h * w * width * (width // 2) * 9
-    norms += stem_cells * (width // 2) + h * w * width
+    arch, states = backbone.arch, backbone.arch.get('d_state', 1)
+    macs, norms = _stem(backbone, size)
     for stage in range(backbone.num_stages):
-        width = arch['channels'][stage]
+        n, width = _cells(size, 4 << stage), arch['channels'][stage]
         if stage:
-            h, w = math.ceil(h / 2), math.ceil(w / 2)
-            macs += h * w * width * arch['channels'][stage - 1] * 9
-            norms += h * w * width
-        n, states = h * w, arch.get('d_state', 1)
+            macs += n * width * arch['channels'][stage - 1] * 9
+            norms += n * width
         inner, rank = int(width * arch['ssm_ratio']), math.ceil(width / 16)
         block = n * 2 * width * inner + n * inner * 9
         block += 4 * n * inner * (rank + 2 * states) + 4 * n * inner * rank
@@ -143,8 +127,7 @@ def vmamba_macs(backbone: nn.Module, size: tuple[int, int]) -> int:
         block += _mlp(n, width, arch.get('mlp_ratio', 4))
         macs += arch['depths'][stage] * block
         norms += arch['depths'][stage] * n * (2 * width + inner)
-    norms += h * w * width * backbone.out_norm
-    return macs + LAYER_NORM * norms
+    return macs + LAYER_NORM * (norms + n * width * backbone.out_norm)
 
 
 def vit_macs(backbone: nn.Module, size: tuple[int, int]) -> int:
