@@ -93,8 +93,8 @@ def test_a_hand_inside_the_belly_is_a_penetration():
 
 def test_hands_reach_the_position_in_the_table():
     angles = np.zeros(18)
-    still = np.zeros(3), np.zeros(4)
-    hands = np.stack([poses.hand_target('hip', side, *still) for side in (0, 1)])
+    still = np.zeros(7)
+    hands = np.stack([poses.hand_target('hip', side, still) for side in (0, 1)])
     rotations = poses.compose(angles, hands, poses.rest_joints())
     positions = joints(rotations)
     offset = np.array(poses.HANDS['hip'].offset) / 100

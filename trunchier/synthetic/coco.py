@@ -116,11 +116,11 @@ def _write(folder, people, info, workers, quiet):
         images.append(dict(id=index + 1, file_name=name, width=width, height=height))
         for person in found:
             annotations.append(_annotation(person, len(annotations) + 1, index + 1, encode))
-            for array in BODY_ARRAYS:
-                bodies[array].append(person[array])
-            bodies['focal'].append(camera.focal)
-            bodies['principal_point'].append(camera.center)
-            bodies['image_id'].append(index + 1)
+            row = person | dict(
+                focal=camera.focal, principal_point=camera.center, image_id=index + 1
+            )
+            for array, rows in bodies.items():
+                rows.append(row[array])
         unreadable |= missing
 
     arrays = {

@@ -180,10 +180,9 @@ def build_figure(rotations: np.ndarray, betas: np.ndarray, outfit: Outfit) -> Fi
         rest=np.concatenate([mean.template] + [mesh[0] for mesh in worn]),
         body_faces=mean.faces,
         grid_faces=grid_faces,
-        grid_materials=np.concatenate(
-            [np.empty(0, np.int32)]
-            + [np.full(len(mesh[3]), grid.material) for mesh, grid in zip(worn, grids, strict=True)]
-        ).astype(np.int32),
+        grid_materials=np.repeat(
+            np.array([grid.material for grid in grids], np.int32), [len(mesh[3]) for mesh in worn]
+        ),
         skeleton=skeleton,
         joints=np.concatenate((openpose, mean.extra(bare))),
         coco=mean.coco(bare),
@@ -208,9 +207,7 @@ def _grid_faces(rows, columns, closed):
     if not closed:
         index, right = index[:, :-1], right[:, :-1]
     a, b, c, d = index[:-1], right[:-1], index[1:], right[1:]
-    return np.concatenate(
-        (np.stack((a, b, c), axis=-1).reshape(-1, 3), np.stack((b, d, c), axis=-1).reshape(-1, 3))
-    )
+    return np.concatenate([np.stack(f, axis=-1).reshape(-1, 3) for f in ((a, b, c), (b, d, c))])
 
 
 def _skirt(shaped, hem, flare, slack, columns=24):

@@ -137,9 +137,7 @@ def annotate(scene: Scene) -> list[dict]:
         area = int(mask.sum())
         if area < MIN_AREA:
             continue
-        columns, rows = np.nonzero(mask.any(0))[0], np.nonzero(mask.any(1))[0]
-        x, y = int(columns[0]), int(rows[0])
-        w, h = int(columns[-1]) - x + 1, int(rows[-1]) - y + 1
+        x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
         pixels = scene.camera.project(figure.joints.astype(np.float64))
         inside = _inside(pixels, width, height)
         people.append(
@@ -149,9 +147,7 @@ def annotate(scene: Scene) -> list[dict]:
                 area=float(area),
                 mask=mask,
                 keypoints_2d=np.column_stack((pixels, inside)).astype(np.float32),
-                keypoints_3d=np.column_stack((figure.joints, np.ones(len(figure.joints)))).astype(
-                    np.float32
-                ),
+                keypoints_3d=np.pad(figure.joints, ((0, 0), (0, 1)), constant_values=1),
                 pose=_axis_angle(figure.rotations),
                 betas=figure.betas,
                 translation=figure.translation.astype(np.float32),

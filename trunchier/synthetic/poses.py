@@ -143,10 +143,8 @@ def sample_pose(rng: np.random.Generator) -> Pose:
     joints = rest_joints()
     from_clip = rng.random() < CLIP_SHARE
     for attempt in range(ATTEMPTS):
-        if from_clip and attempt < ATTEMPTS // 2:
-            pose = clip_pose(rng)
-        else:
-            pose = stance_pose(rng, joints)
+        clip = from_clip and attempt < ATTEMPTS // 2
+        pose = clip_pose(rng) if clip else stance_pose(rng, joints)
         if penetration(forward_kinematics(pose.rotations, joints)[1]) < 0.0:
             return pose
     return standing_pose()
@@ -156,7 +154,7 @@ def standing_pose() -> Pose:
     """Upright, arms hanging."""
     angles = np.zeros(18)
     angles[[8, 13]] = np.radians(2)
-    hands = np.stack([hand_target('hang', side, np.zeros(3), np.zeros(4)) for side in (0, 1)])
+    hands = np.stack([hand_target('hang', side, np.zeros(7)) for side in (0, 1)])
     return Pose(compose(angles, hands, rest_joints()), 'ground', ('', ''))
 
 
@@ -172,19 +170,14 @@ def stance_pose(rng: np.random.Generator, joints: np.ndarray) -> Pose:
     angles[5:8] = np.radians((4, 0, 0) + np.array((10, 24, 6)) * noise[5:8])
     angles[5] -= 0.5 * (bend + angles[0]) if stance.support != 'lie' else 0.0  # the eyes look ahead
     angles[5:8] = np.clip(angles[5:8], np.radians([-40, -65, -25]), np.radians([40, 65, 25]))
-    for leg, target, jitter in (
-        (stance.left, slice(8, 13), noise[8:13]),
-        (stance.right, slice(13, 18), noise[13:18]),
-    ):
-        flexion, abduction, rotation, knee = np.radians(
-            leg + stance.deviation * np.array((1, 0.5, 1, 1)) * jitter[:4]
-        )
+    for leg, target in ((stance.left, slice(8, 13)), (stance.right, slice(13, 18))):
+        *jitter, ankle_jitter = noise[target]
+        hip_and_knee = np.radians(leg + stance.deviation * np.array((1, 0.5, 1, 1)) * jitter)
+        flexion, _, _, knee = hip_and_knee
         # The foot is flat on the ground where the ankle allows it.
         flat = knee - flexion - angles[0] if stance.support in ('ground', 'seat') else -0.4
-        ankle = flat + math.radians(4) * jitter[4]
-        angles[target] = np.clip(
-            (flexion, abduction, rotation, knee, ankle), LIMITS[:, 0], LIMITS[:, 1]
-        )
+        ankle = flat + math.radians(4) * ankle_jitter
+        angles[target] = np.clip((*hip_and_knee, ankle), *LIMITS.T)
 
     column = COLUMNS.index(stance.hands)
     chances = [position.chances[column] for position in HANDS.values()]
@@ -193,13 +186,8 @@ def stance_pose(rng: np.random.Generator, joints: np.ndarray) -> Pose:
     if stance.hands in ('walk', 'run') and rng.random() < 0.75:  # arms swing against the legs
         word = 'swing' if stance.hands == 'walk' else 'run'
         names = [f'{word} back', f'{word} front']
-    hands = np.stack(
-        [
-            hand_target(name, side, rng.standard_normal(3), rng.standard_normal(4))
-            for side, name in enumerate(names)
-        ]
-    )
-    rotations = compose(angles, hands, joints)
+    hands = [hand_target(name, side, rng.standard_normal(7)) for side, name in enumerate(names)]
+    rotations = compose(angles, np.stack(hands), joints)
     holds = tuple(HOLDS.get(name, '') for name in names)
     if rng.random() < 0.5:
         rotations, holds = mirror(rotations), holds[::-1]
@@ -259,26 +247,26 @@ def pick(
     return options[-1]
 
 
-def hand_target(name: str, side: int, jitter: np.ndarray, more: np.ndarray) -> np.ndarray:
+def hand_target(name: str, side: int, jitter: np.ndarray) -> np.ndarray:
     """Row of `hands` of `compose`.
 
     Args:
         name: of HANDS.
         side: 0 left, 1 right.
-        jitter: (3,), of the position, standard deviations.
-        more: (4,), of twist, wrist bend, wrist turn and finger curl, standard deviations.
+        jitter: (7,), of position (3,), twist, wrist bend, wrist turn and finger curl, standard
+            deviations.
 
     Returns:
         (11,): anchor joint, offset from it (3,), pole (3,), twist, wrist bend and turn, curl.
     """
     position = HANDS[name]
     x = 1.0 if side == 0 else -1.0
-    offset = (np.array(position.offset) + np.array(position.spread) * jitter) / 100
-    pole = np.array(position.pole) / 10 + 0.15 * jitter[::-1]
+    offset = (np.array(position.offset) + np.array(position.spread) * jitter[:3]) / 100
+    pole = np.array(position.pole) / 10 + 0.15 * jitter[2::-1]
     anchor = position.anchor if side == 0 else SMPL_24_FLIP[position.anchor]
-    twist = math.radians(np.clip(position.twist + 20 * more[0], -80, 80))
-    bend, turn = np.radians(np.clip((12, 8) * more[1:3], -35, 35))
-    curl = math.radians(np.clip(28 + 18 * more[3], -5, 70))
+    twist = math.radians(np.clip(position.twist + 20 * jitter[3], -80, 80))
+    bend, turn = np.radians(np.clip((12, 8) * jitter[4:6], -35, 35))
+    curl = math.radians(np.clip(28 + 18 * jitter[6], -5, 70))
     return np.array(
         (anchor, offset[0] * x, *offset[1:], pole[0] * x, *pole[1:], twist, bend, turn, curl)
     )
@@ -376,9 +364,8 @@ def compose(angles: np.ndarray, hands: np.ndarray, joints: np.ndarray) -> np.nda
     bend, side, twist = angles[2], angles[3], angles[4]
     for joint, share in ((3, 0.35), (6, 0.25), (9, 0.4)):
         rotations[joint] = _rotation_about(share * np.array([bend, twist, -side]))
-    pitch, yaw, roll = angles[5], angles[6], angles[7]
-    rotations[12] = _rotation_about(0.4 * np.array([pitch, yaw, roll]))
-    rotations[15] = _rotation_about(0.6 * np.array([pitch, yaw, roll]))
+    for joint, share in ((12, 0.4), (15, 0.6)):
+        rotations[joint] = _rotation_about(share * angles[5:8])
     for hip, knee, ankle, out, first in ((1, 4, 7, 1.0, 8), (2, 5, 8, -1.0, 13)):
         flexion, abduction, rotation = angles[first], angles[first + 1], angles[first + 2]
         rotations[hip] = _axis(x, -flexion) @ _axis(z, out * abduction) @ _axis(y, out * rotation)
@@ -469,12 +456,8 @@ def penetration(positions: np.ndarray) -> float:
     Args:
         positions: (24, 3), joints, meters.
     """
-    across = positions[1] - positions[2]  # from the right hip to the left: the trunk's own x
-    across = across / math.sqrt((across * across).sum())
-    shoulders = positions[16] - positions[17]
-    shoulders = shoulders / math.sqrt((shoulders * shoulders).sum())
-    up = positions[15] - positions[12]
-    up = up / max(math.sqrt((up * up).sum()), 1e-9)
+    across = _unit(positions[1] - positions[2])  # from right hip to left: the trunk's own x
+    shoulders, up = _unit(positions[16] - positions[17]), _unit(positions[15] - positions[12])
     start, end = np.empty((2, len(CAPSULES), 3))
     for i in range(len(CAPSULES)):
         a, b = int(CAPSULES[i, 0]), int(CAPSULES[i, 1])

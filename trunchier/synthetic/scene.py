@@ -86,9 +86,8 @@ def make_scene(
         plain: whole people at eye level without occluders, which is easier to learn from.
     """
     room = _room(rng, plain)
-    count = 1
-    if max_people > 1 and rng.random() < CROWD:
-        count = int(rng.integers(2, max_people + 1))
+    crowd = max_people > 1 and rng.random() < CROWD
+    count = int(rng.integers(2, max_people + 1)) if crowd else 1
     figures, supports = _people(rng, room, count)
     occluded = 0.0 if plain else OCCLUDED
     props = _furniture(rng, room, figures, supports, occluded)
@@ -275,8 +274,7 @@ def _furniture(rng, room, figures, supports, occluded):
         figure = figures[int(rng.integers(len(figures)))]
         middle = figure.skeleton[0]
         low = middle @ up - room.ground
-        toward = room.to_camera[:, 2]
-        aside = room.to_camera[:, 0]
+        aside, _, toward = room.to_camera.T
         kind = rng.integers(3)
         yaw = rng.normal(0, 0.3)
         near = middle + toward * rng.uniform(0.45, 0.7)
@@ -402,8 +400,7 @@ def _shadow_map(to_sun, vertices):
     x = np.cross(helper, to_sun)
     x /= np.linalg.norm(x)
     axes = np.stack((x, np.cross(to_sun, x), to_sun)).astype(np.float32)
-    low, high = bounding_box(vertices, axes)
-    low, high = low[:2], high[:2]
+    low, high = (corner[:2] for corner in bounding_box(vertices, axes))
     step = np.float32((high - low).max() / (SHADOW_MAP_SIZE - 3))
     heights = np.full((SHADOW_MAP_SIZE, SHADOW_MAP_SIZE), -1e9, np.float32)
     return Shadow(axes, (low - step).astype(np.float32), step, heights)
@@ -411,14 +408,13 @@ def _shadow_map(to_sun, vertices):
 
 def _shadow_window(size, camera, room, to_sun, vertices):
     """Part of the image that the shadow on the ground may reach: x0, y0, x1, y1, or None."""
-    up = room.up
-    rise = float(to_sun @ up)
+    rise = float(to_sun @ room.up)
     if rise < 0.15:
         return None
     low, high = bounding_box(vertices, room.to_camera.T.astype(np.float32))
     corners = CORNERS * (high - low) / 2 + (high + low) / 2  # of the people's box, level world
     corners = corners @ room.to_camera.T
-    fallen = corners - np.outer((corners @ up - room.ground) / rise, to_sun)
+    fallen = corners - np.outer((corners @ room.up - room.ground) / rise, to_sun)
     if fallen[:, 2].min() < 0.2:
         return np.array((0, 0, *size))
     pixels = camera.project(fallen)

@@ -1,10 +1,9 @@
 """Keypoint evaluation with xtcocotools' arguments and results, by pycocotools' arithmetic.
 
-What xtcocotools (https://github.com/jin-s13/xtcocoapi) adds is a matter of what is compared: the
-joints of one part of the body, a score of its own for each part, any number of joints with their
-sigmas, areas estimated from boxes. `_prepare` brings annotations and results into the form that
-pycocotools compares; matching and averaging are pycocotools' own and equal to xtcocotools' to the
-last digit.
+xtcocotools (https://github.com/jin-s13/xtcocoapi) adds the joints of one part of the body, a score
+per part, any number of joints with their sigmas, and areas estimated from boxes. `_prepare` brings
+annotations and results into the form that pycocotools compares; matching and averaging are
+pycocotools' own and equal to xtcocotools' to the last digit.
 """
 
 import contextlib
@@ -33,11 +32,11 @@ class COCOeval(cocoeval.COCOeval):
     """Average precision and recall by object keypoint similarity.
 
     Args:
-        cocoGt (COCO): annotations.
-        cocoDt (COCO): results, as `cocoGt.loadRes` gives them.
-        iouType (str): 'keypoints', or 'keypoints_' and one of `PARTS`.
+        cocoGt: COCO of annotations.
+        cocoDt: COCO of results, from `cocoGt.loadRes`.
+        iouType: 'keypoints', or 'keypoints_' and one of `PARTS`.
         sigmas: (K,), of the joints compared; default COCO's 17.
-        use_area (bool): False where annotations carry no area: it is estimated from the box.
+        use_area: False if annotations have no area: it is estimated from the box.
 
     `stats`, after `summarize()`: AP, AP.5, AP.75, AP(medium), AP(large), then the same of AR; for
     'keypoints_crowd' AP, AP.5, AP.75, AR, AR.5, AR.75, AP(easy), AP(medium), AP(hard).
