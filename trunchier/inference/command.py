@@ -201,10 +201,8 @@ def _inferencers(args):
     if args.focal is not None and len(args.focal) > 2:
         raise ValueError(f'--focal takes one number or two, got {len(args.focal)}')
     options = dict(flip_test=args.flip_test, focal=args.focal, body_model=args.body_model)
-    inferencers = []
-    for model, file in zip(args.model, weights, strict=True):
-        found = find(model, file, args.task)
-        inferencer = Inferencer(
+    return [
+        Inferencer(
             found,
             device=args.device,
             detector=args.detector,
@@ -216,8 +214,8 @@ def _inferencers(args):
             smooth=args.smooth,
             **_accepted(found.row.load('predictor'), options),
         )
-        inferencers.append(inferencer)
-    return inferencers
+        for found in map(find, args.model, weights, [args.task] * len(weights))
+    ]
 
 
 def _accepted(function: Callable, options: dict[str, Any]) -> dict[str, Any]:

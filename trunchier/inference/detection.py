@@ -190,8 +190,7 @@ def _coco(annotations, names):
 def _of_instances(instances):
     boxes = []
     for each in instances:
-        box = each['bbox']
-        box = box[0] if len(box) == 1 else box  # MMPose writes [[x1, y1, x2, y2]]
+        box = np.ravel(each['bbox'])  # MMPose writes [[x1, y1, x2, y2]]
         boxes.append([*box[:4], each.get('bbox_score', 1.0)])
     return np.array(boxes, np.float32).reshape(-1, 5)
 

@@ -64,9 +64,8 @@ class PosePredictor(Predictor):
         else:
             self.network = Heatmaps(network, cfg.model.head.decoder, *flips)
         count = self.dataset_meta['num_keypoints']
-        self.fields = dict(
-            keypoints=(count, 2), keypoint_scores=(count,), keypoints_visible=(count,)
-        )
+        self.fields = dict(keypoints=(count, 2))
+        self.fields |= dict.fromkeys(('keypoint_scores', 'keypoints_visible'), (count,))
 
     @staticmethod
     def as_network(model: nn.Module) -> Network | nn.Module:
@@ -90,10 +89,8 @@ class PosePredictor(Predictor):
         for index, arrays in enumerate(self.network.decode(tensors)):
             crop = crops[index]
             keypoints, scores, visible = (array[0, kept].copy() for array in arrays)
-            input_size = crop.pixels.shape[:0:-1]
-            keypoints[:, :2] = (
-                keypoints[:, :2] / input_size * crop.size + crop.center - 0.5 * crop.size
-            )
+            fractions = keypoints[:, :2] / crop.pixels.shape[:0:-1]
+            keypoints[:, :2] = fractions * crop.size + crop.center - 0.5 * crop.size
             person = dict(keypoints=keypoints, keypoint_scores=scores, keypoints_visible=visible)
             if self.draw_heatmap and 'heatmaps' in tensors:
                 heatmaps = tensors['heatmaps'][index][kept]

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 import cv2
 import numpy as np
@@ -48,11 +49,9 @@ def _count(sources):
         return None
     total = 0
     for source in sources:
-        try:
+        with suppress(Unreadable):
             number = video_info(source).num_frames if source.moves else 1
-        except Unreadable:
-            number = 0
-        if number is None:
-            return None
-        total += number
+            if number is None:
+                return None
+            total += number
     return total
