@@ -130,7 +130,7 @@ def test_boxes_come_from_a_file(models, folder):
 
 def test_yolox_finds_the_people_of_a_photo(models, shared, tmp_path):
     code = run(
-        shared / 'data/photos/000000000785.jpg', '--boxes',
+        shared / 'data/photos/000000000785.jpg', '--detector',
         shared / 'data/detector/yolox_nano.onnx', '--out-dir', tmp_path, *arguments(models, 'pose'),
     )  # fmt: skip
     (person,) = json.loads((tmp_path / 'predictions/000000000785.json').read_text())
