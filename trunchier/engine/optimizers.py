@@ -40,8 +40,7 @@ class DepthDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def __init__(
         self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None
     ):
-        super().__init__(optim_wrapper_cfg, dict(paramwise_cfg or {}, layer_decay_rate=1.0))
-        self.paramwise_cfg.update(paramwise_cfg or {})
+        super().__init__(optim_wrapper_cfg, {'layer_decay_rate': 1.0, **(paramwise_cfg or {})})
         unknown = set(self.paramwise_cfg) - {'layer_decay_rate', 'custom_keys'}
         if unknown:
             raise ValueError(
@@ -96,15 +95,10 @@ class DepthDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             or name.endswith(('.bias', *UNDECAYED))
         )
         decay_mult = 0.0 if undecayed else 1.0
-        keys = sorted(self.paramwise_cfg.get('custom_keys', {}), key=lambda k: (-len(k), k))
-        for key in keys:
-            if key in name:
-                custom = self.paramwise_cfg['custom_keys'][key]
-                return (
-                    lr_mult * custom.get('lr_mult', 1.0),
-                    decay_mult * custom.get('decay_mult', 1.0),
-                )
-        return lr_mult, decay_mult
+        keys = self.paramwise_cfg.get('custom_keys', {})
+        matching = sorted((key for key in keys if key in name), key=lambda k: (-len(k), k))
+        custom = keys[matching[0]] if matching else {}
+        return lr_mult * custom.get('lr_mult', 1.0), decay_mult * custom.get('decay_mult', 1.0)
 
 
 @OPTIM_WRAPPERS.register_module()

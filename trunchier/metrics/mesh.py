@@ -74,11 +74,7 @@ class _PerDataset(BaseMetric):
 
 @METRICS.register_module()
 class MeshPCK(_PerDataset):
-    """Percentage of correct keypoints: DATASET/PCK@0.05, ..., and PhiM2D over the data sets.
-
-    Keypoints with a confidence above `confidence` are scored. A keypoint is correct if its error is
-    less than the threshold times the longer side of the annotated box. Rates are computed for each
-    of the 44 keypoints, then averaged over those with data.
+    """Percentage of correct keypoints: DATASET/PCK@0.05, ..., and PhiM2D; see `protocol`.
 
     Args:
         thresholds: fractions of the longer side.
@@ -130,12 +126,11 @@ class MeshPCK(_PerDataset):
 
 @METRICS.register_module()
 class MeshJointError(_PerDataset):
-    """Mean joint errors in mm: DATASET/MPJPE, DATASET/PA-MPJPE, and PhiM3D over the data sets.
+    """Mean joint errors in mm: DATASET/MPJPE, DATASET/PA-MPJPE, and PhiM3D; see `protocol`.
 
-    Over 14 joints, [25..37, 43] of 44, relative to joint 39. PA-MPJPE aligns each sample by a
-    similarity with scale and without reflection. Degenerate sets stay finite: a prediction whose
-    joints coincide is aligned to the mean of the ground truth. As official, confidences are
-    ignored, except that samples without any annotated joint are skipped.
+    Degenerate sets stay finite: a prediction whose joints coincide is aligned to the mean of the
+    ground truth. As official, confidences are ignored, except that samples without any annotated
+    joint are skipped.
     """
 
     unit = 'mm'

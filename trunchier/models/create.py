@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,12 +95,6 @@ def build_model(cfg: Config) -> nn.Module:
     init_default_scope(cfg.get('default_scope', 'mmpose'))
     if MODELS.get(cfg.model.type) is None:
         need('mmpose.models', f'building a {cfg.model.type}', 'see requirements.txt')
-    elif not _has_mmpose():
+    elif find_spec('mmpose') is None:
         cfg.model.data_preprocessor = None  # mmpose's; only images that are not normalized need it
     return MODELS.build(cfg.model).eval()
-
-
-def _has_mmpose():
-    from importlib.util import find_spec
-
-    return find_spec('mmpose') is not None

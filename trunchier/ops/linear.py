@@ -24,7 +24,8 @@ from .cpu import onednn
 from .when import inference_on_cpu, plain_cpu, records_gradient
 
 VARIABLE = 'TRUNCHIER_CPU_LINEAR'
-BACKENDS = {'mkl': lambda: '', 'onednn': lambda: '' if onednn.available() else _absent()}
+ABSENT = f'is not available in this build of torch {torch.__version__}'
+BACKENDS = {'mkl': lambda: '', 'onednn': lambda: '' if onednn.available() else ABSENT}
 CHOICES = ('auto', *BACKENDS)
 ACTIVATIONS = {None: lambda x: x, 'gelu': F.gelu, 'hardswish': F.hardswish}
 
@@ -166,10 +167,6 @@ def _checked(name, where):
     if name != 'auto' and (reason := BACKENDS[name]()):
         raise RuntimeError(f"{where} got 'onednn', which {reason}; give 'auto'")
     return name
-
-
-def _absent():
-    return f'is not available in this build of torch {torch.__version__}'
 
 
 @functools.lru_cache

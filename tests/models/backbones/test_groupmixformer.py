@@ -10,7 +10,6 @@ from torch import nn
 
 from trunchier.models import TruncatedGMF
 from trunchier.models.backbones.groupmixformer import (
-    ARCHS,
     HEADS,
     POSITION_KERNELS,
     SEGMENTS,
@@ -131,7 +130,7 @@ def test_layer_norms_have_the_official_eps():
 
 
 def test_batch_norms_synchronize_on_request():
-    model = TruncatedGMF(dict(ARCHS['tiny'], channels=(20, 40, 60, 80)), 2).eval()
+    model = TruncatedGMF(dict(TruncatedGMF.ARCHS['tiny'], channels=(20, 40, 60, 80)), 2).eval()
     count = sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
     synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
     assert sum(isinstance(m, nn.SyncBatchNorm) for m in synchronised.modules()) == count
@@ -181,7 +180,7 @@ def test_conversion_leaves_nothing_over(variant):
 
 def test_channels_that_cannot_be_split_into_segments_are_refused():
     with pytest.raises(ValueError, match='channels=64 in stage 1; give a multiple of 10'):
-        TruncatedGMF(dict(ARCHS['tiny'], channels=(80, 64, 200, 240)))
+        TruncatedGMF(dict(TruncatedGMF.ARCHS['tiny'], channels=(80, 64, 200, 240)))
 
 
 def test_initial_weights_are_the_official_ones():

@@ -239,7 +239,7 @@ def test_initial_weights_are_the_official_ones():
 
 def test_channels_that_cannot_be_split_into_heads_are_refused():
     with pytest.raises(ValueError, match='96 channels in 5 heads; give a multiple'):
-        TruncatedSwin(dict(swin.ARCHS['tiny'], num_heads=(5, 6, 12, 24)))
+        TruncatedSwin(dict(TruncatedSwin.ARCHS['tiny'], num_heads=(5, 6, 12, 24)))
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float64])

@@ -13,7 +13,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, DefaultScope
 
 from trunchier.models import TruncatedVMamba
-from trunchier.models.backbones.vmamba import ARCHS, SS2D
+from trunchier.models.backbones.vmamba import SS2D
 from trunchier.weights import load
 from trunchier.weights.families import from_vmamba
 
@@ -114,7 +114,7 @@ def test_every_parameter_learns_with_several_states():
 
 
 def test_initial_scan_is_the_official_one():
-    arch = ARCHS['tiny']
+    arch = TruncatedVMamba.ARCHS['tiny']
     scan = SS2D(arch['channels'][1], arch['channels'][1], states=3)
     delta = torch.nn.functional.softplus(scan.dt_projs_bias)
     assert 1e-3 * 0.999 <= delta.min() < 2e-3

@@ -13,14 +13,13 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ... import zoo
 from ...ops import group_attention, linear_attention
 from ...ops.attention import cpu_kernels
 from ...ops.folding import depthwise_conv, fold, merge_depthwise, merge_linear
 from ...ops.linear import linear
-from ...zoo import ARCHS as ALL_ARCHS
 from .base import Mlp, ResidualBlock, TruncatedBackbone, convolve, new_linear
 
-ARCHS = ALL_ARCHS['TruncatedGMF']
 SEGMENTS = 5  # of the channels: four take part in the attention, one bypasses it
 KERNELS = (1, 3, 5, 7)  # aggregators of the four
 HEADS = 8
@@ -36,7 +35,7 @@ class TruncatedGMF(TruncatedBackbone):
     by stage. Any image size works: stage i returns ceil(H / stride) x ceil(W / stride).
     """
 
-    ARCHS = ARCHS
+    ARCHS = zoo.ARCHS['TruncatedGMF']
 
     def build_stem(self, in_channels: int) -> nn.Module:
         return Stem(in_channels, self.arch['channels'][0])

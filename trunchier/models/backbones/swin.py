@@ -15,13 +15,12 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ... import zoo
 from ...ops import window_attention
 from ...ops.linear import linear
 from ...ops.windows import window_layout
-from ...zoo import ARCHS as ALL_ARCHS
 from .base import Mlp, ResidualBlock, TruncatedBackbone, new_linear
 
-ARCHS = ALL_ARCHS['TruncatedSwin']
 WINDOW = 7
 SHIFT = WINDOW // 2
 PATCH = 4
@@ -37,7 +36,7 @@ class TruncatedSwin(TruncatedBackbone):
     window, so stage i returns ceil(H / stride) x ceil(W / stride).
     """
 
-    ARCHS = ARCHS
+    ARCHS = zoo.ARCHS['TruncatedSwin']
 
     def build_stem(self, in_channels: int) -> nn.Module:
         return PatchEmbed(in_channels, self.arch['channels'][0])

@@ -14,12 +14,11 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ... import zoo
 from ...ops import selective_scan_2d
 from ...ops.linear import linear
-from ...zoo import ARCHS as ALL_ARCHS
 from .base import Mlp, ResidualBlock, TruncatedBackbone, convolve, new_linear
 
-ARCHS = ALL_ARCHS['TruncatedVMamba']
 DELTA_RANGE = (1e-3, 1e-1)  # of the initial delta, log-uniform
 
 
@@ -35,7 +34,7 @@ class TruncatedVMamba(TruncatedBackbone):
         scan_backend: backend of `trunchier.ops.selective_scan_2d`.
     """
 
-    ARCHS = ARCHS
+    ARCHS = zoo.ARCHS['TruncatedVMamba']
 
     def __init__(self, *args: Any, scan_backend: str = 'auto', **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -46,7 +45,7 @@ class TruncatedVMamba(TruncatedBackbone):
     def _arch_row(self, arch):
         if not isinstance(arch, str):
             optional = ('ssm_ratio', 'd_state', 'mlp_ratio', 'drop_path_rate')
-            arch = {**{key: ARCHS['tiny'][key] for key in optional}, **arch}
+            arch = {**{key: self.ARCHS['tiny'][key] for key in optional}, **arch}
         return super()._arch_row(arch)
 
     def build_stem(self, in_channels: int) -> nn.Module:

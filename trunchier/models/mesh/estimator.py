@@ -87,7 +87,7 @@ class MeshEstimator(BaseModel):
 
         Returns:
             'tensor': see `regress`. 'loss': losses by name. 'predict': `data_samples` with
-            `pred_instances`, see `add_pred_to_samples`.
+            `pred_instances`, see `predict`.
 
         Raises:
             ValueError: another mode, or another shape of `inputs`.
@@ -128,13 +128,7 @@ class MeshEstimator(BaseModel):
 
     @torch.no_grad()
     def predict(self, inputs: Tensor, data_samples: list[PoseDataSample]) -> list[PoseDataSample]:
-        """`regress`, then `add_pred_to_samples`."""
-        return self.add_pred_to_samples(self.regress(inputs), data_samples)
-
-    def add_pred_to_samples(
-        self, pred: dict[str, Tensor], data_samples: list[PoseDataSample]
-    ) -> list[PoseDataSample]:
-        """Set `pred_instances` of each sample: numpy arrays of one instance.
+        """`regress`, and set `pred_instances` of each sample: numpy arrays of one instance.
 
         The fields are those of `regress` (vertices only if `with_vertices`), but for
         `crop_keypoints`: `keypoints` (1, 44, 2) are in pixels of the image, by the sample's
@@ -143,7 +137,7 @@ class MeshEstimator(BaseModel):
         """
         from mmengine.structures import InstanceData
 
-        pred = {name: value.float().cpu().numpy() for name, value in pred.items()}
+        pred = {name: value.float().cpu().numpy() for name, value in self.regress(inputs).items()}
         points = pred.pop('crop_keypoints')
         if not self.test_cfg['with_vertices']:
             del pred['vertices']

@@ -223,20 +223,11 @@ conv3_one, conv5_one, conv7_one = (_depthwise(size, 1) for size in (3, 5, 7))
 
 @compiled
 def multiply(
-    rows: int,
-    columns: int,
-    depth: int,
-    a: Array,
-    a_at: int,
-    a_row: int,
-    a_column: int,
-    b: Array,
-    b_at: int,
-    b_row: int,
-    c: Array,
-    c_at: int,
-    c_row: int,
-) -> None:
+    rows: int, columns: int, depth: int,
+    a: Array, a_at: int, a_row: int, a_column: int,
+    b: Array, b_at: int, b_row: int,
+    c: Array, c_at: int, c_row: int,
+) -> None:  # fmt: skip
     """c = a @ b, (rows, depth) @ (depth, columns), columns >= LANES; the last tiles may overlap."""
     j = 0
     while j < columns:
@@ -262,20 +253,11 @@ def multiply(
 
 @compiled
 def convolve(
-    size: int,
-    height: int,
-    width: int,
-    x: Array,
-    x_at: int,
-    x_pixel: int,
-    padded: Array,
-    w: Array,
-    w_at: int,
-    w_row: int,
-    y: Array,
-    y_at: int,
-    y_pixel: int,
-) -> None:
+    size: int, height: int, width: int,
+    x: Array, x_at: int, x_pixel: int, padded: Array,
+    w: Array, w_at: int, w_row: int,
+    y: Array, y_at: int, y_pixel: int,
+) -> None:  # fmt: skip
     """Depthwise 3x3, 5x5 or 7x7 convolution of LANES channels of a map, padded with zeros.
 
     Args:

@@ -19,11 +19,9 @@ from ..cpu.threads import in_parallel, thread_pool, thread_range
 from .parallel import CACHED, exactly
 
 
-def selective_scan_2d(
-    x: Tensor, projection: Tensor, A: Tensor, D: Tensor, delta_weight: Tensor, delta_bias: Tensor
-) -> Tensor:
+def selective_scan_2d(*inputs: Tensor) -> Tensor:
     """See `trunchier.ops.selective_scan_2d`."""
-    return _SelectiveScan2d.apply(x, projection, A, D, delta_weight, delta_bias)
+    return _SelectiveScan2d.apply(*inputs)
 
 
 class _SelectiveScan2d(torch.autograd.Function):

@@ -31,11 +31,9 @@ STEPS = 16 if INTERPRETED else 64  # of a chunk
 PROGRAMS = 512  # cut sequences into segments until there are about as many
 
 
-def selective_scan_2d(
-    x: Tensor, projection: Tensor, A: Tensor, D: Tensor, delta_weight: Tensor, delta_bias: Tensor
-) -> Tensor:
+def selective_scan_2d(*inputs: Tensor) -> Tensor:
     """See `trunchier.ops.selective_scan_2d`."""
-    return _SelectiveScan2d.apply(x, projection, A, D, delta_weight, delta_bias)
+    return _SelectiveScan2d.apply(*inputs)
 
 
 class _SelectiveScan2d(torch.autograd.Function):

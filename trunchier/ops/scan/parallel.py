@@ -24,18 +24,9 @@ CACHED = 2**18  # elements of a temporary that stays in the cache of a CPU
 MAX_ELEMENTS = 2**20  # of a temporary on CPU: larger batches are scanned in parts
 
 
-def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = True,
-) -> Tensor:
+def selective_scan(*inputs: Tensor | bool | None) -> Tensor:
     """See `trunchier.ops.selective_scan`."""
-    return _recomputed(_scan_sequences, u, delta, A, B, C, D, delta_bias, delta_softplus)
+    return _recomputed(_scan_sequences, *inputs)
 
 
 def selective_scan_2d(
