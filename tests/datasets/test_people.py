@@ -152,9 +152,7 @@ def test_bad_records_are_counted_over_all_workers(mix, tmp_path):
     assert batches.dataset.report()['b']['bad']['undecodable image'] >= 100
 
 
-# ---------------------------------------------------------------------------------------------
-# The sampler, and the loader that mmengine builds
-# ---------------------------------------------------------------------------------------------
+# --- The sampler, and the loader that mmengine builds --------------------------------------------
 def summary(batch):
     """What identifies each sample of a batch: who, and how it was augmented."""
     return [
@@ -252,9 +250,7 @@ def summary_of_samples(samples):
     return summary({name: [s[name] for s in samples] for name in ('inputs', 'data_samples')})
 
 
-# ---------------------------------------------------------------------------------------------
-# One after the other
-# ---------------------------------------------------------------------------------------------
+# --- One after the other -------------------------------------------------------------------------
 def test_concatenated_data_sets_keep_their_order():
     joined = ConcatPeople([Numbers(2, 'a'), Numbers(3, 'b')])
     joined.full_init()

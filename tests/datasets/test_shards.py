@@ -91,9 +91,7 @@ def test_the_corrupt_images_of_aic_are_skipped(tmp_path):
     assert [dataset.record(i)['key'] for i in range(len(dataset))] == keys[2:]
 
 
-# ---------------------------------------------------------------------------------------------
-# What is bad
-# ---------------------------------------------------------------------------------------------
+# --- What is bad ---------------------------------------------------------------------------------
 class Forbidden:
     def __reduce__(self):
         return os.system, ('echo never',)
@@ -212,9 +210,7 @@ def test_exif_orientation_is_ignored():
     assert shards.decode_image(turned).shape[:2] == (60, 100)
 
 
-# ---------------------------------------------------------------------------------------------
-# Index
-# ---------------------------------------------------------------------------------------------
+# --- Index ---------------------------------------------------------------------------------------
 def test_a_shard_is_indexed_once(tmp_path, monkeypatch):
     folder = people.write_shards(tmp_path / 'set', shards=2)
     first = ready(folder)
@@ -288,9 +284,7 @@ def test_remote_shards_are_an_error():
         shards.expand_urls('https://somewhere/{000000..000001}.tar')
 
 
-# ---------------------------------------------------------------------------------------------
-# The stream
-# ---------------------------------------------------------------------------------------------
+# --- The stream ----------------------------------------------------------------------------------
 def test_a_group_has_each_person_once_per_draw_of_its_shard(tmp_path):
     folder = people.write_shards(tmp_path / 'set', shards=3, members=5)
     dataset = ready(folder)

@@ -242,9 +242,7 @@ def test_unknown_options_are_an_error(transform, message):
         TRANSFORMS.build(transform)
 
 
-# ---------------------------------------------------------------------------------------------
-# Real poses
-# ---------------------------------------------------------------------------------------------
+# --- Real poses ----------------------------------------------------------------------------------
 def test_the_embedded_poses_are_the_default():
     poses, betas = load_real_poses()
     assert poses.shape == (4000, 69) and betas is None

@@ -283,17 +283,3 @@ def test_weights_of_another_model_are_refused(tmp_path, config, other):
     write_weights(other(), tmp_path / 'a.pth')
     with pytest.raises(CheckpointError, match=r'does not fit [^\n]*\n\d+ missing:'):
         load_checkpoint(build_model(config()), tmp_path / 'a.pth')
-
-
-def test_weights_of_another_size_are_refused(tmp_path):
-    write_weights(pose_config(), tmp_path / 'a.pth')
-    larger = pose_config()
-    larger.model.head.deconv_out_channels = (32, 32)
-    with pytest.raises(CheckpointError, match='misshapen'):
-        load_checkpoint(build_model(larger), tmp_path / 'a.pth')
-
-
-def test_a_file_of_other_content_is_named(tmp_path):
-    (tmp_path / 'a.pth').write_bytes(b'no weights')
-    with pytest.raises(CheckpointError, match='a.pth cannot be read as weights'):
-        load_checkpoint(build_model(pose_config()), tmp_path / 'a.pth')

@@ -44,15 +44,15 @@ def plain_cpu(*tensors: Tensor | None, dtypes: tuple[torch.dtype, ...] = FLOAT32
     do, for other `dtypes`, devices and kinds of tensors, and for an empty first tensor. Gradients
     do not matter.
     """
-    return not (
-        not _IS_KNOWN
-        or is_traced()
-        or _autocasts()
-        or forward_ad._current_level >= 0
-        or not all(_is_plain(tensor, dtypes) for tensor in tensors if tensor is not None)
-        or tensors[0].numel() == 0
-        or num_dispatch_modes() > 0  # such as a counter of operations
-        or peek_interpreter_stack() is not None  # such as vmap
+    return (
+        _IS_KNOWN
+        and not is_traced()
+        and not _autocasts()
+        and forward_ad._current_level < 0
+        and all(_is_plain(tensor, dtypes) for tensor in tensors if tensor is not None)
+        and tensors[0].numel() > 0
+        and num_dispatch_modes() == 0  # one may be a counter of operations
+        and peek_interpreter_stack() is None  # such as vmap's
     )
 
 
@@ -71,6 +71,4 @@ def _is_plain(tensor, dtypes):
 
 
 def _autocasts():
-    if _OLD_AUTOCAST:
-        return torch.is_autocast_cpu_enabled()
-    return torch.is_autocast_enabled('cpu')
+    return torch.is_autocast_cpu_enabled() if _OLD_AUTOCAST else torch.is_autocast_enabled('cpu')

@@ -1,64 +1,31 @@
-"""Truncated VMamba: the authors' numbers through the authors' keys, and its life elsewhere.
-
-What it shares with the other backbones is tested in test_backbone.py.
-"""
+"""Truncated VMamba: its official classes, initial weights, backends, and a detector."""
 
 import math
 
 import pytest
 import torch
-from golden_rule import assert_matches, golden_input, golden_state, load_golden, official_shapes
+from golden_rule import golden_state, official_shapes
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, DefaultScope
 
 from trunchier.models import TruncatedVMamba
 from trunchier.models.backbones.vmamba import SS2D
-from trunchier.weights import load
 from trunchier.weights.families import from_vmamba
 
-VARIANTS = ('tiny', 'small', 'base')
-STAGES = (1, 2, 3, 4)
 LITTLE = dict(channels=(16, 32, 48, 64), depths=(1, 2, 2, 1), ssm_ratio=2.0, drop_path_rate=0.3)
-
-
-def official_state(variant):
-    return golden_state(official_shapes(f'vmamba_{variant}_keys'))
 
 
 def little(num_stages=4, **options):
     return TruncatedVMamba({**LITTLE, **options.pop('arch', {})}, num_stages=num_stages, **options)
 
 
-# --- the authors' numbers ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize('variant', VARIANTS)
-def test_every_stage_has_the_official_values(variant):
-    golden = load_golden(f'vmamba_{variant}')
-    model = TruncatedVMamba(variant, out_indices=(0, 1, 2, 3), out_norm=False).eval()
-    state = from_vmamba(official_state(variant))
-    model.load_state_dict({k: v for k, v in state.items() if not k.startswith('norm')})
-    with torch.no_grad():
-        outputs = model(golden_input(**golden['input']))
-    for stage, output in zip(STAGES, outputs, strict=True):
-        assert_matches(output, golden[f'stage{stage}_raw'])
-
-
-def test_last_output_has_the_official_norm():
-    golden = load_golden('vmamba_tiny')
-    model = TruncatedVMamba('tiny').eval()
-    model.load_state_dict(from_vmamba(official_state('tiny')))
-    with torch.no_grad():
-        (output,) = model(golden_input(**golden['input']))
-    assert_matches(output, golden['stage4_norm'])
-
-
 # --- official checkpoints ------------------------------------------------------------------------
 
 
 def test_both_official_classes_give_the_same_weights():
-    state = {k: v for k, v in official_state('tiny').items() if '.blocks.1.' not in k}
+    state = golden_state(official_shapes('vmamba_tiny_keys'))
+    state = {k: v for k, v in state.items() if '.blocks.1.' not in k}
     other = {}
     for key, value in state.items():
         # the single-file class: projections of the four directions stacked, 1x1 convolutions
@@ -77,29 +44,6 @@ def test_both_official_classes_give_the_same_weights():
 def test_detection_norms_become_output_norms():
     state = from_vmamba({f'outnorm{i}.weight': torch.ones(1) for i in range(4)})
     assert list(state) == [f'norm{i}.weight' for i in range(4)]
-
-
-@pytest.mark.parametrize('wrapper', ['model', 'model_ema'])
-@pytest.mark.parametrize('num_stages', [2, 4])
-def test_init_cfg_loads_an_official_file(num_stages, wrapper, tmp_path):
-    state = official_state('tiny')
-    path = tmp_path / 'vssm1_tiny_0230s_ckpt_epoch_264.pth'
-    torch.save({wrapper: state, 'epoch': 264}, path)
-    init_cfg = dict(type='OfficialPretrained', checkpoint=str(path))
-    model = TruncatedVMamba('tiny', num_stages=num_stages, init_cfg=init_cfg)
-    model.init_weights()
-    converted = from_vmamba(state)
-    loaded = model.state_dict()
-    fresh = {key for key in loaded if key.startswith('norm') and num_stages < 4}
-    assert all(torch.equal(loaded[key], converted[key]) for key in loaded.keys() - fresh)
-
-
-def test_another_variants_file_is_refused(tmp_path):
-    path = tmp_path / 'small.pth'
-    torch.save({'model': official_state('small')}, path)
-    model = TruncatedVMamba('tiny', init_cfg=dict(type='OfficialPretrained', checkpoint=str(path)))
-    with pytest.raises(load.CheckpointError, match='misshapen'):
-        model.init_weights()
 
 
 # --- learning ------------------------------------------------------------------------------------

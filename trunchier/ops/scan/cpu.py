@@ -198,15 +198,12 @@ def _scan_map_part(thread, num_threads, x, projection, A, D, weight, bias, scrat
 
 
 @compiled
-def _scan_direction_back(
-    pool, z, x, projection, A, grad_y, direction, path, grad_x, grad_B, grad_C, grad_A
-):
-    """From grad_y add to grad_x, grad_B, grad_C and grad_A; z becomes its gradient.
+def _scan_direction_back(pool, *arguments):
+    """From grad_y add to grad_x, grads_B, grads_C and grads_A; z becomes its gradient.
 
     Each thread has its own grad_B, grad_C (threads, S, P, N) and grad_A (threads, N, d).
     """
-    grads = grad_x, grad_B, grad_C, grad_A
-    in_parallel(_scan_back_part, pool, (z, x, projection, A, grad_y, direction, path, grads))
+    in_parallel(_scan_back_part, pool, arguments)
 
 
 @inlined
@@ -222,8 +219,10 @@ def sample_and_channels(unit: int, end: int, channels: int) -> tuple[int, slice,
 
 
 @compiled
-def _scan_back_part(thread, num_threads, z, x, projection, A, grad_y, direction, path, grads):
-    grad_x, grads_B, grads_C, grads_A = grads
+def _scan_back_part(
+    thread, num_threads, z, x, projection, A, grad_y, direction, path,
+    grad_x, grads_B, grads_C, grads_A,
+):  # fmt: skip
     grad_B, grad_C, grad_A = grads_B[thread], grads_C[thread], grads_A[thread]
     first, count_outer, outer, count_inner, inner = path
     length = count_outer * count_inner
