@@ -50,9 +50,8 @@ class NpzPeople(People):
     Args:
         ann_file: npz.
         img_dir: folder that `imgname` is relative to.
-        name: of the data set; default: the file's.
+        name, pipeline: see `People`; the default name is the file's.
         filters: arguments of `AnnotationFilter`, for training; None (for evaluation) keeps all.
-        pipeline: transforms that `dataset[index]` applies to its record.
         max_bad_share: maximum share of bad rows.
 
     Raises (in `full_init`):

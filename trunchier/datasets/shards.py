@@ -61,9 +61,8 @@ class ShardPeople(People):
 
     Args:
         urls: tar files: paths with {000000..000312} or *, or folders.
-        name: of the data set; default: the folder's.
+        name, pipeline: see `People`; the default name is the folder's.
         filters: arguments of `AnnotationFilter`, HMR2.0's by default; None keeps all.
-        pipeline: transforms that `dataset[index]` applies to its record.
         masks: read the person's mask from detection.npz, if there is one.
         index_dir: folder of the indices, if that of the shards is read-only.
         max_bad_share: maximum share of bad records.

@@ -53,15 +53,12 @@ class StreamTrainLoop(IterBasedTrainLoop):
             hub.update_info('stream', dict(seed=sampler.seed, position=start + seen))
             self.run_iter(batch)
             self._decide_current_val_interval()
-            if self._validates_now():
+            due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
+            if due and self.runner.val_loop is not None and self._iter >= self.val_begin:
                 self.runner.val_loop.run()
         self.runner.call_hook('after_train_epoch')
         self.runner.call_hook('after_train')
         return self.runner.model
-
-    def _validates_now(self):
-        due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
-        return self.runner.val_loop is not None and self._iter >= self.val_begin and due
 
 
 def iteration_seed(seed: int, rank: int, iteration: int) -> int:

@@ -271,12 +271,10 @@ def collate_targets(data_samples: list[PoseDataSample], device: torch.device) ->
     """
     targets, fields = {}, person()
     for name in TARGETS:
-        rows = np.concatenate([s.gt_instances[name] for s in data_samples])
-        if rows.shape[1:] != fields[name].shape:
-            raise ValueError(
-                f'gt_instances.{name}: expected shape {fields[name].shape}, got {rows.shape[1:]}'
-            )
-        targets[name] = torch.from_numpy(np.float32(rows)).to(device)
+        targets[name] = _batch(data_samples, name, device)
+        shape, expected = tuple(targets[name].shape[1:]), fields[name].shape
+        if shape != expected:
+            raise ValueError(f'gt_instances.{name}: expected shape {expected}, got {shape}')
     return targets
 
 
@@ -291,10 +289,17 @@ def real_bodies(data_samples: list[PoseDataSample], device: torch.device) -> tup
             'the discriminator requires real poses in each sample: put AddRealPoses() before '
             'PackPerson() in the training pipeline, or set model.discriminator=None'
         )
-    pose = np.concatenate([s.gt_instances.real_body_pose[0] for s in data_samples])
-    betas = np.concatenate([s.gt_instances.real_betas[0] for s in data_samples])
-    pose = torch.from_numpy(np.float32(pose)).to(device).unflatten(1, (-1, 3))
-    return axis_angle_to_matrix(pose), torch.from_numpy(np.float32(betas)).to(device)
+    pose, betas = (
+        _batch(data_samples, name, device).flatten(0, 1)
+        for name in ('real_body_pose', 'real_betas')
+    )
+    return axis_angle_to_matrix(pose.unflatten(1, (-1, 3))), betas
+
+
+def _batch(data_samples, name, device):
+    """A field of the samples' `gt_instances`, as one float32 tensor."""
+    rows = np.concatenate([sample.gt_instances[name] for sample in data_samples])
+    return torch.from_numpy(np.float32(rows)).to(device)
 
 
 def _remove_wrappers(model, state, prefix, _):
