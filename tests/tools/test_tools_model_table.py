@@ -11,6 +11,7 @@ import paper_costs
 import pytest
 
 from trunchier import zoo
+from trunchier.models.create import create_backbone
 
 pytest.importorskip('mmpose')
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,6 +78,13 @@ def test_the_tool_writes_a_file(tmp_path, monkeypatch):
     table = json.loads((tmp_path / 'table.json').read_text())
     assert [row['name'] for row in table] == ['SwinPose-T-S2', 'VMPose-T-S2']
     assert [path.name for path in tmp_path.iterdir()] == ['table.json']
+
+
+@pytest.mark.parametrize('name', ['swin-t-s4', 'gmf-t-s4', 'vm-t-s4'])
+def test_maps_of_odd_images_are_rounded_up(name):
+    backbone = create_backbone(name)
+    size, rounded_up = (255, 191), (256, 192)
+    assert paper_costs.model_costs(backbone, size) == paper_costs.model_costs(backbone, rounded_up)
 
 
 def test_a_backbone_without_a_formula_is_named():
