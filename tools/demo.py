@@ -28,10 +28,12 @@ from mmengine.evaluator import Evaluator
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.structures import InstanceData
 
-import trunchier
 from trunchier.conventions import PELVIS
 from trunchier.datasets import CropPerson, ShardPeople
 from trunchier.geometry import axis_angle_to_matrix
+from trunchier.inference.mesh import MeshInferencer
+from trunchier.inference.pose import PoseInferencer
+from trunchier.models import BodyModel
 from trunchier.zoo import TASKS
 
 TOOLS = Path(__file__).resolve().parent
@@ -69,7 +71,7 @@ def main() -> None:
         'trained': test(config, trained, out / 'pose'),
     }}  # fmt: skip
     print_table('Keypoints', results['pose'], POSE_COLUMNS)
-    draw(trunchier.PoseInferencer(str(config), str(trained)), out, 'pose.png')
+    draw(PoseInferencer(str(config), str(trained)), out, 'pose.png')
 
     if not args.pose_only:
         config = config_for('hmr2_vm-t-s2_synthetic-128.py', out)
@@ -83,7 +85,7 @@ def main() -> None:
             'trained': test(config, trained, out / 'mesh'),
         }
         print_table('Bodies', results['mesh'], MESH_COLUMNS)
-        draw(trunchier.MeshInferencer(str(config), str(trained)), out, 'mesh.png')
+        draw(MeshInferencer(str(config), str(trained)), out, 'mesh.png')
 
     (out / 'results.json').write_text(json.dumps(results, indent=1) + '\n')
     print(f'\nimages in {out}/; {(time.time() - begin) / 60:.1f} minutes in total')
@@ -233,7 +235,7 @@ def mean_body(people: list[dict]) -> np.ndarray:
     u[:, :, 2] *= torch.det(u @ vh)[:, None]
     mean = (u @ vh)[None]
     betas = torch.tensor(np.mean([person['betas'] for person in people], axis=0))[None]
-    return trunchier.models.BodyModel()(mean[:, :1], mean[:, 1:], betas)['joints'][0].numpy()
+    return BodyModel()(mean[:, :1], mean[:, 1:], betas)['joints'][0].numpy()
 
 
 def some_people(out: Path) -> list[dict]:
