@@ -11,15 +11,15 @@ import importlib
 from typing import Any
 
 from . import compat
-from .files.version import __version__
 
 compat.apply()  # before what follows, which may import the parts of the stack that it patches
 
 from . import datasets, engine, metrics, models, synthetic  # noqa: E402
 from .deploy.fuse import deploy  # noqa: E402
 
-# Imported when asked for: these need more packages, or take longer to import.
+# Imported when asked for: most need more packages, or take longer to import.
 LAZY = {
+    '__version__': 'files.version',
     'MeshInferencer': 'inference.mesh',
     'PoseInferencer': 'inference.pose',
     'create_backbone': 'models.create',
