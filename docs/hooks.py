@@ -21,12 +21,11 @@ def functions() -> list[str]:
     found = []
     for node in tree.body:  # such as `from .deploy.fuse import deploy`, and the dict LAZY
         if isinstance(node, ast.ImportFrom) and node.level and node.module:
-            names = [alias.name for alias in node.names if not alias.name.startswith('_')]
-            found += [f'trunchier.{node.module}.{name}' for name in names]
+            found += [f'trunchier.{node.module}.{alias.name}' for alias in node.names]
         elif isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') == 'LAZY':
             lazy = ast.literal_eval(node.value)
             found += [f'trunchier.{module}.{name}' for name, module in lazy.items()]
-    return found
+    return [name for name in found if '._' not in name]
 
 
 def pages() -> dict[str, list[str]]:
