@@ -131,7 +131,7 @@ def make_graph(model: nn.Module, with_body: bool = False) -> nn.Module:
     return graph(model, with_body).eval()
 
 
-def body_outputs(graph: type) -> tuple[str, ...]:
+def body_outputs(graph: type[PoseGraph] | type[MeshGraph]) -> tuple[str, ...]:
     """Names of the outputs of a posed body.
 
     Raises:

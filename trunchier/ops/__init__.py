@@ -24,7 +24,7 @@ __all__ = [
 
 def available_backends() -> dict[str, dict[str, str]]:
     """{operation: {backend: 'available', or the reason why it is not and the remedy}}."""
-    tables = {
+    tables: dict[str, dict] = {
         'selective_scan': scan.SEQUENCE_BACKENDS,
         'selective_scan_2d': scan.MAP_BACKENDS,
         'window_attention': attention.BACKENDS,
