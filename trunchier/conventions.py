@@ -70,9 +70,7 @@ BODIES = {
 }
 
 
-# ---------------------------------------------------------------------------------------------
-# A person
-# ---------------------------------------------------------------------------------------------
+# --- A person -------------------------------------------------------------------------------------
 class Field(NamedTuple):
     """Shape of one person's array, and its unit or frame."""
 
@@ -126,9 +124,7 @@ ANNOTATED = (
 ON_DISK = {'pose': 'body_pose', 'has_pose': 'has_body_pose'}  # other names in 4D-Humans' files
 TARGETS = ('crop_keypoints_2d', 'keypoints_3d', 'pose', 'betas', 'has_pose', 'has_betas')
 
-# ---------------------------------------------------------------------------------------------
-# Joint orders of data sets
-# ---------------------------------------------------------------------------------------------
+# --- Joint orders of data sets --------------------------------------------------------------------
 COCO_17 = (
     'nose', 'left_eye', 'right_eye', 'left_ear', 'right_ear', 'left_shoulder',               #  0
     'right_shoulder', 'left_elbow', 'right_elbow', 'left_wrist', 'right_wrist', 'left_hip',  #  6
@@ -170,9 +166,7 @@ MPI_INF_17_IN_44 = (38, 37, 33, 32, 31, 34, 35, 36, 27, 26, 25, 28, 29, 30, 39, 
 SPIN_24_IN_44 = tuple(range(25, 44)) + (0, 16, 15, 18, 17)
 
 
-# ---------------------------------------------------------------------------------------------
-# Mirrors: flipped[i] = original[permutation[i]], after mirroring x.
-# ---------------------------------------------------------------------------------------------
+# --- Mirrors: flipped[i] = original[permutation[i]], after mirroring x. ---------------------------
 def _mirror(names):
     """Permutation that swaps every left joint of `names` with its right one."""
 
@@ -202,9 +196,7 @@ EVAL_14_IN_44 = tuple(range(25, 38)) + (43,)
 # 4D-Humans ignores these 3D joints of its evaluation files (the OpenPose limbs).
 EVAL_IGNORED_3D = tuple(range(1, 15))
 
-# ---------------------------------------------------------------------------------------------
-# Camera and image constants of HMR2.0
-# ---------------------------------------------------------------------------------------------
+# --- Camera and image constants of HMR2.0 ---------------------------------------------------------
 FOCAL_LENGTH = 5000.0  # pixels of the 256-pixel crop
 IMAGE_SIZE = 256  # side of the square crop, pixels
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # RGB, of values in [0, 1]

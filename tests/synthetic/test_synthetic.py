@@ -51,9 +51,7 @@ def render(figures, props=(), size=(128, 128), focal=160.0, seed=0):
     return scene.render(np.random.default_rng(seed), size, figures, list(props), camera, room)
 
 
-# ---------------------------------------------------------------------------------------------
-# Body and poses
-# ---------------------------------------------------------------------------------------------
+# --- Body and poses -------------------------------------------------------------------------------
 def test_the_body_is_posed_as_by_the_body_model():
     pytest.importorskip('smplx')
     from trunchier.models.mesh.body import BodyModel
@@ -126,9 +124,7 @@ def test_sampled_poses_are_rotations_and_vary():
     assert knees.max() > 0.2
 
 
-# ---------------------------------------------------------------------------------------------
-# Annotations
-# ---------------------------------------------------------------------------------------------
+# --- Annotations ----------------------------------------------------------------------------------
 def test_annotated_keypoints_are_projections_of_the_joints_of_the_annotated_body(samples):
     pytest.importorskip('smplx')
     from trunchier.models.mesh.body import BodyModel
@@ -234,9 +230,7 @@ def test_faces_of_furniture_point_outwards():
     assert ((outward * scene.BOX_NORMALS[scene.BOX_FACES[:, 0]]).sum(1) > 0).all()
 
 
-# ---------------------------------------------------------------------------------------------
-# Outfits
-# ---------------------------------------------------------------------------------------------
+# --- Outfits --------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ('position', 'expected'),
     [
@@ -264,9 +258,7 @@ def test_pick_follows_the_frequencies():
     assert {pick(rng, HAIR_COLORS) for _ in range(300)} == set(HAIR_COLORS)
 
 
-# ---------------------------------------------------------------------------------------------
-# Seeds
-# ---------------------------------------------------------------------------------------------
+# --- Seeds ----------------------------------------------------------------------------------------
 def digest(folder):
     """Name and hash of every file."""
     files = sorted(path for path in folder.rglob('*') if path.is_file())
@@ -313,9 +305,7 @@ def test_another_seed_changes_every_image(written, tmp_path):
     assert not set(theirs.values()) & set(ours.values())
 
 
-# ---------------------------------------------------------------------------------------------
-# The data set on disk
-# ---------------------------------------------------------------------------------------------
+# --- The data set on disk -------------------------------------------------------------------------
 def test_a_data_set_has_its_images_and_a_body_for_each_annotation(written):
     out, made = written
     annotations = json.loads((out / 'annotations.json').read_text())
@@ -423,9 +413,7 @@ def test_the_progress_bar_is_silent_when_piped(tmp_path, capsys):
     assert '100%' in capsys.readouterr().err
 
 
-# ---------------------------------------------------------------------------------------------
-# Backgrounds and bad input
-# ---------------------------------------------------------------------------------------------
+# --- Backgrounds and bad input --------------------------------------------------------------------
 def test_corrupt_backgrounds_are_skipped_and_counted(tmp_path):
     photos = tmp_path / 'images'
     photos.mkdir()
@@ -492,9 +480,7 @@ def test_images_beyond_the_end_are_an_index_error():
         len(people.SyntheticPeople())
 
 
-# ---------------------------------------------------------------------------------------------
-# On the fly
-# ---------------------------------------------------------------------------------------------
+# --- On the fly -----------------------------------------------------------------------------------
 def test_bodies_rendered_on_the_fly_fit_the_pipeline_of_mesh_training():
     pytest.importorskip('mmpose')
     from trunchier.datasets import MixedPeople

@@ -229,9 +229,7 @@ def test_other_layouts_are_an_error(tmp_path, photos, spin, changes, message):
         make_shards.main([str(path), '--images', str(photos), '--out', str(tmp_path / 'out')])
 
 
-# ---------------------------------------------------------------------------------------------
-# Real files
-# ---------------------------------------------------------------------------------------------
+# --- Real files -----------------------------------------------------------------------------------
 def test_both_files_of_human36m_agree(shared, tmp_path):
     folder = shared / 'data' / 'h36m_tiny'
     given = ['--images', str(folder), '--out']
@@ -269,9 +267,7 @@ def test_mpi_inf_3dhp_keypoints_are_projections_of_its_joints(shared, tmp_path, 
             assert np.abs(focal * rays[:, axis] + center - points[:, axis]).max() < 12
 
 
-# ---------------------------------------------------------------------------------------------
-# check_data
-# ---------------------------------------------------------------------------------------------
+# --- check_data -----------------------------------------------------------------------------------
 @pytest.fixture
 def data_root(tmp_path, monkeypatch):
     """A root with two training sets (one shard of the second is missing) and one of two npz."""
