@@ -120,3 +120,9 @@ def load_safely(runner: Runner, strict: bool) -> None:
             ) from error
 
     runner.load_checkpoint = load_checkpoint
+
+
+def close() -> None:
+    """Leave the process group: its threads may abort a process that exits without."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

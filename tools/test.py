@@ -5,7 +5,7 @@ tools/dist_test.sh CONFIG CHECKPOINT GPUS [the same arguments]
 """
 
 import mmengine
-from launch import finish, hook, load_safely, merge, parser
+from launch import close, finish, hook, load_safely, merge, parser
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -77,6 +77,7 @@ def main():
         runner.register_hook(WriteMetrics(args.out))
     load_safely(runner, strict=True)
     runner.test()
+    close()
 
 
 if __name__ == '__main__':

@@ -4,7 +4,7 @@ python tools/train.py CONFIG [--work-dir DIR] [--resume [CHECKPOINT]] [--amp] ..
 tools/dist_train.sh CONFIG GPUS [the same arguments]
 """
 
-from launch import finish, load_safely, merge, parser
+from launch import close, finish, load_safely, merge, parser
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import Runner
@@ -74,6 +74,7 @@ def main():
     runner = Runner.from_cfg(cfg)
     load_safely(runner, strict=bool(cfg.get('resume')))
     runner.train()
+    close()
 
 
 if __name__ == '__main__':

@@ -69,10 +69,10 @@ def test_a_missing_package_is_named_with_its_purpose_and_command(capsys, monkeyp
 def test_a_failing_import_is_an_error(capsys, monkeypatch, broken):
     import_module = importlib.import_module
 
-    def failing(name):
+    def failing(name, package=None):
         if name == broken:
             raise ImportError('libtorch is damaged')
-        return import_module(name)
+        return import_module(name, package)
 
     monkeypatch.setattr(importlib, 'import_module', failing)
     assert doctor.main() == 1
