@@ -123,6 +123,7 @@ def load_safely(runner: Runner, strict: bool) -> None:
 
 
 def close() -> None:
-    """Leave the process group: its threads may abort a process that exits without."""
+    """Leave the process group together: its threads may abort a process that just exits."""
     if torch.distributed.is_initialized():
+        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
