@@ -96,7 +96,7 @@ def test_models_inputs_and_frames_can_be_chosen(viewer):
     assert (viewer.image.image != first).any()
     assert len(viewer.handles) == 2 + 2  # people; frustum and image
     viewer.source.value = 'photo'
-    assert viewer.frame.disabled and '1 people in photo' in viewer.about.content
+    assert viewer.frame.disabled and '1 person in photo' in viewer.about.content
     viewer.model.value = 'Pose-B'
     assert '**Pose-B**' in viewer.about.content and len(viewer.handles) == 2
 

@@ -8,9 +8,16 @@ import inspect
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from ..visualization.overlays import contact_sheet
+from ..weights.find import Found, find
+from . import sources
+from .inferencer import DEFAULT_SAVE, Inferencer
+from .results import FORMATS
+from .writers import write_image
 
 HELP = """Predict poses or meshes of people in images and videos; draw and save them.
 
@@ -37,17 +44,37 @@ SHEET_ROWS = 100
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    args = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.ERROR if args.quiet else logging.WARNING, format='%(message)s'
-    )
+    args = vars(_parser().parse_args(arguments))
+    quiet, out_dir = args['quiet'], args['out_dir']
+    logging.basicConfig(level=logging.ERROR if quiet else logging.WARNING, format='%(message)s')
     # mmengine and mmpose log each file that they load and where they search for it.
     logging.getLogger('mmengine').setLevel(logging.ERROR)
     warnings.filterwarnings('ignore', message='The metainfo config file')
+
+    def given(*names):
+        return {name: args[name] for name in names}
+
     try:
-        return _predict(args)
+        found = list(sources.find(args['inputs']))  # fails before any model is loaded
+        options = given('flip_test', 'focal', 'body_model')
+        common = given('device', 'batch_size', 'precision', 'track', 'smooth')
+        common |= given('detector', 'detector_weights', 'score_thr')
+        inferencers = [
+            Inferencer(model, **common, **_accepted(model.row.load('predictor'), options))
+            for model in _models(args['model'], args['weights'], args['task'])
+        ]
+        return _predict(
+            found,
+            inferencers,
+            out_dir if out_dir or args['viewer'] or args['sheet'] or args['show'] else 'outputs',
+            _viewer(args['host'], args['port'], found) if args['viewer'] else None,
+            args['sheet'],
+            given('kpt_thr', 'draw_bbox', 'style', 'alpha', 'side', 'black_background'),
+            quiet,
+            **given('bboxes', 'save', 'resume', 'show'),
+        )
     except KeyboardInterrupt:
-        where = f' --out-dir {args.out_dir}' if args.out_dir else ''
+        where = f' --out-dir {out_dir}' if out_dir else ''
         print(f'interrupted; continue with the same command and --resume{where}', file=sys.stderr)
         return EXIT_INTERRUPTED
     except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
@@ -57,8 +84,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 # fmt: off
 def _parser():
-    from .results import FORMATS
-
     parser = argparse.ArgumentParser(
         prog='predict', description=HELP, epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -88,15 +113,17 @@ def _parser():
     add('--detector-weights', metavar='FILE', help='checkpoint of an mmdet config')
     add('--score-thr', type=float, default=0.3, metavar='X',
         help='minimum score of detections (default: 0.3)')
-    add('--boxes', metavar='FILE', help='JSON or .npy file of boxes to use instead of a detector')
-    add('--no-track', action='store_true', help='do not track people in videos')
+    add('--boxes', dest='bboxes', metavar='FILE',
+        help='JSON or .npy file of boxes to use instead of a detector')
+    add('--no-track', dest='track', action='store_const', const=False,
+        help='do not track people in videos')
     add('--smooth', action='store_true', help='smooth videos over time')
     add('--focal', type=float, nargs='+', metavar='F',
         help='focal length of the images, pixels: one number or fx fy (default: as 4D-Humans)')
 
     add = parser.add_argument_group('results').add_argument
     add('--out-dir', metavar='DIR', help='default: outputs (none with --viewer, --sheet or --show)')
-    add('--save', type=_formats, metavar='LIST', default=('json', 'images', 'video'),
+    add('--save', type=_formats, metavar='LIST', default=DEFAULT_SAVE,
         help=f'formats among {",".join(FORMATS)} (default: json,images,video)')
     add('--resume', action='store_true', help='continue an interrupted run')
     add('--sheet', metavar='FILE', help='one image with the drawings of all models side by side')
@@ -119,53 +146,51 @@ def _parser():
 
 
 def _formats(text):
-    from .results import FORMATS
-
     formats = tuple(text.replace(' ', '').split(','))
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown:
-        raise argparse.ArgumentTypeError(
-            f'unknown {", ".join(unknown)}; choose from {", ".join(FORMATS)}'
-        )
+    if unknown := [name for name in formats if name not in FORMATS]:
+        choices = ', '.join(FORMATS)
+        raise argparse.ArgumentTypeError(f'unknown {", ".join(unknown)}; choose from {choices}')
     return formats
 
 
-def _predict(args):
-    from ..visualization.overlays import contact_sheet
-    from . import sources
-    from .writers import write_image
+def _models(names, weights, task) -> Iterator[Found]:
+    weights = weights or [None] * len(names)
+    if len(weights) != len(names):
+        raise ValueError(f'{len(names)} models and {len(weights)} weights; give one file per model')
+    return map(find, names, weights, [task] * len(names))
 
-    found = list(sources.find(args.inputs))  # fails before any model is loaded
-    inferencers = _inferencers(args)
-    out_dir = args.out_dir
-    if out_dir is None and not (args.viewer or args.sheet or args.show):
-        out_dir = 'outputs'
-    viewer = None
-    if args.viewer:
-        from ..visualization.viewer import Viewer
 
-        live = any(source.kind == 'camera' for source in found)
-        viewer = Viewer(args.host, args.port, follow=live)
-        print(f'the viewer is at {viewer.address}; Ctrl-C ends it', file=sys.stderr)
+def _accepted(function: Callable, options: dict[str, Any]) -> dict[str, Any]:
+    """Those of `options` that `function` takes: poses and meshes have different ones."""
+    names = inspect.signature(function).parameters
+    return {name: value for name, value in options.items() if name in names}
+
+
+def _viewer(host, port, found):
+    from ..visualization.viewer import Viewer
+
+    viewer = Viewer(host, port, follow=any(source.kind == 'camera' for source in found))
+    print(f'the viewer is at {viewer.address}; Ctrl-C ends it', file=sys.stderr)
+    return viewer
+
+
+def _predict(found, inferencers, out_dir, viewer, sheet, painting, quiet, **call):
+    """Run one inferencer after the other; returns the exit code."""
     rows = {}  # of the sheet: drawings by source and model; of a video, its first frame
     frames = skipped = 0
     for inferencer in inferencers:
-        painter = inferencer.painter(**_accepted(inferencer.predictor.painter_type, vars(args)))
+        painter = inferencer.painter(**_accepted(inferencer.predictor.painter_type, painting))
         folder = out_dir and Path(out_dir, *([inferencer.name] if len(inferencers) > 1 else []))
-        results = inferencer(
+        for result in inferencer(
             found,
-            bboxes=args.boxes,
             out_dir=folder,
-            save=args.save,
-            resume=args.resume,
-            return_vis=bool(args.sheet),
-            return_image=bool(args.sheet or args.viewer),
-            show=args.show,
-            show_progress=not args.quiet,
+            return_vis=bool(sheet),
+            return_image=bool(sheet or viewer),
+            show_progress=not quiet,
             painter=painter,
-        )
-        for result in results:
-            if args.sheet and (result.source in rows or len(rows) < SHEET_ROWS):
+            **call,
+        ):
+            if sheet and (result.source in rows or len(rows) < SHEET_ROWS):
                 row = rows.setdefault(result.source, {'input': result.image})
                 row.setdefault(inferencer.name, result.visualization)
             if viewer is not None:
@@ -173,52 +198,17 @@ def _predict(args):
         report = inferencer.report
         frames += report.frames + report.done_before
         skipped += len(report.skipped)
-        if not args.quiet:
+        if not quiet:
             print(f'{inferencer.name}: {report}', file=sys.stderr)
             if folder is not None:
                 print(f'written to {folder}', file=sys.stderr)
-    if args.sheet and frames:
+    if sheet and frames:
         titles = ['input', *(inferencer.name for inferencer in inferencers)]
         cells = [[row.get(title) for title in titles] for row in rows.values()]
-        write_image(contact_sheet(cells, titles), args.sheet)
+        write_image(contact_sheet(cells, titles), sheet)
     if not frames:
         print(f'error: nothing could be predicted of {len(found)} inputs', file=sys.stderr)
         return EXIT_ERROR
     if viewer is not None:
         viewer.wait()
     return EXIT_SKIPPED if skipped else 0
-
-
-def _inferencers(args):
-    from ..weights.find import find
-    from .inferencer import Inferencer
-
-    weights = args.weights or [None] * len(args.model)
-    if len(weights) != len(args.model):
-        raise ValueError(
-            f'{len(args.model)} models and {len(weights)} weights; give one file per model'
-        )
-    if args.focal is not None and len(args.focal) > 2:
-        raise ValueError(f'--focal takes one number or two, got {len(args.focal)}')
-    options = dict(flip_test=args.flip_test, focal=args.focal, body_model=args.body_model)
-    return [
-        Inferencer(
-            found,
-            device=args.device,
-            detector=args.detector,
-            detector_weights=args.detector_weights,
-            score_thr=args.score_thr,
-            batch_size=args.batch_size,
-            precision=args.precision,
-            track=False if args.no_track else None,
-            smooth=args.smooth,
-            **_accepted(found.row.load('predictor'), options),
-        )
-        for found in map(find, args.model, weights, [args.task] * len(weights))
-    ]
-
-
-def _accepted(function: Callable, options: dict[str, Any]) -> dict[str, Any]:
-    """Those of `options` that `function` takes: poses and meshes have different ones."""
-    names = inspect.signature(function).parameters
-    return {name: value for name, value in options.items() if name in names}

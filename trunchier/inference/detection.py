@@ -35,13 +35,14 @@ def make_detector(
     Args:
         detector: 'whole_image' (one person fills the image), an .onnx file of YOLOX, an mmdet
             config (.py) or model name.
-        device: of the detector.
         weights: of an mmdet config.
         score_thr: minimum score of detections.
         nms_thr: overlap (IoU) above which the weaker of two detections is dropped.
 
     Raises:
-        FileNotFoundError, ValueError, ImportError: naming what is wrong with `detector`.
+        FileNotFoundError, ValueError: no such file or name, another kind of file, or a config
+            without weights.
+        ImportError: onnxruntime or mmdet is not installed.
     """
     if detector == 'whole_image':
         return whole_image
@@ -49,7 +50,7 @@ def make_detector(
     if suffix in ('.json', '.npy'):
         raise ValueError(f'{detector} is no detector; give boxes with bboxes= or --boxes')
     if suffix != '.onnx':
-        return MmdetDetector(detector, weights, device, score_thr)
+        return _mmdet_detector(detector, weights, device, score_thr)
     if not Path(detector).is_file():
         raise FileNotFoundError(f'no file {detector} (from {Path.cwd()})')
     return YoloxDetector(detector, score_thr, nms_thr, device)
@@ -62,14 +63,9 @@ def whole_image(frame: Frame) -> np.ndarray:
 
 
 def usable(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Which boxes can be cropped: finite, with an area, and touching the image.
+    """(P,) which of `boxes` (P, 5) can be cropped out of an image of `shape` (H, W).
 
-    Args:
-        boxes: (P, 5).
-        shape: (H, W) of the image.
-
-    Returns:
-        (P,) bool.
+    Those that are finite, have an area, and touch the image.
     """
     x1, y1, x2, y2 = boxes[:, :4].T
     inside = (x1 < shape[1]) & (y1 < shape[0]) & (x2 > 0) & (y2 > 0)
@@ -123,13 +119,14 @@ class GivenBoxes:
             raise ValueError(f'{path} is no JSON file: {error}') from error
         if isinstance(content, dict) and 'annotations' in content:
             names = {image['id']: image['file_name'] for image in content.get('images', [])}
-            return cls(_coco(content['annotations'], names))
-        if isinstance(content, list) and content and isinstance(content[0], dict):
+            content = _coco(content['annotations'], names)
+        elif isinstance(content, list) and content and isinstance(content[0], dict):
             if 'image_id' in content[0] or 'file_name' in content[0]:
-                return cls(_coco(content, {}))
-            if 'instances' in content[0]:
-                return cls([_of_instances(frame['instances']) for frame in content])
-            return cls(_of_instances(content))
+                content = _coco(content, {})
+            elif 'instances' in content[0]:
+                content = [_of_instances(frame['instances']) for frame in content]
+            else:
+                content = _of_instances(content)
         return cls(content)
 
     def __call__(self, frame: Frame) -> np.ndarray:
@@ -188,10 +185,8 @@ def _coco(annotations, names):
 
 
 def _of_instances(instances):
-    boxes = []
-    for each in instances:
-        box = np.ravel(each['bbox'])  # MMPose writes [[x1, y1, x2, y2]]
-        boxes.append([*box[:4], each.get('bbox_score', 1.0)])
+    # MMPose writes [[x1, y1, x2, y2]].
+    boxes = [[*np.ravel(each['bbox'])[:4], each.get('bbox_score', 1.0)] for each in instances]
     return np.array(boxes, np.float32).reshape(-1, 5)
 
 
@@ -205,7 +200,6 @@ class YoloxDetector:
     padded with gray on the right and below.
 
     Args:
-        path: .onnx file.
         score_thr, nms_thr: see `make_detector`; the score is objectness times class score.
         device: 'cpu', or the best that onnxruntime supports here.
 
@@ -221,8 +215,7 @@ class YoloxDetector:
         nms_thr: float = NMS_THRESHOLD,
         device: str = 'cpu',
     ):
-        self.path = path
-        self.score_thr, self.nms_thr = score_thr, nms_thr
+        self.path, self.score_thr, self.nms_thr = path, score_thr, nms_thr
         self.session = _onnx_session(path, device)
         images = self.session.get_inputs()[0]
         if len(images.shape) != 4 or images.shape[1] != 3:
@@ -273,15 +266,7 @@ def _onnx_session(path, device):
 
 
 def letterbox(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, float]:
-    """Fit an image into YOLOX's input.
-
-    Args:
-        image: (H, W, 3) uint8 BGR.
-        size: (height, width) of the input.
-
-    Returns:
-        (1, 3, height, width) float32, and the scale from image to input.
-    """
+    """An image (H, W, 3) as YOLOX's input (1, 3, *size) float32, and the scale to it."""
     height, width = image.shape[:2]
     ratio = min(size[0] / height, size[1] / width)
     shrunk = max(int(width * ratio), 1), max(int(height * ratio), 1)
@@ -329,49 +314,32 @@ def suppress(boxes: np.ndarray, threshold: float) -> np.ndarray:
 
 
 # --- mmdet ----------------------------------------------------------------------------------------
-class MmdetDetector:
-    """A model of mmdet.
+def _mmdet_detector(model, weights, device, score_thr):
+    """A model of mmdet: a config (.py), or a name in its model zoo such as 'rtmdet-tiny'."""
+    if Path(model).suffix == '.py':
+        if not Path(model).is_file():
+            raise FileNotFoundError(f'no mmdet config {model} (from {Path.cwd()})')
+        if weights is None:
+            raise ValueError(f'{model} is a config; give its checkpoint with detector_weights')
+    try:
+        from mmdet.apis import DetInferencer
+    except ImportError as error:
+        raise ImportError(
+            f"detector={model!r} is neither 'whole_image' nor .onnx, so it is looked up in mmdet, "
+            f'which cannot be imported: {error}'
+        ) from error
+    try:
+        inferencer = DetInferencer(model, weights, device, show_progress=False)
+    except ValueError as error:
+        raise ValueError(
+            f"detector={model!r}: {error}; expected 'whole_image', an .onnx file, an mmdet config, "
+            'or a name in its model zoo'
+        ) from error
 
-    Args:
-        model: config (.py) or name in mmdet's model zoo, such as 'rtmdet-tiny'.
-        weights: checkpoint; models named in the zoo have their own.
-        device, score_thr: see `make_detector`.
-
-    Raises:
-        FileNotFoundError, ValueError: no such config or name, or a config without weights.
-        ImportError: mmdet is not installed.
-    """
-
-    def __init__(
-        self,
-        model: str | Path,
-        weights: str | Path | None = None,
-        device: str = 'cpu',
-        score_thr: float = SCORE_THRESHOLD,
-    ):
-        if Path(model).suffix == '.py':
-            if not Path(model).is_file():
-                raise FileNotFoundError(f'no mmdet config {model} (from {Path.cwd()})')
-            if weights is None:
-                raise ValueError(f'{model} is a config; give its checkpoint with detector_weights')
-        try:
-            from mmdet.apis import DetInferencer
-        except ImportError as error:
-            raise ImportError(
-                f"detector={model!r} is neither 'whole_image' nor .onnx, so it is looked up in "
-                f'mmdet, which cannot be imported: {error}'
-            ) from error
-        try:
-            self.inferencer = DetInferencer(model, weights, device, show_progress=False)
-        except ValueError as error:
-            raise ValueError(
-                f"detector={model!r}: {error}; expected 'whole_image', an .onnx file, an mmdet "
-                'config, or a name in its model zoo'
-            ) from error
-        self.score_thr = score_thr
-
-    def __call__(self, frame: Frame) -> np.ndarray:
-        result = self.inferencer(frame.image, return_datasamples=True)['predictions'][0]
+    def detect(frame):
+        result = inferencer(frame.image, return_datasamples=True)['predictions'][0]
         found = result.pred_instances.cpu().numpy()
-        kept = (found.labels == PERSON) & (found.scores >= self.score_thr)
+        kept = (found.labels == PERSON) & (found.scores >= score_thr)
         return np.float32(np.hstack([found.bboxes, found.scores[:, None]])[kept])
+
+    return detect

@@ -127,9 +127,7 @@ class Inferencer:
         Args:
             inputs: what `sources.find` takes: paths, folders, globs, videos, cameras, arrays, PIL
                 images, tensors, or a list of these.
-            bboxes: boxes to use instead of the detector: an array (P, 4 or 5) xyxy[score] in
-                pixels, a list of them (one per image or frame), a dict by name, or a .json or .npy
-                file (see `detection.GivenBoxes`).
+            bboxes: boxes to use instead of the detector, see `detection.GivenBoxes.of`.
             batch_size: people per batch, for this call.
             out_dir: folder for everything: predictions/, visualizations/, meshes/.
             pred_out_dir, vis_out_dir, mesh_out_dir: replace those of `out_dir`.
@@ -139,10 +137,8 @@ class Inferencer:
             return_image: `result.image` is the image itself (H, W, 3) BGR.
             show: open a window (requires a display; `--viewer` of tools/predict.py does not).
             show_progress: show a bar with rate and remaining time, if stderr is a terminal.
-            painter: from `painter()`; or give its options as
-            painting: `radius`, `thickness`, `kpt_thr`, `draw_bbox`, `skeleton_style`,
-                `black_background` of KeypointPainter; `style`, `alpha`, `side`, `draw_bbox`,
-                `black_background` of MeshPainter.
+            painter: from `painter()`; or give options of KeypointPainter or MeshPainter as
+            painting.
 
         Returns:
             Iterator of PoseDataSample. `pred_instances` holds numpy arrays: `bboxes` (P, 4),
@@ -184,21 +180,20 @@ class Inferencer:
         return self.predictor.painter(**options)
 
     def _saver(self, folders, save, resume, bboxes, painter):
-        out = folders[0] and Path(folders[0])
-        names = ('predictions', 'visualizations', 'meshes')
-        folders = [
-            each or out and out / name for each, name in zip(folders[1:], names, strict=True)
-        ]
-        home = out or next(filter(None, folders), None)
-        if home is None:
+        out_dir, *others = folders = [folder and Path(folder) for folder in folders]
+        if not any(folders):
             if resume:
                 raise ValueError('resume=True requires the out_dir of an earlier run')
             return None
+        kinds = dict(zip(('predictions', 'visualizations', 'meshes'), others, strict=True))
+        if out_dir:
+            kinds = {kind: folder or out_dir / kind for kind, folder in kinds.items()}
         given = str(bboxes) if isinstance(bboxes, str | Path) else bboxes is not None
         plain = bool | int | float | str | None
         painting = {n: value for n, value in vars(painter).items() if isinstance(value, plain)}
         settings = dict(self.settings, bboxes=given, save=sorted(save), painting=painting)
-        return Saver(home, *folders, save, settings, self.predictor.faces, resume)
+        home = next(filter(None, folders))
+        return Saver(home, kinds, save, settings, self.predictor.faces, resume)
 
     def _deliver(self, tasks, found, return_vis, return_image, show, show_progress):
         with closing(tasks):

@@ -67,8 +67,7 @@ class MeshPredictor(Predictor):
         self.faces = self.body.faces
         step = pipeline_steps(cfg).get('CropPerson', dict(type='CropPerson'))
         self.crop_person = TRANSFORMS.build(step)
-        fields = person()
-        self.fields = {name: fields[name].shape for name in PREDICTED}
+        self.fields = {name: field.shape for name, field in person().items() if name in PREDICTED}
 
     def crop_box(self, image: np.ndarray, box: np.ndarray) -> Crop:
         """The columns that the backbone sees of 4D-Humans' square crop."""
@@ -89,13 +88,8 @@ class MeshPredictor(Predictor):
             person = {name: array[index] for name, array in arrays.items()}
             person['keypoints'] = points[index] * np.float32(crop.size) + np.float32(crop.center)
             person['keypoint_scores'] = np.ones(len(points[index]), np.float32)
-            camera = self.metainfo(crop.shape)
-            person['translation'] = full_camera(
-                person['camera'][None],
-                np.array([[*crop.center, crop.size[0]]]),
-                camera['focal_length'],
-                camera['principal_point'],
-            )[0]
+            box, camera = np.array([[*crop.center, crop.size[0]]]), self.metainfo(crop.shape)
+            person['translation'] = full_camera(person['camera'][None], box, *camera.values())[0]
             people.append(person)
         return people
 
@@ -139,18 +133,11 @@ def full_camera(
         (P, 3), meters.
     """
     camera, boxes, focal, center = (
-        np.asarray(a, np.float64) for a in (camera, boxes, focal, center)
+        torch.from_numpy(np.asarray(a, np.float64)) for a in (camera, boxes, focal, center)
     )
-    squared = boxes[:, :2].copy()
-    squared[:, 1] = center[1] + (boxes[:, 1] - center[1]) * focal[0] / focal[1]
-    translation = camera_crop_to_full(
-        torch.from_numpy(camera),
-        torch.from_numpy(squared),
-        torch.from_numpy(boxes[:, 2]),
-        torch.from_numpy(np.tile(2 * center, (len(boxes), 1))),
-        focal[0],
-    )
-    return translation.float().numpy()
+    y = center[1] + (boxes[:, 1] - center[1]) * focal[0] / focal[1]
+    squared, size = torch.stack([boxes[:, 0], y], 1), (2 * center).expand(len(boxes), 2)
+    return camera_crop_to_full(camera, squared, boxes[:, 2], size, focal[0]).float().numpy()
 
 
 def _intrinsics(focal, intrinsics):

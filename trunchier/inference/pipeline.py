@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,7 +21,6 @@ POLL_SECONDS = 0.1  # between checks whether the consumer of a full queue has cl
 HELD_BYTES = 256 << 20  # limit of the images that wait for a batch to fill
 
 
-# --- Items ----------------------------------------------------------------------------------------
 @dataclass
 class Begin:
     """Start of a source. `start`: index of its first frame that is still to be done."""
@@ -85,7 +84,6 @@ def batches(items: Iterable, batch_size: int) -> Iterator[Batch]:
         yield batch
 
 
-# --- Stages ---------------------------------------------------------------------------------------
 class Stage(NamedTuple):
     """A step of the pipeline.
 
@@ -120,8 +118,7 @@ class Stopwatch:
 
     def count(self, items: Iterable, name: str, sign: int = 1) -> Iterator:
         """Yield `items`; add the time that making them takes, times `sign`, to `seconds[name]`."""
-        iterator = iter(items)
-        try:
+        with _closing(items) as iterator:
             while True:
                 begin = time.perf_counter()
                 try:
@@ -131,8 +128,6 @@ class Stopwatch:
                 finally:
                     self.seconds[name] += sign * (time.perf_counter() - begin)
                 yield item
-        finally:
-            _close(iterator)
 
     @property
     def elapsed(self) -> float:
@@ -165,20 +160,18 @@ def prefetch(items: Iterable, depth: int, may_drop: type | None = None) -> Itera
 
 
 def _make(items, made, stop, may_drop):
-    iterator = iter(items)
     last = ('end', None)
     try:
-        for item in iterator:
-            if may_drop is not None and isinstance(item, may_drop) and made.full():
-                continue
-            _put(made, ('item', item), stop)
-            if stop.is_set():
-                break
+        with _closing(items) as iterator:
+            for item in iterator:
+                if may_drop is not None and isinstance(item, may_drop) and made.full():
+                    continue
+                _put(made, ('item', item), stop)
+                if stop.is_set():
+                    break
     except BaseException as error:  # re-raised in the consumer
         last = ('error', error)
-    finally:
-        _close(iterator)
-        _put(made, last, stop)
+    _put(made, last, stop)
 
 
 def _put(made, entry, stop):
@@ -188,7 +181,7 @@ def _put(made, entry, stop):
             return
 
 
-def _close(iterator):
-    close = getattr(iterator, 'close', None)
-    if close is not None:
-        close()
+def _closing(items):
+    """`items` as an iterator, closed at the end if it can be."""
+    iterator = iter(items)
+    return closing(iterator) if hasattr(iterator, 'close') else nullcontext(iterator)

@@ -36,18 +36,12 @@ WARP_LIMIT = 32766  # pixels per side that cv2.warpAffine accepts
 
 @dataclass
 class Crop:
-    """The part of an image around a person.
+    """The part of an image around a person."""
 
-    Attributes:
-        pixels: (3, h, w), BGR, 0..255.
-        center, size: (2,), of the box that the crop shows, pixels of the image, x before y.
-        shape: (H, W) of the image.
-    """
-
-    pixels: Tensor
-    center: np.ndarray
-    size: np.ndarray
-    shape: tuple[int, int]
+    pixels: Tensor  # (3, h, w), BGR, 0..255
+    center: np.ndarray  # (2,), of the box that the crop shows, pixels of the image, x before y
+    size: np.ndarray  # (2,), of the same
+    shape: tuple[int, int]  # (H, W) of the image
 
 
 class Output(NamedTuple):
@@ -140,8 +134,6 @@ class Predictor:
         """What the constructor takes as `network` from a built model."""
         return ModuleNetwork(model)
 
-    # --- the three steps -----------------------------------------------------------------------
-
     def crop(self, image: np.ndarray, box: np.ndarray) -> Crop:
         """Cut a person out of an image of any size.
 
@@ -197,8 +189,6 @@ class Predictor:
         """Function of an image and its PoseDataSample that draws the result."""
         raise NotImplementedError
 
-    # --- helpers -------------------------------------------------------------------------------
-
     def normalize(self, images: Tensor) -> Tensor:
         """(B, 3, h, w), 0..255, as the config's data preprocessor."""
         if self.swaps_channels:
@@ -222,9 +212,7 @@ def to_cpu(tensors: dict[str, Tensor]) -> Output:
 def cut_out(image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
     """The part of a huge image around a box, shrunk if it is still too large to warp.
 
-    Args:
-        image: (H, W, 3).
-        box: (4 or more,), xyxy in pixels.
+    Args: see `Predictor.crop`.
 
     Returns:
         the part; the box in it; the factor of shrinking; the corner (2,) of the part. x of the

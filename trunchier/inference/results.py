@@ -26,7 +26,11 @@ from ..visualization.overlays import person_colors
 from . import writers
 from .sources import Frame, Source
 
-FORMATS = ('json', 'npz', 'obj', 'glb', 'video', 'images')
+FOLDERS = {
+    'json': 'predictions', 'npz': 'predictions', 'obj': 'meshes', 'glb': 'meshes',
+    'video': 'visualizations', 'images': 'visualizations',
+}  # fmt: skip
+FORMATS = tuple(FOLDERS)
 SEGMENT = 200  # frames of a video that are lost at most when a run is killed
 IMAGE_SUFFIX = '.jpg'
 RAW, CAMERA = 'raw_', 'camera_'  # prefixes in the npz of a segment
@@ -44,12 +48,15 @@ class Saver:
 
     Args:
         home: folder of `run.json` and of unfinished videos.
-        predictions, visualizations, meshes: folders; None: nothing of this kind is written.
+        folders: by kind: predictions, visualizations, meshes; None: nothing of it is written.
         save: some of FORMATS. 'images': of images, and of every frame of a video unless 'video' is
             given too.
         settings: what the results depend on, as plain data for `run.json`.
         faces: (F, 3) of meshes.
         resume: continue an interrupted run with the same settings.
+
+    Attributes:
+        draws: whether drawings are written.
 
     Raises:
         ValueError: an unknown format; `resume` with other settings.
@@ -59,9 +66,7 @@ class Saver:
     def __init__(
         self,
         home: str | Path,
-        predictions: str | Path | None,
-        visualizations: str | Path | None,
-        meshes: str | Path | None,
+        folders: dict[str, Path | None],
         save: Iterable[str],
         settings: dict[str, Any],
         faces: np.ndarray | None = None,
@@ -72,11 +77,11 @@ class Saver:
             raise ValueError(f'cannot save {sorted(unknown)}; choose from {", ".join(FORMATS)}')
         if {'obj', 'glb'} & set(save) and faces is None:
             raise ValueError('obj and glb require a mesh model')
-        folders = dict.fromkeys(('json', 'npz'), predictions)
-        folders |= dict.fromkeys(('video', 'images'), visualizations)
-        folders |= dict.fromkeys(('obj', 'glb'), meshes)
-        self.folders = {name: Path(folders[name]) for name in save if folders[name]}  # by format
+        kinds = {name: folders[FOLDERS[name]] for name in save}
+        self.folders = {name: folder for name, folder in kinds.items() if folder}  # by format
         self.home, self.faces, self.resume = Path(home), faces, resume
+        self.writes_videos = 'video' in self.folders
+        self.draws = 'images' in self.folders or self.writes_videos
         self.video = None  # the _Video being written
         for folder in {self.home, *self.folders.values()}:
             check_writable(folder)
@@ -101,41 +106,29 @@ class Saver:
                 'its options, or choose another folder'
             )
 
-    @property
-    def draws(self) -> bool:
-        """Whether drawings are written."""
-        return 'images' in self.folders or self.writes_videos
-
-    @property
-    def writes_videos(self) -> bool:
-        return 'video' in self.folders
-
     # --- earlier results -----------------------------------------------------------------------
 
     def is_done(self, source: Source) -> bool:
-        """Whether an earlier run has written all files of this source."""
-        files = self._files(source)
-        if not self.resume or not files or self.part_folder(source).exists():
-            return False
-        return all(file.exists() for file in files)
+        """Whether an earlier run has written all files of this source.
+
+        OBJ does not count, of which there is one file per person.
+        """
+        suffixes = dict(json='.json', npz='.npz')
+        if not source.moves:
+            suffixes |= dict(images=IMAGE_SUFFIX, glb='.glb')
+        else:  # '': a folder
+            suffixes |= dict(video='.mp4') if self.writes_videos else dict(images='')
+        files = [
+            self.folders[name] / f'{source.name}{suffix}'
+            for name, suffix in suffixes.items()
+            if name in self.folders
+        ]
+        unfinished = not self.resume or not files or self.part_folder(source).exists()
+        return not unfinished and all(file.exists() for file in files)
 
     def part_folder(self, source: Source) -> Path:
         """Folder of an unfinished video."""
         return self.home / f'.{source.name}.part'
-
-    def _files(self, source):
-        """Files of a finished source, except OBJ, of which there is one per person."""
-        suffixes = dict(json='.json', npz='.npz')
-        if not source.moves:
-            suffixes |= dict(images=IMAGE_SUFFIX, glb='.glb')
-        elif self.writes_videos:
-            suffixes |= dict(video='.mp4')
-        else:
-            suffixes |= dict(images='')  # a folder
-        names = {format: source.name + suffix for format, suffix in suffixes.items()}
-        return [
-            self.folders[format] / name for format, name in names.items() if format in self.folders
-        ]
 
     def frames_done(self, source: Source) -> int:
         """Number of frames of a video that an earlier run has done, from its first on."""
@@ -147,15 +140,21 @@ class Saver:
         return _stored(self.part_folder(source), self._segments(source))
 
     def _segments(self, source):
-        if not self.resume or source.kind != 'video':
-            return []
-        return _complete_segments(self.part_folder(source), self.writes_videos)
+        """(start, end) of the complete segments of a video that follow each other from 0 on."""
+        segments, ends, start = [], {}, 0
+        if self.resume and source.kind == 'video':
+            for path in self.part_folder(source).glob('[0-9]*.npz'):
+                if not self.writes_videos or path.with_suffix('.mp4').exists():
+                    ends.update([map(int, path.stem.split('-'))])
+        while start in ends:
+            segments.append((start, ends[start]))
+            start = ends[start]
+        return segments
 
     # --- new results ---------------------------------------------------------------------------
 
     def start(self, source: Source, fps: float) -> None:
         """Begin a video or camera, after the frames that are done."""
-        self.finish()
         self.video = _Video(self, source, fps, self._segments(source))
 
     def add(
@@ -165,12 +164,7 @@ class Saver:
         drawing: np.ndarray | None = None,
         raw: dict[str, np.ndarray] | None = None,
     ) -> None:
-        """Write one frame's result.
-
-        Args:
-            sample: PoseDataSample of the frame.
-            raw: arrays (P, ...) that `stored` returns when the run is resumed.
-        """
+        """Write one frame's result; `raw`: arrays (P, ...) for `stored` of a resumed run."""
         record = to_record(sample.pred_instances)
         name = frame.source.name
         if frame.source.moves:
@@ -227,7 +221,7 @@ class _Video:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.segments = segments
         self.start = self.count = segments[-1][1] if segments else 0
-        self.frames, self.records, self.raw, self.camera = [], [], [], {}
+        self.rows, self.camera = [], {}  # arrays (P, ...) of each frame of the segment
         self.writer, self.writing = None, self.folder / '.growing.mp4'
 
     def add(self, frame, record, drawing, raw, camera):
@@ -235,10 +229,9 @@ class _Video:
             if self.writer is None:
                 self.writer = writers.VideoWriter(self.writing, self.fps, drawing.shape[:2])
             self.writer.write(drawing)
-        self.frames.append(np.full(len(record['bboxes']), frame.index))
-        self.records.append(record)
-        self.raw.append(raw)
-        self.camera = camera
+        raw = {RAW + name: array for name, array in raw.items()}
+        self.rows.append(dict(frame=np.full(len(record['bboxes']), frame.index), **record, **raw))
+        self.camera = {CAMERA + name: array for name, array in camera.items()}
         self.count += 1
         if self.count - self.start >= SEGMENT:
             self.close_segment()
@@ -252,14 +245,10 @@ class _Video:
             writer, self.writer = self.writer, None
             writer.close()
             self.writing.rename(_path(self.folder, segment, '.mp4'))
-        arrays = {'frame': np.concatenate(self.frames)}
-        arrays |= {CAMERA + name: value for name, value in self.camera.items()}
-        for prefix, rows in (('', self.records), (RAW, self.raw)):
-            arrays |= {prefix + n: np.concatenate([row[n] for row in rows]) for n in rows[0]}
-        save_npz(_path(self.folder, segment, '.npz'), **arrays)
+        arrays = {n: np.concatenate([row[n] for row in self.rows]) for n in self.rows[0]}
+        save_npz(_path(self.folder, segment, '.npz'), **arrays, **self.camera)
         self.segments.append(segment)
-        self.start = self.count
-        self.frames, self.records, self.raw = [], [], []
+        self.start, self.rows = self.count, []
 
     def finish(self):
         self.close_segment()
@@ -295,20 +284,6 @@ def _path(folder, segment, suffix):
     return folder / f'{segment[0]:08d}-{segment[1]:08d}{suffix}'
 
 
-def _complete_segments(folder, with_video):
-    """(start, end) of the consecutive segments in a folder, from frame 0 on."""
-    ends = {}
-    for path in folder.glob('[0-9]*.npz'):
-        start, end = map(int, path.stem.split('-'))
-        if not with_video or path.with_suffix('.mp4').exists():
-            ends[start] = end
-    segments, start = [], 0
-    while start in ends:
-        segments.append((start, ends[start]))
-        start = ends[start]
-    return segments
-
-
 def _stored(folder, segments):
     """Index and arrays (P, ...) of every frame in segments."""
     for segment in segments:
@@ -334,8 +309,6 @@ def to_record(instances: InstanceData) -> dict[str, np.ndarray]:
 def camera_of(sample: BaseDataElement) -> dict[str, np.ndarray]:
     """The image's camera, by name: pixels, x before y."""
     height, width = sample.ori_shape
-    camera = {'image_size': np.array([width, height])}
-    for name in ('focal_length', 'principal_point'):
-        if name in sample:
-            camera[name] = np.asarray(sample.get(name))
-    return camera
+    names = [name for name in ('focal_length', 'principal_point') if name in sample]
+    camera = {name: np.asarray(sample.get(name)) for name in names}
+    return camera | {'image_size': np.array([width, height])}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -78,17 +79,13 @@ class Run:
         """Frames with their results, in order."""
         clock = Stopwatch()
         self.report.seconds = clock.seconds
-        items = run_stages(self.stages, found, clock)
-        try:
+        with closing(run_stages(self.stages, found, clock)) as items:
             for item in items:
                 self.report.elapsed = clock.elapsed
                 if isinstance(item, FrameTask):
                     self.report.frames += 1
                     self.report.people += len(item.result.pred_instances)
                     yield item
-        finally:
-            items.close()
-            self.report.elapsed = clock.elapsed
 
 
 @dataclass
@@ -109,7 +106,8 @@ class Report:
     def __str__(self) -> str:
         rate = self.frames / self.elapsed if self.elapsed else 0.0
         lines = [
-            f'{self.frames} frames, {self.people} people in {self.elapsed:.1f} s: '
+            f'{_count(self.frames, "frame", "frames")}, '
+            f'{_count(self.people, "person", "people")} in {self.elapsed:.1f} s: '
             f'{rate:.1f} frames per second'
         ]
         if self.seconds:
@@ -128,6 +126,10 @@ class Report:
         return '\n'.join(lines)
 
 
+def _count(number, one, many):
+    return f'{number} {one if number == 1 else many}'
+
+
 # --- Stages, in order -----------------------------------------------------------------------------
 def _read(found, report, saver):
     """Sources -> Begin, Frames and End of each that is not done yet."""
@@ -138,7 +140,7 @@ def _read(found, report, saver):
         try:
             begin = Begin(source)
             if source.moves:
-                begin.fps = sources.video_info(source).fps
+                begin.fps, _ = sources.video_info(source)
                 begin.start = saver.frames_done(source) if saver is not None else 0
                 report.done_before += begin.start
             yield begin
@@ -220,31 +222,19 @@ def _result(task, predictor, report):
             + (f' in {predictor.precision}; try fp32' if predictor.precision != 'fp32' else ''),
         )
     people = [task.people[index] for index in finite]
+    none = {name: np.empty((0, *shape), np.float32) for name, shape in fields.items()}
+    some = {name: np.stack([person[name] for person in people]) for name in fields if people}
     result = PoseDataSample()
     result.pred_instances = InstanceData(
-        **{
-            name: np.stack([person[name] for person in people])
-            if people
-            else np.empty((0, *shape), np.float32)
-            for name, shape in fields.items()
-        },
-        bboxes=task.boxes[finite, :4],
-        bbox_scores=task.boxes[finite, 4],
+        **(some or none), bboxes=task.boxes[finite, :4], bbox_scores=task.boxes[finite, 4]
     )
     if people and 'heatmaps' in people[0]:
         heatmaps = np.max([person['heatmaps'] for person in people], axis=0)
         result.pred_fields = PixelData(heatmaps=heatmaps)
-    result.set_metainfo(
-        dict(
-            img_path=frame.source.path,
-            source=frame.source.name,
-            ori_shape=task.shape,
-            img_shape=task.shape,
-            frame_id=frame.index,
-            time=frame.time,
-            **predictor.metainfo(task.shape),
-        )
-    )
+    of_frame = dict(img_path=frame.source.path, source=frame.source.name)
+    of_frame |= dict(frame_id=frame.index, time=frame.time)
+    shape = dict(ori_shape=task.shape, img_shape=task.shape)
+    result.set_metainfo(of_frame | shape | predictor.metainfo(task.shape))
     return result
 
 

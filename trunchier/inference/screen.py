@@ -50,7 +50,7 @@ def _count(sources):
     total = 0
     for source in sources:
         with suppress(Unreadable):
-            number = video_info(source).num_frames if source.moves else 1
+            number = video_info(source)[1] if source.moves else 1
             if number is None:
                 return None
             total += number

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -24,14 +24,15 @@ from ..files import need
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-IMAGE_SUFFIXES = {
+IMAGE_SUFFIXES = (
     '.jpg', '.jpeg', '.jpe', '.jp2', '.png', '.bmp', '.dib', '.tif', '.tiff', '.webp', '.ppm',
     '.pgm', '.pbm', '.pnm', '.exr', '.hdr', '.avif', '.sr', '.ras',
-}  # fmt: skip
-VIDEO_SUFFIXES = {
+)  # fmt: skip
+VIDEO_SUFFIXES = (
     '.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.wmv', '.flv', '.ts', '.3gp',
     '.gif', '.ogv', '.mts', '.m2ts',
-}  # fmt: skip
+)  # fmt: skip
+KINDS = dict.fromkeys(IMAGE_SUFFIXES, 'image') | dict.fromkeys(VIDEO_SUFFIXES, 'video')
 DEFAULT_FPS = 30.0
 CAMERA = re.compile(r'(?:camera|webcam)(?::(\d+))?', re.IGNORECASE)
 
@@ -122,16 +123,14 @@ def _flat(inputs):
 
 
 def _from_text(text):
-    camera = CAMERA.fullmatch(text)
-    if camera:
-        number = int(camera[1] or 0)
-        yield Source(f'camera{number}', 'camera', content=number)
+    if camera := CAMERA.fullmatch(text):
+        yield from _flat(int(camera[1] or 0))
         return
     if re.match(r'[a-z][a-z0-9+.-]+://', text, re.IGNORECASE):
         raise ValueError(f'{text} is a URL; download it and give its path')
     path = Path(text).expanduser()
     if path.is_dir():
-        files = filter(_kind, path.iterdir())
+        files = (file for file in path.iterdir() if file.suffix.lower() in KINDS)
         yield from _from_files(files, f'the folder {path} holds no image and no video')
     elif path.exists():
         yield _from_file(path)
@@ -151,14 +150,7 @@ def _from_files(paths, none):
 
 
 def _from_file(path):
-    return Source(path.stem, _kind(path) or 'image', str(path))
-
-
-def _kind(path):
-    suffix = path.suffix.lower()
-    if suffix in VIDEO_SUFFIXES:
-        return 'video'
-    return 'image' if suffix in IMAGE_SUFFIXES else None
+    return Source(path.stem, KINDS.get(path.suffix.lower(), 'image'), str(path))
 
 
 def _natural_order(path):
@@ -191,12 +183,11 @@ def read(source: Source, start: int = 0) -> Iterator[Frame | Unreadable]:
     """
     if source.kind == 'camera':
         yield from _read_camera(source)
-    elif source.content is not None and source.moves:
-        for index in range(start, len(source.content)):
-            yield Frame(to_bgr(source.content[index]), source, index)
     elif source.content is not None:
-        yield Frame(to_bgr(source.content), source)
-    elif source.kind == 'video':
+        clip = source.content if source.moves else [source.content]
+        for index in range(start, len(clip)):
+            yield Frame(to_bgr(clip[index]), source, index)
+    elif source.moves:
         yield from _read_video(source, start)
     else:
         yield Frame(read_image(source.path), source)
@@ -240,11 +231,11 @@ def to_bgr(image: 'np.ndarray | torch.Tensor | Image') -> np.ndarray:
 
     try:
         image = ImageOps.exif_transpose(image)
-        if image.mode.startswith('I'):  # 16 bits, which convert('RGB') would clip
-            return _three_channels(np.asarray(image).astype(np.uint16), rgb=True)
-        return _three_channels(np.asarray(image.convert('RGB')), rgb=True)
+        deep = image.mode.startswith('I')  # 16 bits, which convert('RGB') would clip
+        array = np.asarray(image).astype(np.uint16) if deep else np.asarray(image.convert('RGB'))
     except OSError as error:
         raise Unreadable(f'the PIL image cannot be decoded: {error}') from error
+    return _three_channels(array, rgb=True)
 
 
 def _three_channels(array, rgb):
@@ -256,15 +247,11 @@ def _three_channels(array, rgb):
     if array.dtype == np.uint16:
         array = (array >> 8).astype(np.uint8)
     elif array.dtype.kind == 'f':
-        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-            raise Unreadable(
-                'a float image must have finite values in [0, 1]; convert others to uint8'
-            )
+        if not ((array >= 0) & (array <= 1)).all():  # NaN is neither
+            raise Unreadable('a float image must have finite values in [0, 1], or be uint8')
         array = np.rint(array.astype(np.float32) * 255).astype(np.uint8)
     elif array.dtype != np.uint8:
-        raise Unreadable(
-            f'an image of {array.dtype} cannot be read; expected uint8, uint16 or float'
-        )
+        raise Unreadable(f'an image of {array.dtype}; expected uint8, uint16 or float')
     if array.shape[2] == 1:
         return np.repeat(array, 3, axis=2)
     return np.ascontiguousarray(array[..., 2::-1] if rgb else array[..., :3])
@@ -318,26 +305,20 @@ def _packets(stream, source, errors):
         raise Unreadable(f'{source.path} is truncated: {error}') from error
 
 
-class VideoInfo(NamedTuple):
-    """Frames per second, and their number (an estimate, or None if unknown)."""
+def video_info(source: Source) -> tuple[float, int | None]:
+    """Frames per second (DEFAULT_FPS if unknown) of a video or camera, and their number.
 
-    fps: float
-    num_frames: int | None
-
-
-def video_info(source: Source) -> VideoInfo:
-    """Frame rate (DEFAULT_FPS where unknown) and number of frames of a video or camera.
+    The number is an estimate, or None if unknown.
 
     Raises:
         Unreadable, ImportError: as `read`.
     """
     if source.path is None:
-        return VideoInfo(DEFAULT_FPS, None if source.kind == 'camera' else len(source.content))
+        return DEFAULT_FPS, None if source.kind == 'camera' else len(source.content)
     with _opened(source) as stream:
         fps = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
         duration = stream.container.duration  # microseconds
-        frames = stream.frames or (round(duration / 1e6 * fps) if duration else None)
-        return VideoInfo(fps, frames)
+        return fps, stream.frames or (round(duration / 1e6 * fps) if duration else None)
 
 
 def import_av() -> ModuleType:

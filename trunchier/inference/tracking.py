@@ -29,7 +29,6 @@ START_SCORE = 0.5  # minimum of the first detection of a track
 log = logging.getLogger('trunchier')
 
 
-# --- The stage of the pipeline --------------------------------------------------------------------
 def track(
     items: Iterable,
     predictor: Predictor,
@@ -69,16 +68,14 @@ class Follower:
     ):
         self.smoothed = smoothed
         self.tracker = self.smoother = None
-        if not begin.source.moves:
-            return
-        if track is not False:
+        if begin.source.moves and track is not False:
             try:
                 self.tracker = Tracker(begin.fps)
             except ImportError as error:
                 if track or smooth is not None:
                     raise
                 log.warning('people get no track ids: %s', error)
-        if smooth is not None:
+        if self.tracker is not None and smooth is not None:
             self.smoother = TrackSmoother(begin.fps, **smooth)
 
     def __call__(self, index: int, people: InstanceData) -> dict[str, np.ndarray]:
@@ -116,7 +113,6 @@ class Follower:
         return rotation_6d_to_matrix(torch.from_numpy(columns)).numpy()
 
 
-# --- Tracks ---------------------------------------------------------------------------------------
 class Tracker:
     """Assigns an id to each person that stays the same from frame to frame.
 
@@ -162,7 +158,6 @@ class Tracker:
         return ids
 
 
-# --- Smoothing ------------------------------------------------------------------------------------
 @dataclass
 class OneEuro:
     """One-Euro filter of an array, element by element.

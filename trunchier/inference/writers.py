@@ -18,9 +18,6 @@ from .sources import import_av
 
 # From the camera's frame (y down, z forward) to that of OBJ and glTF (y up, z backward).
 CAMERA_TO_Y_UP = np.array([1, -1, -1], np.float32)
-
-
-# --- Numbers --------------------------------------------------------------------------------------
 SMPL_FIELDS = ('global_orient', 'body_pose', 'betas', 'transl')  # of a mesh in JSON
 
 
@@ -58,8 +55,7 @@ def concatenate_npz(
     """Join npz files along the first axis, with one of them in memory at a time.
 
     Args:
-        parts: paths, in order, of files with equal names, types and inner shapes.
-        path: of the result.
+        parts: in order, files with equal names, types and inner shapes.
         constants: arrays to add unchanged.
         leave_out: prefixes of names to skip.
     """
@@ -69,9 +65,8 @@ def concatenate_npz(
         for name in names:
             first = _array(parts[0], name)
             shape = (sum(len(_array(part, name)) for part in parts), *first.shape[1:])
-            header = dict(
-                descr=np.lib.format.dtype_to_descr(first.dtype), fortran_order=False, shape=shape
-            )
+            kind = np.lib.format.dtype_to_descr(first.dtype)
+            header = dict(descr=kind, fortran_order=False, shape=shape)
             with archive.open(f'{name}.npy', 'w', force_zip64=True) as file:
                 np.lib.format.write_array_header_1_0(file, header)
                 for part in parts:
@@ -88,12 +83,7 @@ def _array(path, name):
 
 # --- Meshes ---------------------------------------------------------------------------------------
 def write_obj(vertices: np.ndarray, faces: np.ndarray, path: str | Path) -> None:
-    """One person as Wavefront OBJ.
-
-    Args:
-        vertices: (V, 3), meters, camera frame.
-        faces: (F, 3).
-    """
+    """One person as Wavefront OBJ: `vertices` (V, 3), meters, camera frame; `faces` (F, 3)."""
     mesh = _upright_mesh(vertices, faces)
     with whole_file(path) as part:
         part.write_text(mesh.export(file_type='obj', include_normals=True))
@@ -108,11 +98,9 @@ def write_glb(people: np.ndarray, faces: np.ndarray, path: str | Path, colors: n
         colors: (P, 3) RGB in [0, 1].
     """
     trimesh = need('trimesh', 'writing OBJ and GLB')
-    scene = trimesh.Scene()
+    scene, surface = trimesh.Scene(), dict(metallicFactor=0.0, roughnessFactor=0.6)
     for person, (vertices, color) in enumerate(zip(people, colors, strict=True)):
-        material = trimesh.visual.material.PBRMaterial(
-            baseColorFactor=[*color, 1.0], metallicFactor=0.0, roughnessFactor=0.6
-        )
+        material = trimesh.visual.material.PBRMaterial(baseColorFactor=[*color, 1.0], **surface)
         mesh = _upright_mesh(vertices, faces)
         mesh.visual = trimesh.visual.TextureVisuals(material=material)
         scene.add_geometry(mesh, node_name=f'person{person}', geom_name=f'person{person}')
@@ -177,10 +165,8 @@ class VideoWriter:
         self.container.mux(self.stream.encode(frame))
 
     def close(self) -> None:
-        try:
+        with self.container:
             self.container.mux(self.stream.encode())
-        finally:
-            self.container.close()
 
 
 def _create_mp4(path):

@@ -118,15 +118,7 @@ def draw_bodies(
     alpha: float = 0.9,
     style: str = 'solid',
 ) -> np.ndarray:
-    """Draw meshes over an image; nearer people hide farther ones.
-
-    Args:
-        people: (P, V, 3), meters, camera frame of the whole image.
-        faces: (F, 3).
-        focal, center: (2,), pixels, x before y.
-        colors: (P, 3) BGR 0..255.
-        alpha: opacity of surfaces.
-        style: 'solid', 'wireframe' or 'both'.
+    """`render.meshes.draw_meshes` on a copy of the image; nearer people hide farther ones.
 
     Raises:
         ImportError: numba is not installed. ValueError: unknown style.
@@ -153,7 +145,7 @@ def side_view(
 
     Args:
         shape: (H, W) of the result.
-        people, faces, colors, style: see `draw_bodies`.
+        people, faces, colors, style: see `render.meshes.draw_meshes`.
     """
     image = np.full((*shape, 3), WHITE, np.uint8)
     if len(people) == 0:
@@ -178,7 +170,7 @@ class MeshPainter:
     """Draws predicted meshes.
 
     Args:
-        faces, style, alpha: see `draw_bodies`.
+        faces, style, alpha: see `render.meshes.draw_meshes`.
         side: append the view from the side, to the right of the image.
         draw_bbox, black_background: see `KeypointPainter`.
     """
@@ -214,7 +206,6 @@ def contact_sheet(
 
     Args:
         rows: lists of (H, W, 3) BGR images, one per title; None leaves a cell empty.
-        titles: written above the columns.
         height: of a row, pixels.
         gap: between images, pixels.
 
@@ -224,32 +215,23 @@ def contact_sheet(
     for row in rows:
         if len(row) != len(titles):
             raise ValueError(f'a row has {len(row)} images for {len(titles)} titles {titles}')
-    scaled = [[_resize(image, height) for image in row] for row in rows]
-    widths = [
-        max((image.shape[1] for image in column if image is not None), default=0)
-        for column in zip(*scaled, strict=True)
-    ]
-    if not any(widths):
+    if not any(image is not None for row in rows for image in row):
         raise ValueError('a contact sheet requires at least one image')
-    widths = [max(width, height // 2) for width in widths]
-    head = height // 8
-    shape = (head + gap + len(rows) * (height + gap), gap + sum(widths) + gap * len(widths), 3)
-    sheet = np.full(shape, WHITE, np.uint8)
-    for column, (title, width) in enumerate(zip(titles, widths, strict=True)):
-        left = gap + sum(w + gap for w in widths[:column])
-        _title(sheet[gap : gap + head, left : left + width], title)
-        for line, row in enumerate(scaled):
-            image = row[column]
+    head, columns = height // 8, []
+    for title, images in zip(titles, zip(*rows, strict=True), strict=True):
+        scaled = [None if image is None else _resize(image, height) for image in images]
+        width = max([height // 2, *(image.shape[1] for image in scaled if image is not None)])
+        column = np.full((head + gap + len(rows) * (height + gap), width + gap, 3), WHITE, np.uint8)
+        _title(column[gap : gap + head, :width], title)
+        for top, image in zip(range(head + gap, len(column), height + gap), scaled, strict=True):
             if image is not None:
-                top = head + gap + line * (height + gap)
-                start = left + (width - image.shape[1]) // 2
-                sheet[top : top + height, start : start + image.shape[1]] = image
-    return sheet
+                start = (width - image.shape[1]) // 2
+                column[top : top + height, start : start + image.shape[1]] = image
+        columns.append(column)
+    return np.pad(np.hstack(columns), ((0, 0), (gap, 0), (0, 0)), constant_values=WHITE)
 
 
 def _resize(image, height):
-    if image is None:
-        return None
     width = max(round(image.shape[1] * height / image.shape[0]), 1)
     method = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_LINEAR
     return cv2.resize(image, (width, height), interpolation=method)

@@ -76,40 +76,40 @@ class Viewer:
             self.show_camera = gui.add_checkbox('camera and image', True)
         self.about = gui.add_markdown('')
         for control in (self.model, self.source):
-            control.on_update(lambda _: self._update_timeline())
-        for control in (
-            self.frame, self.content, self.boxes, self.threshold, self.style, self.opacity,
-            self.show_people, self.show_camera,
-        ):  # fmt: skip
+            control.on_update(lambda _: self._choose())
+        # By name in the painters.
+        self.options = dict(draw_bbox=self.boxes, kpt_thr=self.threshold)
+        self.options |= dict(style=self.style, alpha=self.opacity)
+        controls = self.frame, self.content, self.show_people, self.show_camera
+        for control in (*controls, *self.options.values()):
             control.on_update(lambda _: self.show())
 
     def _update_timeline(self):
         """Fit the timeline to the chosen model and input."""
+        last = len(self._files()) - 1
+        self.frame.max = max(last, 1)
+        self.frame.disabled = last < 1
+        if self.frame.value > max(last, 0):
+            self.frame.value = max(last, 0)
+
+    def _choose(self):
         with self.lock:
-            last = len(self._files()) - 1
-            self.frame.max = max(last, 1)
-            self.frame.disabled = last < 1
-            self.frame.value = min(self.frame.value, max(last, 0))
+            self._update_timeline()
         self.show()
 
     def _take_options(self, painter):
         """Set the controls to the options of the first painter of each kind."""
         if any(type(other) is type(painter) for other in self.painters.values()):
             return
-        self.boxes.value = painter.draw_bbox
-        if isinstance(painter, MeshPainter):
-            self.style.value, self.opacity.value = painter.style, painter.alpha
-        else:
-            self.threshold.value = painter.kpt_thr
+        for name, control in self.options.items():
+            if hasattr(painter, name):
+                control.value = getattr(painter, name)
 
     def _painter(self, model):
         """The painter of `model` with the options of the controls."""
         painter = self.painters[model]
-        if isinstance(painter, MeshPainter):
-            options = dict(style=self.style.value, alpha=self.opacity.value)
-        else:
-            options = dict(kpt_thr=self.threshold.value)
-        return replace(painter, draw_bbox=self.boxes.value, **options)
+        options = {n: each.value for n, each in self.options.items() if hasattr(painter, n)}
+        return replace(painter, **options)
 
     def _files(self):
         return self.frames.get((self.model.value, self.source.value), [])
@@ -147,8 +147,7 @@ class Viewer:
             _set_choices(self.source, dict.fromkeys(source for _, source in self.frames))
             selected = (self.model.value, self.source.value) == (model, source)
             if selected:
-                self.frame.max = max(len(files) - 1, 1)
-                self.frame.disabled = len(files) < 2
+                self._update_timeline()
             due = time.monotonic() - self.shown_at > FOLLOW_SECONDS
             if selected and self.follow.value and due:
                 self.frame.value = len(files) - 1
@@ -170,7 +169,8 @@ class Viewer:
             self.image.image = drawn
             with self.server.atomic():
                 self._show_scene(painter, result, original, drawn)
-            text = f'**{model}**: {len(result.pred_instances)} people in {result.source}'
+            count = len(result.pred_instances)
+            text = f'**{model}**: {count} {"person" if count == 1 else "people"} in {result.source}'
             if isinstance(painter, MeshPainter):
                 text += f', focal length {result.focal_length[0]:.0f} pixels'
             self.about.content = text
@@ -191,47 +191,31 @@ class Viewer:
             people, focal = [], np.repeat(1.2 * max(height, width), 2)
             center, middle, far = np.array([width, height]) / 2, np.array([0, 0, 1.2]), 1.2
         if self.show_people.value:
+            style = dict(wireframe=self.style.value == 'wireframe')
             for person, vertices in enumerate(people):
-                color = person_colors(instances)[person][::-1].astype(int)
-                self.handles.append(
-                    scene.add_mesh_simple(
-                        f'/people/{person}',
-                        vertices - middle,
-                        painter.faces,
-                        color=tuple(color.tolist()),
-                        wireframe=self.style.value == 'wireframe',
-                    )
-                )
+                style['color'] = tuple(person_colors(instances)[person][::-1].astype(int).tolist())
+                mesh = f'/people/{person}', vertices - middle, painter.faces
+                self.handles.append(scene.add_mesh_simple(*mesh, **style))
         if self.show_camera.value:
             # The image stands behind the people and fills the camera's view there.
             corners = np.array([[0, 0], [width, 0], [width, height], [0, height]])
             rays = np.hstack([(corners - center) / focal, np.ones((4, 1))])
             corners = rays * far - middle
             edges = [[-middle, corner] for corner in corners]
-            edges += [[corners[i], corners[i - 1]] for i in range(4)]
-            self.handles += [
-                scene.add_line_segments(
-                    '/camera/frustum',
-                    np.array(edges),
-                    (90, 90, 90),
-                    thickness=1.5,
-                    thickness_units='screen',
-                ),
-                scene.add_image(
-                    '/camera/image',
-                    original if has_meshes else drawn,
-                    *(corners[2] - corners[0])[:2],
-                    format='jpeg',
-                    position=corners.mean(0),
-                    receive_shadow=False,
-                ),
-            ]
+            edges = np.array(edges + [[corners[i], corners[i - 1]] for i in range(4)])
+            style = dict(thickness=1.5, thickness_units='screen')
+            lines = scene.add_line_segments('/camera/frustum', edges, (90, 90, 90), **style)
+            size, style = (corners[2] - corners[0])[:2], dict(format='jpeg', receive_shadow=False)
+            photo = original if has_meshes else drawn
+            photo = scene.add_image(
+                '/camera/image', photo, *size, position=corners.mean(0), **style
+            )
+            self.handles += [lines, photo]
 
     def wait(self) -> None:
         """Serve the page until Ctrl-C."""
         try:
-            while True:
-                time.sleep(3600)
+            self.closed.wait()
         except KeyboardInterrupt:
             self.close()
 
@@ -272,15 +256,13 @@ def _load(file):
     """The image (BGR) and its PoseDataSample."""
     from mmpose.structures import PoseDataSample
 
+    groups = {'instances': {}, 'meta': {}}
     with np.load(file, allow_pickle=False) as arrays:
-        groups = {'instances': {}, 'meta': {}}
+        image = cv2.imdecode(arrays['jpeg'], cv2.IMREAD_COLOR)
         for name in set(arrays.files) - {'jpeg'}:
             group, _, field = name.partition('_')
-            groups[group][field] = arrays[name]
-        image = cv2.imdecode(arrays['jpeg'], cv2.IMREAD_COLOR)
-    result = PoseDataSample(
-        metainfo={n: a.item() if a.ndim == 0 else a for n, a in groups['meta'].items()}
-    )
+            groups[group][field] = arrays[name] if arrays[name].ndim else arrays[name].item()
+    result = PoseDataSample(metainfo=groups['meta'])
     result.pred_instances = InstanceData(**groups['instances'])
     return image, result
 
