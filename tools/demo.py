@@ -41,6 +41,8 @@ CONFIGS = TOOLS.parent / 'configs' / 'demo'
 TRAIN_IMAGES, TEST_IMAGES = 6000, 300
 EXIT_SKIPPED = 3  # of predict.py: done, but some images could not be read
 NUM_DRAWN = 8
+# A line of mmengine's log: epoch, iteration, number of them, time left, loss.
+STEP = r'(?:Epoch|Iter)\(train\) *(\[\d+\])?.*?\[ *(\d+)/(\d+)\].*eta: (\S+).* loss: (\S+)'
 # name in the results -> heading
 POSE_COLUMNS = {'coco/AP': 'AP', '@0.1/PCK': 'PCK@0.1', '@0.05/PCK': 'PCK@0.05'}
 MESH_COLUMNS = {
@@ -52,9 +54,8 @@ MESH_COLUMNS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument('--pose-only', action='store_true', help='train no mesh model')
     parser.add_argument('--photos', metavar='DIR', help='images to predict on at the end')
     parser.add_argument('--out', default='demo', help='folder of all outputs (default: demo)')
@@ -151,23 +152,16 @@ def tool(
 def run_logged(command: list[str], log: Path) -> int:
     """Write the output of a command to `log` and print its progress; returns the exit code."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, 'w') as file:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with open(log, 'w') as file, subprocess.Popen(command, **pipes) as process:
         for line in process.stdout:
             file.write(line)
-            step = re.search(
-                r'(?:Epoch|Iter)\(train\) *(\[\d+\])?.*?\[ *(\d+)/(\d+)\].*eta: (\S+)', line
-            )
-            loss = re.search(r' loss: (\S+)', line)
-            if step and loss:
-                epoch, done, total, left = step.groups(default='')
-                print(f'  {epoch} {done:>4}/{total}  loss {loss[1]}  time left {left}', flush=True)
-    code = process.wait()
-    if code:
+            if step := re.search(STEP, line):
+                epoch, done, total, left, loss = step.groups(default='')
+                print(f'  {epoch} {done:>4}/{total}  loss {loss}  time left {left}', flush=True)
+    if process.returncode:
         print(log.read_text()[-3000:])
-    return code
+    return process.returncode
 
 
 def bfloat16_is_fast() -> bool:

@@ -1,4 +1,8 @@
-# Starts tools/train.py and tools/test.py in several processes; sourced by dist_*.sh and slurm_*.sh.
+# Starts tools/train.py and tools/test.py in several processes; sourced by
+#   dist_*.sh:  GPUS processes of this machine, or of NNODES machines; without a GPU, on the CPU.
+#               Environment: NNODES, NODE_RANK, MASTER_ADDR, PORT, PYTHON.
+#   slurm_*.sh: under Slurm. Environment: GPUS (8), GPUS_PER_NODE (8), CPUS_PER_TASK (5), SRUN_ARGS,
+#               PYTHON.
 tools=$(cd "$(dirname "$0")" && pwd)
 export PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}"
 

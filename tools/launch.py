@@ -20,24 +20,20 @@ def parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('--work-dir', help='folder for logs, checkpoints and results')
-    parser.add_argument('--show-dir', help='draw predictions into this folder')
-    parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument('--interval', type=int, default=1, help='draw every n-th sample')
-    parser.add_argument(
-        '--wait-time', type=float, default=1, help='seconds that a window stays open'
+    add = parser.add_argument
+    add('config', help='config file')
+    add('--work-dir', help='folder for logs, checkpoints and results')
+    add('--show-dir', help='draw predictions into this folder')
+    add('--show', action='store_true', help='show predictions in a window')
+    add('--interval', type=int, default=1, help='draw every n-th sample')
+    add('--wait-time', type=float, default=1, help='seconds that a window stays open')
+    settings = (
+        'settings of the config to override, such as model.backbone.with_cp=True; lists as '
+        'key="[a,b]" or key=a,b'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        help='settings of the config to override, such as model.backbone.with_cp=True; lists as '
-        'key="[a,b]" or key=a,b',
-    )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    add('--cfg-options', nargs='+', action=DictAction, default={}, help=settings)
+    add('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    add('--local_rank', '--local-rank', type=int, default=0)
     return parser
 
 
@@ -63,11 +59,7 @@ def finish(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def hook(cfg: Config, name: str, kind: str) -> dict:
-    """Config of the default hook `name`.
-
-    Raises:
-        ValueError: the config has none; says how to add it.
-    """
+    """Config of the default hook `name`; ValueError if there is none."""
     hooks = cfg.get('default_hooks', {})
     if name not in hooks:
         raise ValueError(

@@ -33,14 +33,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from trunchier.conventions import (
-    ANNOTATED,
-    H36M_17_IN_44,
-    MPI_INF_17_IN_44,
-    ON_DISK,
-    SPIN_24_IN_44,
-    person,
-)
+from trunchier import conventions
+from trunchier.conventions import ANNOTATED, ON_DISK, person
 from trunchier.datasets.annotations import BadRecord, check_annotation, describe
 from trunchier.datasets.npz import HALVES, read_people_npz
 from trunchier.datasets.shards import decode_image
@@ -53,25 +47,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('annotations', help='npz file, or folder of make_synthetic.py')
-    parser.add_argument('--images', help='folder that imgname is relative to, or a parent of it')
-    parser.add_argument('--out', required=True, help='folder of shards, or npz, to write')
-    parser.add_argument('--layout', choices=sorted(LAYOUTS), help='layout of the input')
-    parser.add_argument('--to', choices=('shards', 'npz'), default='shards')
-    parser.add_argument('--per-shard', type=int, default=1000, metavar='N', help='images per shard')
-    parser.add_argument(
-        '--joints-only',
-        action='store_true',
-        help='omit poses and betas, such as those of SMPL when another body is trained',
-    )
+    add = parser.add_argument
+    add('annotations', help='npz file, or folder of make_synthetic.py')
+    add('--images', help='folder that imgname is relative to, or a parent of it')
+    add('--out', required=True, help='folder of shards, or npz, to write')
+    add('--layout', choices=sorted(LAYOUTS), help='layout of the input')
+    add('--to', choices=('shards', 'npz'), default='shards')
+    add('--per-shard', type=int, default=1000, metavar='N', help='images per shard')
+    without = 'omit poses and betas, such as those of SMPL when another body is trained'
+    add('--joints-only', action='store_true', help=without)
     args = parser.parse_args(arguments)
     try:
         people = read_layout(args.annotations, args.layout)
         if args.joints_only:
             for name in ('has_body_pose', 'has_betas'):
                 people[name] = np.zeros(len(people['imgname']), np.float32)
-        images = args.images or default_images(args.annotations)
-        rows, bad = usable_rows(people, images)
+        rows, bad = usable_rows(people, args.images or Path(args.annotations, 'images'))
         if args.to == 'npz':
             write_npz(args.out, rows)
             text = f'{len(rows)} people'
@@ -85,11 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 # --- Layouts -> arrays of N rows: imgname, and fields for `check_annotation` ----------------------
 def read_layout(path: str | Path, layout: str | None = None) -> dict[str, np.ndarray]:
-    """Read arrays of people in one of the LAYOUTS; None guesses it.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file, or another layout.
-    """
+    """Read arrays of people in one of the LAYOUTS; None guesses it."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f'no {path}')
@@ -141,15 +128,8 @@ def from_joints(indices: Sequence[int]) -> Callable[[Path], dict[str, np.ndarray
 
 
 # Shape of a row; None: the number of joints.
-JOINT_ARRAYS = {
-    'imgname': (),
-    'center': FIELDS['center'].shape,
-    'scale': (),
-    'part': (None, 3),
-    'S': (None, 4),
-    'pose': FIELDS['pose'].shape,
-    'shape': FIELDS['betas'].shape,
-}
+JOINT_ARRAYS = dict(imgname=(), center=(2,), scale=(), part=(None, 3), S=(None, 4))
+JOINT_ARRAYS.update(pose=FIELDS['pose'].shape, shape=FIELDS['betas'].shape)
 
 
 def from_synthetic(folder: Path) -> dict[str, np.ndarray]:
@@ -167,21 +147,14 @@ def from_synthetic(folder: Path) -> dict[str, np.ndarray]:
 
 LAYOUTS = {
     '4d-humans': read_people_npz,
-    'spin': from_joints(SPIN_24_IN_44),
-    'h36m': from_joints(H36M_17_IN_44),
-    'mpi-inf': from_joints(MPI_INF_17_IN_44),
+    'spin': from_joints(conventions.SPIN_24_IN_44),
+    'h36m': from_joints(conventions.H36M_17_IN_44),
+    'mpi-inf': from_joints(conventions.MPI_INF_17_IN_44),
     'synthetic': from_synthetic,
 }
 
 
 # --- Rows -----------------------------------------------------------------------------------------
-def default_images(path: str | Path) -> Path:
-    images = Path(path, 'images')
-    if not images.is_dir():
-        raise ValueError('give --images, the folder that imgname is relative to')
-    return images
-
-
 def usable_rows(
     people: dict[str, np.ndarray], images: str | Path
 ) -> tuple[list[tuple[Path, dict, str]], Counter]:
@@ -204,9 +177,7 @@ def usable_rows(
                 decodes[path] = True
             if not decodes[path]:
                 raise BadRecord('undecodable image', 'see above')
-            annotation = check_annotation(
-                {name: values[row] for name, values in people.items() if name != 'imgname'}
-            )
+            annotation = check_annotation({k: v[row] for k, v in people.items() if k != 'imgname'})
         except BadRecord as error:
             bad[error.kind] += 1
             print(f'skipped row {row} ({path}): {error}', file=sys.stderr)

@@ -13,12 +13,12 @@ from mmengine.runner import Runner
 
 def parse_args():
     arguments = parser(__doc__)
-    arguments.add_argument('checkpoint', help='checkpoint file')
-    arguments.add_argument('--out', help='write the metrics to this .json, .yaml or .pkl file')
-    arguments.add_argument('--dump', help='write the predictions to this .pkl file')
-    arguments.add_argument(
-        '--badcase', action='store_true', help='draw the samples with the worst loss or accuracy'
-    )
+    add = arguments.add_argument
+    add('checkpoint', help='checkpoint file')
+    add('--out', help='write the metrics to this .json, .yaml or .pkl file')
+    add('--dump', help='write the predictions to this .pkl file')
+    worst = 'draw the samples with the worst loss or accuracy'
+    add('--badcase', action='store_true', help=worst)
     return arguments.parse_args()
 
 
@@ -49,9 +49,7 @@ def analyze_bad_cases(cfg, args):
     kinds = dict(loss=cfg.model.head.get('loss'), accuracy=cfg.test_evaluator)
     kind = worst.get('metric_type', 'loss')
     if kind not in kinds:
-        raise ValueError(
-            f'default_hooks.badcase.metric_type is {kind!r}; expected one of {[*kinds]}'
-        )
+        raise ValueError(f'default_hooks.badcase.metric_type is {kind!r}; expected {[*kinds]}')
     worst.metric = worst.get('metric') or kinds[kind]
 
 

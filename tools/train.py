@@ -14,21 +14,14 @@ WRAPPERS = ('OptimWrapper', 'AmpOptimWrapper', 'AutocastOptimWrapper')
 
 def parse_args():
     arguments = parser(__doc__)
-    arguments.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        help='continue from this checkpoint; without a value, from the last one in the work dir',
-    )
-    arguments.add_argument(
-        '--amp', action='store_true', help='mixed precision: float16 on GPU, bfloat16 on CPU'
-    )
-    arguments.add_argument('--no-validate', action='store_true', help='train only')
-    arguments.add_argument(
-        '--auto-scale-lr',
-        action='store_true',
-        help='scale the learning rate with the batch size, from auto_scale_lr.base_batch_size',
-    )
+    add = arguments.add_argument
+    last = 'continue from this checkpoint; without a value, from the last one in the work dir'
+    add('--resume', nargs='?', const='auto', help=last)
+    mixed = 'mixed precision: float16 on GPU, bfloat16 on CPU'
+    add('--amp', action='store_true', help=mixed)
+    add('--no-validate', action='store_true', help='train only')
+    scale = 'scale the learning rate with the batch size, from auto_scale_lr.base_batch_size'
+    add('--auto-scale-lr', action='store_true', help=scale)
     return arguments.parse_args()
 
 

@@ -385,7 +385,7 @@ def test_bad_cases_are_judged_by_the_loss_of_the_head_or_by_the_metric(folder):
             'test',
             ['a.pth', '--badcase'],
             {'default_hooks.badcase.metric_type': 'size'},
-            "metric_type is 'size'; expected one of",
+            "metric_type is 'size'; expected",
         ),
     ],
 )

@@ -7,6 +7,7 @@ An annotation has the fields `conventions.ANNOTATED`, and perhaps a dict `extra_
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,13 +155,11 @@ def fitting_loss(annotation: dict) -> float | None:
     losses = annotation['extra_info'].get('fitting_loss', {})
     if isinstance(losses, np.ndarray):
         losses = losses.item()
-    loss = losses.get('reprojection_loss')
-    return None if loss is None else float(loss)
+    return losses.get('reprojection_loss')
 
 
-# ---------------------------------------------------------------------------------------------
-# Improbable poses: minimum densities of AMASS poses for each joint, chosen by hand in 4D-Humans
-# ---------------------------------------------------------------------------------------------
+# --- Improbable poses ----------------------------------------------------------------------------
+# Minimum densities of AMASS poses for each joint, chosen by hand in 4D-Humans.
 POSE_THRESHOLDS = (
     5e-5, 5e-5, 2e-3,      # hips, spine1
     5e-6, 5e-6, 1e-2,      # knees, spine2
@@ -238,7 +237,7 @@ class BadCount:
 
     MAX_WORKERS = 64
 
-    def __init__(self, name: str, max_share: float, patience: int = 200):
+    def __init__(self, name: str, max_share: float, patience: float = 200):
         self.name = name
         self.max_share = max_share
         self.patience = patience
@@ -251,10 +250,9 @@ class BadCount:
         return int(self._counts[:, 0].sum())
 
     @property
-    def bad(self) -> dict[str, int]:
+    def bad(self) -> Counter:
         """Counts by kind over all workers, without zeros."""
-        total = self._counts[:, 1:].sum(0).tolist()
-        return {kind: n for kind, n in zip(BAD_KINDS, total, strict=True) if n}
+        return +Counter(dict(zip(BAD_KINDS, self._counts[:, 1:].sum(0).tolist(), strict=True)))
 
     def add_good(self) -> None:
         self._row()[0] += 1
@@ -267,13 +265,18 @@ class BadCount:
         """
         self._row()[1 + BAD_KINDS.index(kind)] += 1
         good, bad = self.good, self.bad
+        number = good + bad.total()
         if bad[kind] & (bad[kind] - 1) == 0:
             log_warning(
-                f'{self.name}: skipped {name}: {kind} ({reason}); {describe(bad)} of '
-                f'{good + sum(bad.values())} records so far'
+                f'{self.name}: skipped {name}: {kind} ({reason}); {describe(bad)} of {number} '
+                'records so far'
             )
-        if good + sum(bad.values()) >= self.patience:
-            check_bad_share(self.name, good, bad, self.max_share)
+        if number >= self.patience:
+            self.check()
+
+    def check(self) -> None:
+        """Raise RuntimeError if the share of bad records is above `max_share`."""
+        check_bad_share(self.name, self.good, self.bad, self.max_share)
 
     def _row(self):
         worker = get_worker_info()

@@ -3,7 +3,6 @@
 Importing this module requires mmpose: see `checked_coco_dataset` in the package.
 """
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import cv2
 import numpy as np
 from mmpose.datasets import CocoDataset
 
-from .annotations import BadCount, BadRecord, check_bad_share, describe, log_warning
+from .annotations import BadCount, BadRecord, describe
 
 
 class CheckedCocoDataset(CocoDataset):
@@ -19,13 +18,11 @@ class CheckedCocoDataset(CocoDataset):
 
     People with keypoints that are not finite or a box without area are skipped, counted and logged
     when the file is read. In training, an unreadable image is counted and replaced by another
-    person; in testing, it is an error.
+    person; in testing, it is an error (OSError).
 
     Raises:
-        FileNotFoundError: no annotation file.
-        ValueError: the file has no usable person.
+        FileNotFoundError, ValueError: no annotation file, or no usable person in it.
         RuntimeError: the share of bad records is above `max_bad_share`.
-        OSError: an image cannot be read in testing.
     """
 
     def __init__(self, *args: Any, max_bad_share: float = 0.01, **kwargs: Any):
@@ -35,8 +32,21 @@ class CheckedCocoDataset(CocoDataset):
     def load_data_list(self) -> list[dict]:
         if not Path(self.ann_file).is_file():
             raise FileNotFoundError(f'no annotations {self.ann_file}; see "Data" in docs/data.md')
-        people, bad = usable_people(super().load_data_list(), self.ann_file)
-        check_bad_share(self.ann_file, len(people), bad, self.bad_count.max_share)
+        people, count = [], BadCount(self.ann_file, self.bad_count.max_share, patience=np.inf)
+        for person in super().load_data_list():
+            try:
+                check_person(person)
+            except BadRecord as error:
+                count.add_bad(error.kind, f'person {person.get("id")}', error)
+            else:
+                count.add_good()
+                people.append(person)
+        if not people:
+            raise ValueError(
+                f'{self.ann_file} has no usable person (bad: {describe(count.bad)}); a person '
+                'requires a bbox, keypoints and num_keypoints above 0'
+            )
+        count.check()
         return people
 
     def prepare_data(self, idx: int) -> dict | None:
@@ -53,30 +63,6 @@ class CheckedCocoDataset(CocoDataset):
             return None  # mmengine draws another index
         self.bad_count.add_good()
         return sample
-
-
-def usable_people(data_list: list[dict], ann_file: str) -> tuple[list[dict], Counter]:
-    """Usable entries of mmpose's data list, and counts of the others by kind.
-
-    Raises:
-        ValueError: there is no usable entry.
-    """
-    people, bad = [], Counter()
-    for person in data_list:
-        try:
-            check_person(person)
-        except BadRecord as error:
-            bad[error.kind] += 1
-            if bad.total() <= 5:
-                log_warning(f'{ann_file}: skipped person {person.get("id")}: {error}')
-        else:
-            people.append(person)
-    if not people:
-        raise ValueError(
-            f'{ann_file} has no usable person ({describe(bad) if bad else "none is annotated"}); '
-            'a person requires a bbox, keypoints and num_keypoints above 0'
-        )
-    return people, bad
 
 
 def check_person(person: dict) -> None:

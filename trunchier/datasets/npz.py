@@ -11,18 +11,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
 from ..conventions import EVAL_IGNORED_3D, EXTRA_19, ON_DISK, OPENPOSE_25, person
 from ..files import pickles
-from .annotations import (
-    AnnotationFilter,
-    BadRecord,
-    check_annotation,
-    check_bad_share,
-    describe,
-    log_warning,
-)
+from .annotations import AnnotationFilter, BadCount, BadRecord, check_annotation, describe
 from .people import People
 
 # Keypoints are stored in two arrays: (name, shape of a row) of OpenPose's and of the extra ones.
@@ -86,25 +80,17 @@ class NpzPeople(People):
                 'relative; set img_dir'
             )
         self._arrays = read_people_npz(self.ann_file)
-        rows, bad, dropped = [], Counter(), Counter()
+        reasons, count = {}, BadCount(self.name, self.max_bad_share, patience=np.inf)
         for row in range(len(self._arrays['imgname'])):
             try:
-                _, reason = self._annotation(row)
+                reasons[row] = self._annotation(row)[1]
+                count.add_good()
             except BadRecord as error:
-                bad[error.kind] += 1
-                if bad.total() <= 5:
-                    log_warning(f'{self.name}: skipped row {row} of {self.ann_file}: {error}')
-                continue
-            if reason is None:
-                rows.append(row)
-            else:
-                dropped[reason] += 1
-        if bad or dropped:
-            log_warning(
-                f'{self.name}: {len(rows)} people are kept; bad: {describe(bad)}; dropped: '
-                f'{describe(dropped)}'
-            )
-        check_bad_share(self.name, len(rows) + dropped.total(), bad, self.max_bad_share)
+                count.add_bad(error.kind, f'row {row} of {self.ann_file}', error)
+        count.check()
+        rows = [row for row, reason in reasons.items() if reason is None]
+        dropped = describe(Counter(filter(None, reasons.values())))
+        print_log(f'{self.name}: {len(rows)} people are kept; dropped: {dropped}', 'current')
         if not rows:
             raise ValueError(f'{self.name}: {self.ann_file} holds no usable row')
         self._rows = np.array(rows)

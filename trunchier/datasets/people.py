@@ -16,6 +16,7 @@ shuffle buffer), therefore its shards are read by index here. The advantage of s
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import count
 from zlib import crc32
 
 import numpy as np
@@ -25,7 +26,7 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS
 from torch.utils.data import Dataset, Sampler
 
 from ..conventions import JOINTS_44, JOINTS_44_FLIP, JOINTS_44_FLIP_PAIRS
-from .annotations import BadCount, BadRecord, log_warning
+from .annotations import BadCount, BadRecord
 
 # Limbs of OpenPose, then of the extra joints.
 SKELETON_44 = (
@@ -155,17 +156,17 @@ class MixedPeople(People):
     def __getitem__(self, index):
         seed, position = index if isinstance(index, tuple) else (0, index)
         number, own_position = self.locate(seed, position)
-        dataset, count = self.datasets[number], self.bad_counts[number]
+        dataset, counts = self.datasets[number], self.bad_counts[number]
         rng = generator('record', seed, position)
         chosen = dataset.locate(seed, own_position)
         for _ in range(100):
             try:
                 record = dataset.record(chosen)
             except BadRecord as error:
-                count.add_bad(error.kind, f'record {chosen}', error)
+                counts.add_bad(error.kind, f'record {chosen}', error)
                 chosen = int(rng.integers(len(dataset)))
             else:
-                count.add_good()
+                counts.add_good()
                 return self.pipeline({**record, 'rng': rng})
         raise RuntimeError(f'{dataset.name}: 100 bad records in a row; run tools/check_data.py')
 
@@ -174,13 +175,6 @@ class MixedPeople(People):
         if seed not in self._mixes:
             self._mixes[seed] = _Mix(seed, self.weights)
         return self._mixes[seed][position]
-
-    def report(self) -> dict[str, dict]:
-        """Numbers of good records and of bad ones by kind, by the name of the data set."""
-        return {
-            dataset.name: dict(good=count.good, bad=count.bad)
-            for dataset, count in zip(self.datasets, self.bad_counts, strict=True)
-        }
 
 
 class _Mix:
@@ -216,8 +210,8 @@ class _Mix:
         rng.multinomial(self.BLOCK, self.weights)
         numbers = rng.permutation(np.repeat(np.arange(len(counts)), counts))
         ranks = np.empty(self.BLOCK, np.int64)
-        for number, count in enumerate(counts):
-            ranks[numbers == number] = np.arange(count)
+        for number, size in enumerate(counts):
+            ranks[numbers == number] = np.arange(size)
         return numbers, ranks
 
     def _rng(self, block):
@@ -231,41 +225,25 @@ class MixSampler(Sampler):
     Args:
         dataset: the MixedPeople.
         seed: of the stream; None: a random one, synchronized over ranks.
-        endless: for iteration-based loops. False: an epoch ends after the data set's
-            `epoch_size`, and `set_epoch` sets its start.
 
     Attributes:
         position: start of the next iterator, counted over all ranks. After `n` iterations it is
-            n * batch size * ranks; to resume there, set it (or call `load_state_dict`) before
-            iterating over the loader.
+            n * batch size * ranks; to resume there, set it before iterating over the loader.
     """
 
-    def __init__(self, dataset: MixedPeople, seed: int | None = None, endless: bool = True):
+    def __init__(self, dataset: MixedPeople, seed: int | None = None):
         self.rank, self.world = get_dist_info()
         self.seed = sync_random_seed() if seed is None else seed
         self.epoch_size = len(dataset)
-        self.endless = endless
         self.position = 0
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        position = self.position + self.rank
-        end = float('inf') if self.endless else self.position + len(self) * self.world
-        while position < end:
+        for position in count(self.position + self.rank, self.world):
             yield self.seed, position
-            position += self.world
 
     def __len__(self) -> int:
         """Samples per epoch and rank."""
         return self.epoch_size // self.world
-
-    def set_epoch(self, epoch: int) -> None:
-        self.position = epoch * self.epoch_size
-
-    def state_dict(self) -> dict:
-        return dict(seed=self.seed, position=self.position)
-
-    def load_state_dict(self, state: dict) -> None:
-        self.seed, self.position = state['seed'], state['position']
 
 
 @DATASETS.register_module()
@@ -277,41 +255,22 @@ class ConcatPeople(People):
     Args:
         datasets: configs or objects (`People`).
         pipeline: transforms of all records.
-        skip_missing: skip data sets with missing files, with a warning.
-
-    Raises:
-        FileNotFoundError: a data set is missing; with `skip_missing`, all are.
     """
 
     def __init__(
-        self,
-        datasets: Sequence[dict | People],
-        pipeline: Sequence = (),
-        skip_missing: bool = False,
-        name: str = 'all',
+        self, datasets: Sequence[dict | People], pipeline: Sequence = (), name: str = 'all'
     ):
         super().__init__(name, pipeline)
         self.datasets = [DATASETS.build(d) if isinstance(d, dict) else d for d in datasets]
-        self.skip_missing = skip_missing
         self._ends = None
 
     def full_init(self) -> None:
         if self._ends is not None:
             return
         super().full_init()
-        present = []
         for dataset in self.datasets:
-            try:
-                dataset.full_init()
-                present.append(dataset)
-            except FileNotFoundError as error:
-                if not self.skip_missing:
-                    raise
-                log_warning(f'skipped {dataset.name}: {error}')
-        if not present:
-            raise FileNotFoundError('all data sets are missing; see the warnings above')
-        self.datasets = present
-        self._ends = np.cumsum([len(dataset) for dataset in present])
+            dataset.full_init()
+        self._ends = np.cumsum([len(dataset) for dataset in self.datasets])
 
     def __len__(self) -> int:
         self.full_init()

@@ -95,22 +95,16 @@ class ShardPeople(People):
         self.facts = None
         self._begins = None
         self._unsaved = {}
-        self._reset_caches()
-
-    def _reset_caches(self):
-        self._files = OrderedDict()
-        self._streams = {}
-        self._index = lru_cache(maxsize=self.OPEN_FILES)(self._load_index)
+        self.__setstate__({})
 
     def __getstate__(self):
-        state = self.__dict__.copy()
-        for name in ('_files', '_streams', '_index'):
-            del state[name]
-        return state
+        return {k: v for k, v in vars(self).items() if k not in ('_files', '_streams', '_index')}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
-        self._reset_caches()
+        self._files = OrderedDict()
+        self._streams = {}
+        self._index = lru_cache(maxsize=self.OPEN_FILES)(self._load_index)
 
     # --- Index -----------------------------------------------------------------------------------
     def full_init(self) -> None:
@@ -280,11 +274,9 @@ class _Visits:
 
 
 # --- Reading a shard -----------------------------------------------------------------------------
-MEMBER = [
-    (field + suffix, np.int64) for field in ('image', 'data', 'masks') for suffix in ('', '_size')
-]
-FIELDS = {'jpg': 'image', 'jpeg': 'image', 'png': 'image', 'data.pyd': 'data',
-          'detection.npz': 'masks'}  # fmt: skip
+IMAGES = ('jpg', 'jpeg', 'png')
+FIELDS = {**dict.fromkeys(IMAGES, 'image'), 'data.pyd': 'data', 'detection.npz': 'masks'}
+MEMBER = [(f + suffix, np.int64) for f in ('image', 'data', 'masks') for suffix in ('', '_size')]
 
 
 def index_shard(
@@ -340,19 +332,11 @@ def index_shard(
                 spans = [group.get(field, (0, 0)) for field in ('image', 'data', 'masks')]
                 rows.append((key.encode(), *(n for span in spans for n in span)))
 
-    longest = max((len(row[0]) for row in rows), default=1)
+    longest = max((len(key) for key, *_ in rows), default=1)
     members = np.array(rows, dtype=[('key', f'S{longest}'), *MEMBER])
     persons = np.array(persons, np.int32).reshape(-1, 2)
-    facts = dict(
-        shards=1,
-        members=len(groups),
-        persons=len(persons),
-        bad=bad,
-        dropped=dropped,
-        changed=changed,
-        examples=examples,
-    )
-    return members, persons, facts
+    facts = dict(shards=1, members=len(groups), persons=len(persons), examples=examples)
+    return members, persons, dict(facts, bad=bad, dropped=dropped, changed=changed)
 
 
 def _walk(file, path, count):
@@ -381,14 +365,12 @@ def _is_corrupt(key):
 def _filter_and_count(annotation, filter, changed):
     if filter is None:
         return None
-    fitted = annotation['has_pose'] > 0 and annotation['has_betas'] > 0
-    out_of_range = (
-        annotation['has_betas'] > 0 and np.abs(annotation['betas']).max() > filter.max_beta
-    )
+    had_pose, had_betas = annotation['has_pose'] > 0, annotation['has_betas'] > 0
+    wide = had_betas and np.abs(annotation['betas']).max() > filter.max_beta
     reason = filter(annotation)
-    if out_of_range:
+    if wide:
         changed['betas out of range'] += 1
-    elif fitted and not annotation['has_pose'] > 0:
+    elif had_pose and had_betas and not annotation['has_pose'] > 0:
         changed['improbable pose'] += 1
     return reason
 
@@ -470,20 +452,14 @@ def _expand_braces(url):
 
 def add_facts(facts: Sequence[dict]) -> dict:
     """Sum of the facts about several shards."""
-    total = dict(shards=0, members=0, persons=0)
-    counts = {kind: Counter() for kind in ('bad', 'dropped', 'changed')}
-    for fact in facts:
-        for name in total:
-            total[name] += fact[name]
-        for kind, counter in counts.items():
-            counter.update(fact[kind])
-    examples = [example for fact in facts for example in fact['examples']]
-    return dict(total, **{k: dict(c) for k, c in counts.items()}, examples=examples[:20])
+    total = {name: sum(f[name] for f in facts) for name in ('shards', 'members', 'persons')}
+    for kind in ('bad', 'dropped', 'changed'):
+        total[kind] = sum((Counter(f[kind]) for f in facts), Counter())
+    return dict(total, examples=[example for f in facts for example in f['examples']][:20])
 
 
 def describe_facts(facts: dict) -> str:
     """One-line summary of a data set."""
-    text = '{shards} shards, {members} images, {persons} people; '.format(**facts)
-    text += f'dropped: {describe(facts["dropped"])}; changed: {describe(facts["changed"])}; '
-    text += f'bad: {describe(facts["bad"])}'
+    text = '{shards} shards, {members} images, {persons} people'.format(**facts)
+    text += ''.join(f'; {kind}: {describe(facts[kind])}' for kind in ('dropped', 'changed', 'bad'))
     return text + (f', such as {facts["examples"][0]}' if facts['examples'] else '')

@@ -197,10 +197,7 @@ EMBEDDED_POSES = shipped.asset('pose_prior.npz')
 
 
 def load_real_poses(path: str | Path | None = None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Real poses for the discriminator.
-
-    Args:
-        path: see `AddRealPoses`.
+    """Read real poses for the discriminator; `path` as in `AddRealPoses`.
 
     Returns:
         axis-angle of the body joints (N, 69); betas (N, 10), or None if the file has none.

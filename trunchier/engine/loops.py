@@ -41,7 +41,8 @@ class StreamTrainLoop(IterBasedTrainLoop):
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
         if self._iter > 0:
-            sampler.load_state_dict(hub.get_info('stream'))
+            state = hub.get_info('stream')
+            sampler.seed, sampler.position = state['seed'], state['position']
             # Workers may have begun at the start of the stream.
             self.dataloader_iterator = _InfiniteDataloaderIterator(self.dataloader)
         start, first = sampler.position, self._iter

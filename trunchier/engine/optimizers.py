@@ -21,14 +21,10 @@ class DepthDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     A backbone parameter at depth `d` of `n` (the backbone's `get_layer_depth(name, prefix)`, as in
     mmpretrain: stem 0, one step a block, output norm n - 1) gets lr * rate ** (n - 1 - d); all else
     gets lr. One-dimensional parameters, biases, position embeddings, bias tables and parameters
-    with a true attribute `_no_weight_decay` get no weight decay. Depth counts the blocks that
-    exist: the decay of a truncated backbone starts at its own last block.
-
-    Unlike mmpose's LayerDecayOptimWrapperConstructor it supports every backbone, not ViT alone,
-    reads `custom_keys`, and prints nothing.
+    with a true attribute `_no_weight_decay` get no weight decay. The decay of a truncated backbone
+    starts at its own last block. mmpose's LayerDecayOptimWrapperConstructor supports ViT alone.
 
     Args:
-        optim_wrapper_cfg: see mmengine.
         paramwise_cfg: `layer_decay_rate` (default 1) and `custom_keys`: {part of a parameter's
             name: dict(lr_mult=..., decay_mult=...)}, longest match first.
 
@@ -53,15 +49,11 @@ class DepthDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def add_params(self, params: list[dict], module: nn.Module, prefix: str = '') -> None:
         """Append one group to `params` for each (learning rate, weight decay) of the model."""
         depth = self._depth_of(module)
-        groups, seen = {}, set()
-        for owner_name, owner in module.named_modules():
-            for leaf, param in owner.named_parameters(recurse=False):
-                if not param.requires_grad or id(param) in seen:
-                    continue
-                seen.add(id(param))
-                name = f'{owner_name}.{leaf}' if owner_name else leaf
-                lr_mult, decay_mult = self._multipliers(name, param, depth)
-                group = groups.setdefault((lr_mult, decay_mult), dict(params=[], param_names=[]))
+        groups = {}
+        for name, param in module.named_parameters():
+            if param.requires_grad:
+                key = self._multipliers(name, param, depth)
+                group = groups.setdefault(key, dict(params=[], param_names=[]))
                 group['params'].append(param)
                 group['param_names'].append(name)
         for (lr_mult, decay_mult), group in sorted(groups.items()):
@@ -108,16 +100,12 @@ class AutocastOptimWrapper(OptimWrapper):
     mmengine's AmpOptimWrapper requires a GPU; without one `tools/train.py --amp` uses this class.
 
     Args:
-        dtype: 'bfloat16' (float16 requires loss scaling: use AmpOptimWrapper).
-        kwargs: as mmengine's OptimWrapper.
+        dtype: 'bfloat16' (float16 requires loss scaling, hence a GPU and AmpOptimWrapper).
     """
 
     def __init__(self, dtype: str = 'bfloat16', **kwargs: Any):
         if dtype != 'bfloat16':
-            raise ValueError(
-                f'AutocastOptimWrapper trains in bfloat16, got {dtype!r}; float16 requires a GPU '
-                'and AmpOptimWrapper'
-            )
+            raise ValueError(f'expected bfloat16, got {dtype!r}; float16 requires AmpOptimWrapper')
         super().__init__(**kwargs)
 
     @contextmanager
@@ -144,8 +132,7 @@ class TwoOptimWrapperConstructor:
     discriminator gets one plain optimizer.
 
     Args:
-        optim_wrapper_cfg: see mmengine; `discriminator` overrides options of the optimizer for the
-            discriminator.
+        optim_wrapper_cfg: `discriminator` overrides options of the discriminator's optimizer.
         paramwise_cfg: as DepthDecayOptimWrapperConstructor's.
     """
 
@@ -169,10 +156,7 @@ class TwoOptimWrapperConstructor:
         return GeneratorAndDiscriminator(generator=wrapper, discriminator=discriminator)
 
     def _build(self, children, cfg, paramwise_cfg):
-        part = torch.nn.ModuleDict(
-            {name: getattr(child, 'module', child) for name, child in children.items()}
-        )
-        constructor = DefaultOptimWrapperConstructor
+        part = nn.ModuleDict({name: getattr(m, 'module', m) for name, m in children.items()})
         if paramwise_cfg:
-            constructor = DepthDecayOptimWrapperConstructor
-        return constructor(cfg, paramwise_cfg)(part)
+            return DepthDecayOptimWrapperConstructor(cfg, paramwise_cfg)(part)
+        return DefaultOptimWrapperConstructor(cfg)(part)
