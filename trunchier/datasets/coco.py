@@ -6,10 +6,10 @@ Importing this module requires mmpose: see `checked_coco_dataset` in the package
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from mmpose.datasets import CocoDataset
 
+from ..files import images
 from .annotations import BadCount, BadRecord, describe
 
 
@@ -51,18 +51,29 @@ class CheckedCocoDataset(CocoDataset):
 
     def prepare_data(self, idx: int) -> dict | None:
         """Apply the pipeline; None if the image of a training sample cannot be read."""
+        path = self.get_data_info(idx)['img_path']
         try:
+            images.check_image(np.fromfile(path, np.uint8, 65536))
             sample = super().prepare_data(idx)
         except Exception as error:
-            path = self.get_data_info(idx)['img_path']
-            if cv2.imread(path) is not None:
+            reason = fault(path)
+            if reason is None:
                 raise
             if self.test_mode:
-                raise OSError(f'OpenCV cannot read {path}') from error
-            self.bad_count.add_bad('undecodable image', path, 'absent, or OpenCV cannot read it')
+                raise OSError(f'cannot read {path}: {reason}') from error
+            self.bad_count.add_bad('undecodable image', path, reason)
             return None  # mmengine draws another index
         self.bad_count.add_good()
         return sample
+
+
+def fault(path: str) -> Exception | None:
+    """Why an image file cannot be read; None if it can."""
+    try:
+        images.decode_image(Path(path).read_bytes())
+    except (OSError, images.ImageError) as error:
+        return error
+    return None
 
 
 def check_person(person: dict) -> None:

@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
 from ..conventions import EVAL_IGNORED_3D, EXTRA_19, ON_DISK, OPENPOSE_25, person
-from ..files import pickles
+from ..files import images, pickles
 from .annotations import AnnotationFilter, BadCount, BadRecord, check_annotation, describe
 from .people import People
 
@@ -107,9 +107,11 @@ class NpzPeople(People):
         path = self.img_dir / name
         if not path.is_file():
             raise BadRecord('missing image', f'no {path}; is img_dir right?')
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        if image is None:
-            raise BadRecord('undecodable image', f'OpenCV does not decode {path}')
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        try:
+            image = images.decode_image(path.read_bytes(), flags)
+        except (OSError, images.ImageError) as error:
+            raise BadRecord('undecodable image', f'{path}: {error}') from error
         return dict(
             annotation, image=image, key=name, dataset=self.name, img_path=str(path), id=row
         )

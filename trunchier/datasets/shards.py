@@ -30,7 +30,7 @@ from mmengine import dist
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
-from ..files import pickles, save_npz
+from ..files import images, pickles, save_npz
 from .annotations import (
     AnnotationFilter,
     BadRecord,
@@ -397,20 +397,19 @@ def read_mask(data: bytes, index: int) -> np.ndarray:
 
 
 def decode_image(data: bytes) -> np.ndarray:
-    """Decode a JPEG or PNG to (H, W, 3) uint8 BGR; the EXIF orientation is ignored.
+    """Decode an image to (H, W, 3) uint8 BGR; the EXIF orientation is ignored.
 
     Raises:
-        BadRecord: it is not decodable, or truncated (OpenCV fills the rest with gray).
+        BadRecord: see `files.images`; or truncated (OpenCV fills the rest with gray).
     """
     if data[:2] == b'\xff\xd8' and data.rfind(b'\xff\xd9') < data.rfind(b'\xff\xda'):
         raise BadRecord('undecodable image', f'truncated JPEG of {len(data)} bytes')
     if data[:4] == b'\x89PNG' and b'IEND' not in data[-64:]:
         raise BadRecord('undecodable image', f'truncated PNG of {len(data)} bytes')
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    if image is None:
-        raise BadRecord('undecodable image', f'OpenCV cannot decode these {len(data)} bytes')
-    return image
+    try:
+        return images.decode_image(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except images.ImageError as error:
+        raise BadRecord('undecodable image', str(error)) from error
 
 
 # --- Paths and facts -----------------------------------------------------------------------------

@@ -1,0 +1,92 @@
+"""Images are decoded below a limit of pixels, told by the header; JPEG 2000 never is."""
+
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+
+from trunchier.files.images import ImageError, declared_size, decode_image
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
+FORMATS = {
+    **dict.fromkeys(['.png', '.jpg', '.bmp', '.webp', '.tif', '.ppm', '.pam', '.ras'], PICTURE),
+    **dict.fromkeys(['.pgm', '.pbm'], PICTURE[:, :, 0].copy()),
+    **dict.fromkeys(['.hdr', '.pfm'], PICTURE.astype(np.float32)),
+}
+
+
+def encoded(suffix, picture=PICTURE):
+    return cv2.imencode(suffix, picture)[1].tobytes()
+
+
+@pytest.mark.parametrize('suffix', FORMATS)
+def test_the_declared_size_is_that_of_the_decoded_image(suffix):
+    data = encoded(suffix, FORMATS[suffix])
+    assert declared_size(data) == (53, 37)
+    assert decode_image(data).shape == (37, 53, 3)
+
+
+@pytest.mark.parametrize('suffix', FORMATS)
+def test_an_image_above_the_limit_is_refused(suffix):
+    data = encoded(suffix, FORMATS[suffix])
+    with pytest.raises(ImageError, match=r'53 x 37 pixels are above the limit of 1960 .*MAX_PIXEL'):
+        decode_image(data, max_pixels=53 * 37 - 1)
+    assert decode_image(data, max_pixels=53 * 37) is not None
+
+
+@pytest.mark.parametrize('extended', [b'VP8X', b'VP8L'])
+def test_sizes_of_extended_and_lossless_webp(extended):
+    head = b'RIFF\0\0\0\0WEBP' + extended + b'\x0a\0\0\0'
+    if extended == b'VP8X':
+        head += b'\0\0\0\0' + (52).to_bytes(3, 'little') + (36).to_bytes(3, 'little')
+    else:
+        head += b'\x2f' + (52 | 36 << 14).to_bytes(4, 'little')
+    assert declared_size(head) == (53, 37)
+
+
+def test_the_frame_header_of_a_jpeg_is_found_behind_long_metadata():
+    data = encoded('.jpg')
+    comment = b'\xff\xfe' + struct.pack('>H', 65535) + bytes(65533)
+    assert declared_size(data[:2] + 3 * comment + b'\xff\xff' + data[2:]) == (53, 37)
+
+
+def test_sizes_of_formats_that_this_opencv_may_not_write():
+    avif = b'\0\0\0\x1cftypavif' + bytes(40) + b'ispe\0\0\0\0' + struct.pack('>II', 53, 37)
+    exr = b'v/1\x01' + bytes(9) + b'dataWindow\0box2i\0' + struct.pack('<5i', 16, 1, 2, 53, 38)
+    bmp = b'BM' + bytes(12) + b'\x0c\0\0\0' + struct.pack('<HH', 53, 37)
+    gif = b'GIF89a' + struct.pack('<HH', 53, 37)
+    bigtiff = b'MM\0+' + struct.pack('>HHQQ', 8, 0, 16, 2)
+    for tag, size in ((256, 53), (257, 37)):
+        bigtiff += struct.pack('>HHQHHI', tag, 3, 1, size, 0, 0)
+    assert [declared_size(data) for data in (avif, exr, bmp, gif, bigtiff)] == [(53, 37)] * 5
+
+
+def test_a_huge_image_of_few_bytes_is_refused_before_it_is_decoded():
+    def chunk(name, content):
+        return (
+            struct.pack('>I', len(content))
+            + name
+            + content
+            + struct.pack('>I', zlib.crc32(name + content))
+        )
+
+    header = struct.pack('>IIBBBBB', 20_000, 20_000, 8, 2, 0, 0, 0)
+    data = b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IEND', b'')
+    with pytest.raises(ImageError, match='20000 x 20000 pixels are above the limit'):
+        decode_image(data)
+
+
+@pytest.mark.parametrize(
+    'start', [b'\0\0\0\x0cjP  \r\n\x87\n', b'\xff\x4f\xff\x51'], ids=['jp2', 'codestream']
+)
+def test_jpeg_2000_is_refused_whatever_the_file_is_called(start):
+    with pytest.raises(ImageError, match='JPEG 2000 is refused'):
+        decode_image(start + bytes(100))
+
+
+@pytest.mark.parametrize('data', [b'', b'\x89PNG', b'\xff\xd8\xff', b'not an image' * 9, b'II*\0'])
+def test_what_is_no_image_is_an_image_error(data):
+    with pytest.raises(ImageError, match='OpenCV cannot decode'):
+        decode_image(data)

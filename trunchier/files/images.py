@@ -1,0 +1,140 @@
+"""Decode images from anywhere: size checked before memory is allocated, unsafe formats refused."""
+
+import re
+import struct
+
+import cv2
+import numpy as np
+
+MAX_PIXELS = 200_000_000  # of one image: 600 MB decoded
+JPEG_2000 = (b'\0\0\0\x0cjP  \r\n\x87\n', b'\xff\x4f\xff\x51')  # OpenCV crashes on damaged ones
+
+
+class ImageError(ValueError):
+    """Bytes that are not decoded: not an image, damaged, too large, or of an unsafe format."""
+
+
+def decode_image(
+    data: bytes | np.ndarray, flags: int = cv2.IMREAD_COLOR, max_pixels: int | None = None
+) -> np.ndarray:
+    """Decode an image file to (H, W, 3) uint8 BGR, or as `flags` of cv2.imdecode say.
+
+    Args:
+        data: content of the file.
+        max_pixels: limit of width * height; None: MAX_PIXELS of this module.
+
+    Raises:
+        ImageError: OpenCV cannot decode it; JPEG 2000; more than `max_pixels`.
+    """
+    check_image(data, max_pixels)
+    data = np.frombuffer(data, np.uint8)
+    try:
+        image = cv2.imdecode(data, flags) if data.size else None
+    except (cv2.error, MemoryError) as error:
+        raise ImageError(f'OpenCV cannot decode these {data.size} bytes: {error}') from error
+    if image is None:
+        raise ImageError(f'OpenCV cannot decode these {data.size} bytes')
+    return image
+
+
+def check_image(data: bytes | np.ndarray, max_pixels: int | None = None) -> None:
+    """Raise ImageError if a decoder must not see a file that begins so; see `decode_image`."""
+    data = memoryview(data).cast('B')
+    if bytes(data[:12]).startswith(JPEG_2000):
+        raise ImageError('JPEG 2000 is refused, its decoder is unsafe; convert to PNG or JPEG')
+    limit = MAX_PIXELS if max_pixels is None else max_pixels
+    width, height = declared_size(data) or (0, 0)
+    if width * height > limit:
+        raise ImageError(
+            f'{width} x {height} pixels are above the limit of {limit} (max_pixels, or MAX_PIXELS '
+            'of trunchier.files.images)'
+        )
+
+
+def declared_size(data: bytes | memoryview) -> tuple[int, int] | None:
+    """(width, height) in the header of an image file; None if it has none that is known."""
+    try:
+        for signature, read in HEADERS.items():
+            if re.match(signature, data, re.DOTALL):
+                return read(data if read in (_jpeg_size, _tiff_size) else bytes(data[:65536]))
+    except (struct.error, LookupError, ValueError, AttributeError):
+        pass  # damaged: the decoder will say so
+    return None
+
+
+def _jpeg_size(data):
+    """From the frame header (SOF0 to SOF15, without DHT, JPG and DAC)."""
+    position = 2
+    for _ in range(10_000):
+        marker, length = struct.unpack_from('>xBH', data, position)
+        if marker == 0xFF:  # a fill byte
+            position += 1
+        elif marker in range(0xC0, 0xD0) and marker not in (0xC4, 0xC8, 0xCC):
+            return struct.unpack_from('>HH', data, position + 5)[::-1]
+        else:
+            position += 2 + length
+    return None
+
+
+def _tiff_size(data):
+    """From the first directory (tags 256 and 257) of a TIFF or BigTIFF."""
+    order = '<' if data[:2] == b'II' else '>'
+    big = 43 in (data[2], data[3])
+    (start,) = struct.unpack_from(order + ('Q' if big else 'I'), data, 8 if big else 4)
+    (count,) = struct.unpack_from(order + ('Q' if big else 'H'), data, start)
+    first, step, value = (start + 8, 20, 12) if big else (start + 2, 12, 8)
+    sizes = {}
+    for entry in range(first, first + step * min(count, 1000), step):
+        tag, kind = struct.unpack_from(order + 'HH', data, entry)
+        (sizes[tag],) = struct.unpack_from(order + ('H' if kind == 3 else 'I'), data, entry + value)
+        if {256, 257} <= sizes.keys():
+            break
+    return sizes[256], sizes[257]
+
+
+def _webp_size(data):
+    kind = data[12:16]
+    if kind == b'VP8X':
+        return tuple(1 + int.from_bytes(data[i : i + 3], 'little') for i in (24, 27))
+    if kind == b'VP8L':
+        bits = int.from_bytes(data[21:25], 'little')
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    return tuple(n & 0x3FFF for n in struct.unpack_from('<HH', data, 26))
+
+
+def _at(form, offset):
+    return lambda data: tuple(abs(n) for n in struct.unpack_from(form, data, offset))
+
+
+def _text(pattern):
+    return lambda data: tuple(int(n) for n in re.search(pattern, data).groups())
+
+
+def _exr_size(data):
+    box = data.index(b'dataWindow\0box2i\0') + 21
+    left, top, right, bottom = struct.unpack_from('<4i', data, box)
+    return right - left + 1, bottom - top + 1
+
+
+def _avif_size(data):
+    """The largest of the parts."""
+    boxes = (match.end() + 4 for match in re.finditer(b'ispe', data))
+    return max((struct.unpack_from('>II', data, box) for box in boxes), key=lambda s: s[0] * s[1])
+
+
+# Signature -> function from the file's beginning to (width, height).
+HEADERS = {
+    rb'\xff\xd8': _jpeg_size,
+    rb'\x89PNG': _at('>II', 16),
+    rb'GIF8': _at('<HH', 6),
+    rb'BM.{12}\x0c\0\0\0': _at('<HH', 18),
+    rb'BM': _at('<ii', 18),
+    rb'RIFF....WEBP': _webp_size,
+    rb'II[*+]\0|MM\0[*+]': _tiff_size,
+    rb'P[1-6fF]\s': _text(rb'P.(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)'),
+    rb'P7\n': _text(rb'WIDTH (\d+)\nHEIGHT (\d+)'),
+    rb'\x59\xa6\x6a\x95': _at('>II', 4),  # Sun raster
+    rb'#\?': lambda data: _text(rb'-Y (\d+) \+X (\d+)')(data)[::-1],  # Radiance HDR
+    rb'v/1\x01': _exr_size,
+    rb'.{4}ftypavi[fs]': _avif_size,
+}
