@@ -6,7 +6,6 @@ half a millisecond per person, and do not depend on other people of a batch.
 
 import functools
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -22,23 +21,16 @@ from .wardrobe import FOLDS, Grid, Outfit
 SMPLX_VERTICES = (332, 6260, 2800, 4071, 583, 3216, 3226, 3387, 6617, 6624, 6787)
 
 
-class Regressor(NamedTuple):
-    """Sparse matrix (K, V) in compressed rows, from vertices to joints."""
+def regressor(dense: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First entry of each row, columns and values of a sparse (K, V), from vertices to joints."""
+    row, column = np.nonzero(dense)
+    return np.searchsorted(row, range(len(dense))), column, np.float32(dense[row, column, None])
 
-    starts: np.ndarray
-    indices: np.ndarray
-    weights: np.ndarray
 
-    @classmethod
-    def of(cls, dense: np.ndarray) -> 'Regressor':
-        row, column = np.nonzero(dense)
-        starts = np.searchsorted(row, np.arange(len(dense) + 1))
-        return cls(starts, column.astype(np.int32), dense[row, column].astype(np.float32))
-
-    def __call__(self, vertices: np.ndarray) -> np.ndarray:
-        out = np.empty((len(self.starts) - 1, 3), np.float32)
-        _weighted_points(vertices, self.starts, self.indices, self.weights, out)
-        return out
+def regress(regressor: tuple, vertices: np.ndarray) -> np.ndarray:
+    """(V, 3) float32 -> (K, 3), summed in float64."""
+    starts, columns, values = regressor
+    return np.add.reduceat(values * vertices[columns], starts, dtype=np.float64).astype(np.float32)
 
 
 @dataclass
@@ -52,9 +44,9 @@ class Body:
     axis: np.ndarray  # (F,) the axis nearest to each face's normal
     joints: np.ndarray  # (V, K) int32
     weights: np.ndarray  # (V, K)
-    skeleton: Regressor
-    coco: Regressor
-    extra: Regressor
+    skeleton: tuple  # see `regressor`, as coco and extra
+    coco: tuple
+    extra: tuple
     template_skeleton: np.ndarray  # (24, 3)
     folds: np.ndarray  # (FOLDS, V), waves over the body of mean 0; their sum has deviation 1
     rings: list  # of a skirt: (y, indices of vertices near it)
@@ -72,7 +64,7 @@ def body() -> Body:
     used = int((arrays['weights'] > 0).sum(1).max())
     joints = np.argsort(-arrays['weights'], axis=1, kind='stable')[:, :used].astype(np.int32)
     names = arrays['coco17_names'].tolist()
-    skeleton = Regressor.of(arrays['J_regressor'])
+    skeleton = regressor(arrays['J_regressor'])
     trunk = np.abs(template[:, 0]) < 0.3
     return Body(
         template=template,
@@ -83,9 +75,9 @@ def body() -> Body:
         joints=joints,
         weights=np.take_along_axis(arrays['weights'], joints, axis=1).astype(np.float32),
         skeleton=skeleton,
-        coco=Regressor.of(arrays['coco17_regressor'][[names.index(name) for name in COCO_17]]),
-        extra=Regressor.of(arrays['J_regressor_extra']),
-        template_skeleton=skeleton(template),
+        coco=regressor(arrays['coco17_regressor'][[names.index(name) for name in COCO_17]]),
+        extra=regressor(arrays['J_regressor_extra']),
+        template_skeleton=regress(skeleton, template),
         folds=_folds(template),
         rings=[
             (y, np.nonzero(trunk & (np.abs(template[:, 1] - y) < 0.035))[0])
@@ -138,18 +130,16 @@ def build_figure(rotations: np.ndarray, betas: np.ndarray, outfit: Outfit) -> Fi
     betas = betas.astype(np.float32)
     shaped = np.empty_like(mean.template)
     _shape(mean.template, mean.shapedirs, betas, shaped)
-    rest_skeleton = mean.skeleton(shaped)
+    rest_skeleton = regress(mean.skeleton, shaped)
 
-    world, positions = forward_kinematics(rotations, rest_skeleton)
-    transforms = np.empty((24, 3, 4), np.float32)
-    transforms[:, :, :3] = world
-    transforms[:, :, 3] = positions - np.einsum('jab,jb->ja', world, rest_skeleton)
+    world, positions = forward_kinematics(rotations, rest_skeleton.astype(np.float64))
+    moved = positions - np.einsum('jab,jb->ja', world, rest_skeleton)
+    transforms = np.concatenate((world, moved[..., None]), axis=-1, dtype=np.float32)  # (24, 3, 4)
 
     bare = np.empty_like(shaped)
     _skin(shaped, mean.joints, mean.weights, transforms, bare)
     skeleton = positions.astype(np.float32)
     smplx_joints = np.concatenate((skeleton, bare[list(SMPLX_VERTICES)]))
-    openpose = smplx_joints[list(SMPLX_TO_OPENPOSE)]
 
     dressed = np.empty_like(shaped)
     inflate(
@@ -184,8 +174,8 @@ def build_figure(rotations: np.ndarray, betas: np.ndarray, outfit: Outfit) -> Fi
             np.array([grid.material for grid in grids], np.int32), [len(mesh[3]) for mesh in worn]
         ),
         skeleton=skeleton,
-        joints=np.concatenate((openpose, mean.extra(bare))),
-        coco=mean.coco(bare),
+        joints=np.concatenate((smplx_joints[list(SMPLX_TO_OPENPOSE)], regress(mean.extra, bare))),
+        coco=regress(mean.coco, bare),
         outfit=outfit,
         translation=np.zeros(3),
     )
@@ -276,16 +266,3 @@ def _skin(rest, joints, weights, transforms, out):
             oy += w * (t[1, 0] * x + t[1, 1] * y + t[1, 2] * z + t[1, 3])
             oz += w * (t[2, 0] * x + t[2, 1] * y + t[2, 2] * z + t[2, 3])
         out[v, 0], out[v, 1], out[v, 2] = ox, oy, oz
-
-
-@compiled(fastmath=True)
-def _weighted_points(vertices, starts, indices, weights, out):
-    """out[k] = sum of weights * vertices of row k."""
-    for k in range(starts.shape[0] - 1):
-        x = y = z = 0.0
-        for i in range(starts[k], starts[k + 1]):
-            v, w = indices[i], weights[i]
-            x += w * vertices[v, 0]
-            y += w * vertices[v, 1]
-            z += w * vertices[v, 2]
-        out[k, 0], out[k, 1], out[k, 2] = x, y, z

@@ -61,11 +61,11 @@ class SyntheticPeople:
                 f'size is {size}; expected a side, or (width, height), of {MIN_SIDE} to {MAX_SIDE} '
                 'pixels'
             )
-        least = dict(seed=0, max_people=1, length=1)
-        given = dict(seed=seed, max_people=max_people, length=1 if length is None else length)
-        for name, value in given.items():
-            if value < least[name]:
-                raise ValueError(f'{name} is {value}; expected {least[name]} or more')
+        for name, value, least in (
+            ('seed', seed, 0), ('max_people', max_people, 1), ('length', length, 1)
+        ):  # fmt: skip
+            if value is not None and value < least:
+                raise ValueError(f'{name} is {value}; expected {least} or more')
         self.seed = int(seed)
         self.max_people = int(max_people)
         self.plain = bool(plain)
@@ -148,7 +148,7 @@ def annotate(scene: Scene) -> list[dict]:
                 mask=mask,
                 keypoints_2d=np.column_stack((pixels, inside)).astype(np.float32),
                 keypoints_3d=np.pad(figure.joints, ((0, 0), (0, 1)), constant_values=1),
-                pose=_axis_angle(figure.rotations),
+                pose=np.array([cv2.Rodrigues(r)[0] for r in figure.rotations], np.float32).ravel(),
                 betas=figure.betas,
                 translation=figure.translation.astype(np.float32),
                 center=np.array((x + (w - 1) / 2, y + (h - 1) / 2), np.float32),
@@ -158,11 +158,6 @@ def annotate(scene: Scene) -> list[dict]:
             )
         )
     return people
-
-
-def _axis_angle(rotations):
-    """(24, 3, 3) -> (72,) float32, radians, by OpenCV: six times as fast as torch."""
-    return np.array([cv2.Rodrigues(rotation)[0] for rotation in rotations], np.float32).reshape(72)
 
 
 def _inside(pixels, width, height):
@@ -175,15 +170,11 @@ def _coco_keypoints(scene, figure, index):
     height, width = scene.owners.shape
     pixels = scene.camera.project(figure.coco.astype(np.float64))
     inside = _inside(pixels, width, height)
-    out = np.zeros((17, 3))
-    for k in range(17):
-        if not inside[k]:
-            continue
-        column, row = int(round(pixels[k, 0])), int(round(pixels[k, 1]))
-        owner = scene.owners[row, column]
-        if owner == index:
-            seen = figure.coco[k, 2] - scene.depth[row, column] < MAX_DEPTH[k]
-        else:  # at the silhouette, with nothing in front
-            seen = owner == BACKGROUND
-        out[k] = pixels[k, 0], pixels[k, 1], 2 if seen else 1
+    column, row = np.round(pixels[inside]).astype(int).T
+    owner = scene.owners[row, column]
+    near = figure.coco[inside, 2] - scene.depth[row, column] < MAX_DEPTH[inside]
+    # Seen, too, at the silhouette with nothing in front
+    seen = np.where(owner == index, near, owner == BACKGROUND)
+    out = np.zeros((len(inside), 3))
+    out[inside] = np.column_stack((pixels[inside], 1 + seen))
     return out

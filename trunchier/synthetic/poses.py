@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from ..conventions import SMPL_24_FLIP, SMPL_PARENTS
 from ..files.compiled import compiled
 from ..files.shipped import asset
 
-T = TypeVar('T')
 PARENTS = np.array(SMPL_PARENTS)
 
 
@@ -201,7 +200,7 @@ def clip_pose(rng: np.random.Generator) -> Pose:
     time = rng.uniform(0, lengths[clip] - 1)
     frame = starts[clip] + int(time)
     pose = poses[frame] + (time % 1) * _axis_angle_difference(poses[frame], poses[frame + 1])
-    noise = rng.standard_normal((24, 3)) * CLIP_NOISE
+    noise = rng.standard_normal((len(PARENTS), 3)) * CLIP_NOISE
     noise[0] *= 0.5
     noise[[20, 21, 22, 23]] *= 2.0
     rotations = np.stack([_rotation_about(vector) for vector in pose + noise])
@@ -233,9 +232,7 @@ def rest_joints() -> np.ndarray:
     return joints - joints[0]
 
 
-def pick(
-    rng: np.random.Generator, options: Sequence[T], chances: Sequence[float] | None = None
-) -> T:
+def pick(rng: np.random.Generator, options: Sequence, chances: Sequence | None = None) -> Any:
     """One of the options, by relative frequency; ten times as fast as rng.choice."""
     if chances is None:
         return options[int(rng.random() * len(options))]
@@ -285,8 +282,16 @@ def _without_yaw(rotation):
     lying = abs(rotation[1, 2]) >= 0.8
     front = -np.sign(rotation[1, 2]) * rotation[:, 1] if lying else rotation[:, 2]
     angle = -math.atan2(front[0], front[2])
+    return rotation_about_axis(1, angle) @ rotation
+
+
+def rotation_about_axis(axis: int, angle: float) -> np.ndarray:
+    """(3, 3) for an angle in radians about x (0), y (1) or z (2)."""
     c, s = math.cos(angle), math.sin(angle)
-    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]) @ rotation
+    i, j = (axis + 1) % 3, (axis + 2) % 3
+    out = np.eye(3)
+    out[i, i], out[i, j], out[j, i], out[j, j] = c, -s, s, c
+    return out
 
 
 # --- Kinematics -----------------------------------------------------------------------------------
@@ -319,24 +324,17 @@ def _unit(v):
     return v / max(math.sqrt((v * v).sum()), 1e-9)
 
 
+@compiled
 def forward_kinematics(rotations: np.ndarray, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """World rotations (24, 3, 3) and positions (24, 3) of a pose.
+    """World rotations (24, 3, 3) and positions (24, 3) of a pose, contiguous, all float64.
 
     Args:
         rotations: (24, 3, 3), relative to the parent.
         joints: (24, 3), rest pose, meters.
     """
-    return _forward(
-        np.ascontiguousarray(rotations, np.float64), np.ascontiguousarray(joints, np.float64)
-    )
-
-
-@compiled
-def _forward(rotations, joints):
-    world = np.empty((24, 3, 3))
-    positions = np.empty((24, 3))
+    world, positions = np.empty_like(rotations), np.empty_like(joints)
     world[0], positions[0] = rotations[0], joints[0]
-    for j in range(1, 24):
+    for j in range(1, len(PARENTS)):
         p = PARENTS[j]
         world[j] = world[p] @ rotations[j]
         positions[j] = positions[p] + world[p] @ (joints[j] - joints[p])
@@ -353,9 +351,7 @@ def compose(angles: np.ndarray, hands: np.ndarray, joints: np.ndarray) -> np.nda
         joints: (24, 3), rest pose, meters.
     """
     x, y, z = 0, 1, 2
-    rotations = np.empty((24, 3, 3))
-    for j in range(24):
-        rotations[j] = np.eye(3)
+    rotations = np.zeros((len(PARENTS), 3, 3)) + np.eye(3)
     rotations[0] = (
         _axis(x, angles[0]) @ _axis(y, angles[1])
         if abs(angles[0]) > 1
@@ -372,7 +368,7 @@ def compose(angles: np.ndarray, hands: np.ndarray, joints: np.ndarray) -> np.nda
         rotations[knee] = _axis(x, angles[first + 3])
         rotations[ankle] = _axis(x, -angles[first + 4])
 
-    world, positions = _forward(rotations, joints)
+    world, positions = forward_kinematics(rotations, joints)
     chest = world[9]
     for i in range(2):
         out = 1.0 if i == 0 else -1.0

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from ..conventions import BODIES
 from ..render.rasterizer import bounding_box, project, projected_bounding_box, rasterize
 from .backdrop import Folder, View, noises, procedural
 from .figure import Figure, body, build_figure
 from .garments import MATERIALS
-from .poses import pick, sample_pose
+from .poses import pick, rotation_about_axis, sample_pose
 from .shading import BODY, PROP, Mesh, Shadow, cast_shadow, shade, shade_ground
 from .textures import textures
 from .wardrobe import cloth_color, linear, random_color, sample_outfit
@@ -119,26 +120,18 @@ def _room(rng, plain):
         pitch = rng.uniform(-22, -4)  # from below
     roll = rng.normal(0, 3) if plain or rng.random() < 0.88 else rng.normal(0, 14)
     distance = math.exp(rng.uniform(math.log(2.2), math.log(11)))
-    turn = _rotation(2, math.radians(roll)) @ _rotation(0, math.radians(pitch))
+    turn = rotation_about_axis(2, math.radians(roll)) @ rotation_about_axis(0, math.radians(pitch))
     return Room(turn @ np.diag((1.0, -1.0, -1.0)), distance, 0.0)
-
-
-def _rotation(axis, angle):
-    c, s = math.cos(angle), math.sin(angle)
-    i, j = (axis + 1) % 3, (axis + 2) % 3
-    out = np.eye(3)
-    out[i, i], out[i, j], out[j, i], out[j, j] = c, -s, s, c
-    return out
 
 
 def _people(rng, room, count):
     figures, supports, spots = [], [], []
     for k in range(count):
         pose = sample_pose(rng)
-        betas = np.clip(rng.standard_normal(10), -BETA_LIMIT, BETA_LIMIT)
+        betas = np.clip(rng.standard_normal(BODIES['smpl'].num_betas), -BETA_LIMIT, BETA_LIMIT)
         yaw = rng.normal(0, 0.7) if rng.random() < 0.5 else rng.uniform(-np.pi, np.pi)
         rotations = pose.rotations.copy()
-        rotations[0] = room.to_camera @ _rotation(1, yaw) @ rotations[0]
+        rotations[0] = room.to_camera @ rotation_about_axis(1, yaw) @ rotations[0]
         figure = build_figure(rotations, betas, sample_outfit(rng, pose.holds))
         low, high = bounding_box(figure.vertices, np.eye(3, dtype=np.float32))
         lowest, _ = bounding_box(figure.vertices, room.to_camera.T.astype(np.float32))
@@ -220,7 +213,7 @@ BOX_AXIS = np.repeat(SIDES[:, 0], 2).astype(np.int8)
 
 def _box(rng, room, center, half, yaw, color=None):
     """A Prop; center: (3,), camera frame; half: half sizes (3,), rotated by `yaw` (level world)."""
-    axes = room.to_camera @ _rotation(1, yaw)
+    axes = room.to_camera @ rotation_about_axis(1, yaw)
     color = cloth_color(rng, 0.3) if color is None else color
     tiles, names = textures()
     kind = ('plain', 'mottle', 'weave', 'stripes', 'checks')[rng.integers(5)]
