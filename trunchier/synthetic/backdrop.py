@@ -11,6 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..datasets.annotations import BadRecord
+from ..datasets.shards import decode_image
 from .poses import pick
 from .shading import blend
 from .textures import textures
@@ -31,16 +33,8 @@ class View:
 
 def procedural(rng: np.random.Generator, size: tuple[int, int], view: View) -> np.ndarray:
     """Random background (H, W, 3) uint8 RGB; size: (W, H), pixels."""
-    kind = rng.random()
     image = np.empty((size[1], size[0], 3), np.uint8)
-    if kind < 0.38:
-        _outdoors(rng, image, view)
-    elif kind < 0.76:
-        _indoors(rng, image, view)
-    elif kind < 0.9:
-        _clutter(rng, image)
-    else:
-        _plain(rng, image)
+    pick(rng, (_outdoors, _indoors, _clutter, _plain), (38, 38, 14, 10))(rng, image, view)
     if rng.random() < 0.8:  # surfaces in photos are uneven
         _roughen(rng, image, rng.uniform(0.1, 0.6))
     if rng.random() < 0.5:  # out of focus
@@ -84,23 +78,15 @@ class Folder:
         first = int(rng.integers(len(self.files)))
         for step in range(len(self.files)):
             file = self.files[(first + step) % len(self.files)]
-            image = None if file in self.unreadable else _read(file)
-            if image is not None:
-                return _crop(rng, image, size)
-            self.unreadable.add(file)
+            if file not in self.unreadable:
+                try:
+                    return _crop(rng, decode_image(file.read_bytes()), size)
+                except (OSError, BadRecord):
+                    self.unreadable.add(file)
         raise ValueError(
             f'none of the {len(self.files)} images in {self.path} can be decoded; check them, or '
             'leave the folder out for procedural backgrounds'
         )
-
-
-def _read(file):
-    try:
-        data = np.fromfile(file, dtype=np.uint8)
-    except OSError:
-        return None
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
-    return None if image is None or min(image.shape[:2]) < 2 else image
 
 
 def _crop(rng, image, size):
@@ -218,7 +204,7 @@ def _indoors(rng, image, view):
         _patch(rng, image, x, level - 0.8 * h, w, h)
 
 
-def _clutter(rng, image):
+def _clutter(rng, image, view):
     height, width = image.shape[:2]
     _gradient(image, _color(rng), _color(rng))
     _pattern(rng, image, _color(rng), rng.uniform(0.3, 1))
@@ -247,7 +233,7 @@ def _clutter(rng, image):
             _foliage(rng, image, center, reach, color)
 
 
-def _plain(rng, image):
+def _plain(rng, image, view):
     _gradient(image, _color(rng), _color(rng) if rng.random() < 0.5 else (235,) * 3)
     if rng.random() < 0.7:
         _tint(rng, image, _color(rng), rng.uniform(0.05, 0.5))

@@ -147,16 +147,11 @@ def _annotation(person, annotation_id, image_id, encode):
         keypoints += [round(x, 2), round(y, 2), int(v)]
     mask = encode(np.asfortranarray(person['mask'], np.uint8))
     return dict(
-        id=annotation_id,
-        image_id=image_id,
-        category_id=1,
-        iscrowd=0,
-        bbox=person['bbox'].tolist(),
-        area=person['area'],
-        num_keypoints=int((person['keypoints'][:, 2] > 0).sum()),
-        keypoints=keypoints,
+        id=annotation_id, image_id=image_id, category_id=1, iscrowd=0,
+        bbox=person['bbox'].tolist(), area=person['area'],
+        num_keypoints=int((person['keypoints'][:, 2] > 0).sum()), keypoints=keypoints,
         segmentation=dict(size=mask['size'], counts=mask['counts'].decode()),
-    )
+    )  # fmt: skip
 
 
 # --- Processes ------------------------------------------------------------------------------------

@@ -23,10 +23,7 @@ class SyntheticBodies(People):
     Args:
         seed: evaluation must use another seed than training.
         length: images per epoch.
-        size: side, or (W, H), pixels.
-        max_people: per image.
-        backgrounds: folder of images; None: procedural backgrounds.
-        plain: whole people at eye level without occluders.
+        size, max_people, backgrounds, plain: see people.SyntheticPeople.
         name, pipeline: see People.
     """
 

@@ -67,14 +67,10 @@ def body() -> Body:
     skeleton = regressor(arrays['J_regressor'])
     trunk = np.abs(template[:, 0]) < 0.3
     return Body(
-        template=template,
+        template=template, normals=normals, faces=faces, joints=joints, skeleton=skeleton,
         shapedirs=np.ascontiguousarray(arrays['shapedirs'], dtype=np.float32),
-        normals=normals,
-        faces=faces,
         axis=np.abs(normals[faces].sum(1)).argmax(1).astype(np.int8),
-        joints=joints,
         weights=np.take_along_axis(arrays['weights'], joints, axis=1).astype(np.float32),
-        skeleton=skeleton,
         coco=regressor(arrays['coco17_regressor'][[names.index(name) for name in COCO_17]]),
         extra=regressor(arrays['J_regressor_extra']),
         template_skeleton=regress(skeleton, template),
@@ -83,7 +79,7 @@ def body() -> Body:
             (y, np.nonzero(trunk & (np.abs(template[:, 1] - y) < 0.035))[0])
             for y in np.arange(0.09, -0.95, -0.09)
         ],
-    )
+    )  # fmt: skip
 
 
 def _folds(template):
@@ -103,7 +99,6 @@ class Figure:
     vertices: np.ndarray  # (N, 3), dressed; the body's come first, then those of worn meshes
     normals: np.ndarray  # (N, 3)
     rest: np.ndarray  # (N, 3), rest coordinates, see garments.py
-    body_faces: np.ndarray  # (F, 3), one-sided
     grid_faces: np.ndarray  # (G, 3), two-sided
     grid_materials: np.ndarray  # (G,)
     skeleton: np.ndarray  # (24, 3)
@@ -151,10 +146,10 @@ def build_figure(rotations: np.ndarray, betas: np.ndarray, outfit: Outfit) -> Fi
         grids.append(_skirt(shaped, *outfit.skirt))
     worn = [_grid_mesh(grid, rest_skeleton - mean.template_skeleton) for grid in grids]
 
-    parts = [(dressed, mean.joints, mean.weights)] + [mesh[:3] for mesh in worn]
-    posed = [np.empty_like(vertices) for vertices, _, _ in parts]
-    for (vertices, joints, weights), out in zip(parts, posed, strict=True):
-        _skin(vertices, joints, weights, transforms, out)
+    parts = [(dressed, mean.joints, mean.weights), *(mesh[:3] for mesh in worn)]
+    posed = [np.empty_like(part[0]) for part in parts]
+    for part, out in zip(parts, posed, strict=True):
+        _skin(*part, transforms, out)
     offset = np.cumsum([0] + [len(out) for out in posed])
     grid_faces = [mesh[3] + start for mesh, start in zip(worn, offset[1:], strict=False)]
     grid_faces = np.concatenate([np.empty((0, 3), np.int32), *grid_faces])
@@ -162,23 +157,15 @@ def build_figure(rotations: np.ndarray, betas: np.ndarray, outfit: Outfit) -> Fi
     normals = np.empty_like(vertices)
     vertex_normals(vertices, np.concatenate((mean.faces, grid_faces)), normals)
     return Figure(
-        rotations=rotations,
-        betas=betas,
-        bare=bare,
-        vertices=vertices,
-        normals=normals,
+        rotations, betas, bare, vertices, normals,
         rest=np.concatenate([mean.template] + [mesh[0] for mesh in worn]),
-        body_faces=mean.faces,
-        grid_faces=grid_faces,
+        grid_faces=grid_faces, skeleton=skeleton,
         grid_materials=np.repeat(
             np.array([grid.material for grid in grids], np.int32), [len(mesh[3]) for mesh in worn]
         ),
-        skeleton=skeleton,
         joints=np.concatenate((smplx_joints[list(SMPLX_TO_OPENPOSE)], regress(mean.extra, bare))),
-        coco=regress(mean.coco, bare),
-        outfit=outfit,
-        translation=np.zeros(3),
-    )
+        coco=regress(mean.coco, bare), outfit=outfit, translation=np.zeros(3),
+    )  # fmt: skip
 
 
 def _grid_mesh(grid, shift):
@@ -246,14 +233,7 @@ def _shape(template, shapedirs, betas, out):
 
 @compiled(fastmath=True)
 def _skin(rest, joints, weights, transforms, out):
-    """Linear blend skinning.
-
-    Args:
-        rest: (V, 3).
-        joints, weights: (V, K).
-        transforms: (24, 3, 4).
-        out: (V, 3)
-    """
+    """Linear blend skinning of (V, 3) by joints and weights (V, K), transforms (24, 3, 4)."""
     for v in range(rest.shape[0]):
         x, y, z = rest[v, 0], rest[v, 1], rest[v, 2]
         ox, oy, oz = np.float32(0), np.float32(0), np.float32(0)

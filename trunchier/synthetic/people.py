@@ -91,12 +91,8 @@ class SyntheticPeople:
         """
         jpeg, people, camera = self.encoded(index)
         image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-        return dict(
-            image=cv2.cvtColor(image, cv2.COLOR_BGR2RGB),
-            people=people,
-            focal=camera.focal,
-            principal_point=camera.center,
-        )
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        return dict(image=image, people=people, focal=camera.focal, principal_point=camera.center)
 
     def encoded(self, index: int) -> tuple[bytes, list[dict], Camera]:
         """Image `index` as JPEG, its people (see `annotate`) and camera."""
@@ -120,15 +116,10 @@ def annotate(scene: Scene) -> list[dict]:
     """Exact annotations of everyone with at least MIN_AREA visible pixels.
 
     Returns:
-        dicts; meters, camera frame (x right, y down, z forward); pixels, x before y:
+        dicts of the fields of `conventions.person` that ANNOTATED names, and
             keypoints (17, 3): COCO's x, y, and 2 visible, 1 occluded, 0 outside (then all zero).
             bbox (4,): xywh of the mask. area: pixels of the mask. mask (H, W) bool: visible pixels.
-            keypoints_2d (44, 3): conventions.JOINTS_44, with confidence 1 inside the image.
-            keypoints_3d (44, 4): with confidence 1.
-            pose (72,): axis-angle; the first three rotate the body into the camera frame.
-            betas (10,). translation (3,): to be added to the body model's output.
-            center (2,), scale (2,): of the box, padded by 1.2; scale in units of 200 pixels.
-            has_pose, has_betas: 1.0.
+            translation (3,): meters, to be added to the body model's output.
     """
     people = []
     height, width = scene.owners.shape

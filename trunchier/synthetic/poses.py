@@ -130,8 +130,6 @@ ATTEMPTS = 12
 
 @dataclass
 class Pose:
-    """A body's rotations and what depends on them."""
-
     rotations: np.ndarray  # (24, 3, 3) relative to the parent, the root's in the frame above
     support: str  # as in Stance, or 'clip'
     holds: tuple  # objects that the left and the right hand may hold, '' for none
@@ -245,13 +243,10 @@ def pick(rng: np.random.Generator, options: Sequence, chances: Sequence | None =
 
 
 def hand_target(name: str, side: int, jitter: np.ndarray) -> np.ndarray:
-    """Row of `hands` of `compose`.
+    """Row of `hands` of `compose`: the position `name` of HANDS for the left (0) or right (1) side.
 
     Args:
-        name: of HANDS.
-        side: 0 left, 1 right.
-        jitter: (7,), of position (3,), twist, wrist bend, wrist turn and finger curl, standard
-            deviations.
+        jitter: (7,) standard deviations: position (3,), twist, wrist bend, wrist turn, finger curl.
 
     Returns:
         (11,): anchor joint, offset from it (3,), pole (3,), twist, wrist bend and turn, curl.
@@ -352,11 +347,7 @@ def compose(angles: np.ndarray, hands: np.ndarray, joints: np.ndarray) -> np.nda
     """
     x, y, z = 0, 1, 2
     rotations = np.zeros((len(PARENTS), 3, 3)) + np.eye(3)
-    rotations[0] = (
-        _axis(x, angles[0]) @ _axis(y, angles[1])
-        if abs(angles[0]) > 1
-        else _axis(x, angles[0]) @ _axis(z, angles[1])
-    )
+    rotations[0] = _axis(x, angles[0]) @ _axis(y if abs(angles[0]) > 1 else z, angles[1])
     bend, side, twist = angles[2], angles[3], angles[4]
     for joint, share in ((3, 0.35), (6, 0.25), (9, 0.4)):
         rotations[joint] = _rotation_about(share * np.array([bend, twist, -side]))

@@ -177,16 +177,15 @@ def _frame(rng, size, figures, truncated):
         return Camera(float(focal), corner - focal * low)
 
     low, high = projected_bounding_box(first)
+    wide, tall = high - low
     head = figures[0].skeleton[15]
-    upright = (head[1] / head[2] - low[1]) < 0.3 * (high[1] - low[1])
+    upright = (head[1] / head[2] - low[1]) < 0.3 * tall
     if upright and rng.random() < 0.75:  # legs are below the image
         visible = rng.uniform(0.35, 0.85)
-        focal = max(share, 0.75) * min(
-            size[1] / (visible * (high[1] - low[1])), 1.7 * size[0] / (high[0] - low[0])
-        )
-        top = size[1] - focal * visible * (high[1] - low[1])
+        focal = max(share, 0.75) * min(size[1] / (visible * tall), 1.7 * size[0] / wide)
+        top = size[1] - focal * visible * tall
         middle = size[0] * rng.uniform(0.4, 0.6)
-        corner = np.array((middle - focal * (high[0] - low[0]) / 2, top))
+        corner = np.array((middle - focal * wide / 2, top))
     else:  # one side is outside
         focal = share * (size / (high - low)).min()
         extent = focal * (high - low)
@@ -200,9 +199,7 @@ def _frame(rng, size, figures, truncated):
 CORNERS = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32)
 SIDES = np.array([(axis, sign) for axis in range(3) for sign in (-1, 1)])
 BOX_VERTICES = np.concatenate([CORNERS[CORNERS[:, axis] == sign] for axis, sign in SIDES])
-BOX_NORMALS = np.repeat(
-    np.array([np.eye(3, dtype=np.float32)[axis] * sign for axis, sign in SIDES]), 4, axis=0
-)
+BOX_NORMALS = np.repeat([np.eye(3, dtype=np.float32)[axis] * sign for axis, sign in SIDES], 4, 0)
 # Corners in counter-clockwise order from outside, which depends on axis and sign.
 WINDINGS = {True: np.array([(0, 1, 3), (0, 3, 2)]), False: np.array([(0, 3, 1), (0, 2, 3)])}
 BOX_FACES = np.concatenate(
@@ -231,8 +228,7 @@ def _box(rng, room, center, half, yaw, color=None):
 
 def _furniture(rng, room, figures, supports, occluded):
     """Seats below sitting people, and sometimes a table, post or crate in front of a person."""
-    props = []
-    up = room.up
+    props, up = [], room.up
     for figure, support in zip(figures, supports, strict=True):
         if support != 'seat' or rng.random() < 0.12:
             continue
@@ -338,14 +334,13 @@ def render(
 
 def _merge(figures, props):
     """All meshes as one: the one-sided faces of bodies and props first, see `Mesh`."""
-    starts = np.cumsum([0] + [len(f.vertices) for f in figures] + [24] * len(props))
-    rows = len(MATERIALS)
-    parts = []  # faces, axis, owner, material
-    for k, figure in enumerate(figures):
-        parts.append((figure.body_faces + starts[k], body().axis, k, BODY))
-    for k in range(len(props)):
-        row = len(figures) * rows + k
-        parts.append((BOX_FACES + starts[len(figures) + k], BOX_AXIS, PROP, row))
+    meshes, rows = [*figures, *props], len(MATERIALS)
+    starts = np.cumsum([0] + [len(mesh.vertices) for mesh in meshes])
+    bodies, boxes = enumerate(starts[: len(figures)]), enumerate(starts[len(figures) : -1])
+    paint = len(figures) * rows
+    # faces, axis, owner, material
+    parts = [(body().faces + start, body().axis, k, BODY) for k, start in bodies]
+    parts += [(BOX_FACES + start, BOX_AXIS, PROP, paint + k) for k, start in boxes]
     one_sided = sum(len(faces) for faces, _, _, _ in parts)
     for k, figure in enumerate(figures):
         parts.append((figure.grid_faces + starts[k], 2, k, figure.grid_materials + k * rows))
@@ -353,7 +348,6 @@ def _merge(figures, props):
     def column(index, dtype):
         return np.concatenate([np.full(len(part[0]), part[index], dtype) for part in parts])
 
-    meshes = [*figures, *props]
     return Mesh(
         vertices=np.concatenate([mesh.vertices for mesh in meshes]),
         normals=np.concatenate([mesh.normals for mesh in meshes]),
@@ -364,9 +358,7 @@ def _merge(figures, props):
         owner=column(2, np.int8),
         material=column(3, np.int32),
         dresses=np.stack([figure.outfit.dress for figure in figures]),
-        paint=np.concatenate(
-            [figure.outfit.paint for figure in figures] + [prop.paint[None] for prop in props]
-        ),
+        paint=np.vstack([figure.outfit.paint for figure in figures] + [box.paint for box in props]),
     )
 
 
@@ -411,9 +403,8 @@ def _shadow_window(size, camera, room, to_sun, vertices):
     if fallen[:, 2].min() < 0.2:
         return np.array((0, 0, *size))
     pixels = camera.project(fallen)
-    start = np.clip(np.floor(pixels.min(0)), 0, size).astype(int)
-    stop = np.clip(np.ceil(pixels.max(0)) + 1, 0, size).astype(int)
-    return np.array((*start, *stop))
+    corners = np.floor(pixels.min(0)), np.ceil(pixels.max(0)) + 1
+    return np.clip(corners, 0, size).astype(int).ravel()
 
 
 def _view(room, camera, size):
@@ -448,7 +439,7 @@ def _foreground(rng, image, owners):
         cv2.fillPoly(mask, [np.array(edge, np.int32)], 255)
     else:  # a blot
         center = (int(rng.uniform(0, width)), int(rng.uniform(0.3, 1) * height))
-        axes = (int(rng.uniform(0.04, 0.16) * width) + 1, int(rng.uniform(0.04, 0.16) * height) + 1)
+        axes = [int(rng.uniform(0.04, 0.16) * side) + 1 for side in (width, height)]
         cv2.ellipse(mask, center, axes, rng.uniform(0, 180), 0, 360, 255, -1)
     covered = mask > 0
     people = owners >= 0
@@ -463,12 +454,7 @@ def _foreground(rng, image, owners):
 
 # --- Degradations of a camera ---------------------------------------------------------------------
 def _adjust(rng, image, strength, exposed=None):
-    """Change exposure, contrast and tint.
-
-    Args:
-        strength: of the random changes.
-        exposed: target brightness, 0 to 255; None: no automatic exposure.
-    """
+    """Change exposure, contrast and tint at random; expose for a brightness (0 to 255) if given."""
     ramp = np.arange(256, dtype=np.float32) / 255
     tables = np.empty((256, 3), np.uint8)
     gain = 255 * math.exp(rng.normal(0, 0.35 * strength))
@@ -494,10 +480,9 @@ def _degrade(rng, image):
         length = int(rng.uniform(3, 8) * unit) | 1
         streak = np.zeros((length, length), np.float32)
         angle = rng.uniform(0, np.pi)
-        x, y = length / 2 * np.cos(angle), length / 2 * np.sin(angle)
-        middle = length // 2
-        start, end = (int(middle - x), int(middle - y)), (int(middle + x), int(middle + y))
-        cv2.line(streak, start, end, 1.0)
+        half = length / 2 * np.array((np.cos(angle), np.sin(angle)))
+        start, end = (length // 2 - half).astype(int), (length // 2 + half).astype(int)
+        cv2.line(streak, start.tolist(), end.tolist(), 1.0)
         image = cv2.filter2D(image, -1, streak / streak.sum())
     image = _adjust(rng, image, 0.22, exposed=rng.normal(118, 18))
     kind = rng.random()

@@ -94,12 +94,8 @@ def shade(
                 material = garment(rx, ry, rz, mesh.dresses[owner]) + owner * len(MATERIALS)
             p = mesh.paint[material]
 
-            if mesh.axis[f] == 0:
-                u, v = rz, ry
-            elif mesh.axis[f] == 1:
-                u, v = rx, rz
-            else:
-                u, v = rx, ry
+            u = rz if mesh.axis[f] == 0 else rx
+            v = rz if mesh.axis[f] == 1 else ry
             scale = p[SCALE] * size
             i = int((v + np.float32(8.0)) * scale) & last
             j = int((u + np.float32(8.0)) * scale) & last
@@ -130,20 +126,15 @@ def shade(
                     s = s * s
                     s = s * s
                     gloss = p[GLOSS] * s * s * lit
-            above = np.float32(0.5) + np.float32(0.5) * (
-                nx * light[3, 0] + ny * light[3, 1] + nz * light[3, 2]
-            )
+            rise = nx * light[3, 0] + ny * light[3, 1] + nz * light[3, 2]
+            above = np.float32(0.5) + np.float32(0.5) * rise
+            below = np.float32(1.0) - above
             for k in range(3):
                 albedo = p[k] + (p[3 + k] - p[k]) * mix
-                arriving = (
-                    sun * light[0, k]
-                    + above * light[1, k]
-                    + (np.float32(1.0) - above) * light[2, k]
-                )
+                arriving = sun * light[0, k] + above * light[1, k] + below * light[2, k]
                 value = albedo * arriving * crease + gloss * light[0, k]
-                image[row, col, k] = int(
-                    min(math.sqrt(max(value, np.float32(0.0))) * np.float32(255.0), 255.0)
-                )
+                value = math.sqrt(max(value, np.float32(0.0))) * np.float32(255.0)
+                image[row, col, k] = int(min(value, 255.0))
 
 
 @compiled(fastmath=True)
@@ -160,10 +151,8 @@ def shade_ground(
     """Darken the background where the shadow of the people falls on the ground.
 
     Args:
-        image: (H, W, 3) uint8, in and out.
-        ids: (H, W), from `rasterize`.
+        image, ids, camera: see `shade`.
         window: x0, y0, x1, y1, pixels; the rest is left as it is.
-        camera: (3,), focal, cx, cy.
         up: (3,), unit; the ground is where up . X = offset.
         strength: fraction of the light that the shadow takes.
     """
@@ -193,12 +182,9 @@ def cast_shadow(mesh: Mesh, shadow: Shadow) -> None:
     vertices, faces, size = mesh.vertices, mesh.faces, out.shape[0]
     points = np.empty((vertices.shape[0], 3), np.float32)
     for v in range(vertices.shape[0]):
+        x, y, z = vertices[v, 0], vertices[v, 1], vertices[v, 2]
         for c in range(3):
-            points[v, c] = (
-                axes[c, 0] * vertices[v, 0]
-                + axes[c, 1] * vertices[v, 1]
-                + axes[c, 2] * vertices[v, 2]
-            )
+            points[v, c] = axes[c, 0] * x + axes[c, 1] * y + axes[c, 2] * z
         points[v, 0] = (points[v, 0] - low[0]) / step
         points[v, 1] = (points[v, 1] - low[1]) / step
     for f in range(faces.shape[0]):

@@ -1,6 +1,7 @@
 """Procedural textures of clothes and backgrounds: the same on every run."""
 
 import functools
+import itertools
 
 import cv2
 import numpy as np
@@ -65,10 +66,8 @@ def _stripes(count, duty, across):
 def _dots(rng, count, radius):
     out = np.zeros((SIZE, SIZE), np.float32)
     step = SIZE // count
-    for i in range(count):
-        for j in range(count):
-            center = (j * step + step // 2, i * step + step // 2)
-            cv2.circle(out, center, radius, float(0.7 + 0.3 * rng.random()), -1, cv2.LINE_AA)
+    for y, x in itertools.product(range(step // 2, SIZE, step), repeat=2):
+        cv2.circle(out, (x, y), radius, float(0.7 + 0.3 * rng.random()), -1, cv2.LINE_AA)
     return out
 
 

@@ -6,6 +6,7 @@ objects that are held.
 """
 
 from collections.abc import Sequence
+from colorsys import hsv_to_rgb
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -110,13 +111,9 @@ def _texture(rng, *kinds):
 
 def random_color(rng: np.random.Generator, saturation: float | None = None) -> np.ndarray:
     """sRGB (3,) in [0, 255]; saturation: None: random, typical of clothes."""
-    hue, value = rng.random() * 6, rng.uniform(0.15, 1) ** 0.8
+    hue, value = rng.random(), rng.uniform(0.15, 1) ** 0.8
     saturation = rng.beta(1.5, 1.9) if saturation is None else saturation
-    out = np.empty(3)
-    for channel, start in enumerate((5, 3, 1)):
-        k = (start + hue) % 6
-        out[channel] = 255 * value * (1 - saturation * min(max(min(k, 4 - k), 0), 1))
-    return out
+    return 255 * np.array(hsv_to_rgb(hue, saturation, value))
 
 
 def cloth_color(rng: np.random.Generator, common: float = 0.55) -> np.ndarray:
@@ -198,12 +195,9 @@ def _clothes(rng, outfit):
     legs = pick(rng, ('long', 'shorts', 'knee', 'skirt', 'dress'), (0.6, 0.16, 0.05, 0.1, 0.09))
     trousers = pick(rng, (2, 10, 22, 36), (0.3, 0.35, 0.23, 0.12))
     _thick(outfit, bottom=(3, trousers))
-    if legs == 'long':
-        _set(outfit, leg=rng.uniform(-0.93, -0.84))
-    elif legs == 'shorts':
-        _set(outfit, leg=rng.uniform(-0.34, -0.16))
-    elif legs == 'knee':
-        _set(outfit, leg=rng.uniform(-0.5, -0.38))
+    if legs in ('long', 'shorts', 'knee'):
+        end = {'long': (-0.93, -0.84), 'shorts': (-0.34, -0.16), 'knee': (-0.5, -0.38)}[legs]
+        _set(outfit, leg=rng.uniform(*end))
     else:
         length = pick(rng, (-0.28, -0.45, -0.62, -0.86), (0.3, 0.4, 0.2, 0.1))
         outfit.skirt = (length + rng.uniform(-0.05, 0.05), rng.uniform(0.0, 0.35), 0.018)
@@ -262,18 +256,17 @@ def _hair(rng, outfit):
     )
     front = rng.uniform(0.775, 0.795)
     _set(outfit, hair_front=front, hair_back=rng.uniform(0.63, 0.68), hair_ears=0.0, bald=0.0)
-    if kind == 'bald':
-        if rng.random() < 0.5:
-            _set(outfit, hair_front=ABOVE_ALL, hair_back=ABOVE_ALL)
-        else:
-            _set(outfit, bald=rng.uniform(0.06, 0.085), hair_front=0.81)
-        _thick(outfit, hair=4)
+    if kind == 'bald' and rng.random() < 0.5:
+        _set(outfit, hair_front=ABOVE_ALL, hair_back=ABOVE_ALL)
+    elif kind == 'bald':
+        _set(outfit, bald=rng.uniform(0.06, 0.085), hair_front=0.81)
     elif kind == 'hood':
         _set(outfit, hood=1.0)
         _cloth(rng, outfit, 'hat', pattern=0.2)
         _thick(outfit, hat=10)
-    else:
-        _thick(outfit, hair=dict(cropped=4, short=13, full=24, afro=62, bob=18).get(kind, 14))
+    if kind != 'hood':
+        thickness = dict(bald=4, cropped=4, short=13, full=24, afro=62, bob=18)
+        _thick(outfit, hair=thickness.get(kind, 14))
     if kind in ('bob', 'long'):
         _set(outfit, hair_ears=1.0)
         length = rng.uniform(0.10, 0.16) if kind == 'bob' else rng.uniform(0.2, 0.42)
@@ -342,17 +335,11 @@ def _hold(rng, outfit, held, side):
 
 # --- Worn meshes, in rest coordinates -------------------------------------------------------------
 def blob(
-    center: Sequence[float],
-    size: Sequence[float],
-    joint: int,
-    material: int,
-    square: float = 1.0,
-    rows: int = 8,
-    columns: int = 12,
+    center: Sequence[float], size: Sequence[float], joint: int, material: int, square: float = 1.0
 ) -> Grid:
     """Superellipsoid that moves with one joint; square: 1 is an ellipsoid, near 0 a box."""
-    latitude = np.linspace(-np.pi / 2, np.pi / 2, rows)[:, None]
-    longitude = np.linspace(0, 2 * np.pi, columns, endpoint=False)[None]
+    latitude = np.linspace(-np.pi / 2, np.pi / 2, 8)[:, None]
+    longitude = np.linspace(0, 2 * np.pi, 12, endpoint=False)[None]
 
     def power(value):
         return np.sign(value) * np.abs(value) ** square
@@ -363,10 +350,8 @@ def blob(
 
 
 def _rigid(points, joint, material, closed=True):
-    shape = points.shape[:2] + (2,)
-    weights = np.zeros(shape, np.float32)
-    weights[..., 0] = 1
-    return Grid(points, np.full(shape, joint), weights, material, closed)
+    shape = (*points.shape[:2], 1)
+    return Grid(points, np.full(shape, joint), np.ones(shape), material, closed)
 
 
 def _long_hair(length, width, spread, rows=9, columns=14):
@@ -391,9 +376,8 @@ def _pony_tail(length, rows=7, columns=8):
     radius = 0.024 * np.sin(np.clip(t * 0.9 + 0.12, 0, 1) * np.pi) + 0.002
     center_y = 0.79 - length * t**1.4
     center_z = -0.075 - 0.05 * np.sin(np.minimum(t * 2.2, 1.57))
-    points = np.stack(
-        (radius * np.cos(angle), center_y + 0 * angle, center_z + radius * np.sin(angle)), axis=-1
-    )
+    x, z = radius * np.cos(angle), center_z + radius * np.sin(angle)
+    points = np.stack((x, center_y + 0 * angle, z), axis=-1)
     return _rigid(points, 15, MATERIALS.index('hair'))
 
 
