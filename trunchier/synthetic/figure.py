@@ -22,15 +22,10 @@ SMPLX_VERTICES = (332, 6260, 2800, 4071, 583, 3216, 3226, 3387, 6617, 6624, 6787
 
 
 def regressor(dense: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First entry of each row, columns and values of a sparse (K, V), from vertices to joints."""
+    """(K, V), from vertices to joints, in compressed rows: starts, columns and values."""
     row, column = np.nonzero(dense)
-    return np.searchsorted(row, range(len(dense))), column, np.float32(dense[row, column, None])
-
-
-def regress(regressor: tuple, vertices: np.ndarray) -> np.ndarray:
-    """(V, 3) float32 -> (K, 3), summed in float64."""
-    starts, columns, values = regressor
-    return np.add.reduceat(values * vertices[columns], starts, dtype=np.float64).astype(np.float32)
+    starts = np.searchsorted(row, np.arange(len(dense) + 1))
+    return starts, column.astype(np.int32), dense[row, column].astype(np.float32)
 
 
 @dataclass
@@ -246,3 +241,19 @@ def _skin(rest, joints, weights, transforms, out):
             oy += w * (t[1, 0] * x + t[1, 1] * y + t[1, 2] * z + t[1, 3])
             oz += w * (t[2, 0] * x + t[2, 1] * y + t[2, 2] * z + t[2, 3])
         out[v, 0], out[v, 1], out[v, 2] = ox, oy, oz
+
+
+@compiled(fastmath=True)
+def regress(regressor: tuple, vertices: np.ndarray) -> np.ndarray:
+    """(V, 3) float32 -> (K, 3), summed in float64."""
+    starts, columns, values = regressor
+    out = np.empty((len(starts) - 1, 3), np.float32)
+    for k in range(len(out)):
+        x = y = z = 0.0
+        for i in range(starts[k], starts[k + 1]):
+            v, w = columns[i], values[i]
+            x += w * vertices[v, 0]
+            y += w * vertices[v, 1]
+            z += w * vertices[v, 2]
+        out[k, 0], out[k, 1], out[k, 2] = x, y, z
+    return out

@@ -65,15 +65,10 @@ def garment(x: float, y: float, z: float, d: np.ndarray) -> int:
         if a > d[D_GLOVE]:
             return GLOVE
         if a < d[D_OUTER_SLEEVE]:
-            if a > d[D_OUTER_SLEEVE] - d[D_CUFF]:
-                return TRIM
-            return OUTER
+            return TRIM if a > d[D_OUTER_SLEEVE] - d[D_CUFF] else OUTER
         if a < d[D_SLEEVE]:
-            if a > d[D_SLEEVE] - d[D_CUFF]:
-                return TRIM
-            if z * z < d[D_STRIPE] * d[D_STRIPE] and y > 0.46:
-                return TRIM
-            return TOP
+            striped = z * z < d[D_STRIPE] * d[D_STRIPE] and y > 0.46
+            return TRIM if striped or a > d[D_SLEEVE] - d[D_CUFF] else TOP
         return SKIN
     if y > 0.57:
         material = _head(x, y, z, d)
@@ -92,15 +87,11 @@ def garment(x: float, y: float, z: float, d: np.ndarray) -> int:
             on_chest = a < 1.1 * d[D_PRINT] and abs(y - 0.33) < d[D_PRINT]
             if on_chest and (z < 0.0) == (d[D_PRINT_BACK] > 0):
                 return PRINT
-            if y > neckline - d[D_CUFF] or y < d[D_HEM] + d[D_CUFF]:
-                return TRIM
-            return TOP
+            return TRIM if y > neckline - d[D_CUFF] or y < d[D_HEM] + d[D_CUFF] else TOP
         if y < d[D_WAIST] and y > d[D_LEG]:
             if d[D_BELT] > 0 and y > d[D_WAIST] - 0.035:
                 return BELT
-            if z * z < d[D_STRIPE] * d[D_STRIPE] and a > 0.12:
-                return TRIM
-            return BOTTOM
+            return TRIM if z * z < d[D_STRIPE] * d[D_STRIPE] and a > 0.12 else BOTTOM
         return SKIN
     # a leg
     if y > d[D_OUTER_HEM] and d[D_OUTER_SLEEVE] > 0:
@@ -110,12 +101,9 @@ def garment(x: float, y: float, z: float, d: np.ndarray) -> int:
     if y < d[D_SHOE]:
         return SOLE if y < -0.968 else SHOE
     if y > d[D_LEG]:
-        if z * z < d[D_STRIPE] * d[D_STRIPE] and a > 0.17 - 0.05 * y:
-            return TRIM
-        return BOTTOM
-    if y < d[D_SOCK]:
-        return SOCK
-    return SKIN
+        striped = z * z < d[D_STRIPE] * d[D_STRIPE] and a > 0.17 - 0.05 * y
+        return TRIM if striped else BOTTOM
+    return SOCK if y < d[D_SOCK] else SKIN
 
 
 @compiled
