@@ -19,6 +19,7 @@ import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import cv2
@@ -31,7 +32,8 @@ from trunchier.datasets.annotations import BadRecord, describe, load_probable_po
 from trunchier.datasets.people import SKELETON_44, People
 from trunchier.datasets.shards import describe_facts
 from trunchier.datasets.transforms import load_real_poses
-from trunchier.files import whole_file
+from trunchier.inference.writers import write_image
+from trunchier.visualization.overlays import contact_sheet
 from trunchier.zoo import datasets as released
 
 TRAINING_HELP = (
@@ -73,8 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         check_npz(dict(ann_file=file, img_dir=args.images), problems, rows)
 
     if rows:
-        draw_sheet(args.sheet, rows)
-        print(f'\n{args.sheet}: {sum(len(tiles) for _, tiles in rows)} people drawn')
+        names, columns = zip(*rows, strict=True)
+        write_image(contact_sheet([*zip_longest(*columns)], [*names], TILE), args.sheet)
+        print(f'\n{args.sheet}: {sum(map(len, columns))} people drawn')
     if problems:
         print(f'\n{len(problems)} problems:')
         for problem in problems:
@@ -154,7 +157,7 @@ def check_npz(config: dict, problems: list, rows: list) -> None:
 
 
 def sample(dataset: People, problems: list, rows: list) -> None:
-    """Decode people evenly spaced in the data set, print statistics, add tiles to the sheet."""
+    """Decode people evenly spaced in the data set, print statistics, add their tiles to `rows`."""
     records, bad = [], Counter()
     for number in np.unique(np.linspace(0, len(dataset) - 1, SAMPLE).astype(int)):
         try:
@@ -186,10 +189,7 @@ def describe_people(records: list[dict]) -> str:
         f'keypoints: {seen.sum(1).mean():.1f} per person'
     )
     if seen.any():
-        text += (
-            f', {100 * inside[seen].mean():.0f} % in the image, {100 * boxed[seen].mean():.0f} % '
-            'in the box'
-        )
+        text += f', {inside[seen].mean():.0%} in the image, {boxed[seen].mean():.0%} in the box'
     text += f'; 3D joints: {known.sum(1).mean():.1f} per person'
     neck, pelvis = (JOINTS_44.index(n) for n in ('extra_neck_lsp', 'extra_pelvis_mpii'))
     both = known[:, neck] & known[:, pelvis]
@@ -198,7 +198,7 @@ def describe_people(records: list[dict]) -> str:
         text += f', neck to pelvis {np.median(length):.2f} m'
     for name in ('has_pose', 'has_betas'):
         share = np.mean([record[name] > 0 for record in records])
-        text += f'; {name} {100 * share:.0f} %'
+        text += f'; {name} {share:.0%}'
     return text
 
 
@@ -224,18 +224,6 @@ def draw_person(record: dict) -> np.ndarray:
 def side_color(*joints: int) -> tuple[int, int, int]:
     names = ' '.join(JOINTS_44[joint] for joint in joints)
     return LEFT if 'left' in names else RIGHT if 'right' in names else MIDDLE
-
-
-def draw_sheet(path: str, rows: list[tuple[str, list[np.ndarray]]]) -> None:
-    """Write one row of tiles per data set, under its name."""
-    strips = []
-    for name, tiles in rows:
-        title = np.full((20, TILES * TILE, 3), 32, np.uint8)
-        cv2.putText(title, name, (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255,) * 3, 1, cv2.LINE_AA)
-        empty = np.zeros((TILE, TILE, 3), np.uint8)
-        strips += [title, np.hstack([*tiles, *[empty] * (TILES - len(tiles))])]
-    with whole_file(path) as part:
-        part.write_bytes(cv2.imencode('.png', np.concatenate(strips))[1].tobytes())
 
 
 if __name__ == '__main__':

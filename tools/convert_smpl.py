@@ -130,12 +130,7 @@ def convert(found: dict[str, Path], out: Path) -> None:
         raise ValueError(f'expected an npz as output, got {out}')
     arrays = body_arrays(found['body'])
     arrays['J_regressor_extra'] = _dense(pickles.load(found['joints']))
-    if arrays['J_regressor_extra'].shape != SHAPES['J_regressor_extra']:
-        raise ValueError(
-            f'{found["joints"]} has shape {arrays["J_regressor_extra"].shape}, '
-            f'expected {SHAPES["J_regressor_extra"]}'
-        )
-    check_body(arrays, found['body'])
+    check_body(arrays, f'{found["body"]} and {found["joints"]}')
     if 'mean' in found:
         arrays |= npz_arrays(found['mean'], {name: (n,) for name, n in MEAN_PARAMS.items()})
     if 'mocap' in found:

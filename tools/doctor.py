@@ -205,9 +205,9 @@ def report_weights() -> None:
     for name in found:
         print(f'  {name}')
     by_hand = [Path(address).name for address in WEIGHTS.values() if '://' not in address]
-    absent = [name for name in by_hand if name not in found]
-    print('  The others are downloaded when a config first uses them', end='')
-    print(f',\n  except {", ".join(absent)}: put these into {BY_HAND}' if absent else '')
+    absent = ', '.join(name for name in by_hand if name not in found)
+    exception = f',\n  except {absent}: put these into {BY_HAND}' if absent else ''
+    print(f'  The others are downloaded when a config first uses them{exception}')
 
 
 if __name__ == '__main__':

@@ -27,7 +27,6 @@ from trunchier.files import whole_file
 from trunchier.files.shipped import of_repository
 from trunchier.models.create import create_backbone, create_model
 
-COLUMNS = ('name', 'config', 'params_m', 'gflops', 'paper_params_m', 'paper_gflops', 'note')
 PARTS = ('backbone', 'adapter', 'decoder')
 # HMR2.0's embedding of a zero token, which is part of a bias in our head.
 FOLDED_TOKEN = 2048 / 1e6
@@ -58,7 +57,7 @@ def main() -> None:
 
 
 def row(name: str, task: str) -> dict:
-    """Row of an encoder's model: `COLUMNS`, parameters (M) and GFLOPs of each of `PARTS`."""
+    """Row of an encoder's model, with parameters (M) and GFLOPs of each of `PARTS`."""
     paper = zoo.paper_name(name, task)
     with torch.device('meta'):
         model = create_model(paper)
@@ -152,10 +151,6 @@ def as_markdown(rows: list[dict]) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def as_json(rows: list[dict]) -> str:
-    return json.dumps(rows, indent=1) + '\n'
-
-
 def as_csv(rows: list[dict]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator='\n')
@@ -164,7 +159,9 @@ def as_csv(rows: list[dict]) -> str:
     return text.getvalue()
 
 
-FORMATS = dict(markdown=as_markdown, json=as_json, csv=as_csv)
+FORMATS = dict(
+    markdown=as_markdown, csv=as_csv, json=lambda rows: json.dumps(rows, indent=1) + '\n'
+)
 
 if __name__ == '__main__':
     main()

@@ -45,11 +45,7 @@ def main() -> int:
 
 
 def script(name: str) -> Path:
-    """Path of the script of a command: a file, or a folder with a `__main__.py`.
-
-    Raises:
-        FileNotFoundError: neither the checkout nor the wheel has it.
-    """
+    """Path of the script of a command: a file, or a folder with a `__main__.py`."""
     for candidate in (f'tools/{name}.py', f'tools/{name}'):
         path = shipped.of_repository(candidate)
         if path.exists():
