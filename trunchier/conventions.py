@@ -10,10 +10,8 @@ Cameras look along +z with x to the right and y down; SMPL-layout bodies stand a
 
 from typing import NamedTuple
 
-# ---------------------------------------------------------------------------------------------
 # The 44 joints of HMR2.0: OpenPose BODY_25, then the 19 of the extra regressor (SMPL_to_J19).
 # Comments give the index of the first joint of each row.
-# ---------------------------------------------------------------------------------------------
 OPENPOSE_25 = (
     'nose', 'neck', 'right_shoulder', 'right_elbow', 'right_wrist',                   #  0
     'left_shoulder', 'left_elbow', 'left_wrist', 'mid_hip', 'right_hip',              #  5
@@ -33,9 +31,7 @@ EXTRA_19 = (
 JOINTS_44 = OPENPOSE_25 + EXTRA_19
 PELVIS = 39
 
-# ---------------------------------------------------------------------------------------------
 # SMPL's skeleton, and the 45 joints of `smplx.SMPL`: the skeleton, then 21 picked vertices.
-# ---------------------------------------------------------------------------------------------
 SMPL_24 = (
     'pelvis', 'left_hip', 'right_hip', 'spine1', 'left_knee', 'right_knee',               #  0
     'spine2', 'left_ankle', 'right_ankle', 'spine3', 'left_foot', 'right_foot',           #  6
@@ -136,28 +132,13 @@ COCO_17_SKELETON = (
     (7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
 )  # fmt: skip
 
-# The 17 joints of Human3.6M in the order of VideoPose3D and mmpose.
-H36M_17 = (
-    'pelvis', 'right_hip', 'right_knee', 'right_ankle', 'left_hip', 'left_knee', 'left_ankle',
-    'spine', 'neck', 'jaw', 'head', 'left_shoulder', 'left_elbow', 'left_wrist',
-    'right_shoulder', 'right_elbow', 'right_wrist',
-)  # fmt: skip
-
-# ---------------------------------------------------------------------------------------------
 # Index maps: X_TO_Y[i] is the index in X of joint i of Y (Y = X[X_TO_Y]), and
 # X_IN_44[i] is the index of joint i of X among the 44 (joints_44[X_IN_44] = joints in X's order).
-# ---------------------------------------------------------------------------------------------
 _SMPLX_NAME = {'mid_hip': 'pelvis'}
 SMPLX_TO_OPENPOSE = tuple(SMPLX_45.index(_SMPLX_NAME.get(name, name)) for name in OPENPOSE_25)
 
-COCO_17_IN_44 = tuple(OPENPOSE_25.index(name) for name in COCO_17)
-
-# SMPL's skeleton joints that are among the OpenPose ones, by their indices in both orders.
-SMPL_24_AND_44 = tuple(
-    (smplx, openpose) for openpose, smplx in enumerate(SMPLX_TO_OPENPOSE) if smplx < 24
-)
-
-LSP_14_IN_44 = tuple(range(25, 39))
+# Human3.6M as VideoPose3D and mmpose order it: pelvis, right leg, left leg, spine, neck, jaw, head,
+# left arm, right arm.
 H36M_17_IN_44 = (39, 27, 26, 25, 28, 29, 30, 41, 37, 42, 43, 34, 35, 36, 33, 32, 31)
 # MPI-INF-3DHP as mmpose orders it: head top, neck, arms, legs, pelvis, spine, head.
 MPI_INF_17_IN_44 = (38, 37, 33, 32, 31, 34, 35, 36, 27, 26, 25, 28, 29, 30, 39, 41, 43)
@@ -185,19 +166,13 @@ JOINTS_44_FLIP = _mirror(JOINTS_44)
 BODY_POSE_23_FLIP = tuple(joint - 1 for joint in SMPL_24_FLIP[1:])
 AXIS_ANGLE_FLIP_SIGNS = (1, -1, -1)
 
-COCO_17_FLIP_PAIRS = tuple((a, b) for a, b in enumerate(COCO_17_FLIP) if a < b)
 JOINTS_44_FLIP_PAIRS = tuple((a, b) for a, b in enumerate(JOINTS_44_FLIP) if a < b)
 
-# ---------------------------------------------------------------------------------------------
 # Evaluation: 14 joints of 44 for MPJPE and PA-MPJPE, both sets centered on the pelvis.
-# ---------------------------------------------------------------------------------------------
 EVAL_14_IN_44 = tuple(range(25, 38)) + (43,)
-
 # 4D-Humans ignores these 3D joints of its evaluation files (the OpenPose limbs).
 EVAL_IGNORED_3D = tuple(range(1, 15))
 
 # --- Camera and image constants of HMR2.0 ---------------------------------------------------------
 FOCAL_LENGTH = 5000.0  # pixels of the 256-pixel crop
 IMAGE_SIZE = 256  # side of the square crop, pixels
-IMAGE_MEAN = (0.485, 0.456, 0.406)  # RGB, of values in [0, 1]
-IMAGE_STD = (0.229, 0.224, 0.225)

@@ -16,13 +16,10 @@ from .conventions import FOCAL_LENGTH, IMAGE_SIZE
 
 # --- Rotations -----------------------------------------------------------------------------------
 def rotation_6d_to_matrix(x: Tensor) -> Tensor:
-    """Gram-Schmidt of two columns (Zhou et al., CVPR 2019).
+    """Gram-Schmidt of two columns (Zhou et al., CVPR 2019): (..., 6) -> (..., 3, 3).
 
-    Args:
-        x: (..., 6), the first column of the matrix, then the second (rows in pytorch3d).
-
-    Returns:
-        (..., 3, 3). A column without direction (zero, or parallel to the first) is zero.
+    `x` is the first column of the matrix, then the second (rows in pytorch3d). A column without
+    direction (zero, or parallel to the first) is zero.
     """
     x = _at_least_float32(x)
     first = F.normalize(x[..., :3], dim=-1)
@@ -38,15 +35,11 @@ def matrix_to_rotation_6d(matrix: Tensor) -> Tensor:
 
 
 def axis_angle_to_matrix(axis_angle: Tensor) -> Tensor:
-    """Rodrigues' formula, exact for every angle, with finite gradients at zero.
+    """Rodrigues' formula: (..., 3), radians -> (..., 3, 3).
+
+    Exact for every angle, with finite gradients at zero:
 
     R = cos(t) I + sin(t)/t [v]x + (1 - cos(t))/t^2 v v^T,   t = |v|
-
-    Args:
-        axis_angle: (..., 3), radians.
-
-    Returns:
-        (..., 3, 3)
     """
     v = _at_least_float32(axis_angle)
     square = v.square().sum(-1)
@@ -71,31 +64,20 @@ def axis_angle_to_matrix(axis_angle: Tensor) -> Tensor:
 
 
 def matrix_to_axis_angle(matrix: Tensor) -> Tensor:
-    """Axis-angle of rotation matrices, stable at 0 and at pi; the angle is in [0, pi].
+    """Axis-angle, stable at 0 and at pi: (..., 3, 3) -> (..., 3), radians, of length 0 to pi.
 
     The matrix is first converted to a quaternion, by the one of four formulas that divides by the
     largest component (Shepperd, 1978).
-
-    Args:
-        matrix: (..., 3, 3)
-
-    Returns:
-        (..., 3), radians.
     """
     m = _at_least_float32(matrix)
     (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = (row.unbind(-1) for row in m.unbind(-2))
-    candidates = torch.stack(
-        [
-            torch.stack(candidate, dim=-1)
-            for candidate in (
-                (1 + xx + yy + zz, zy - yz, xz - zx, yx - xy),
-                (zy - yz, 1 + xx - yy - zz, yx + xy, xz + zx),
-                (xz - zx, yx + xy, 1 - xx + yy - zz, zy + yz),
-                (yx - xy, xz + zx, zy + yz, 1 - xx - yy + zz),
-            )
-        ],
-        dim=-2,
-    )  # (..., i, wxyz), each 4 * q[i] * q
+    entries = (
+        1 + xx + yy + zz, zy - yz, xz - zx, yx - xy,
+        zy - yz, 1 + xx - yy - zz, yx + xy, xz + zx,
+        xz - zx, yx + xy, 1 - xx + yy - zz, zy + yz,
+        yx - xy, xz + zx, zy + yz, 1 - xx - yy + zz,
+    )  # fmt: skip
+    candidates = torch.stack(entries, dim=-1).unflatten(-1, (4, 4))  # row i: 4 * q[i] * q, wxyz
     best = candidates.diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None]
     quaternion = F.normalize(candidates.take_along_dim(best, dim=-2).squeeze(-2), dim=-1)
     # q and -q are the same rotation; the one with w >= 0 has the smaller angle.
@@ -131,14 +113,7 @@ def perspective_projection(points: Tensor, translation: Tensor, focal: Tensor) -
 
 
 def camera_to_translation(camera: Tensor) -> Tensor:
-    """Translation of the body in the frame of its crop's camera.
-
-    Args:
-        camera: (B, 3) as (s, tx, ty).
-
-    Returns:
-        (B, 3), meters: (tx, ty, 2 * FOCAL_LENGTH / (IMAGE_SIZE * s)).
-    """
+    """Translation of the body in its crop's camera: (B, 3) as (s, tx, ty) -> (B, 3), meters."""
     scale, x, y = camera.unbind(-1)
     return torch.stack((x, y, 2 * FOCAL_LENGTH / (IMAGE_SIZE * scale + 1e-9)), dim=-1)
 
@@ -152,11 +127,7 @@ def seen_columns(images: Tensor) -> Tensor:
 def full_image_focal(image_size: Tensor) -> Tensor:
     """Focal length that 4D-Humans assumes for a whole image: that of a crop as large as it is.
 
-    Args:
-        image_size: (B, 2) as (width, height), pixels.
-
-    Returns:
-        (B,), pixels.
+    `image_size` is (B, 2) as (width, height), pixels; returns (B,), pixels.
     """
     return FOCAL_LENGTH / IMAGE_SIZE * image_size.amax(-1)
 

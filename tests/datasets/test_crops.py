@@ -4,7 +4,6 @@ import people
 import pytest
 from golden_rule import golden_tensor, load_golden
 
-from trunchier.conventions import IMAGE_MEAN, IMAGE_STD
 from trunchier.datasets import AugmentPerson, crops
 
 EXAMPLES = load_golden('hmr2_get_example')['get_example']
@@ -41,7 +40,7 @@ def matrix_of(example):
 def gray_errors(crop_bgr, record):
     """Errors of the golden samples in gray levels; the record is normalized RGB."""
     index = np.linspace(0, 3 * 256 * 256 - 1, 256).astype(np.int64)
-    mean, std = 255 * np.array(IMAGE_MEAN), 255 * np.array(IMAGE_STD)
+    mean, std = 255 * np.array([0.485, 0.456, 0.406]), 255 * np.array([0.229, 0.224, 0.225])
     channel = index // (256 * 256)
     official = np.array(record['samples']) * std[channel] + mean[channel]
     ours = crop_bgr[:, :, ::-1].transpose(2, 0, 1).reshape(-1)[index]

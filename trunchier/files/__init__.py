@@ -5,12 +5,6 @@ from .optional import need
 from .whole import check_writable, save_npz, whole_file, whole_folder
 
 __all__ = [
-    'DownloadError',
-    'check_writable',
-    'download',
-    'local_file',
-    'need',
-    'save_npz',
-    'whole_file',
+    'DownloadError', 'check_writable', 'download', 'local_file', 'need', 'save_npz', 'whole_file',
     'whole_folder',
-]
+]  # fmt: skip

@@ -22,10 +22,7 @@ def compiled(function: Callable | None = None, **options: Any) -> Callable:
 
     The cache key covers the kernel's file and all files of its package that it imports from, so
     this replaces `njit(cache=True)` wherever compiled code uses functions or constants of another
-    file. Used as `@compiled` or `@compiled(fastmath=True)`.
-
-    Args:
-        options: of `numba.njit`.
+    file. Used as `@compiled` or, with options of njit, as `@compiled(fastmath=True)`.
     """
     if function is None:
         return functools.partial(compiled, **options)

@@ -4,13 +4,11 @@ Equal to EvaluatorPCK and Evaluator of shubham-goel/4D-Humans (hmr2/utils/pose_u
 pck_accuracy.py). Results are grouped by the data set in each sample's metainfo and printed with
 their protocol.
 
-Both metrics read data samples as dicts (mmengine converts PoseDataSample); see
-`conventions.person` for shapes and units, which have a leading 1 here:
+Both metrics read data samples as dicts; `conventions.person` has shapes, here with a leading 1:
 
     pred_instances  keypoints, joints
     gt_instances    keypoints, keypoints_visible (1, 44) confidence, keypoints_3d
-    metainfo        dataset, its name; box_scale (2,), `scale` of the annotated box; id and
-                    img_path for error messages
+    metainfo        dataset; box_scale (2,), `scale` of the annotated box; id, img_path for messages
 
 Each sample adds exactly one result on its rank, scored or not: mmengine then orders the ranks'
 results and removes the samples that padded the last batch.
@@ -157,10 +155,8 @@ class MeshJointError(_PerDataset):
         }
 
     def summarize(self, group: list[dict]) -> tuple[dict[str, float], str]:
-        values = {
-            name: float(np.mean([result[name] for result in group]))
-            for name in ('MPJPE', 'PA-MPJPE')
-        }
+        names = 'MPJPE', 'PA-MPJPE'
+        values = {name: float(np.mean([result[name] for result in group])) for name in names}
         count = f'{len(group)} samples'
         partly = sum(not result['whole'] for result in group)
         if partly:
@@ -172,9 +168,8 @@ def mean_pck(error: np.ndarray, visible: np.ndarray, threshold: float) -> tuple[
     """Percentage of correct keypoints, as a fraction.
 
     Args:
-        error: (N, K), as a fraction of the box.
+        error: (N, K), as a fraction of the box; that of a correct keypoint is below `threshold`.
         visible: (N, K) bool.
-        threshold: correct keypoints have a smaller error.
 
     Returns:
         mean over keypoints that are ever visible (0 if none is); rates (K,), NaN if never visible.
@@ -186,25 +181,23 @@ def mean_pck(error: np.ndarray, visible: np.ndarray, threshold: float) -> tuple[
 
 
 def joint_errors(
-    pred: Tensor, truth: Tensor, joints: Sequence[int] = EVAL_14_IN_44, center: int = PELVIS
+    pred: Tensor, truth: Tensor, joints: Sequence[int] = EVAL_14_IN_44
 ) -> tuple[Tensor, Tensor]:
-    """Mean distances of joints, centered and aligned.
+    """Mean distances of joints, centered on the pelvis and aligned.
 
     Args:
         pred, truth: (B, 44, 3), meters.
         joints: indices of the scored joints.
-        center: index of the joint that is the origin of both.
 
     Returns:
         MPJPE (B,) and PA-MPJPE (B,), meters, float64.
     """
-    index = list(joints)
     pred, truth = (
-        (points - points[:, center, None])[:, index] for points in (pred.double(), truth.double())
+        (points - points[:, PELVIS, None])[:, list(joints)]
+        for points in (pred.double(), truth.double())
     )
-    return tuple(
-        (each - truth).norm(dim=-1).mean(-1) for each in (pred, align_similarity(pred, truth))
-    )
+    aligned = align_similarity(pred, truth)
+    return tuple((each - truth).norm(dim=-1).mean(-1) for each in (pred, aligned))
 
 
 # Metrics that each score averages over data sets, and the factor to the paper's unit.
@@ -218,12 +211,8 @@ PHI = {
 def phi_scores(metrics: dict[str, float]) -> dict[str, float]:
     """Scores of the paper (Equations 1 to 3): mean over data sets of the mean of two metrics.
 
-    Args:
-        metrics: results of a test run, such as {'coco/AP': 0.758, 'coco/AR': 0.811} of mmpose's
-            CocoMetric or {'3dpw-test/MPJPE': 80.0, '3dpw-test/PA-MPJPE': 52.7}.
-
-    Returns:
-        PhiP2D (%), PhiM2D (%) and PhiM3D (mm), if there is a data set of each.
+    From {'coco/AP': 0.758, 'coco/AR': 0.811, '3dpw-test/MPJPE': 80.0, '3dpw-test/PA-MPJPE': 52.7}:
+    PhiP2D (%) and PhiM3D (mm); PhiM2D (%) if there is a data set with PCK.
     """
     scores = {}
     for score, (names, factor) in PHI.items():

@@ -12,16 +12,7 @@ from .mesh.losses import MeshLoss
 from .necks.stage_adapter import StageAdapter
 
 __all__ = [
-    'BodyModel',
-    'HMR2Head',
-    'HMRDiscriminator',
-    'MeshEstimator',
-    'MeshLoss',
-    'StageAdapter',
-    'TruncatedGMF',
-    'TruncatedSwin',
-    'TruncatedVMamba',
-    'build_model',
-    'create_backbone',
+    'BodyModel', 'HMR2Head', 'HMRDiscriminator', 'MeshEstimator', 'MeshLoss', 'StageAdapter',
+    'TruncatedGMF', 'TruncatedSwin', 'TruncatedVMamba', 'build_model', 'create_backbone',
     'create_model',
-]
+]  # fmt: skip

@@ -32,8 +32,8 @@ def create_model(
     Args:
         name: the paper's name, `VMPose-T-S3` (`list_models` lists them), a config's path or a
             Config.
-        weights: path or http(s) address of a checkpoint; 'shipped': the weights that come with
-            the package, and the config that they were trained with; None: random weights.
+        weights: path or http(s) address of a checkpoint; 'shipped': the package's own weights and
+            the config that they were trained with; None: random weights.
         num_keypoints: number of heatmaps of a pose model; None: that of its config, 17.
         changes: options of the config's `model`, merged into it:
             `backbone=dict(drop_path_rate=0.1)`.

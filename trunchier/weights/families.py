@@ -56,12 +56,14 @@ def from_swin(state: State) -> State:
 
 
 # A downsampling layer belongs to the stage that it leads to.
+DOWNSAMPLE = [
+    (rf'(^|\.)layers\.{stage}\.downsample\.', rf'\1stages.{stage + 1}.downsample.')
+    for stage in range(3)
+]
 SWIN = [
     (r'(^|\.)patch_embed\.', r'\1stem.'),
     (r'(^|\.)layers\.(\d)\.blocks\.', r'\1stages.\2.blocks.'),
-    (r'(^|\.)layers\.0\.downsample\.', r'\1stages.1.downsample.'),
-    (r'(^|\.)layers\.1\.downsample\.', r'\1stages.2.downsample.'),
-    (r'(^|\.)layers\.2\.downsample\.', r'\1stages.3.downsample.'),
+    *DOWNSAMPLE,
     (r'^norm\.', r'norm3.'),
 ]
 
@@ -127,9 +129,7 @@ VMAMBA = [
     (r'(^|\.)patch_embed\.2\.', r'\1stem.norm1.'),
     (r'(^|\.)patch_embed\.5\.', r'\1stem.conv2.'),
     (r'(^|\.)patch_embed\.7\.', r'\1stem.norm2.'),
-    (r'(^|\.)layers\.0\.downsample\.', r'\1stages.1.downsample.'),
-    (r'(^|\.)layers\.1\.downsample\.', r'\1stages.2.downsample.'),
-    (r'(^|\.)layers\.2\.downsample\.', r'\1stages.3.downsample.'),
+    *DOWNSAMPLE,
     (r'\.downsample\.1\.', r'.downsample.conv.'),
     (r'\.downsample\.3\.', r'.downsample.norm.'),
     (r'(^|\.)layers\.(\d)\.blocks\.', r'\1stages.\2.blocks.'),

@@ -31,11 +31,7 @@ class Found(NamedTuple):
         return zoo.TASKS[self.task]
 
     def required_weights(self) -> Path:
-        """Path of the weights.
-
-        Raises:
-            FileNotFoundError: there are none; says what to do.
-        """
+        """Path of the weights; FileNotFoundError, which says what to do, if there are none."""
         if self.weights is not None:
             return self.weights
         message = (
@@ -82,11 +78,7 @@ def find(
 
 
 def find_config(model: str | Path | Config, task: str | None = None) -> Found:
-    """The same without weights: the config of the recipe.
-
-    Raises:
-        FileNotFoundError, ValueError: see `find`.
-    """
+    """The same without weights, with the config of the recipe; raises what `find` does."""
     if not isinstance(model, str | Path):
         name = Path(getattr(model, 'filename', None) or 'model').stem
         return Found(name, _task_of(model, name, task), copy.deepcopy(model))
@@ -115,11 +107,7 @@ def find_config(model: str | Path | Config, task: str | None = None) -> Found:
 
 
 def row_of(model: nn.Module) -> zoo.Task:
-    """Row of the task in `zoo.TASKS` that an estimator belongs to.
-
-    Raises:
-        ValueError: an estimator of no task.
-    """
+    """Row of the task in `zoo.TASKS` that an estimator belongs to; ValueError if to none."""
     names = [kind.__name__ for kind in type(model).__mro__]
     for row in zoo.TASKS.values():
         if row.estimator in names:
@@ -169,11 +157,7 @@ def shipped_models() -> list[str]:
 
 
 def shipped_model(task: str) -> str:
-    """Name of the model of a task whose weights ship with this package.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
+    """Name of the model of a task whose weights ship here; FileNotFoundError if there is none."""
     for name in shipped_models():
         if zoo.models()[name][1] == task:
             return name

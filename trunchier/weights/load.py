@@ -111,11 +111,7 @@ def load_checkpoint(
 
 
 def convert(state: State, checkpoint: str | Path = 'checkpoint') -> State:
-    """The state_dict of any known layout under this package's keys.
-
-    Raises:
-        CheckpointError: an unknown layout.
-    """
+    """The state_dict of any known layout under our keys; CheckpointError if none is known."""
     for family in FAMILIES:
         if any(re.match(family.signature, key) for key in state):
             return family.convert(state)
@@ -127,11 +123,7 @@ def convert(state: State, checkpoint: str | Path = 'checkpoint') -> State:
 
 
 def read_official(checkpoint: str | Path) -> State:
-    """State_dict of a file as its authors release it, or of ours, under this package's keys.
-
-    Raises:
-        FileNotFoundError, CheckpointError: see `load_checkpoint`.
-    """
+    """State_dict of an official file or one of ours, under our keys; see `load_checkpoint`."""
     return convert(unwrap(read_weights(local_file(checkpoint)), checkpoint), checkpoint)
 
 
@@ -215,8 +207,8 @@ def _fit(module, state):
     whole = hasattr(module, 'backbone')
     prefixed = any(key.startswith('backbone.') for key in state)
     if prefixed and not whole:
-        start = len('backbone.')
-        state = {key[start:]: v for key, v in state.items() if key.startswith('backbone.')}
+        own = [key for key in state if key.startswith('backbone.')]
+        state = {key.removeprefix('backbone.'): state[key] for key in own}
     elif whole and not prefixed:
         state = {f'backbone.{key}': value for key, value in state.items()}
     backbone = module.backbone if whole else module
@@ -233,13 +225,10 @@ FRESH = re.compile(r'(backbone\.)?norm[0-2]\..*')
 
 def _kept(key, backbone):
     """Whether `key` belongs to a stage and an output norm that `backbone` has."""
-    stage = re.match(r'(?:backbone\.)?stages\.(\d+)\.', key)
-    norm = re.match(r'(?:backbone\.)?norm(\d)\.', key)
-    if stage:
+    if stage := re.match(r'(?:backbone\.)?stages\.(\d+)\.', key):
         return int(stage[1]) < backbone.num_stages
-    if norm:
-        return hasattr(backbone, f'norm{norm[1]}')
-    return True
+    norm = re.match(r'(?:backbone\.)?(norm\d)\.', key)
+    return norm is None or hasattr(backbone, norm[1])
 
 
 def save_weights(state: State, path: str | Path, note: str | None = None) -> None:

@@ -12,11 +12,7 @@ def model_cfg(name: str, task: str = 'pose') -> dict[str, Any]:
     """The part of a model's config that its encoder decides: backbone, neck, head, weights.
 
     Args:
-        name: key of `ENCODERS`.
-        task: key of `TASKS`; its row says which weights training starts from.
-
-    Raises:
-        ValueError: unknown encoder or task.
+        name, task: keys of `ENCODERS` and `TASKS`; ValueError if unknown.
     """
     cfg = task_row(task).model(name, encoder(name))
     neck = neck_cfg(name)

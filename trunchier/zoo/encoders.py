@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 from .releases import WEIGHTS
 
 STRIDES = (4, 8, 16, 32)
-DECODER_STRIDE = 16
-
 
 # Architectures by class and name; the drop path rate is that of the last block.
 # fmt: off
@@ -103,25 +101,14 @@ class Encoder(NamedTuple):
     decoder_channels: int
 
 
-def _cut(size, backbone, num_stages):
-    return Encoder(
-        size,
-        backbone,
-        num_stages,
-        channels=backbone.channels[num_stages - 1],
-        stride=STRIDES[num_stages - 1],
-        decoder_channels=backbone.channels[2],
-    )
-
-
 ENCODERS = {}
-for _size, _backbone in BACKBONES.items():
-    if len(_backbone.channels) == 1:
-        _width = _backbone.channels[0]
-        ENCODERS[_size] = Encoder(_size, _backbone, None, _width, DECODER_STRIDE, _width)
-    else:
-        for _stages in (4, 3, 2):
-            ENCODERS[f'{_size}-s{_stages}'] = _cut(_size, _backbone, _stages)
+for _size, _row in BACKBONES.items():
+    if len(_row.channels) == 1:
+        ENCODERS[_size] = Encoder(_size, _row, None, *_row.channels, 16, *_row.channels)
+        continue
+    for _n in (4, 3, 2):
+        _output = _row.channels[_n - 1], STRIDES[_n - 1]
+        ENCODERS[f'{_size}-s{_n}'] = Encoder(_size, _row, _n, *_output, _row.channels[2])
 
 
 def encoder(name: str) -> Encoder:

@@ -105,10 +105,9 @@ class TruncatedBackbone(BaseModule):
                 self.add_module(f'norm{i}', self.build_norm(width))
         self.out_norm = out_norm
 
-        self._frozen = []
-        if frozen_stages >= 0:
-            norms = [f'norm{i}' for i in out_indices if out_norm and i < frozen_stages]
-            self._frozen = ['stem', *(f'stages.{i}' for i in range(frozen_stages)), *norms]
+        self._frozen = ['stem'] if frozen_stages >= 0 else []
+        self._frozen += [f'stages.{i}' for i in range(frozen_stages)]
+        self._frozen += [f'norm{i}' for i in out_indices if out_norm and i < frozen_stages]
         for name in self._frozen:
             self.get_submodule(name).requires_grad_(False).eval()
 

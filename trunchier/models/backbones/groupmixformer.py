@@ -263,9 +263,8 @@ class SharedDepthwise(nn.Conv2d):
     """Depthwise convolution of several groups of channels with the same weights."""
 
     def __init__(self, channels: int, kernel: int):
-        super().__init__(
-            channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False
-        )
+        padding = kernel // 2
+        super().__init__(channels, channels, kernel, 1, padding, groups=channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, n * channels, H, W) -> the same."""

@@ -62,18 +62,15 @@ class BodyModel(nn.Module):
         arrays = read_body(EMBEDDED_BODY if path is None else path)
         self.faces = arrays['f'].astype(np.int64)
         self.layer = _smplx_layer(arrays)
-        joint_map = torch.tensor(SMPLX_TO_OPENPOSE)
         extra = torch.from_numpy(arrays['J_regressor_extra'].astype(np.float32))
-        self.register_buffer('joint_map', joint_map, persistent=False)
+        self.register_buffer('joint_map', torch.tensor(SMPLX_TO_OPENPOSE), persistent=False)
         self.register_buffer('extra_regressor', extra, persistent=False)
 
     def forward(self, global_orient: Tensor, body_pose: Tensor, betas: Tensor) -> dict[str, Tensor]:
         """Pose the body; its root joint is near the origin.
 
         Args:
-            global_orient: (B, 1, 3, 3) rotation matrices.
-            body_pose: (B, 23, 3, 3) rotation matrices relative to the parent joint.
-            betas: (B, 10).
+            global_orient, body_pose, betas: (B, ...) each, as in `conventions.person`.
 
         Returns:
             meters: vertices (B, 6890, 3), joints (B, 44, 3), skeleton (B, 24, 3).
@@ -96,11 +93,8 @@ class BodyModel(nn.Module):
             )
             openpose = layer.vertex_joint_selector(vertices, skeleton)[:, self.joint_map]
             extra = torch.einsum('bvc,jv->bjc', vertices, self.extra_regressor)
-        return {
-            'vertices': vertices,
-            'joints': torch.cat((openpose, extra), dim=1),
-            'skeleton': skeleton,
-        }
+        joints = torch.cat((openpose, extra), dim=1)
+        return {'vertices': vertices, 'joints': joints, 'skeleton': skeleton}
 
 
 def read_body(path: str | Path) -> dict[str, np.ndarray]:
@@ -145,11 +139,8 @@ def check_body(arrays: dict[str, np.ndarray], path: str | Path) -> None:
 
 
 def _smplx_layer(arrays):
-    smplx = need(
-        'smplx',
-        'the body model',
-        'pip install smplx==0.1.28 (its license is non-commercial; see README)',
-    )
+    remedy = 'pip install smplx==0.1.28 (its license is non-commercial; see README)'
+    smplx = need('smplx', 'the body model', remedy)
     # smplx prints a warning about files with ten betas, but HMR uses no more.
     with contextlib.redirect_stdout(io.StringIO()):
         layer = smplx.SMPLLayer('', data_struct=SimpleNamespace(**arrays), num_betas=NUM_BETAS)
@@ -162,10 +153,7 @@ def _smplx_layer(arrays):
 
 
 class _Parents(tuple):
-    """Replaces smplx's tensor of parents, whose elements it uses as list indices.
-
-    A tensor would synchronize with the GPU 23 times, and tracers do not support it.
-    """
+    """Replaces smplx's tensor of parents, which would synchronize with the GPU 23 times."""
 
     @property
     def shape(self):

@@ -40,14 +40,9 @@ class HMRDiscriminator(BaseModule):
             nn.init.xavier_uniform_(row)
 
     def forward(self, body_pose: Tensor, betas: Tensor) -> Tensor:
-        """Score bodies.
+        """Score bodies: 23 joints, betas, whole pose.
 
-        Args:
-            body_pose: (B, 23, 3, 3) rotation matrices.
-            betas: (B, 10).
-
-        Returns:
-            (B, 25): 23 joints, betas, whole pose.
+        body_pose (B, 23, 3, 3), rotation matrices, betas (B, 10) -> (B, 25).
         """
         joints = F.relu(self.joint_fc1(body_pose.flatten(2)))
         joints = F.relu(self.joint_fc2(joints))  # (B, 23, 32)

@@ -1,7 +1,6 @@
 """HMR2.0 on any backbone: regress a posed SMPL-layout body from the crop of a person.
 
-Goel et al., "Humans in 4D", ICCV 2023; matches HMR2 of shubham-goel/4D-Humans
-(hmr2/models/hmr2.py).
+Goel et al., "Humans in 4D", ICCV 2023; matches hmr2/models/hmr2.py of shubham-goel/4D-Humans.
 Deliberate differences: the discriminator's parameters are fixed in the generator's step (there,
 their gradients are computed and discarded), a loss that is not finite stops the training, and one
 step is one update of the generator (there, of either optimizer).
@@ -77,20 +76,13 @@ class MeshEstimator(BaseModel):
     def forward(
         self, inputs: Tensor, data_samples: list[PoseDataSample] | None = None, mode: str = 'tensor'
     ) -> dict[str, Tensor] | list[PoseDataSample]:
-        """Interface of mmengine's models.
+        """Interface of mmengine's models: `regress`, `predict` or the losses of `loss`.
 
         Args:
             inputs: (B, 3, 256, 256) normalized square crops, of which the backbone sees the middle
                 192 columns; or (B, 3, 256, 192).
             data_samples: required by 'loss' and 'predict'.
             mode: 'tensor', 'predict' or 'loss'.
-
-        Returns:
-            'tensor': see `regress`. 'loss': losses by name. 'predict': `data_samples` with
-            `pred_instances`, see `predict`.
-
-        Raises:
-            ValueError: another mode, or another shape of `inputs`.
         """
         if mode == 'tensor':
             return self.regress(inputs)
@@ -113,18 +105,11 @@ class MeshEstimator(BaseModel):
         return self.neck(feats) if hasattr(self, 'neck') else feats
 
     def regress(self, inputs: Tensor) -> dict[str, Tensor]:
-        """Body and camera of each crop.
+        """`HEAD_FIELDS` and `POSED_FIELDS` of `conventions.person` for each crop (see `forward`).
 
-        Args:
-            inputs: see `forward`.
-
-        Returns:
-            `HEAD_FIELDS` and `POSED_FIELDS` of `conventions.person`, with a batch dimension. The
-            crop's camera has a focal length of 5000 pixels for a crop of 256.
+        The crop's camera has a focal length of 5000 pixels for a crop of 256.
         """
         return pose_bodies(self.head(self.extract_feat(inputs)[-1]), self.body)
-
-    # --- predicting ----------------------------------------------------------------------------
 
     @torch.no_grad()
     def predict(self, inputs: Tensor, data_samples: list[PoseDataSample]) -> list[PoseDataSample]:
@@ -149,8 +134,6 @@ class MeshEstimator(BaseModel):
                 **{name: value[i][None] for name, value in pred.items()},
             )
         return data_samples
-
-    # --- training ------------------------------------------------------------------------------
 
     def loss(
         self, inputs: Tensor, data_samples: list[PoseDataSample]
@@ -179,13 +162,11 @@ class MeshEstimator(BaseModel):
         return functional_call(discriminator, fixed, (body_pose, betas))
 
     def _describe_non_finite(self, losses, pred, target, data_samples):
-        bad = torch.zeros(len(data_samples), dtype=torch.bool, device=pred['betas'].device)
-        for value in self.loss_module.per_sample(pred, target).values():
-            bad |= ~torch.isfinite(value)
+        finite = torch.isfinite(sum(self.loss_module.per_sample(pred, target).values()))
         ids = [
             f'{s.get("dataset", "?")}:{s.get("key", s.get("img_path", "?"))}'
-            for s, b in zip(data_samples, bad.tolist(), strict=True)
-            if b
+            for s, is_finite in zip(data_samples, finite.tolist(), strict=True)
+            if not is_finite
         ]
         values = {name: float(value) for name, value in losses.items()}
         return (
@@ -245,11 +226,7 @@ class MeshEstimator(BaseModel):
 def pose_bodies(pred: dict[str, Tensor], body: BodyModel) -> dict[str, Tensor]:
     """Pose `body` as the head predicts, and project its joints into the crop.
 
-    Args:
-        pred: output of the head: global_orient, body_pose, betas, camera.
-
-    Returns:
-        `pred` and the other fields of `MeshEstimator.regress`.
+    `pred` has HEAD_FIELDS; the result also POSED_FIELDS.
     """
     posed = body(pred['global_orient'], pred['body_pose'], pred['betas'])
     translation = camera_to_translation(pred['camera'].float())
@@ -269,10 +246,9 @@ def collate_targets(data_samples: list[PoseDataSample], device: torch.device) ->
     Raises:
         ValueError: a field has another shape than in `conventions.person`.
     """
-    targets, fields = {}, person()
-    for name in TARGETS:
-        targets[name] = _batch(data_samples, name, device)
-        shape, expected = tuple(targets[name].shape[1:]), fields[name].shape
+    targets = {name: _batch(data_samples, name, device) for name in TARGETS}
+    for name, target in targets.items():
+        shape, expected = tuple(target.shape[1:]), person()[name].shape
         if shape != expected:
             raise ValueError(f'gt_instances.{name}: expected shape {expected}, got {shape}')
     return targets
@@ -289,10 +265,8 @@ def real_bodies(data_samples: list[PoseDataSample], device: torch.device) -> tup
             'the discriminator requires real poses in each sample: put AddRealPoses() before '
             'PackPerson() in the training pipeline, or set model.discriminator=None'
         )
-    pose, betas = (
-        _batch(data_samples, name, device).flatten(0, 1)
-        for name in ('real_body_pose', 'real_betas')
-    )
+    pose = _batch(data_samples, 'real_body_pose', device).flatten(0, 1)
+    betas = _batch(data_samples, 'real_betas', device).flatten(0, 1)
     return axis_angle_to_matrix(pose.unflatten(1, (-1, 3))), betas
 
 
@@ -303,10 +277,7 @@ def _batch(data_samples, name, device):
 
 
 def _remove_wrappers(model, state, prefix, _):
-    """Remove the prefix of distributed wrappers from a state dict.
-
-    mmengine removes it when it loads a checkpoint, but not when it saves one.
-    """
+    """Remove distributed wrappers' prefixes, as mmengine does when it loads, not when it saves."""
     for name, part in model.named_children():
         if is_model_wrapper(part):
             wrapped = f'{prefix}{name}.module.'

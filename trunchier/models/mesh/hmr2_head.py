@@ -23,7 +23,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ...conventions import BODIES, SMPL_24
+from ...conventions import BODIES, HEAD_FIELDS, SMPL_24
 from ...files import shipped
 from ...geometry import rotation_6d_to_matrix
 
@@ -64,12 +64,8 @@ class HMR2Head(BaseModule):
         init_cfg: dict | None = None,
     ):
         super().__init__(init_cfg)
-        self.in_channels = in_channels
-        self.depth = depth
-        self.num_heads = num_heads
-        self.head_dim = head_dim
-        self.mlp_dim = mlp_dim
-        self.ief_iters = ief_iters
+        self.in_channels, self.depth, self.mlp_dim = in_channels, depth, mlp_dim
+        self.num_heads, self.head_dim, self.ief_iters = num_heads, head_dim, ief_iters
 
         # As PyTorch initializes the bias of a linear layer of one input, plus a position.
         self.token = nn.Parameter(torch.empty(1, WIDTH).uniform_(-1, 1) + torch.randn(1, WIDTH))
@@ -91,21 +87,15 @@ class HMR2Head(BaseModule):
             features: (B, in_channels, H, W).
         """
         token = self.read(features)
+        means = self.mean_pose, self.mean_betas, self.mean_camera
+        outs = self.pose_out, self.betas_out, self.camera_out
         pose, betas, camera = (
             mean + self.ief_iters * out(token).to(mean.dtype)
-            for mean, out in (
-                (self.mean_pose, self.pose_out),
-                (self.mean_betas, self.betas_out),
-                (self.mean_camera, self.camera_out),
-            )
+            for mean, out in zip(means, outs, strict=True)
         )
         matrices = rotation_6d_to_matrix(pose.unflatten(1, (len(SMPL_24), 6)))
-        return {
-            'global_orient': matrices[:, :1],
-            'body_pose': matrices[:, 1:],
-            'betas': betas,
-            'camera': camera,
-        }
+        values = matrices[:, :1], matrices[:, 1:], betas, camera
+        return dict(zip(HEAD_FIELDS, values, strict=True))
 
     def read(self, features: Tensor) -> Tensor:
         """Token after all layers: (B, in_channels, H, W) -> (B, 1024)."""

@@ -34,13 +34,8 @@ class MeshLoss(nn.Module):
         reduction: str = 'sum',
     ):
         super().__init__()
-        self.weights = {
-            'keypoints_2d': keypoints_2d,
-            'keypoints_3d': keypoints_3d,
-            'global_orient': global_orient,
-            'body_pose': body_pose,
-            'betas': betas,
-        }
+        self.weights = dict(keypoints_2d=keypoints_2d, keypoints_3d=keypoints_3d)
+        self.weights |= dict(global_orient=global_orient, body_pose=body_pose, betas=betas)
         if reduction not in REDUCTIONS:
             raise ValueError(f'expected reduction in {list(REDUCTIONS)}, got {reduction!r}')
         self.reduce = REDUCTIONS[reduction]
@@ -79,12 +74,7 @@ def keypoint_2d_loss(pred: Tensor, target: Tensor) -> Tensor:
 def keypoint_3d_loss(pred: Tensor, target: Tensor) -> Tensor:
     """L1 times confidence, relative to the pelvis, whose confidence is ignored.
 
-    Args:
-        pred: (B, 44, 3), meters.
-        target: (B, 44, 4), meters, confidence.
-
-    Returns:
-        (B,)
+    pred (B, 44, 3), meters, target (B, 44, 4), meters and confidence -> (B,).
     """
     points, confidence = target[..., :3], target[..., 3:]
     pred, points = (each - each[:, PELVIS, None] for each in (pred, points))
@@ -97,11 +87,7 @@ def parameter_loss(pred: Tensor, target: Tensor, has: Tensor) -> Tensor:
 
 
 def generator_loss(scores: Tensor) -> Tensor:
-    """Least squares towards 1 (real), mean over the batch.
-
-    Args:
-        scores: (B, 25), of predictions.
-    """
+    """Least squares of predictions' scores (B, 25) towards 1 (real), mean over the batch."""
     return (scores - 1).square().sum() / len(scores)
 
 
@@ -111,7 +97,6 @@ def discriminator_loss(fake: Tensor, real: Tensor) -> Tensor:
     4D-Humans draws 96 real bodies for 48 predictions and divides both sums by 48.
 
     Args:
-        fake: (B, 25), scores of detached predictions.
-        real: (R, 25), scores of real bodies.
+        fake, real: (B, 25) and (R, 25), scores of detached predictions and of real bodies.
     """
     return (fake.square().sum() + (real - 1).square().sum()) / len(fake)

@@ -19,11 +19,7 @@ class COCO(coco.COCO):
         super().createIndex()
 
     def loadRes(self, resFile):
-        """A COCO of results, over the images of this one.
-
-        Args:
-            resFile: a JSON file or the list of dicts that it would hold.
-        """
+        """A COCO of results, a JSON file or a list of dicts, over the images of this one."""
         results = resFile
         if isinstance(resFile, (str, os.PathLike)):
             with open(resFile) as file:

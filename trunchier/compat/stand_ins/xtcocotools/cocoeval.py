@@ -1,9 +1,8 @@
 """Keypoint evaluation with xtcocotools' arguments and results, by pycocotools' arithmetic.
 
 xtcocotools (https://github.com/jin-s13/xtcocoapi) adds the joints of one part of the body, a score
-per part, any number of joints with their sigmas, and areas estimated from boxes. `_prepare` brings
-annotations and results into the form that pycocotools compares; matching and averaging are
-pycocotools' own and equal to xtcocotools' to the last digit.
+per part, any number of joints with their sigmas, and areas estimated from boxes. Matching and
+averaging are pycocotools' own and equal to xtcocotools' to the last digit.
 """
 
 import contextlib
@@ -98,13 +97,8 @@ class COCOeval(cocoeval.COCOeval):
     def _by_crowding(self):
         """AP of the images with little, some and much crowding; evaluates each anew."""
         crowding = {i['id']: i['crowdIndex'] for i in self.cocoGt.dataset['images']}
-        levels = (
-            [i for i, index in crowding.items() if index < CROWD_EASY],
-            [i for i, index in crowding.items() if CROWD_EASY <= index < CROWD_HARD],
-            [i for i, index in crowding.items() if index >= CROWD_HARD],
-        )
-        for images in levels:
-            self.params.imgIds = images
+        for low, high in ((-np.inf, CROWD_EASY), (CROWD_EASY, CROWD_HARD), (CROWD_HARD, np.inf)):
+            self.params.imgIds = [i for i, index in crowding.items() if low <= index < high]
             with contextlib.redirect_stdout(io.StringIO()):
                 self.evaluate()
                 self.accumulate()
