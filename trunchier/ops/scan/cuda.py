@@ -38,26 +38,27 @@ def selective_scan_2d(*inputs: Tensor) -> Tensor:
 
 class _SelectiveScan2d(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, projection, A, D, delta_weight, delta_bias):
+    def forward(ctx, *inputs):
+        x = inputs[0]
         with exactly(x):
-            problem = _problem(x, projection, A, D, delta_weight, delta_bias)
-            y, states = scan(problem, keep=any(ctx.needs_input_grad))
-            ctx.save_for_backward(x, projection, A, D, delta_weight, delta_bias, states)
+            y, states = _scan(_problem(*inputs), keep=any(ctx.needs_input_grad))
+            ctx.save_for_backward(*inputs, states)
             return y.sum(1).view(x.shape).to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_y):
-        x, projection, A, D, weight, bias, states = ctx.saved_tensors
+        *inputs, states = ctx.saved_tensors
+        x, projection, A, D, weight, bias = inputs
         with exactly(x):
-            problem = _problem(x, projection, A, D, weight, bias)
-            grad_y = grad_y.reshape(x.shape).flatten(1, 2).unsqueeze(1).expand(-1, 4, -1, -1)
-            grad_x, grad_z, grad_B, grad_C, grad_A = scan_back(problem, grad_y, states)
-            low = problem.low.float()  # (batch, 4, pixels, R)
+            problem = _problem(*inputs)
+            grad_y = grad_y.contiguous().flatten(1, 2)
+            grad_x, grad_z, grad_B, grad_C, grad_A = _scan_back(problem, grad_y, states)
+            low = problem.projection[..., : weight.shape[2]].float()  # (batch, pixels, 4, R)
             grad_low = torch.einsum('bkpd,kdr->bkpr', grad_z, weight.float())
-            grad_weight = torch.einsum('bkpd,bkpr->kdr', grad_z, low)
+            grad_weight = torch.einsum('bkpd,bpkr->kdr', grad_z, low)
             grad_projection = torch.cat((grad_low, grad_B, grad_C), dim=-1).transpose(1, 2)
-            grad_D = torch.einsum('bkpd,bkpd->d', grad_y[:, :1].float(), problem.x[:, :1].float())
+            grad_D = torch.einsum('bpd,bpd->d', grad_y.float(), problem.x.float())
         return (
             grad_x.sum(1).view(x.shape).to(x.dtype),
             grad_projection.reshape(projection.shape).to(projection.dtype),
@@ -69,32 +70,38 @@ class _SelectiveScan2d(torch.autograd.Function):
 
 
 class Problem(NamedTuple):
-    """What the kernels scan: four sequences per sample. Views; any strides, any float dtype."""
+    """What the kernels scan, in any float dtype; contiguous, but for x."""
 
-    x: Tensor  # (batch, 4, pixels, d)
-    low: Tensor  # (batch, 4, pixels, R), low-rank delta
+    x: Tensor  # (batch, pixels, d), any strides
+    projection: Tensor  # (batch, pixels, 4, R + 2 N)
+    A: Tensor  # (4, d, N)
+    D: Tensor  # (4, d)
     weight: Tensor  # (4, d, R)
     bias: Tensor  # (4, d)
-    A: Tensor  # (4, d, N)
-    B: Tensor  # (batch, 4, pixels, N)
-    C: Tensor  # (batch, 4, pixels, N)
-    D: Tensor  # (4, d)
     height: int  # of the map
 
+    def arguments(self) -> tuple:
+        """Tensors, strides and sizes, the first arguments of both kernels."""
+        _, pixels, channels = self.x.shape
+        return self.x, *self.x.stride(), *self[1:6], pixels, self.height, channels
 
-def _problem(x, projection, A, D, weight, bias):
-    pixels = x.flatten(1, 2).unsqueeze(1).expand(-1, 4, -1, -1)
-    rank, states = weight.shape[2], A.shape[2]
-    projection = projection.flatten(1, 2).transpose(1, 2)
-    low, B, C = projection.split((rank, states, states), dim=-1)
-    return Problem(pixels, low, weight, bias, A, B, C, D, x.shape[1])
+    def constants(self) -> dict[str, int]:
+        rank, states = self.weight.shape[2], self.A.shape[2]
+        width = triton.next_power_of_2(states)
+        constants = dict(N=states, STATES=width, RANK=rank, STEPS=STEPS)
+        return constants | dict(CHANNELS=8) if INTERPRETED else constants
 
 
-def scan(problem: Problem, keep: bool) -> tuple[Tensor, Tensor | None]:
+def _problem(x, projection, *weights):
+    weights = (tensor.contiguous() for tensor in weights)
+    return Problem(x.flatten(1, 2), projection.flatten(1, 2).contiguous(), *weights, x.shape[1])
+
+
+def _scan(problem, keep):
     """y (batch, 4, pixels, d), float32, and with `keep` the state that enters each chunk."""
-    batch, _, pixels, channels = problem.x.shape
+    batch, pixels, channels = problem.x.shape
     states = problem.A.shape[2]
-    y = torch.empty(problem.x.shape, dtype=torch.float32, device=problem.x.device)
+    y = problem.x.new_empty((batch, 4, pixels, channels), dtype=torch.float32)
     if y.numel() == 0:
         return y, None
     chunks = triton.cdiv(pixels, STEPS)
@@ -110,50 +117,28 @@ def scan(problem: Problem, keep: bool) -> tuple[Tensor, Tensor | None]:
 
     for summarize in (True, False) if segments > 1 else (False,):
         _forward_kernel[grid](
-            *_arguments(problem), y, kept, ends, lasted, segments, each,
-            **_constants(problem), KEEP=keep and not summarize, SUMMARIZE=summarize,
+            *problem.arguments(), y, kept, ends, lasted, segments, each,
+            **problem.constants(), KEEP=keep and not summarize, SUMMARIZE=summarize,
         )  # fmt: skip
     return y, kept if keep else None
 
 
-def scan_back(problem: Problem, grad_y: Tensor, states: Tensor) -> tuple[Tensor, ...]:
+def _scan_back(problem, grad_y, states):
     """Gradients of x, delta before bias and softplus, B, C (batch, 4, pixels, .), and A."""
-    batch, _, pixels, channels = problem.x.shape
-
-    def zeros(*shape):
-        return torch.zeros(shape, dtype=torch.float32, device=grad_y.device)
-
-    grad_x, grad_z = zeros(*problem.x.shape), zeros(*problem.x.shape)
-    grad_B, grad_C = zeros(*problem.B.shape), zeros(*problem.B.shape)
-    grad_A = zeros(batch, *problem.A.shape)
-    if grad_x.numel():
+    batch, pixels, channels = problem.x.shape
+    sizes = channels, channels, problem.A.shape[2], problem.A.shape[2]
+    like = dict(dtype=torch.float32, device=grad_y.device)
+    grads = [torch.zeros(batch, 4, pixels, size, **like) for size in sizes]
+    grad_A = torch.zeros(batch, *problem.A.shape, **like)
+    if grads[0].numel():
 
         def grid(meta):
             return batch * 4, triton.cdiv(channels, meta['CHANNELS'])
 
         _backward_kernel[grid](
-            *_arguments(problem), grad_y, *grad_y.stride(), states,
-            grad_x, grad_z, grad_B, grad_C, grad_A, **_constants(problem),
-        )  # fmt: skip
-    return grad_x, grad_z, grad_B, grad_C, grad_A.sum(0)
-
-
-def _arguments(p):
-    """Tensors and strides."""
-    _, _, pixels, channels = p.x.shape
-    strided = (p.x, *p.x.stride(), p.low, *p.low.stride(), p.B, *p.B.stride(), p.C, *p.C.stride())
-    dense = [t.contiguous() for t in (p.weight, p.bias, p.A, p.D)]
-    return *strided, *dense, pixels, p.height, channels
-
-
-def _constants(p):
-    states = p.A.shape[2]
-    constants = dict(
-        N=states, STATES=triton.next_power_of_2(states), RANK=p.weight.shape[2], STEPS=STEPS
-    )
-    if INTERPRETED:
-        constants['CHANNELS'] = 8
-    return constants
+            *problem.arguments(), grad_y, states, *grads, grad_A, **problem.constants()
+        )
+    return *grads, grad_A.sum(0)
 
 
 # --- kernels -------------------------------------------------------------------------------------
@@ -206,47 +191,61 @@ def _softplus(x):
 
 
 @triton.jit
-def _load_z(
-    low, low_p, low_r, weight, bias, pixel, row, channel, has_step, has_channel,
-    RANK: tl.constexpr,
+def _load_weights(
+    A, D, channels, N: tl.constexpr, STATES: tl.constexpr, CHANNELS: tl.constexpr
 ):  # fmt: skip
-    """(STEPS, CHANNELS): delta before the softplus, projected from RANK values per pixel."""
+    """The sequence and the channels of a program, which of its states exist, and its A and D."""
+    sequence = tl.program_id(0).to(tl.int64)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    state = tl.arange(0, STATES)
+    row = sequence % 4 * channels + channel
+    has_channel = channel < channels
+    has_both = has_channel[:, None] & (state < N)[None, :]
+    A_tile = tl.load(A + row[:, None] * N + state[None, :], has_both, 0.0).to(tl.float32)
+    skip = tl.load(D + row, has_channel, 0.0).to(tl.float32)
+    return sequence, channel, state, has_both, A_tile, skip
+
+
+@triton.jit
+def _load_chunk(
+    step, sequence, channel, state, x, x_b, x_p, x_c, projection, weight, bias,
+    pixels, height, channels, N: tl.constexpr, RANK: tl.constexpr,
+):  # fmt: skip
+    """The pixels of some steps, their projections, and x, z (delta before the softplus), B, C."""
+    has_step, has_channel = step < pixels, channel < channels
+    inside = has_step[:, None] & has_channel[None, :]
+    with_state = has_step[:, None] & (state < N)[None, :]
+    sample, direction = sequence // 4, sequence % 4
+    pixel = _pixel_of(step, direction, height, pixels)
+    at = x + sample * x_b + pixel[:, None] * x_p + channel[None, :] * x_c
+    x_tile = tl.load(at, inside, 0.0).to(tl.float32)
+    at = projection + ((sample * pixels + pixel) * 4 + direction) * (RANK + 2 * N)
+    row = direction * channels + channel
     z = tl.where(has_step[:, None], tl.load(bias + row, has_channel, 0.0).to(tl.float32)[None], 0.0)
     for r in range(RANK):
-        low_tile = tl.load(low + pixel * low_p + r * low_r, has_step, 0.0)
-        column = tl.load(weight + row * RANK + r, has_channel, 0.0)
-        z += low_tile.to(tl.float32)[:, None] * column.to(tl.float32)[None, :]
-    return z
+        low = tl.load(at + r, has_step, 0.0).to(tl.float32)
+        column = tl.load(weight + row * RANK + r, has_channel, 0.0).to(tl.float32)
+        z += low[:, None] * column[None, :]
+    at = at[:, None] + RANK + state[None, :]
+    B_tile = tl.load(at, with_state, 0.0).to(tl.float32)[:, None, :]
+    C_tile = tl.load(at + N, with_state, 0.0).to(tl.float32)[:, None, :]
+    return pixel, inside, with_state, x_tile, z, B_tile, C_tile
 
 
 @_tuned()
 @triton.jit
 def _forward_kernel(
-    x, x_b, x_k, x_p, x_c,
-    low, low_b, low_k, low_p, low_r,
-    B, B_b, B_k, B_p, B_n,
-    C, C_b, C_k, C_p, C_n,
-    weight, bias, A, D, pixels, height, channels,
+    x, x_b, x_p, x_c, projection, A, D, weight, bias, pixels, height, channels,
     y, kept, ends, lasted, segments, each,
     N: tl.constexpr, STATES: tl.constexpr, RANK: tl.constexpr, STEPS: tl.constexpr,
     CHANNELS: tl.constexpr, KEEP: tl.constexpr, SUMMARIZE: tl.constexpr,
 ):  # fmt: skip
     """y; or with SUMMARIZE the last state of each segment begun from zero, and its sum of delta."""
-    sequence = tl.program_id(0).to(tl.int64)
-    sample, direction = sequence // 4, sequence % 4
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    sequence, channel, state, has_both, A_tile, skip = _load_weights(
+        A, D, channels, N, STATES, CHANNELS
+    )
+    has_channel = channel < channels
     segment = tl.program_id(2)
-    state = tl.arange(0, STATES)
-    has_channel, has_state = channel < channels, state < N
-    has_both = has_channel[:, None] & has_state[None, :]
-    row = direction * channels + channel
-    x += sample * x_b + direction * x_k
-    low += sample * low_b + direction * low_k
-    B += sample * B_b + direction * B_k
-    C += sample * C_b + direction * C_k
-    A_tile = tl.load(A + row[:, None] * N + state[None, :], has_both, 0.0).to(tl.float32)
-    skip = tl.load(D + row, has_channel, 0.0).to(tl.float32)
-
     h = tl.where(has_both, 0.0, 0.0)  # (CHANNELS, STATES)
     if not SUMMARIZE:
         for earlier in range(segment):
@@ -257,31 +256,23 @@ def _forward_kernel(
     duration = tl.where(has_channel, 0.0, 0.0)
     chunks = tl.cdiv(pixels, STEPS)
     for chunk in range(segment * each, tl.minimum(segment * each + each, chunks)):
-        step = chunk * STEPS + tl.arange(0, STEPS)
-        has_step = step < pixels
-        inside = has_step[:, None] & has_channel[None, :]
-        with_state = has_step[:, None] & has_state[None, :]
-        pixel = _pixel_of(step, direction, height, pixels)
-        x_tile = tl.load(x + pixel[:, None] * x_p + channel[None, :] * x_c, inside, 0.0)
-        x_tile = x_tile.to(tl.float32)
-        z = _load_z(
-            low, low_p, low_r, weight, bias, pixel, row, channel, has_step, has_channel, RANK
+        pixel, inside, with_state, x_tile, z, B_tile, C_tile = _load_chunk(
+            chunk * STEPS + tl.arange(0, STEPS), sequence, channel, state,
+            x, x_b, x_p, x_c, projection, weight, bias, pixels, height, channels, N, RANK,
         )  # fmt: skip
         delta = tl.where(inside, _softplus(z), 0.0)
-        B_tile = tl.load(B + pixel[:, None] * B_p + state[None, :] * B_n, with_state, 0.0)
         if KEEP:
             at = (sequence * chunks + chunk) * channels + channel
             tl.store(kept + at[:, None] * N + state[None, :], h, has_both)
         decay = tl.exp(delta[:, :, None] * A_tile[None])
-        added = (delta * x_tile)[:, :, None] * B_tile.to(tl.float32)[:, None, :]
+        added = (delta * x_tile)[:, :, None] * B_tile
         decay, local = tl.associative_scan((decay, added), 0, _compose)
         states = local + decay * h[None]
         h = tl.sum(tl.where(last, states, 0.0), 0)
         if SUMMARIZE:
             duration += tl.sum(delta, 0)
         else:
-            C_tile = tl.load(C + pixel[:, None] * C_p + state[None, :] * C_n, with_state, 0.0)
-            out = tl.sum(states * C_tile.to(tl.float32)[:, None, :], 2) + x_tile * skip[None, :]
+            out = tl.sum(states * C_tile, 2) + x_tile * skip[None, :]
             at = (sequence * pixels + pixel)[:, None] * channels + channel[None, :]
             tl.store(y + at, out, inside)
     if SUMMARIZE:
@@ -293,32 +284,15 @@ def _forward_kernel(
 @_tuned('grad_B', 'grad_C')
 @triton.jit
 def _backward_kernel(
-    x, x_b, x_k, x_p, x_c,
-    low, low_b, low_k, low_p, low_r,
-    B, B_b, B_k, B_p, B_n,
-    C, C_b, C_k, C_p, C_n,
-    weight, bias, A, D, pixels, height, channels,
-    grad_y, grad_y_b, grad_y_k, grad_y_p, grad_y_c, kept,
-    grad_x, grad_z, grad_B, grad_C, grad_A,
+    x, x_b, x_p, x_c, projection, A, D, weight, bias, pixels, height, channels,
+    grad_y, kept, grad_x, grad_z, grad_B, grad_C, grad_A,
     N: tl.constexpr, STATES: tl.constexpr, RANK: tl.constexpr, STEPS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Gradients, from the last chunk to the first."""
-    sequence = tl.program_id(0).to(tl.int64)
-    sample, direction = sequence // 4, sequence % 4
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    state = tl.arange(0, STATES)
-    has_channel, has_state = channel < channels, state < N
-    has_both = has_channel[:, None] & has_state[None, :]
-    row = direction * channels + channel
-    x += sample * x_b + direction * x_k
-    low += sample * low_b + direction * low_k
-    B += sample * B_b + direction * B_k
-    C += sample * C_b + direction * C_k
-    grad_y += sample * grad_y_b + direction * grad_y_k
-    A_tile = tl.load(A + row[:, None] * N + state[None, :], has_both, 0.0).to(tl.float32)
-    skip = tl.load(D + row, has_channel, 0.0).to(tl.float32)
-
+    sequence, channel, state, has_both, A_tile, skip = _load_weights(
+        A, D, channels, N, STATES, CHANNELS
+    )
     offset = tl.arange(0, STEPS)
     first, last = (offset == 0)[:, None, None], (offset == STEPS - 1)[:, None, None]
     whole = tl.zeros((STEPS, CHANNELS, STATES), tl.int32)
@@ -329,22 +303,13 @@ def _backward_kernel(
     chunks = tl.cdiv(pixels, STEPS)
     for i in range(chunks):
         chunk = chunks - 1 - i
-        step = chunk * STEPS + offset
-        has_step = step < pixels
-        inside = has_step[:, None] & has_channel[None, :]
-        with_state = has_step[:, None] & has_state[None, :]
-        pixel = _pixel_of(step, direction, height, pixels)
-        x_tile = tl.load(x + pixel[:, None] * x_p + channel[None, :] * x_c, inside, 0.0)
-        x_tile = x_tile.to(tl.float32)
-        z = _load_z(
-            low, low_p, low_r, weight, bias, pixel, row, channel, has_step, has_channel, RANK
+        pixel, inside, with_state, x_tile, z, B_tile, C_tile = _load_chunk(
+            chunk * STEPS + offset, sequence, channel, state,
+            x, x_b, x_p, x_c, projection, weight, bias, pixels, height, channels, N, RANK,
         )  # fmt: skip
         delta = tl.where(inside, _softplus(z), 0.0)
-        B_tile = tl.load(B + pixel[:, None] * B_p + state[None, :] * B_n, with_state, 0.0)
-        B_tile = B_tile.to(tl.float32)[:, None, :]
-        C_tile = tl.load(C + pixel[:, None] * C_p + state[None, :] * C_n, with_state, 0.0)
-        at = grad_y + pixel[:, None] * grad_y_p + channel[None, :] * grad_y_c
-        gy = tl.load(at, inside, 0.0).to(tl.float32)
+        at = (sequence // 4 * pixels + pixel)[:, None] * channels + channel[None, :]
+        gy = tl.load(grad_y + at, inside, 0.0).to(tl.float32)
         at = (sequence * chunks + chunk) * channels + channel
         enters = tl.load(kept + at[:, None] * N + state[None, :], has_both, 0.0)[None]
 
@@ -355,7 +320,7 @@ def _backward_kernel(
         states = local + run * enters
         before = tl.where(first, enters, tl.gather(states, earlier, 0))
         # With g_t = dL/dh_t = C_t dL/dy_t + a_{t+1} g_{t+1}, scan a_t g_t from the end.
-        grad_h = gy[:, :, None] * C_tile.to(tl.float32)[:, None, :]
+        grad_h = gy[:, :, None] * C_tile
         run, local = tl.associative_scan((decay, decay * grad_h), 0, _compose, reverse=True)
         back = local + run * carried[None]
         grad_h += tl.where(last, carried[None], tl.gather(back, later, 0))
