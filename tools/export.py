@@ -13,7 +13,6 @@ import argparse
 import logging
 import sys
 from functools import partial
-from pathlib import Path
 
 import torch
 from benchmark.timing import interleaved
@@ -21,15 +20,17 @@ from benchmark.timing import interleaved
 from trunchier.deploy.export import OPSET, RANDOM, TOLERANCES, Written, export, format_errors
 from trunchier.deploy.lower import PRECISIONS
 from trunchier.deploy.runtime import FORMATS
-from trunchier.weights.find import find_config
 
 
 def main(arguments: list[str] | None = None) -> None:
-    args = parse_args(arguments)
+    options = vars(parse_args(arguments))
+    allow_random, with_body = options.pop('allow_random'), options['with_body']
     # mmengine and mmpose announce each file that they load.
     logging.getLogger('mmengine').setLevel(logging.ERROR)
     try:
-        print(run(args))
+        if options['weights'] == RANDOM and not allow_random:
+            raise ValueError('random weights predict nothing; add --allow-random to use them')
+        print(report(export(**options), with_body))
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         sys.exit(f'error: {error}')
 
@@ -41,7 +42,8 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add('model', help="the paper's name of a model, or a config file")
     add(
-        'checkpoint',
+        'weights',
+        metavar='checkpoint',
         nargs='?',
         help='weights of the model (default: those that ship with this package); '
         f'{RANDOM}: random weights, to measure speed',
@@ -49,7 +51,7 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     add('--format', choices=FORMATS, help='file format (default: that of --output, else onnx)')
     add('--precision', choices=PRECISIONS, default='fp32', help='of weights and arithmetic')
     add('--dynamic-batch', action='store_true', help='accept any number of crops, not only one')
-    add('--output', type=Path, metavar='FILE', help='output file (default: NAME.onnx, .pt or .pt2)')
+    add('--output', dest='path', metavar='FILE', help='file (default: NAME.onnx, .pt or .pt2)')
     add('--with-body', action='store_true', help='mesh: add vertices, joints and keypoints')
     add('--body-model', metavar='FILE', help='SMPL body, as tools/convert_smpl.py writes it')
     add('--allow-random', action='store_true', help=f'accept `{RANDOM}` as CHECKPOINT')
@@ -64,30 +66,14 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def run(args: argparse.Namespace) -> str:
-    """Write the file; returns a report."""
-    name = find_config(args.model).name
-    if args.checkpoint == RANDOM and not args.allow_random:
-        raise ValueError('random weights predict nothing; add --allow-random to use them')
-    output = args.output or Path(name + FORMATS[args.format or 'onnx'])
-    if args.format and output.suffix != FORMATS[args.format]:
-        raise ValueError(f'{args.format} files end in {FORMATS[args.format]}, got {output}')
-    done = export(
-        args.model,
-        output,
-        args.checkpoint,
-        args.body_model,
-        precision=args.precision,
-        dynamic_batch=args.dynamic_batch,
-        with_body=args.with_body,
-        tolerance=args.tolerance,
-    )
-    lines = [f'{output}: {done.bytes / 1e6:.1f} MB']
+def report(done: Written, with_body: bool) -> str:
+    """Size, error and speed of a file."""
+    lines = [f'{done.path}: {done.bytes / 1e6:.1f} MB']
     if done.nodes is not None:
         lines[0] += f', {done.nodes} nodes, opset {OPSET}'
     lines.append(f'largest error in standard deviations: {format_errors(done.errors)}')
     lines.append(_speed(done))
-    if args.with_body:
+    if with_body:
         lines.append(
             'the file contains the body model: one made from SMPL may be redistributed only as '
             "far as SMPL's license allows"

@@ -7,7 +7,7 @@ from torch import nn
 
 from trunchier.ops import linear as module
 from trunchier.ops.cpu import onednn
-from trunchier.ops.linear import cpu_linear, linear, set_cpu_linear
+from trunchier.ops.linear import cpu_linear, linear
 
 pytestmark = pytest.mark.skipif(
     not onednn.available(), reason='this torch has no linear layer of oneDNN'
@@ -15,14 +15,17 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
-def undecided(monkeypatch):
-    """Nothing chosen or measured before a test, nor after it."""
-    monkeypatch.delenv(module.VARIABLE, raising=False)
-    set_cpu_linear(None)
-    module.faster.cache_clear()
-    yield
-    set_cpu_linear(None)
-    module.faster.cache_clear()
+def choose(monkeypatch):
+    """Function that sets the variable; before and after a test nothing is chosen or measured."""
+
+    def choose(name):
+        monkeypatch.setenv(module.VARIABLE, name)
+        module._choice.cache_clear()
+        module.faster.cache_clear()
+
+    choose('')
+    yield choose
+    choose('')
 
 
 @pytest.fixture
@@ -72,8 +75,8 @@ INPUTS = {
 @pytest.mark.parametrize('bias', [True, False])
 @pytest.mark.parametrize('gelu', [True, False])
 @torch.no_grad()
-def test_values_equal_those_computed_by_hand(choice, kind, bias, gelu):
-    set_cpu_linear(choice)
+def test_values_equal_those_computed_by_hand(choose, choice, kind, bias, gelu):
+    choose(choice)
     torch.manual_seed(0)
     layer, x = nn.Linear(96, 160, bias), INPUTS[kind]()
     y, expected = linear(x, layer, gelu), by_hand(x, layer, gelu)
@@ -83,8 +86,8 @@ def test_values_equal_those_computed_by_hand(choice, kind, bias, gelu):
 
 
 @torch.no_grad()
-def test_a_transposed_weight_is_supported(layer):
-    set_cpu_linear('onednn')
+def test_a_transposed_weight_is_supported(choose, layer):
+    choose('onednn')
     layer.weight = nn.Parameter(torch.randn(96, 160).t())
     x = torch.randn(40, 96)
     torch.testing.assert_close(linear(x, layer), layer(x))
@@ -92,8 +95,8 @@ def test_a_transposed_weight_is_supported(layer):
 
 @pytest.mark.parametrize('choice', ['mkl', 'onednn'])
 @torch.no_grad()
-def test_a_map_of_another_width_is_an_error(layer, choice):
-    set_cpu_linear(choice)
+def test_a_map_of_another_width_is_an_error(choose, layer, choice):
+    choose(choice)
     with pytest.raises(RuntimeError, match='shapes cannot be multiplied'):
         linear(torch.randn(40, 95), layer)
 
@@ -156,33 +159,31 @@ def test_the_environment_variable_selects_the_backend(monkeypatch, products, lay
 
 
 @torch.no_grad()
-def test_set_cpu_linear_overrides_the_environment_variable(monkeypatch, products):
-    monkeypatch.setenv(module.VARIABLE, 'onednn')
-    set_cpu_linear('mkl')
+def test_mkl_can_be_chosen_too(choose, products):
+    choose('mkl')
     linear(torch.randn(200, 512), nn.Linear(512, 512))
     assert products == []
     assert cpu_linear() == dict.fromkeys(module.KINDS, 'mkl')
 
 
-def test_unknown_names_are_refused(monkeypatch):
-    with pytest.raises(ValueError, match="set_cpu_linear got 'blas'; give one of auto, mkl, onedn"):
-        set_cpu_linear('blas')
-    monkeypatch.setenv(module.VARIABLE, 'mlk')
-    with pytest.raises(ValueError, match="TRUNCHIER_CPU_LINEAR got 'mlk'"):
+def test_unknown_names_are_refused(choose):
+    choose('mlk')
+    with pytest.raises(ValueError, match="CPU_LINEAR is 'mlk'; give one of auto, mkl, onednn"):
         cpu_linear()
 
 
 @torch.no_grad()
-def test_a_torch_without_onednn_uses_mkl(monkeypatch, products):
+def test_a_torch_without_onednn_uses_mkl(monkeypatch, products, choose):
     monkeypatch.setattr(onednn, 'available', lambda: False)
     linear(torch.randn(200, 512), nn.Linear(512, 512))
     assert products == []
     assert cpu_linear() == dict.fromkeys(module.KINDS, 'mkl')
+    choose('onednn')
     with pytest.raises(
         RuntimeError,
         match="'onednn', which is not available in this build of torch .*; give 'auto'",
     ):
-        set_cpu_linear('onednn')
+        cpu_linear()
 
 
 @torch.no_grad()
@@ -199,10 +200,10 @@ def test_mkl_is_used_where_onednn_is_hardly_faster(monkeypatch, products):
 @pytest.mark.parametrize('shape', [(96, 160), (96, 40)])
 @pytest.mark.parametrize('bias', [True, False])
 @pytest.mark.parametrize('gelu', [True, False])
-def test_gradients_equal_those_of_mkl(kind, shape, bias, gelu, products):
+def test_gradients_equal_those_of_mkl(choose, kind, shape, bias, gelu, products):
     found = []
     for choice in ('mkl', 'onednn'):
-        set_cpu_linear(choice)
+        choose(choice)
         torch.manual_seed(0)
         layer, x = nn.Linear(*shape, bias), INPUTS[kind]().requires_grad_()
         y = linear(x, layer, gelu)
@@ -216,8 +217,8 @@ def test_gradients_equal_those_of_mkl(kind, shape, bias, gelu, products):
 
 
 @pytest.mark.parametrize('learns', ['x', 'weight', 'bias'])
-def test_only_required_gradients_are_computed(layer, products, learns):
-    set_cpu_linear('onednn')
+def test_only_required_gradients_are_computed(choose, layer, products, learns):
+    choose('onednn')
     layer.requires_grad_(False)
     x = torch.randn(40, 96)
     tensor = dict(x=x, weight=layer.weight, bias=layer.bias)[learns].requires_grad_()
@@ -226,8 +227,8 @@ def test_only_required_gradients_are_computed(layer, products, learns):
     assert tensor.grad is not None
 
 
-def test_differentiating_twice_is_an_error_not_a_wrong_result(layer):
-    set_cpu_linear('onednn')
+def test_differentiating_twice_is_an_error_not_a_wrong_result(choose, layer):
+    choose('onednn')
     x = torch.randn(40, 96, requires_grad=True)
     (grad,) = torch.autograd.grad(linear(x, layer).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'):
@@ -235,10 +236,10 @@ def test_differentiating_twice_is_an_error_not_a_wrong_result(layer):
 
 
 @torch.enable_grad()
-def test_blocks_may_be_recomputed(layer):
+def test_blocks_may_be_recomputed(choose, layer):
     from torch.utils.checkpoint import checkpoint
 
-    set_cpu_linear('onednn')
+    choose('onednn')
     x = torch.randn(40, 96, requires_grad=True)
     checkpoint(lambda x: linear(x, layer, gelu=True), x, use_reentrant=False).sum().backward()
     found, x.grad = x.grad, None
@@ -249,24 +250,24 @@ def test_blocks_may_be_recomputed(layer):
 # --- left to F.linear ----------------------------------------------------------------
 
 
-def test_frozen_layers_need_no_gradient(layer, products):
-    set_cpu_linear('onednn')
+def test_frozen_layers_need_no_gradient(choose, layer, products):
+    choose('onednn')
     linear(torch.randn(40, 96), layer.requires_grad_(False))
     assert products == [None]
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16, torch.float16])
 @torch.no_grad()
-def test_other_dtypes_are_left_to_torch(layer, products, dtype):
-    set_cpu_linear('onednn')
+def test_other_dtypes_are_left_to_torch(choose, layer, products, dtype):
+    choose('onednn')
     layer, x = layer.to(dtype), torch.randn(40, 96, dtype=dtype)
     assert torch.equal(linear(x, layer, gelu=True), F.gelu(layer(x)))
     assert products == []
 
 
 @torch.no_grad()
-def test_autocast_casts_the_inputs(layer, products):
-    set_cpu_linear('onednn')
+def test_autocast_casts_the_inputs(choose, layer, products):
+    choose('onednn')
     x = torch.randn(40, 96)
     with torch.autocast('cpu', torch.bfloat16):
         y = linear(x, layer)
@@ -278,16 +279,16 @@ def test_autocast_casts_the_inputs(layer, products):
 
 
 @torch.no_grad()
-def test_onednn_is_not_used_where_it_is_switched_off(layer, products):
-    set_cpu_linear('onednn')
+def test_onednn_is_not_used_where_it_is_switched_off(choose, layer, products):
+    choose('onednn')
     with torch.backends.mkldnn.flags(enabled=False):
         linear(torch.randn(40, 96), layer)
     assert products == []
 
 
 @torch.no_grad()
-def test_compiled_and_exported_graphs_have_the_standard_operation(layer, products):
-    set_cpu_linear('onednn')
+def test_compiled_and_exported_graphs_have_the_standard_operation(choose, layer, products):
+    choose('onednn')
 
     class Layer(nn.Module):
         def __init__(self):
@@ -309,8 +310,8 @@ def test_compiled_and_exported_graphs_have_the_standard_operation(layer, product
 
 
 @torch.no_grad()
-def test_vmap_and_jvp_are_right(layer, products):
-    set_cpu_linear('onednn')
+def test_vmap_and_jvp_are_right(choose, layer, products):
+    choose('onednn')
     x = torch.randn(3, 40, 96)
     torch.testing.assert_close(torch.vmap(lambda x: linear(x, layer))(x), layer(x))
     _, tangent = torch.func.jvp(lambda x: linear(x, layer), (x,), (torch.ones_like(x),))
@@ -319,10 +320,10 @@ def test_vmap_and_jvp_are_right(layer, products):
 
 
 @torch.no_grad()
-def test_operations_are_counted(layer):
+def test_operations_are_counted(choose, layer):
     from torch.utils.flop_counter import FlopCounterMode
 
-    set_cpu_linear('onednn')
+    choose('onednn')
     with FlopCounterMode(display=False) as counter:
         linear(torch.randn(40, 96), layer)
     assert counter.get_total_flops() == 2 * 40 * 96 * 160

@@ -10,7 +10,7 @@ import flops
 import numpy as np
 import pytest
 import torch
-from benchmark import commands, models, networks, peers, report, scaling, timing
+from benchmark import commands, models, networks, peers, report, timing
 from benchmark import train as training
 
 from trunchier.deploy import export
@@ -22,7 +22,7 @@ SMALL = ('--size', '64', '48')
 
 def run(*arguments, out):
     """The one table of a command, as its JSON has it."""
-    commands.main([*arguments, *QUICK, '--format', 'json', '--out', str(out)])
+    commands.main([*arguments, *QUICK, '--json', str(out)])
     report = json.loads(out.read_text())
     assert {'date', 'torch', 'CPU', 'threads', 'oneDNN', 'linear layers'} <= set(
         report['environment']
@@ -241,17 +241,17 @@ def test_scan_compares_backends_and_peers(peer, tmp_path):
     assert all(row['both'] > 0 and row['forward'] > 0 for row in rows if row['who'] == 'reference')
 
 
-def test_scaling_fits_exponents(tmp_path):
-    assert scaling.slope([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
-    assert np.isnan(scaling.slope([1, 2], [0, 1]))
+def test_exponents_of_time_and_memory(tmp_path):
+    assert models.slope([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
+    assert np.isnan(models.slope([1, 2], [0, 1]))
     rows = run(
-        *('scaling', '--models', 'swin-t-s2', '--sides', '64', '128', '--batch', '1', '2'),
+        *('models', '--part', 'backbone', '--models', 'swin-t-s2', 'swin-t-s3'),
+        *('--heights', '64', '128', '--batch', '1'),
         out=tmp_path / 'table.json',
     )
-    assert [(r['what'], r['batch'], r['size']) for r in rows] == [
-        ('batch', 1, '64 x 48'), ('batch', 2, '64 x 48'),
-        ('pixels', 1, '64 x 48'), ('pixels', 1, '128 x 96'),
-    ]  # fmt: skip
+    assert [(r['name'], r['size']) for r in rows] == [
+        (name, size) for name in ('swin-t-s3', 'swin-t-s2') for size in ('64 x 48', '128 x 96')
+    ]
     assert [index for index, row in enumerate(rows) if 'ms_exponent' in row] == [1, 3]
 
 
@@ -296,8 +296,7 @@ def test_data_by_stage(tmp_path):
     )
     stages = [(row['what'], row['stage']) for row in rows]
     for what, first in (('pose', 'LoadImage'), ('mesh', 'read and check')):
-        index = stages.index((what, first))
-        assert stages[index + 2] == (what, 'of it: decode JPEG')
+        assert stages.index((what, first)) < stages.index((what, f'of {first}: decode JPEG'))
         assert (what, 'collate') in stages
         assert (what, 'loader, 1 workers') in stages
     assert all(row['rate'] > 0 for row in rows)
@@ -331,7 +330,7 @@ def test_all_passes_peers_to_the_commands_that_take_them(peer, tmp_path, monkeyp
     lines = 'scan --lengths 4 --channels 8 --backends torch', 'data --num 0'
     monkeypatch.setitem(commands.ALL, 'cpu', lines)
     out = tmp_path / 'table.json'
-    commands.main(['all', *QUICK, '--against', peer, '--format', 'json', '--out', str(out)])
+    commands.main(['all', *QUICK, '--against', peer, '--json', str(out)])
     scan, data = json.loads(out.read_text())['tables']
     assert 'tenfold' in {row['who'] for row in scan['rows']}
     assert 'against' not in data['command']

@@ -62,11 +62,11 @@ def test_random_weights_must_be_asked_for(work, capsys):
 
 
 def test_unknown_names_get_the_nearest(capsys):
-    assert 'did you mean VMPose-T-S2' in refused(capsys, 'VMPoose-T-S2', 'random')
+    assert 'did you mean VMPose-T-S2' in refused(capsys, 'VMPoose-T-S2', 'random', '--allow-random')
 
 
 def test_absent_files_are_named(work, capsys):
-    assert 'no config absent.py' in refused(capsys, 'absent.py', 'random')
+    assert 'no config absent.py' in refused(capsys, 'absent.py', 'random', '--allow-random')
     assert 'absent.pth' in refused(capsys, work / 'pose.py', 'absent.pth')
 
 

@@ -6,7 +6,7 @@
     python tools/benchmark train --models 'swin-t-s*' --part backbone --batch 32
     python tools/benchmark data --num 200 --workers 2
     python tools/benchmark pipeline --model VMPose-T-S2 --frames 150
-    python tools/benchmark scaling --models swin-t-s4 vm-t-s4
+    python tools/benchmark models --models swin-t-s4 vm-t-s4 --heights 256 384 512 768 1024
     python tools/benchmark export --models 'VM*-T-S4' --batch 1 8 --threads 1
     python tools/benchmark export --models all --check-only
     python tools/benchmark all --out docs/benchmarks/DATE-DEVICE.md
@@ -34,7 +34,7 @@ from pathlib import Path
 
 import torch
 
-from benchmark import data, export, models, pipeline, scaling, scan, train
+from benchmark import data, export, models, pipeline, scan, train
 from benchmark.report import Report, Table, progress
 
 COMMANDS = {
@@ -43,7 +43,6 @@ COMMANDS = {
     'data': (data, 'the data loaders by stage, synthetic people, the renderer'),
     'train': (train, 'images/s and memory of training'),
     'pipeline': (pipeline, 'a video to its results, beside the network alone'),
-    'scaling': (scaling, 'time and memory against batch size and resolution'),
     'export': (export, 'error and speed of exported files'),
 }
 
@@ -59,7 +58,8 @@ ALL = {
         'train --part backbone --models *-t-s4 --batch 4',
         'data',
         'pipeline',
-        'scaling',
+        'models --part backbone --models *-t-s4 --batch 1 2 4 8',
+        'models --part backbone --models *-t-s4 --heights 256 384 512 768 1024',
         'export',
     ),
     'cuda': (
@@ -71,7 +71,8 @@ ALL = {
         'train --models *-b-s4 vit-b --batch 64 --dtype tf32 bf16',
         'data',
         'pipeline --precision fp16 --batch 64',
-        'scaling --batch 1 4 16 64',
+        'models --part backbone --models *-t-s4 --batch 1 4 16 64',
+        'models --part backbone --models *-t-s4 --heights 256 384 512 768 1024',
     ),
 }
 
@@ -82,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.filterwarnings('ignore', category=UserWarning)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    report = Report(args.device, args.format, args.out, args.json)
+    report = Report(args.device, args.out, args.json)
     try:
         if args.command == 'all':
             run_all(args, report)
@@ -92,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         sys.exit(f'error: {error}')
     if args.out is None:
-        sys.stdout.write(report.text())
+        sys.stdout.write(report.as_markdown())
 
 
 def run_all(args: argparse.Namespace, report: Report) -> None:
@@ -134,15 +135,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def _add_common_arguments(command):
-    group = command.add_argument_group('measurement')
+    add = command.add_argument_group('measurement').add_argument
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    group.add_argument('--device', default=device, help=f'default: {device}')
-    group.add_argument('--threads', type=int, help="CPU threads (default: torch's choice)")
-    group.add_argument('--rounds', type=int, default=7, help='default: 7')
-    group.add_argument(
-        '--seconds', type=float, default=0.2, help='minimum time of one measurement (default: 0.2)'
-    )
-    group = command.add_argument_group('results')
-    group.add_argument('--format', choices=('markdown', 'json'), default='markdown')
-    group.add_argument('--out', type=Path, metavar='FILE', help='write to FILE instead of printing')
-    group.add_argument('--json', type=Path, metavar='FILE', help='also write JSON to FILE')
+    add('--device', default=device, help=f'default: {device}')
+    add('--threads', type=int, help="CPU threads (default: torch's choice)")
+    add('--rounds', type=int, default=7, help='default: 7')
+    add('--seconds', type=float, default=0.2, help='at least, for one measurement (default: 0.2)')
+    add = command.add_argument_group('results').add_argument
+    add('--out', type=Path, metavar='FILE', help='write to FILE instead of printing')
+    add('--json', type=Path, metavar='FILE', help='also write JSON to FILE')

@@ -33,20 +33,17 @@ def add_arguments(add: Callable) -> None:
 def run(args: argparse.Namespace) -> Table:
     from trunchier.synthetic.coco import write_coco  # numba
 
-    rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_coco(folder / 'people', args.num, size=tuple(args.size), quiet=True)
         progress('images made')
-        rows += pose_rows(folder / 'people', args)
+        rows = pose_rows(folder / 'people', args)
         progress('pose loader')
         rows += mesh_rows(folder, args)
         progress('mesh loader')
-    for what, rate in (
-        ('synthetic people, 256 x 256', synthetic_people_per_second(20)),
-        ('mesh overlay, 512 x 512', overlays_per_second()),
-    ):
-        rows.append(dict(what=what, stage='all', rate=rate))
+    made, drawn = synthetic_people_per_second(60), overlays_per_second()
+    rows.append(dict(what='synthetic people, 256 x 256', stage='all', rate=made))
+    rows.append(dict(what='mesh overlay, 512 x 512', stage='all', rate=drawn))
     for row in rows:
         row['microseconds'] = 1e6 / row['rate']
     columns = dict(what='data', stage='stage', rate='per second', microseconds='microseconds each')
@@ -69,7 +66,7 @@ def pose_rows(people: Path, args: argparse.Namespace) -> list[dict]:
         dataset = DATASETS.build(spec)
     stages = stage_seconds(dataset.get_data_info, dataset.pipeline.transforms, len(dataset))
     files = [dataset.get_data_info(index)['img_path'] for index in range(len(dataset))]
-    stages = insert(stages, 'LoadImage', file_seconds(files))
+    stages |= file_seconds('LoadImage', files)
     return loader_rows('pose', cfg, dataset, stages, args)
 
 
@@ -95,7 +92,7 @@ def mesh_rows(folder: Path, args: argparse.Namespace) -> list[dict]:
     stages = {'read and check': seconds_each(record, args.num)}
     stages |= stage_seconds(record, dataset.pipeline.transforms, args.num)
     files = sorted((folder / 'people' / 'images').iterdir())
-    stages = insert(stages, 'read and check', file_seconds(files))
+    stages |= file_seconds('read and check', files)
     return loader_rows('mesh', cfg, dataset, stages, args)
 
 
@@ -111,22 +108,15 @@ def stage_seconds(source: Callable, transforms: list[Callable], num: int) -> dic
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
-def file_seconds(files: list) -> dict[str, float]:
-    """Median seconds of reading and of decoding an image."""
+def file_seconds(stage: str, files: list) -> dict[str, float]:
+    """Median seconds of reading and of decoding an image, which are parts of a stage."""
     contents = [np.frombuffer(Path(file).read_bytes(), np.uint8) for file in files]
     return {
-        'of it: read file': seconds_each(lambda i: Path(files[i]).read_bytes(), len(files)),
-        'of it: decode JPEG': seconds_each(
+        f'of {stage}: read file': seconds_each(lambda i: Path(files[i]).read_bytes(), len(files)),
+        f'of {stage}: decode JPEG': seconds_each(
             lambda i: cv2.imdecode(contents[i], cv2.IMREAD_COLOR), len(files)
         ),
     }
-
-
-def insert(stages: dict, after: str, more: dict) -> dict:
-    """`stages` with `more` behind the stage `after`."""
-    items = list(stages.items())
-    index = list(stages).index(after) + 1
-    return dict([*items[:index], *more.items(), *items[index:]])
 
 
 def loader_rows(
@@ -148,27 +138,15 @@ def loader_rows(
     return rows
 
 
-def synthetic_people_per_second(num: int, size: int = 256, repeats: int = 3) -> float:
-    """Images that `SyntheticPeople` makes in one second of one core.
-
-    Each image counts with the best of `repeats` process times, which other load affects little.
-    """
+def synthetic_people_per_second(num: int) -> float:
+    """Images that `SyntheticPeople` makes in one second of one core."""
     from trunchier.synthetic.people import SyntheticPeople  # numba
 
-    threads = cv2.getNumThreads()
+    people, threads = SyntheticPeople(seed=0, size=256), cv2.getNumThreads()
     cv2.setNumThreads(1)
-    try:
-        people = SyntheticPeople(seed=0, size=size)
-        times = np.empty((repeats, num))
-        for index in range(10):
-            people[index]
-        for repeat, index in np.ndindex(repeats, num):
-            start = time.process_time()
-            people[index]
-            times[repeat, index] = time.process_time() - start
-    finally:
-        cv2.setNumThreads(threads)
-    return 1 / float(np.median(times.min(0)))
+    seconds = seconds_each(people.__getitem__, num, time.process_time)
+    cv2.setNumThreads(threads)
+    return 1 / seconds
 
 
 def overlays_per_second() -> float:

@@ -7,20 +7,20 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from doctor import installed
 from make_synthetic import cores
 
+from benchmark.networks import DTYPES
 from benchmark.timing import interleaved
-from trunchier.deploy.lower import PRECISIONS
+from trunchier.ops.cpu import onednn
 from trunchier.ops.linear import cpu_linear
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ('numpy', 'mmengine', 'mmpose', 'mmpretrain', 'numba', 'triton', 'onnxruntime')
-DTYPES = PRECISIONS | {'tf32': torch.float32}
 
 
 def environment(device: str = 'cpu') -> dict:
@@ -32,7 +32,7 @@ def environment(device: str = 'cpu') -> dict:
         'python': platform.python_version(),
         'torch': torch.__version__,
     }
-    facts |= {name: number for name in PACKAGES if (number := _version(name))}
+    facts |= {name: number for name in PACKAGES if (number := installed(name))}
     facts |= {
         'CPU': f'{_cpu_name()}, {cores()} cores',
         'threads': torch.get_num_threads(),
@@ -47,11 +47,9 @@ def environment(device: str = 'cpu') -> dict:
         properties = torch.cuda.get_device_properties(device)
         facts |= {
             'GPU': f'{properties.name}, {properties.total_memory / 2**30:.0f} GiB',
-            'CUDA': torch.version.cuda,
-            'cuDNN': torch.backends.cudnn.version(),
+            'CUDA': f'{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}',
             'TF32': f'matmul {torch.backends.cuda.matmul.allow_tf32}, '
             f'cuDNN {torch.backends.cudnn.allow_tf32}',
-            'cuDNN benchmark': torch.backends.cudnn.benchmark,
         }
     return facts
 
@@ -60,11 +58,6 @@ def _commit():
     command = ['git', '-C', ROOT, 'describe', '--always', '--dirty', '--abbrev=10']
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     return run.stdout.strip() or 'no checkout'
-
-
-def _version(name):
-    with contextlib.suppress(PackageNotFoundError):
-        return version(name)
 
 
 def _cpu_name():
@@ -85,29 +78,23 @@ def tf32(enabled: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        if enabled:
-            matmul.allow_tf32, cudnn.allow_tf32 = before
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
+@functools.cache
 def peaks(device: str, dtype: str) -> dict[str, float]:
     """GMAC/s of a large matrix product by library: {'MKL': ..., 'oneDNN': ...} or {'GPU': ...}.
 
     Args:
-        device: type of device. dtype: key of `DTYPES`.
+        device: type of device. dtype: key of `networks.DTYPES`.
     """
-    return _peaks(device, dtype, torch.get_num_threads())
-
-
-@functools.cache
-def _peaks(device, dtype, num_threads):
     size = 8192 if torch.device(device).type == 'cuda' else 1024
     a, b = (torch.randn(size, size, device=device, dtype=DTYPES[dtype]) for _ in range(2))
     tasks = {'GPU' if a.is_cuda else 'MKL': lambda: F.linear(a, b)}
-    if not a.is_cuda and torch.backends.mkldnn.is_available():
-        linear = torch.ops.mkldnn._linear_pointwise
+    if not a.is_cuda and onednn.available():
         with contextlib.suppress(RuntimeError):  # oneDNN lacks some types on some CPUs
-            linear(a, b, None, 'none', [], '')
-            tasks['oneDNN'] = lambda: linear(a, b, None, 'none', [], '')
+            onednn.product(a, b)
+            tasks['oneDNN'] = lambda: onednn.product(a, b)
     with torch.no_grad(), tf32(dtype == 'tf32'):
         times = interleaved(tasks, rounds=5, at_least=0.2, device=device)
     return {name: size**3 / time.median / 1e9 for name, time in times.items()}

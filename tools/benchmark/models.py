@@ -4,30 +4,28 @@ import argparse
 import itertools
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from model_table import published
 from torch import Tensor, nn
 
 from benchmark import networks
-from benchmark.machine import DTYPES, peaks, tf32
+from benchmark.machine import peaks, tf32
+from benchmark.networks import DTYPES
 from benchmark.peers import load_peers
 from benchmark.report import Table, progress
-from benchmark.timing import interleaved, peak_memory
+from benchmark.timing import measure
 from trunchier import zoo
 
 COMPILE = ('no', 'default', 'reduce-overhead', 'max-autotune', 'graph')
 
 
 def add_arguments(add: Callable) -> None:
-    add('--models', nargs='+', default=['*-t-s2'], metavar='NAME', help='names, patterns, or all')
-    add('--part', choices=networks.PARTS, default='network', help='default: network')
-    add('--batch', nargs='+', type=int, default=[1], metavar='N')
-    add('--dtype', nargs='+', choices=DTYPES, default=['fp32'], help='of weights and images')
-    add('--size', nargs=2, type=int, default=networks.SIZE, metavar=('H', 'W'))
+    networks.add_arguments(add, batch=1)
+    add('--heights', nargs='+', type=int, default=(), metavar='H', help='images of H x 3/4 H')
     add('--compile', nargs='+', choices=COMPILE, default=['no'], help='graph: eager CUDA graph')
     add('--channels-last', action='store_true', help='memory format of weights and images')
     add('--deploy', action='store_true', help='time trunchier.deploy(model)')
-    add('--against', nargs='+', default=[], metavar='NAME=DIR', help='peers, see above')
     add('--relative', action='store_true', help="ratio to ViT-B, as in the paper's FPS columns")
 
 
@@ -35,9 +33,11 @@ def run(args: argparse.Namespace) -> Table:
     if 'graph' in args.compile and torch.device(args.device).type != 'cuda':
         raise ValueError(f'--compile graph captures a CUDA graph; --device is {args.device}')
     peers = load_peers(args.against, 'build')
+    sizes = [(height, height * 3 // 4) for height in args.heights] or [tuple(args.size)]
     columns = dict(
-        name='model', who='', dtype='dtype', batch='batch', mode='compile', ms='ms', spread='+- %',
-        fps='images/s', gmac='GMAC', gmacs='GMAC/s', fraction='of peak', megabytes='MB',
+        name='model', who='', dtype='dtype', size='image', batch='batch', mode='compile', ms='ms',
+        spread='+- %', fps='images/s', gmac='GMAC', gmacs='GMAC/s', fraction='of peak',
+        megabytes='MB', ms_exponent='exponent of time', megabytes_exponent='of memory',
     )  # fmt: skip
     columns |= {f'x {peer}': f'x {peer}' for peer in peers}
     notes, paper = [], {}
@@ -59,33 +59,59 @@ def run(args: argparse.Namespace) -> Table:
     )
     rows = []
     for name in networks.names(args.models, args.part):
-        gmac = networks.macs(networks.build(name, 'meta'), args.size) / 1e9
+        meta = networks.build(name, 'meta')
+        gmac = {size: networks.macs(meta, size) / 1e9 for size in sizes}
         built = {'ours': networks.build(name, args.device, args.deploy)}
         built |= {peer: module for peer, build in peers.items() if (module := build(name))}
         if args.relative:
             built['ViT-B'] = networks.build(reference(name), args.device, args.deploy)
-        for dtype, batch in itertools.product(args.dtype, args.batch):
-            found = time_networks(built, dtype, batch, args)
-            others = {
-                row['who']: row['ms'] for row in found if row['who'] != 'ours' and 'ms' in row
-            }
+        for dtype, size, batch in itertools.product(args.dtype, sizes, args.batch):
+            found = time_networks(built, dtype, batch, size, args)
+            timed = {row['who']: row['ms'] for row in found if 'ms' in row}
+            ours = timed.pop('ours', None)
             for row in found:
-                row |= dict(name=name, dtype=dtype, batch=batch)
-                if row['who'] == 'ours' and 'ms' in row:
-                    row |= dict(gmac=gmac, gmacs=gmac * row['fps'], paper=paper.get(name))
+                row |= dict(name=name, dtype=dtype, batch=batch, size=f'{size[0]} x {size[1]}')
+                if row['who'] == 'ours' and ours:
+                    row |= dict(gmac=gmac[size], gmacs=gmac[size] * row['fps'])
+                    row |= dict(paper=paper.get(name), pixels=batch * size[0] * size[1])
                     row['fraction'] = row['gmacs'] / max(best[dtype].values())
-                    row |= {f'x {other}': ms / row['ms'] for other, ms in others.items()}
+                    row |= {f'x {other}': ms / row['ms'] for other, ms in timed.items()}
             rows += [row for row in found if row['who'] != 'ViT-B']
         progress(name)
+    if add_exponents([row for row in rows if 'pixels' in row]):
+        notes.append(
+            'Exponent: slope of the line through the logarithms of the rows above; 1 is linear; '
+            'the fixed cost of a call makes it smaller'
+        )
     title = f'Inference, {"deployed " if args.deploy else ""}{args.part}s'
-    return Table(f'{title}, {args.size[0]} x {args.size[1]}', columns, rows, notes)
+    return Table(title, columns, rows, notes)
+
+
+def add_exponents(rows: list[dict]) -> bool:
+    """Fit time and memory ~ pixels^p; the last row of each network gets p. False: one size only."""
+    series = {}
+    for row in rows:
+        series.setdefault((row['name'], row['dtype'], row['mode']), []).append(row)
+    several = [found for found in series.values() if len({row['pixels'] for row in found}) > 1]
+    for found in several:
+        for key in ('ms', 'megabytes'):
+            values = [row[key] for row in found]
+            found[-1][f'{key}_exponent'] = slope([row['pixels'] for row in found], values)
+    return bool(several)
+
+
+def slope(amounts: list[float], values: list[float]) -> float:
+    """Exponent p of values ~ amounts^p; NaN if a value is not positive."""
+    if min(values) <= 0 or np.isnan(values).any():
+        return float('nan')
+    return float(np.polyfit(np.log(amounts), np.log(values), 1)[0])
 
 
 def time_networks(
-    built: dict[str, nn.Module], dtype: str, batch: int, args: argparse.Namespace
+    built: dict[str, nn.Module], dtype: str, batch: int, size: tuple, args: argparse.Namespace
 ) -> list[dict]:
     """Rows (who, mode, ms, spread, fps, megabytes) of modules that are timed together."""
-    images = torch.randn(batch, 3, *args.size, device=args.device, dtype=DTYPES[dtype])
+    images = torch.randn(batch, 3, *size, device=args.device, dtype=DTYPES[dtype])
     if args.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     tasks, rows = {}, []
@@ -101,16 +127,13 @@ def time_networks(
                 try:
                     task = compiled(module, images, mode)
                     task()
-                    with peak_memory(args.device) as peak:
-                        task()
                 except Exception as error:  # of a peer, or out of memory: the others are timed
                     row['mode'] = f'{mode}: {type(error).__name__}: {str(error).splitlines()[0]}'
-                    continue
-                row['megabytes'] = peak() / 1e6
-                tasks[len(rows) - 1] = task
-        times = interleaved(tasks, args.rounds, args.seconds, args.device)
+                else:
+                    tasks[len(rows) - 1] = task
+        times = measure(tasks, args)
     for index, time in times.items():
-        rows[index] |= dict(ms=1e3 * time.median, spread=100 * time.spread, fps=batch / time.median)
+        rows[index] |= time | dict(fps=1e3 * batch / time['ms'])
     return rows
 
 

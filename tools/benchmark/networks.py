@@ -6,6 +6,7 @@ the paper's GFLOPs.
 
 import fnmatch
 import logging
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -14,22 +15,29 @@ from torch.utils.flop_counter import FlopCounterMode
 from trunchier import zoo
 from trunchier.deploy.fuse import deploy
 from trunchier.deploy.graph import make_graph
+from trunchier.deploy.lower import PRECISIONS
 from trunchier.models.create import create_backbone, create_model
 
-PARTS = ('backbone', 'network')
 SIZE = (256, 192)  # (H, W) of the crops
+DTYPES = PRECISIONS | {'tf32': torch.float32}
+
+
+def add_arguments(add: Callable, batch: int) -> None:
+    """Options that select networks and their input."""
+    add('--models', nargs='+', default=['*-t-s2'], metavar='NAME', help='names, patterns, or all')
+    add('--part', choices=('backbone', 'network'), default='network', help='default: network')
+    add('--batch', nargs='+', type=int, default=[batch], metavar='N')
+    add('--dtype', nargs='+', choices=DTYPES, default=['fp32'], help='in training by autocast')
+    add('--size', nargs=2, type=int, default=SIZE, metavar=('H', 'W'))
+    add('--against', nargs='+', default=[], metavar='NAME=DIR', help='peers, see above')
 
 
 def names(patterns: list[str], part: str = 'network') -> list[str]:
-    """Names of the networks that match one of `patterns`, in the zoo's order.
+    """The paper's names of the networks, or of encoders if `part` is 'backbone', in zoo's order.
 
     Args:
         patterns: of the paper's names, as in `VM*-T-S2`, or of encoders, as in `vm-t-*`; 'all',
-            'pose', 'mesh'.
-        part: 'backbone': names of encoders; 'network': the paper's.
-
-    Raises:
-        ValueError: a pattern that matches no name.
+            'pose', 'mesh'. One that matches nothing is a ValueError.
     """
     known = {}  # name -> the words that select it
     for paper, (encoder, task) in zoo.models().items():
@@ -39,9 +47,7 @@ def names(patterns: list[str], part: str = 'network') -> list[str]:
     for pattern in patterns:
         matching = {name for name, words in known.items() if fnmatch.filter(words, pattern.lower())}
         if not matching:
-            raise ValueError(
-                f'no network is called {pattern!r}; try VM*-T-S2, vm-t-s2, pose or all'
-            )
+            raise ValueError(f'no network is called {pattern!r}; try VM*-T-S2, vm-t-s2 or all')
         found |= matching
     return [name for name in known if name in found]
 
@@ -52,17 +58,12 @@ def build(name: str, device: str = 'cpu', deployed: bool = False) -> nn.Module:
     with torch.device(device):
         model = create_backbone(name) if name in zoo.ENCODERS else create_model(name)
     model.to(device)  # buffers that come from files are on the CPU
-    if deployed:
-        model = deploy(model, inplace=True)
+    model = deploy(model, inplace=True) if deployed else model
     return model if name in zoo.ENCODERS else make_graph(model)
 
 
 def macs(module: nn.Module, size: tuple[int, int] = SIZE) -> float:
-    """Executed multiply-accumulates of matrix products and convolutions for an image (H, W).
-
-    Args:
-        module: on the meta device.
-    """
+    """Executed multiply-accumulates of products and convolutions of a meta module, for (H, W)."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(torch.empty(1, 3, *size, device='meta'))
     return counter.get_total_flops() / 2

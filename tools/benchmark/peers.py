@@ -7,14 +7,10 @@ from pathlib import Path
 
 
 def load_peers(against: list[str], function: str) -> dict[str, Callable]:
-    """{name: the peer's `function`}, of the peers that define it.
+    """{name: the peer's `function`} of the arguments NAME=DIR, of peers that define it.
 
     Args:
-        against: NAME=DIR each. function: 'build' or 'selective_scan'.
-
-    Raises:
-        ValueError: an argument other than NAME=DIR, or a peer.py without any of the functions.
-        FileNotFoundError: no peer.py in DIR.
+        function: 'build' or 'selective_scan'; a peer without either is a ValueError.
     """
     found = {}
     for text in against:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import torch
 
-from benchmark.machine import DTYPES
+from benchmark.networks import DTYPES
 from benchmark.report import Table
 from benchmark.timing import interleaved
 from trunchier.inference.inferencer import Inferencer

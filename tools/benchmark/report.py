@@ -21,26 +21,17 @@ class Table(NamedTuple):
 class Report:
     """Tables with their commands; each added table rewrites the files `out` and `json_out`."""
 
-    def __init__(
-        self,
-        device: str = 'cpu',
-        format: str = 'markdown',
-        out: Path | None = None,
-        json_out: Path | None = None,
-    ):
-        self.format, self.out, self.json_out = format, out, json_out
+    def __init__(self, device: str, out: Path | None = None, json_out: Path | None = None):
+        self.out, self.json_out = out, json_out
         self.environment = environment(device)
         self.tables = []
 
     def add(self, command: str, table: Table) -> None:
         self.tables.append((command, table))
-        for path, make in ((self.out, self.text), (self.json_out, self.as_json)):
+        for path, make in ((self.out, self.as_markdown), (self.json_out, self.as_json)):
             if path is not None:
                 with whole_file(path) as part:
                     part.write_text(make())
-
-    def text(self) -> str:
-        return self.as_json() if self.format == 'json' else self.as_markdown()
 
     def as_markdown(self) -> str:
         parts = [''.join(f'- {key}: {value}\n' for key, value in self.environment.items())]

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import torch
 
-from benchmark.machine import DTYPES
+from benchmark.networks import DTYPES
 from benchmark.peers import load_peers
 from benchmark.report import Table, progress
-from benchmark.timing import interleaved, peak_memory
+from benchmark.timing import measure
 from trunchier import ops
 
 
@@ -28,9 +28,10 @@ def run(args: argparse.Namespace) -> Table:
     backends = args.backends
     if backends is None:
         table = ops.available_backends()['selective_scan_2d']
-        usable = [name for name, state in table.items() if state == 'available']
-        other = 'triton' if args.device == 'cpu' else 'numba'
-        backends = [name for name in usable if name not in ('reference', other)]
+        left_out = 'reference', 'triton' if args.device == 'cpu' else 'numba'
+        backends = [
+            name for name, state in table.items() if state == 'available' and name not in left_out
+        ]
     columns = dict(
         op='operation', length='length', channels='channels', batch='batch', dtype='dtype',
         who='backend', forward='forward ms', forward_spread='+- %', both='forward + backward ms',
@@ -89,25 +90,19 @@ def scan_rows(
         for backend in backends:
             calls['selective_scan_2d', backend] = ops.selective_scan_2d, (*on_map, backend)
 
-    tasks, memory = {}, {}
+    tasks = {}
     for key, (function, tensors) in calls.items():
         forward, both = forward_and_both(function, tensors)
-        forward()
-        both()
-        with peak_memory(args.device) as peak:
-            both()
-        memory[key] = peak() / 1e6
         tasks |= {(*key, 'forward'): forward, (*key, 'both'): both}
-    times = interleaved(tasks, args.rounds, args.seconds, args.device)
+    times = measure(tasks, args)
     rows = []
     for op, who in calls:
         forward, both = times[op, who, 'forward'], times[op, who, 'both']
         rows.append(dict(
             op=op, length=length, channels=channels, batch=batch, dtype=dtype, who=who,
-            forward=1e3 * forward.median, forward_spread=100 * forward.spread,
-            both=1e3 * both.median, both_spread=100 * both.spread,
-            nanoseconds=1e9 * forward.median / (batch * 4 * channels * length),
-            megabytes=memory[op, who],
+            forward=forward['ms'], forward_spread=forward['spread'],
+            both=both['ms'], both_spread=both['spread'], megabytes=both['megabytes'],
+            nanoseconds=1e6 * forward['ms'] / (batch * 4 * channels * length),
         ))  # fmt: skip
     return rows
 

@@ -1,11 +1,13 @@
 """Interleaved timing and peak memory."""
 
+import argparse
 import contextlib
 import ctypes
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,7 +21,6 @@ def interleaved(
 
     Args:
         tasks: {name: function without arguments}.
-        rounds: number of measurements of each task.
         at_least: minimum seconds of one measurement; short tasks are repeated.
         device: where the tasks run; CUDA is synchronized.
 
@@ -37,6 +38,23 @@ def interleaved(
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             times[name].append(_time(tasks[name], calls[name], wait))
     return {name: Times(seconds) for name, seconds in times.items()}
+
+
+def measure(tasks: dict[object, Callable], args: argparse.Namespace) -> dict[object, dict]:
+    """{name: dict(ms, spread in percent, megabytes)} of one call of each task, timed in turn.
+
+    Args:
+        args: device, rounds and seconds: the options of every command.
+    """
+    rows = {}
+    for name, task in tasks.items():
+        task()
+        with peak_memory(args.device) as peak:
+            task()
+        rows[name] = dict(megabytes=peak() / 1e6)
+    for name, times in interleaved(tasks, args.rounds, args.seconds, args.device).items():
+        rows[name] |= dict(ms=1e3 * times.median, spread=100 * times.spread)
+    return rows
 
 
 def _calls_in(seconds, task, wait):
@@ -70,14 +88,16 @@ class Times:
             self.spread = (high - low) / 2 / self.median
 
 
-def seconds_each(function: Callable, num: int) -> float:
+def seconds_each(
+    function: Callable[[int], Any], num: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Median seconds of function(0) to function(num - 1), after a warm-up."""
     function(0)
     times = []
     for index in range(num):
-        start = time.perf_counter()
+        start = clock()
         function(index)
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return statistics.median(times)
 
 

@@ -9,20 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import networks
-from benchmark.machine import DTYPES, tf32
+from benchmark.machine import tf32
+from benchmark.networks import DTYPES
 from benchmark.peers import load_peers
 from benchmark.report import Table, progress
-from benchmark.timing import interleaved, peak_memory
+from benchmark.timing import measure
 
 
 def add_arguments(add: Callable) -> None:
-    add('--models', nargs='+', default=['*-t-s2'], metavar='NAME', help='names, patterns, or all')
-    add('--part', choices=networks.PARTS, default='network', help='default: network')
-    add('--batch', nargs='+', type=int, default=[32], metavar='N')
-    add('--dtype', nargs='+', choices=DTYPES, default=['fp32'], help='bf16, fp16: by autocast')
-    add('--size', nargs=2, type=int, default=networks.SIZE, metavar=('H', 'W'))
+    networks.add_arguments(add, batch=32)
     add('--with-cp', action='store_true', help='activation checkpointing of the blocks')
-    add('--against', nargs='+', default=[], metavar='NAME=DIR', help='peers, see above')
 
 
 def run(args: argparse.Namespace) -> Table:
@@ -40,21 +36,18 @@ def run(args: argparse.Namespace) -> Table:
                 module.with_cp = True
         built |= {peer: module for peer, build in peers.items() if (module := build(name))}
         for dtype, batch in itertools.product(args.dtype, args.batch):
-            tasks, memory = {}, {}
             with tf32(dtype == 'tf32'):
-                for who, module in built.items():
-                    tasks[who] = training_step(module.to(args.device), dtype, batch, args)
-                    tasks[who]()
-                    with peak_memory(args.device) as peak:
-                        tasks[who]()
-                    memory[who] = peak() / 1e6
-                times = interleaved(tasks, args.rounds, args.seconds, args.device)
+                tasks = {
+                    who: training_step(module.to(args.device), dtype, batch, args)
+                    for who, module in built.items()
+                }
+                times = measure(tasks, args)
             for who, time in times.items():
-                row = dict(name=name, who=who, dtype=dtype, batch=batch, megabytes=memory[who])
-                row |= dict(ms=1e3 * time.median, spread=100 * time.spread, fps=batch / time.median)
+                row = dict(name=name, who=who, dtype=dtype, batch=batch, **time)
+                row['fps'] = 1e3 * batch / time['ms']
                 if who == 'ours':
-                    ratios = {peer: t.median / time.median for peer, t in times.items()}
-                    row |= {f'x {peer}': ratios[peer] for peer in built if peer != 'ours'}
+                    others = {peer: t['ms'] for peer, t in times.items() if peer != 'ours'}
+                    row |= {f'x {peer}': ms / time['ms'] for peer, ms in others.items()}
                 rows.append(row)
         progress(name)
     checkpointed = ', with activation checkpointing' if args.with_cp else ''

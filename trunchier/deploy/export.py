@@ -31,7 +31,7 @@ from ..files.version import PRODUCER
 from ..models.create import build_model
 from ..weights.find import find, find_config
 from ..weights.load import load_checkpoint
-from .graph import LAYOUTS, body_outputs, describe, make_graph
+from .graph import LAYOUTS, NO_BODY, describe, make_graph
 from .lower import PRECISIONS, lower
 from .runtime import (
     EXTRA_FILE,
@@ -54,28 +54,34 @@ OPSET = 18  # of ONNX: LayerNormalization came with 17, torch writes 18 or newer
 
 def export(
     model: str | Path | Config,
-    path: str | Path,
+    path: str | Path | None = None,
     weights: str | Path | None = None,
     body_model: str | Path | None = None,
+    format: str | None = None,
     **options: Any,
 ) -> Written:
     """Export a model by name.
 
     Args:
         model: the paper's name (`VMPose-T-S2`), a config's path or a Config.
-        path: of the file, see `write`.
+        path: of the file, see `write`; None: the model's name, and the suffix of the format.
         weights: checkpoint; None: those that ship with this package; 'random': to measure speed.
         body_model: SMPL as tools/convert_smpl.py writes it; None: the embedded body.
+        format: key of FORMATS, which the path must fit; None: that of the path, else onnx.
         options: of `write`: precision, dynamic_batch, with_body, tolerance.
 
     Raises:
         FileNotFoundError: no such file, or no weights ship with this package.
         ValueError: an unknown model, or `body_model` for a pose model. Others: see `write`.
     """
-    _check(Path(path), options.get('precision', 'fp32'))
     found = find_config(model) if weights == RANDOM else find(model, weights)
+    path = Path(path or found.name + FORMATS[format or 'onnx'])
+    if format and path.suffix != FORMATS[format]:
+        raise ValueError(f'{format} files end in {FORMATS[format]}, got {path}')
+    _check(path, options.get('precision', 'fp32'))
     if body_model is not None:
-        body_outputs(found.row.load('graph'))
+        if not found.row.load('graph').body_outputs:
+            raise ValueError(NO_BODY)
         found.cfg.model.body_model = dict(path=str(body_model))
     built = build_model(found.cfg)
     meta = None if weights == RANDOM else load_checkpoint(built, found.required_weights())
@@ -83,21 +89,14 @@ def export(
 
 
 class Written(NamedTuple):
-    """Result of `write`.
+    """Result of `write`."""
 
-    Attributes:
-        errors: largest error of each output, in standard deviations.
-        nodes: number of nodes of an ONNX graph, else None.
-        bytes: size of all files.
-        network: the file, read back.
-        module: the fp32 model that it was compared with.
-    """
-
-    errors: dict[str, float]
-    nodes: int | None
-    bytes: int
-    network: ExportedNetwork
-    module: ModuleNetwork
+    path: Path
+    errors: dict[str, float]  # the largest of each output, in standard deviations
+    nodes: int | None  # of an ONNX graph
+    bytes: int  # of all files
+    network: ExportedNetwork  # the file, read back
+    module: ModuleNetwork  # the fp32 model that it was compared with
 
 
 def write(
@@ -164,7 +163,7 @@ def write(
         size = sum(file.stat().st_size for file in files)
         for file in files:
             os.replace(file, path.with_name(file.name))
-    return Written(errors, nodes, size, network, module)
+    return Written(path, errors, nodes, size, network, module)
 
 
 def _check(path, precision):

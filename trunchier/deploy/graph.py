@@ -23,6 +23,7 @@ from ..conventions import (
 from ..files.version import PRODUCER
 from ..weights.find import Found, row_of
 
+NO_BODY = 'the model has no body to export; leave --with-body and --body-model out'
 LAYOUTS = {'heatmaps': '(batch, keypoints, height, width)'} | {
     name: f'(batch, {", ".join(map(str, shape))}) {unit}'.strip()
     for name, (shape, unit) in person().items()
@@ -126,20 +127,9 @@ def make_graph(model: nn.Module, with_body: bool = False) -> nn.Module:
         ValueError: an estimator of another kind, or a body is requested of a model without one.
     """
     graph = row_of(model).load('graph')
-    if with_body:
-        body_outputs(graph)
+    if with_body and not graph.body_outputs:
+        raise ValueError(NO_BODY)
     return graph(model, with_body).eval()
-
-
-def body_outputs(graph: type[PoseGraph] | type[MeshGraph]) -> tuple[str, ...]:
-    """Names of the outputs of a posed body.
-
-    Raises:
-        ValueError: models of this kind have none.
-    """
-    if not graph.body_outputs:
-        raise ValueError('the model has no body to export; leave --with-body and --body-model out')
-    return graph.body_outputs
 
 
 def describe(found: Found, dataset_meta: dict | None = None) -> dict:

@@ -79,14 +79,10 @@ NO_KERNEL = "is for inference on CPU in float32, bfloat16 or float16, outside gr
 
 
 def _attend(q, k, v, bias):
-    """Scaled dot-product attention.
+    """(B, windows, P, heads, size) of q, k, v (B, windows, heads, P, size).
 
     Args:
-        q, k, v: (B, windows, heads, P, size).
         bias: (windows or 1, heads, P, P), added to the scores.
-
-    Returns:
-        (B, windows, P, heads, size).
     """
     if q.device.type == 'cpu' and q.requires_grad:
         # torch's fused kernel has no backward for a learned bias on CPU; its fallback is slower.
@@ -134,14 +130,7 @@ def group_attention(
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float = 1.0) -> Tensor:
-    """scale q (softmax(k)^T v) of each head, the softmax over all pixels.
-
-    Args:
-        q, k, v: (B, H, W, C).
-
-    Returns:
-        (B, H, W, C).
-    """
+    """scale q (softmax(k)^T v) of each head, the softmax over all pixels; all (B, H, W, C)."""
     batch, height, width, channels = q.shape
     shape = batch, height * width, heads, channels // heads
     q, k, v = (t.view(shape).transpose(1, 2) for t in (q, k.flatten(1, 2).softmax(1), v))
@@ -155,14 +144,7 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float =
 
 
 def _mix_at_once(q, mixers):
-    """All heads as one block-diagonal matrix: faster for narrow heads.
-
-    Args:
-        q: (B, N, C). mixers: (B, heads, C/heads, C/heads).
-
-    Returns:
-        (B, N, C).
-    """
+    """q (B, N, C) times all heads as one block-diagonal matrix: faster for narrow heads."""
     batch, heads, width, _ = mixers.shape
     weight = mixers.new_zeros(batch, heads, width, heads, width)  # out, in
     weight.diagonal(dim1=1, dim2=3).copy_(mixers.permute(0, 3, 2, 1))

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .linear import PackedConv2d, PackedLinear
@@ -104,20 +105,12 @@ def merge_depthwise(convs: list[nn.Conv2d]) -> nn.Conv2d:
     """Depthwise convolutions of consecutive channels as one, of the largest kernel's size."""
     side = max(conv.kernel_size[0] for conv in convs)
     margins = [(side - conv.kernel_size[0]) // 2 for conv in convs]
-    weights = [
-        nn.functional.pad(conv.weight, (margin,) * 4)
-        for conv, margin in zip(convs, margins, strict=True)
-    ]
+    weights = [F.pad(c.weight, (margin,) * 4) for c, margin in zip(convs, margins, strict=True)]
     return depthwise_conv(torch.cat(weights), torch.cat([conv.bias for conv in convs]))
 
 
 def depthwise_conv(weight: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
-    """Depthwise convolution of stride 1, of the size of its input.
-
-    Args:
-        weight: (C, 1, k, k), k odd.
-        bias: (C,).
-    """
+    """Depthwise convolution of stride 1 with a weight (C, 1, k, k), k odd; keeps the size."""
     channels, _, side, _ = weight.shape
     conv = PackedConv2d(
         channels, channels, side, padding=side // 2, groups=channels, bias=bias is not None,

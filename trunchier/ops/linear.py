@@ -6,9 +6,9 @@ used outside of graphs only, and in training its gradients are such products too
 differentiable. The choice is measured once a process, for products of few and of many rows.
 (oneDNN's sum with a residual in the same pass is slower than adding in place.)
 
-    set_cpu_linear('mkl'), or TRUNCHIER_CPU_LINEAR=mkl      F.linear always
-    set_cpu_linear('onednn'), or ...=onednn                 oneDNN for float32
-    set_cpu_linear('auto')                                  the faster one; the default
+    TRUNCHIER_CPU_LINEAR=mkl        F.linear always
+    TRUNCHIER_CPU_LINEAR=onednn     oneDNN for float32
+    TRUNCHIER_CPU_LINEAR=auto       the faster one; the default
 """
 
 import functools
@@ -36,8 +36,6 @@ FEW_ROWS = 32  # below
 MIN_ROWS = 5
 MIN_MACS = 2**20
 MARGIN = 0.9  # oneDNN must beat MKL by this much, or processes would choose differently
-
-_choice = None  # None: not set yet
 
 
 def linear(x: Tensor, layer: nn.Linear, gelu: bool = False) -> Tensor:
@@ -82,7 +80,7 @@ def backend_for(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> str:
         return 'mkl'
     if x.shape[-1] != weight.shape[1] or not weight.is_contiguous():
         return 'mkl'  # whose message for a wrong shape is the better one
-    choice = _chosen()
+    choice = _choice()
     if choice == 'auto':
         rows = x.numel() // x.shape[-1]
         if rows < MIN_ROWS or rows * weight.numel() < MIN_MACS:
@@ -138,34 +136,17 @@ def cpu_linear() -> dict[str, str]:
 
     Names are 'mkl' (F.linear) and 'onednn'; measured now unless chosen before.
     """
-    choice = _chosen()
-    threads = torch.get_num_threads()
+    choice, threads = _choice(), torch.get_num_threads()
     return {kind: choice if choice != 'auto' else faster(kind, threads) for kind in KINDS}
 
 
-def set_cpu_linear(name: str | None) -> None:
-    """Select the backend: one of CHOICES, or None for what TRUNCHIER_CPU_LINEAR says.
-
-    Raises:
-        ValueError: another name.
-        RuntimeError: 'onednn' is not available in this build of torch.
-    """
-    global _choice
-    _choice = None if name is None else _checked(name, 'set_cpu_linear')
-
-
-def _chosen():
-    global _choice
-    if _choice is None:
-        _choice = _checked(os.environ.get(VARIABLE) or 'auto', VARIABLE)
-    return _choice
-
-
-def _checked(name, where):
+@functools.lru_cache
+def _choice():
+    name = os.environ.get(VARIABLE) or 'auto'
     if name not in CHOICES:
-        raise ValueError(f'{where} got {name!r}; give one of {", ".join(CHOICES)}')
+        raise ValueError(f'{VARIABLE} is {name!r}; give one of {", ".join(CHOICES)}')
     if name != 'auto' and (reason := BACKENDS[name]()):
-        raise RuntimeError(f"{where} got 'onednn', which {reason}; give 'auto'")
+        raise RuntimeError(f"{VARIABLE} is {name!r}, which {reason}; give 'auto'")
     return name
 
 

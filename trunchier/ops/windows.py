@@ -76,14 +76,14 @@ def to_windows(tokens: Tensor, padding: Tensor, layout: Layout) -> Tensor:
     """(B, tokens, C) -> (B, windows * P, C), with `padding` (C,) at the padded positions."""
     padding = padding.to(tokens.dtype)
     if tokens.requires_grad:
-        return _ToWindows.apply(tokens, padding, layout)
+        return _Moved.apply(tokens, padding, layout)
     return _to_windows(tokens, padding, layout)
 
 
 def to_tokens(positions: Tensor, layout: Layout) -> Tensor:
     """(B, windows * P, C) -> (B, tokens, C): the inverse of `to_windows`."""
     if positions.requires_grad:
-        return _ToTokens.apply(positions, layout)
+        return _Moved.apply(positions, None, layout)
     return _to_tokens(positions, layout)
 
 
@@ -102,32 +102,24 @@ def _to_tokens(positions, layout):
     return positions.index_select(1, layout.back)
 
 
-# Each is the other's backward pass. That of index_select would add up gradients row by row, though
-# no row has more than one.
-class _ToWindows(torch.autograd.Function):
+class _Moved(torch.autograd.Function):
+    """`_to_windows`, or `_to_tokens` without padding: each is the other's backward pass.
+
+    That of index_select would add up gradients row by row, though no row has more than one.
+    """
+
     @staticmethod
-    def forward(tokens, padding, layout):
-        return _to_windows(tokens, padding, layout)
+    def forward(x, padding, layout):
+        return _to_tokens(x, layout) if padding is None else _to_windows(x, padding, layout)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.layout = inputs[2]
+        _, padding, ctx.layout = inputs
+        ctx.to_windows = padding is not None
 
     @staticmethod
     def backward(ctx, grad):
-        padding = grad.index_select(1, ctx.layout.padded).sum((0, 1))
-        return _to_tokens(grad, ctx.layout), padding, None
-
-
-class _ToTokens(torch.autograd.Function):
-    @staticmethod
-    def forward(positions, layout):
-        return _to_tokens(positions, layout)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.layout = inputs[1]
-
-    @staticmethod
-    def backward(ctx, grad):
-        return _to_windows(grad, grad.new_zeros(grad.shape[2]), ctx.layout), None
+        if ctx.to_windows:
+            padding = grad.index_select(1, ctx.layout.padded).sum((0, 1))
+            return _to_tokens(grad, ctx.layout), padding, None
+        return _to_windows(grad, grad.new_zeros(grad.shape[2]), ctx.layout), None, None

@@ -20,25 +20,17 @@ from .threads import in_parallel, thread_pool, thread_range
 
 # --- windows -------------------------------------------------------------------------------------
 
-
 MIN_HEAD_CHANNELS = 16  # of `attend_windows`
 
 
 def attend_windows(
     qkv: Tensor, padding: Tensor, bias: Tensor, tokens: Tensor, region: Tensor | None, masked: float
 ) -> Tensor:
-    """Multi-head attention within each window.
+    """Multi-head attention within each window, see `ops.window_attention`.
 
     Args:
-        qkv: (B, N, 3 C).
-        padding: (3 C,), q, k and v of positions without a token.
-        bias: (heads, P, P), added to the score of each query and key; P positions of a window.
-        tokens: (windows, P) int32, the token at each position, or -1.
-        region: (windows, P) int32, or None.
+        tokens, region: (windows, P) int32, of the layout; None: no shift.
         masked: added to scores of positions of different regions.
-
-    Returns:
-        (B, N, C).
     """
     batch, num_tokens, channels = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     heads, positions, _ = bias.shape
@@ -203,8 +195,8 @@ def _convolve_part(thread, num_threads, shape, arrays, weights):
     taps = weights[1]
     padded, pixels, channels = scratch[thread], height * width, 3 * segment
     blocks = -(-channels // LANES)
-    unit, end = thread_range(thread, num_threads, batch * blocks * 4)
-    while unit < end:
+    first, end = thread_range(thread, num_threads, batch * blocks * 4)
+    for unit in range(first, end):
         group, block, sample = unit % 4, unit // 4 % blocks, unit // (4 * blocks)
         kernel_size = KERNEL_SIZES[group] if group < 3 else 3
         before = 0
@@ -217,7 +209,6 @@ def _convolve_part(thread, num_threads, shape, arrays, weights):
             kernel_size, height, width, x, x_at, 15 * segment, padded,
             taps, before * channels + c, channels, convolved, to, 12 * segment,
         )  # fmt: skip
-        unit += 1
 
 
 @compiled
@@ -228,8 +219,8 @@ def _pointwise_part(thread, num_threads, shape, arrays, weights):
     _, _, pointwise, bias, local, norm, eps, _, _, _ = weights
     pixels = height * width
     runs = -(-pixels // BLOCK_PIXELS)
-    unit, end = thread_range(thread, num_threads, batch * runs)
-    while unit < end:
+    first, end = thread_range(thread, num_threads, batch * runs)
+    for unit in range(first, end):
         sample, run = unit // runs, unit % runs
         start = sample * pixels + run * BLOCK_PIXELS
         rows = min(BLOCK_PIXELS, pixels - run * BLOCK_PIXELS)
@@ -266,7 +257,6 @@ def _pointwise_part(thread, num_threads, shape, arrays, weights):
             weight, shift = norm[0], norm[1]
             for c in range(segment):
                 y_p[c] = hardswish((y_p[c] - mean) * scale * weight[c] + shift[c])
-        unit += 1
 
 
 @compiled

@@ -38,12 +38,10 @@ def enabled() -> bool:
 def product(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None
 ) -> Tensor:
-    """activation(F.linear(x, weight, bias)), without a gradient.
+    """activation(F.linear(x, weight, bias)) of contiguous x, without a gradient.
 
     Args:
-        x: contiguous.
-        weight: plain, or from `pack_linear`.
-        activation: key of EPILOGUES.
+        weight: plain, or from `pack_linear`. activation: key of EPILOGUES.
     """
     return _linear(x, weight, bias, *EPILOGUES[activation])
 
@@ -59,11 +57,7 @@ def pack_linear(weight: Tensor) -> Tensor:
 
 
 def pack_convolution(weight: Tensor, input_shape: tuple, *geometry: object) -> Tensor:
-    """A copy of the weight in the order in which `convolve` reads it.
-
-    Args:
-        geometry: padding, stride, dilation, groups.
-    """
+    """The same for `convolve`; `geometry` is padding, stride, dilation, groups."""
     return _reorder_convolution(weight.contiguous().to_mkldnn(), *geometry, list(input_shape))
 
 

@@ -81,7 +81,7 @@ class Problem(NamedTuple):
     height: int  # of the map
 
     def arguments(self) -> tuple:
-        """Tensors, strides and sizes, the first arguments of both kernels."""
+        """The first arguments of both kernels."""
         _, pixels, channels = self.x.shape
         return self.x, *self.x.stride(), *self[1:6], pixels, self.height, channels
 
@@ -149,18 +149,14 @@ def _scan_back(problem, grad_y, states):
 
 def _tuned(*accumulated):
     """Decorator: choose channels and warps of a program by measuring, once per kind of problem."""
-
-    def tune(kernel):
-        if INTERPRETED:
-            return kernel
-        configs = [
-            triton.Config(dict(CHANNELS=channels), num_warps=warps)
-            for channels, warps in ((4, 1), (8, 2), (16, 2), (16, 4), (32, 4), (32, 8))
-        ]
-        key = ['pixels', 'channels', 'N', 'RANK']
-        return triton.autotune(configs, key=key, reset_to_zero=list(accumulated))(kernel)
-
-    return tune
+    if INTERPRETED:
+        return lambda kernel: kernel
+    configs = [
+        triton.Config(dict(CHANNELS=channels), num_warps=warps)
+        for channels, warps in ((4, 1), (8, 2), (16, 2), (16, 4), (32, 4), (32, 8))
+    ]
+    key = ['pixels', 'channels', 'N', 'RANK']
+    return triton.autotune(configs, key=key, reset_to_zero=list(accumulated))
 
 
 @triton.jit

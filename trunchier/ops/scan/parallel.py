@@ -119,14 +119,10 @@ def scan_sequence(a: Tensor, b: Tensor) -> Tensor:
 
 
 def tree_scan(a: list[Tensor], b: list[Tensor], few: tuple[int, ...]) -> list[Tensor]:
-    """h_t = a_t h_{t-1} + b_t in functional, differentiable operations.
+    """h_t = a_t h_{t-1} + b_t, as a list like b.
 
     Args:
-        a, b: lists of few[0] tensors (..., groups, c), the t-th steps of all groups.
-        few: of the Tree.
-
-    Returns:
-        list like b.
+        a, b: few[0] tensors (..., groups, c), the t-th steps of all groups; few: of the Tree.
     """
     return _follow(a, b, _entering(a, b, few))[1:]
 

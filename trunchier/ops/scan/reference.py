@@ -68,27 +68,13 @@ def selective_scan_2d(
 
 
 def cross_scan(x: Tensor) -> Tensor:
-    """A map read in four directions: by rows, by columns, and both from the end.
-
-    Args:
-        x: (B, C, H, W).
-
-    Returns:
-        (B, 4, C, H*W).
-    """
+    """(B, C, H, W) -> (B, 4, C, H*W): read by rows, by columns, and both from the end."""
     rows, columns = x.flatten(2), x.transpose(2, 3).flatten(2)
     return torch.stack((rows, columns, rows.flip(-1), columns.flip(-1)), dim=1)
 
 
 def cross_merge(y: Tensor, height: int, width: int) -> Tensor:
-    """The sum of four sequences, each laid back on the map: the transpose of `cross_scan`.
-
-    Args:
-        y: (B, 4, C, H*W).
-
-    Returns:
-        (B, C, H, W).
-    """
+    """(B, 4, C, H*W) -> (B, C, H, W): lay each on the map, and sum; `cross_scan` transposed."""
     rows, columns = y[:, :2].unbind(1)
     rows_back, columns_back = y[:, 2:].flip(-1).unbind(1)
     rows = (rows + rows_back).unflatten(-1, (height, width))
