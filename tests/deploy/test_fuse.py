@@ -15,8 +15,9 @@ from torch import nn
 import trunchier
 from trunchier.deploy.fuse import deploy
 from trunchier.models import HMR2Head, StageAdapter, TruncatedGMF, TruncatedSwin, TruncatedVMamba
+from trunchier.ops import linear
 from trunchier.ops.folding import fold
-from trunchier.ops.linear import PackedConv2d, PackedLinear, set_cpu_linear
+from trunchier.ops.linear import PackedConv2d, PackedLinear
 from trunchier.weights.families import from_groupmixformer, from_swin, from_vmamba
 
 
@@ -55,20 +56,20 @@ def test_every_stage_has_the_official_values(kind, convert, keys, golden):
 
 
 @pytest.fixture
-def restored_choice():
-    yield
-    set_cpu_linear(None)
+def choose(monkeypatch):
+    """Function that selects the backend of linear layers."""
+    return lambda name: monkeypatch.setattr(linear, '_choice', lambda: name)
 
 
 @pytest.mark.parametrize('family', BACKBONES)
 @pytest.mark.parametrize('size', [(64, 48), (61, 37)])
 @pytest.mark.parametrize('backend', ['mkl', 'onednn'])
-def test_backbones_are_equal_at_any_size(family, size, backend, restored_choice):
+def test_backbones_are_equal_at_any_size(family, size, backend, choose):
     model = backbone(family, out_indices=(0, 1, 2, 3))
     images = torch.randn(3, 3, *size)
-    set_cpu_linear('mkl')
+    choose('mkl')
     expected = outputs(model, images)
-    set_cpu_linear(backend)
+    choose(backend)
     assert error(outputs(deploy(model), images), expected) < 1e-5
 
 
@@ -223,8 +224,8 @@ def test_nothing_is_left_to_fold():
         assert left == [], 'the output norm of the backbone has no layer before it'
 
 
-def test_linear_layers_are_packed_once_and_follow_their_weights(restored_choice):
-    set_cpu_linear('onednn')
+def test_linear_layers_are_packed_once_and_follow_their_weights(choose):
+    choose('onednn')
     model = backbone('swin')
     deployed = deploy(model)
     images = torch.randn(1, 3, 64, 48)
@@ -301,8 +302,8 @@ def test_in_place_it_is_the_same_model():
     assert error(outputs(model, images), expected) < 1e-5
 
 
-def test_outputs_require_no_gradient(restored_choice):
-    set_cpu_linear('onednn')
+def test_outputs_require_no_gradient(choose):
+    choose('onednn')
     (output,) = deploy(backbone('gmf'))(torch.randn(2, 3, 64, 48))
     assert not output.requires_grad
 

@@ -168,9 +168,8 @@ def mix_groups(x: Tensor, weights: GroupMix) -> Tensor:
     qkv = torch.empty(3, batch * pixels * mixed)
     mixers = torch.zeros(batch * mixed * mixed)
     total = torch.empty(batch, mixed)
-    scratch = torch.empty(
-        pool.threads, (height + 6) * (width + 6) * LANES + 2 * max(pixels, segment) * LANES
-    )
+    size, padded = segment // 2, (height + 6) * (width + 6)
+    scratch = torch.empty(pool.threads, max((padded + 2 * pixels) * LANES, size * max(size, LANES)))
     out = torch.empty(batch, height, width, 5 * segment)
     arrays = x.detach().float().reshape(-1), convolved, *qkv, mixers, total, scratch, out.view(-1)
     arrays = tuple(array.numpy() for array in arrays)
