@@ -1,11 +1,15 @@
 import pytest
 import torch
 from poison import poison
+from torch.utils import _device
 
 
 @pytest.fixture(autouse=True)
-def empty_memory_is_nan(monkeypatch):
-    poison(monkeypatch.setattr)
+def empty_memory_is_nan():
+    with pytest.MonkeyPatch.context() as patch:
+        poison(patch.setattr)
+        yield
+    _device._device_constructors.cache_clear()  # `with torch.device` keeps the functions it saw
 
 
 @pytest.fixture

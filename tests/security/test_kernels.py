@@ -1,4 +1,4 @@
-"""No compiled kernel reads or writes outside of its arrays, for any shape, width of vectors, threads.
+"""Compiled kernels stay within their arrays, for any shape, width of vectors and number of threads.
 
 `guarded_kernels` does the work in a process of its own, since a heap overflow may end it.
 """
