@@ -1,8 +1,12 @@
 """Shared by tools/train.py and tools/test.py: arguments, config changes, loading."""
 
 import argparse
+import contextlib
 import os
 import re
+import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -11,7 +15,7 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from trunchier.files import local_file  # importing trunchier registers its modules
+from trunchier.files import check_writable, local_file  # importing trunchier registers its modules
 from trunchier.weights.load import CheckpointError, read_weights
 
 
@@ -52,8 +56,14 @@ def merge(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def finish(cfg: Config, args: argparse.Namespace) -> None:
-    """Apply --cfg-options over everything else, then what a machine without GPU requires."""
+    """Apply --cfg-options over everything else, then what safety and a missing GPU require."""
     cfg.merge_from_dict(args.cfg_options)
+    checkpoint = cfg.get('default_hooks', {}).get('checkpoint')
+    if checkpoint and checkpoint.get('type') == 'CheckpointHook':
+        checkpoint.type = 'SafeCheckpointHook'
+    hooks = cfg.get('custom_hooks') or []
+    if not any(hook['type'] == 'WorkerHook' for hook in hooks):
+        cfg.custom_hooks = [*hooks, dict(type='WorkerHook')]
     if args.launcher != 'none' and get_device() == 'cpu':
         distribute_on_cpu(cfg)
 
@@ -114,8 +124,39 @@ def load_safely(runner: Runner, strict: bool) -> None:
     runner.load_checkpoint = load_checkpoint
 
 
-def close() -> None:
-    """Leave the process group together: its threads may abort a process that just exits."""
+@contextlib.contextmanager
+def guarded(work_dir: str) -> Iterator[None]:
+    """Run a training or a test: signals end it cleanly, errors of the disk name the folder.
+
+    SIGTERM and SIGINT end the process within seconds, with exit code 128 + number of the signal:
+    what is being written is removed, workers end, the last checkpoint stays.
+    """
+    process = os.getpid()
+
+    def stop(number, frame):
+        if os.getpid() == process:  # not a worker, which inherits this
+            signal.signal(number, signal.SIG_IGN)  # torchrun and shells send it repeatedly
+            print(f'stopped by {signal.Signals(number).name}', file=sys.stderr)
+            sys.exit(128 + number)
+
+    former = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        check_writable(work_dir)
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(work_dir)) from error
+    except RuntimeError as error:
+        if 'DataLoader timed out' not in str(error):
+            raise
+        raise RuntimeError(
+            f'{error}: a data loading worker is stopped or hangs, or the storage is too slow; '
+            'train_dataloader.timeout=SECONDS changes the limit'
+        ) from error
     if torch.distributed.is_initialized():
+        # Together: the threads of a process group may abort a process that just exits.
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+    for number, handler in former.items():
+        signal.signal(number, handler)

@@ -5,7 +5,7 @@ tools/dist_test.sh CONFIG CHECKPOINT GPUS [the same arguments]
 """
 
 import mmengine
-from launch import close, finish, hook, load_safely, merge, parser
+from launch import finish, guarded, hook, load_safely, merge, parser
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -70,12 +70,12 @@ def main():
     args = parse_args()
     cfg = Config.fromfile(args.config)
     merge_args(cfg, args)
-    runner = Runner.from_cfg(cfg)
-    if args.out:
-        runner.register_hook(WriteMetrics(args.out))
-    load_safely(runner, strict=True)
-    runner.test()
-    close()
+    with guarded(cfg.work_dir):
+        runner = Runner.from_cfg(cfg)
+        if args.out:
+            runner.register_hook(WriteMetrics(args.out))
+        load_safely(runner, strict=True)
+        runner.test()
 
 
 if __name__ == '__main__':

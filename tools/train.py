@@ -4,7 +4,7 @@ python tools/train.py CONFIG [--work-dir DIR] [--resume [CHECKPOINT]] [--amp] ..
 tools/dist_train.sh CONFIG GPUS [the same arguments]
 """
 
-from launch import close, finish, load_safely, merge, parser
+from launch import finish, guarded, load_safely, merge, parser
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import Runner
@@ -64,10 +64,10 @@ def main():
     args = parse_args()
     cfg = Config.fromfile(args.config)
     merge_args(cfg, args)
-    runner = Runner.from_cfg(cfg)
-    load_safely(runner, strict=bool(cfg.get('resume')))
-    runner.train()
-    close()
+    with guarded(cfg.work_dir):
+        runner = Runner.from_cfg(cfg)
+        load_safely(runner, strict=bool(cfg.get('resume')))
+        runner.train()
 
 
 if __name__ == '__main__':

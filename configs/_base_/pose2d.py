@@ -38,6 +38,7 @@ param_scheduler = [
     dict(type='MultiStepLR', begin=0, end=210, milestones=[170, 200], gamma=0.1, by_epoch=True),
 ]
 auto_scale_lr = dict(base_batch_size=512)
+custom_hooks = [dict(type='SyncBuffersHook'), dict(type='WorkerHook'), dict(type='SeedHook')]
 default_hooks = dict(checkpoint=dict(save_best='coco/AP', rule='greater', max_keep_ckpts=1))
 
 # data; MMPoseInferencer reads the first two lines

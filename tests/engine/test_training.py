@@ -7,7 +7,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from trunchier import zoo
-from trunchier.engine.loops import iteration_seed
+from trunchier.engine.hooks import position_seed
 from trunchier.engine.optimizers import GeneratorAndDiscriminator
 
 ADAMW = dict(type='AdamW', lr=1e-3, weight_decay=0.1)
@@ -223,5 +223,5 @@ def test_float16_without_loss_scaling_is_refused():
 
 
 def test_iterations_ranks_and_seeds_draw_differently():
-    seeds = {iteration_seed(s, r, i) for s in range(5) for r in range(5) for i in range(200)}
+    seeds = {position_seed(s, r, i) for s in range(5) for r in range(5) for i in range(200)}
     assert len(seeds) == 5000

@@ -1,5 +1,7 @@
-"""Training: learning rates by depth, two optimizers, a loop that resumes without replay."""
+"""Training: learning rates by depth, two optimizers, safe checkpoints, exact resumes."""
 
+from .checkpoints import SafeCheckpointHook
+from .hooks import SeedHook, WorkerHook
 from .loops import StreamTrainLoop
 from .optimizers import (
     AutocastOptimWrapper,
@@ -10,6 +12,9 @@ from .optimizers import (
 __all__ = [
     'AutocastOptimWrapper',
     'DepthDecayOptimWrapperConstructor',
+    'SafeCheckpointHook',
+    'SeedHook',
     'StreamTrainLoop',
     'TwoOptimWrapperConstructor',
+    'WorkerHook',
 ]

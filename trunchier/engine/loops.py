@@ -1,6 +1,5 @@
 """A training loop that resumes a stream of samples without replaying it."""
 
-import zlib
 from typing import Any
 
 import torch
@@ -10,6 +9,8 @@ from mmengine.runner import Runner
 from mmengine.runner.loops import IterBasedTrainLoop, _InfiniteDataloaderIterator
 from torch import nn
 from torch.utils.data import DataLoader
+
+from .hooks import guard_workers, position_seed
 
 
 @LOOPS.register_module()
@@ -28,6 +29,10 @@ class StreamTrainLoop(IterBasedTrainLoop):
     def __init__(
         self, runner: Runner, dataloader: DataLoader | dict, max_iters: int, **kwargs: Any
     ):
+        if isinstance(dataloader, dict):
+            diff = runner._randomness_cfg.get('diff_rank_seed', False)
+            dataloader = runner.build_dataloader(dataloader, runner.seed, diff)
+        guard_workers(dataloader)  # the next call starts them
         super().__init__(runner, dataloader, max_iters, **kwargs)
         if not hasattr(self.dataloader.sampler, 'position'):
             raise TypeError(
@@ -49,7 +54,7 @@ class StreamTrainLoop(IterBasedTrainLoop):
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
             batch = next(self.dataloader_iterator)
-            torch.manual_seed(iteration_seed(sampler.seed, get_rank(), self._iter))
+            torch.manual_seed(position_seed(sampler.seed, get_rank(), self._iter))
             seen = (self._iter + 1 - first) * self.dataloader.batch_size * sampler.world
             hub.update_info('stream', dict(seed=sampler.seed, position=start + seen))
             self.run_iter(batch)
@@ -60,8 +65,3 @@ class StreamTrainLoop(IterBasedTrainLoop):
         self.runner.call_hook('after_train_epoch')
         self.runner.call_hook('after_train')
         return self.runner.model
-
-
-def iteration_seed(seed: int, rank: int, iteration: int) -> int:
-    """A 32-bit seed that differs between seeds, ranks and iterations."""
-    return zlib.crc32(f'{seed} {rank} {iteration}'.encode())
