@@ -43,7 +43,7 @@ def test_only_keypoints_and_the_box_are_required():
         (dict(keypoints_2d=np.zeros((43, 3))), 'malformed annotation', r'keypoints_2d.*\(43, 3\)'),
         (dict(body_pose=np.zeros(69)), 'malformed annotation', r'body_pose.*\(69,\)'),
         (dict(betas=np.full(10, np.nan)), 'malformed annotation', 'betas holds NaN'),
-        (dict(body_pose=np.full(72, np.inf)), 'malformed annotation', 'body_pose holds NaN or inf'),
+        (dict(body_pose=np.full(72, np.inf)), 'malformed annotation', 'body_pose holds NaN, inf'),
         (dict(betas='thin'), 'malformed annotation', 'betas is not an array'),
         (dict(center=np.zeros(3)), 'malformed annotation', 'center has shape'),
         (dict(scale=np.zeros(2)), 'zero-size box', '1 pixel or more'),

@@ -148,8 +148,8 @@ def test_a_truncated_tar_keeps_its_intact_part(tmp_path, cut):
     whole = ready(path)
     keys = [whole.record(i)['key'] for i in range(len(whole))]
     os.truncate(path, int(path.stat().st_size * cut))
-    part = ready(path, max_bad_share=0.05)
-    assert part.facts['bad']['damaged shard'] == 1
+    part = ready(path, max_bad_share=0.5)
+    assert part.facts['bad']['damaged shard'] == len(part)  # no whole one tells how many are lost
     assert cut * GOOD - 3 < len(part) < cut * GOOD + 1
     assert [part.record(i)['key'] for i in range(len(part))] == keys[: len(part)]
 
@@ -159,7 +159,7 @@ def test_a_tar_truncated_between_members_is_detected(tmp_path):
     with tarfile.open(path) as tar:
         offset = tar.getmembers()[100].offset
     os.truncate(path, offset)
-    dataset = ready(path, max_bad_share=0.05)
+    dataset = ready(path, max_bad_share=0.5)
     assert len(dataset) == 50
     assert 'no end mark' in dataset.facts['examples'][0]
 

@@ -25,6 +25,8 @@ FORM = {
     for name in ANNOTATED
 }
 REQUIRED = ('keypoints_2d', 'center', 'scale')  # the others come from a fit, which may be absent
+# Largest magnitudes: pixels, and radians, meters or standard deviations.
+MAX_PIXEL, MAX_VALUE = 1e6, 1e3
 
 
 class BadRecord(ValueError):
@@ -44,14 +46,15 @@ def check_annotation(data: dict) -> dict:
 
     Args:
         data: fields under the names of 4D-Humans' files (see `conventions.ON_DISK`); a scalar
-            `scale` is that of a square. Where the confidence is 0, coordinates may be NaN or
-            infinite; they become 0.
+            `scale` is that of a square. Where the confidence is 0, coordinates may be NaN, infinite
+            or too large; they become 0.
 
     Returns:
         arrays named as `conventions.ANNOTATED`, and `extra_info`.
 
     Raises:
-        BadRecord: a missing field, a wrong shape, NaN or infinity, a box below one pixel.
+        BadRecord: a missing field, a wrong shape or type, NaN, infinity or an absurd value, a box
+            below one pixel.
     """
     if not isinstance(data, dict):
         raise BadRecord('malformed annotation', f'expected a dict, got {type(data)}')
@@ -61,27 +64,35 @@ def check_annotation(data: dict) -> dict:
         if key in data:
             clean[name] = _as_array(key, data[key], shape, dtype)
         elif name in REQUIRED:
-            raise BadRecord('malformed annotation', f'{key} is missing; found {sorted(data)}')
+            names = sorted(map(str, data))
+            raise BadRecord('malformed annotation', f'{key} is missing; found {names}')
         else:
             clean[name] = np.zeros(shape, dtype)
-    for name in ('keypoints_2d', 'keypoints_3d'):
-        unseen = clean[name][:, -1] == 0
-        clean[name][unseen] = np.nan_to_num(clean[name][unseen], nan=0, posinf=0, neginf=0)
     for name, value in clean.items():
-        if not np.isfinite(value).all():
+        limit = MAX_PIXEL if name in REQUIRED else MAX_VALUE
+        usable = np.abs(value) <= limit  # neither is NaN
+        if name in ('keypoints_2d', 'keypoints_3d'):
+            unseen = value[:, -1:] == 0
+            value[unseen & ~usable] = 0
+            usable |= unseen
+        if not usable.all():
             name = ON_DISK.get(name, name)
-            raise BadRecord('malformed annotation', f'{name} holds NaN or infinity')
+            raise BadRecord(
+                'malformed annotation', f'{name} holds NaN, infinity or more than {limit:g}'
+            )
     if not clean['scale'].max() * 200 >= 1 or clean['scale'].min() < 0:
         box = (clean['scale'] * 200).tolist()
         raise BadRecord('zero-size box', f'expected a box of 1 pixel or more, got {box} pixels')
     clean['extra_info'] = data.get('extra_info', {})
+    fitting_loss(clean)
     return clean
 
 
 def _as_array(name, value, shape, dtype):
     try:
-        value = np.array(value, dtype)
-    except (TypeError, ValueError) as error:
+        with np.errstate(all='ignore'):
+            value = np.array(value, dtype)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise BadRecord('malformed annotation', f'{name} is not an array: {error}') from error
     if name == 'scale' and value.size == 1:
         value = np.repeat(value.reshape(1), 2)
@@ -151,11 +162,19 @@ class AnnotationFilter:
 
 
 def fitting_loss(annotation: dict) -> float | None:
-    """Reprojection loss of the released fit, or None if there is none."""
-    losses = annotation['extra_info'].get('fitting_loss', {})
-    if isinstance(losses, np.ndarray):
-        losses = losses.item()
-    return losses.get('reprojection_loss')
+    """Reprojection loss of the released fit, or None if there is none.
+
+    Raises:
+        BadRecord: `extra_info` is not a dict, or not such a loss in it.
+    """
+    try:
+        losses = annotation['extra_info'].get('fitting_loss', {})
+        if isinstance(losses, np.ndarray):
+            losses = losses.item()
+        loss = losses.get('reprojection_loss')
+        return None if loss is None else float(loss)
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise BadRecord('malformed annotation', f'extra_info: {error}') from error
 
 
 # --- Improbable poses ----------------------------------------------------------------------------
@@ -291,6 +310,7 @@ BAD_KINDS = (
     'incomplete member',
     'damaged shard',
     'undecodable image',
+    'unreadable mask',
     'missing image',
 )
 

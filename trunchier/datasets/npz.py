@@ -4,6 +4,7 @@ Equal to shubham-goel/4D-Humans (hmr2/datasets/image_dataset.py), without `allow
 that were saved as objects are read by `files.pickles`, and unused arrays are not read.
 """
 
+import pickle
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ HALVES = {
     )
     for name in ('keypoints_2d', 'keypoints_3d')
 }
+MAX_ARRAY = 1 << 30  # bytes, decompressed
 FITS = {ON_DISK.get(name, name): person()[name].shape for name in ('pose', 'betas')}
 
 
@@ -143,8 +145,11 @@ def read_people_npz(path: str | Path) -> dict[str, np.ndarray]:
             known |= {half for halves in HALVES.values() for half, _ in halves}
             known |= {prefix + name for name in FITS for prefix in ('', 'has_')}
             raw = {name: _read_array(archive, name) for name in known & found}
-    except zipfile.BadZipFile as error:
-        raise ValueError(f'{path} is not an npz ({error}); download it again') from error
+    except pickle.UnpicklingError:
+        raise
+    except Exception as error:  # zipfile and numpy raise whatever damage leads to
+        reason = f'{type(error).__name__}: {error}'
+        raise ValueError(f'{path} is not an npz ({reason}); download it again') from error
 
     missing = {'imgname', 'center', 'scale'} - set(raw)
     if missing or not any(half in raw for halves in HALVES.values() for half, _ in halves):
@@ -155,7 +160,8 @@ def read_people_npz(path: str | Path) -> dict[str, np.ndarray]:
     count = len(names)
     names = [name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist()]
     arrays = dict(imgname=np.array(names))
-    scale = raw['scale'].reshape(len(raw['scale']), -1)
+    scale = np.atleast_1d(raw['scale'])
+    scale = scale.reshape(len(scale), -1)
     arrays['scale'] = _rows(path, 'scale', scale, count, (1,), (2,)) / 200.0
     arrays['center'] = _rows(path, 'center', raw['center'], count, (2,))
     for name, halves in HALVES.items():
@@ -187,6 +193,9 @@ def _rows(path, name, array, count, *shapes):
 
 def _read_array(archive, name):
     """One array of an open npz; objects are read by the restricted unpickler."""
+    size = archive.getinfo(name + '.npy').file_size
+    if size > MAX_ARRAY:
+        raise ValueError(f'{name} takes {size} bytes, above the limit of {MAX_ARRAY}')
     with archive.open(name + '.npy') as file:
         version = np.lib.format.read_magic(file)
         read_header = {

@@ -13,7 +13,6 @@ import os
 import pickle
 import re
 import tarfile
-import zipfile
 from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from functools import lru_cache
 from glob import glob
 from multiprocessing import get_context
 from pathlib import Path
+from typing import BinaryIO
 from zlib import crc32
 
 import cv2
@@ -121,10 +121,9 @@ class ShardPeople(People):
         if self.filter is not None:
             self.filter.load()
         rank, world = dist.get_dist_info()
-        for path in self.paths[rank::world]:
-            self._index_facts(path)
+        own = {path: self._index_facts(path) for path in self.paths[rank::world]}
         dist.barrier()
-        facts = [self._index_facts(path) for path in self.paths]
+        facts = count_lost([own.get(path) or self._index_facts(path) for path in self.paths])
         self._begins = np.cumsum([0] + [fact['persons'] for fact in facts])
         self.facts = add_facts(facts)
         print_log(f'{self.name}: {describe_facts(self.facts)}', logger='current')
@@ -153,15 +152,13 @@ class ShardPeople(People):
     def _index_facts(self, path):
         """Facts about a shard (see `index_shard`); indexes it if its index is missing or stale."""
         state = os.stat(path)
-        stamp = dict(version=1, size=state.st_size, mtime=state.st_mtime_ns)
+        stamp = dict(version=2, size=state.st_size, mtime=state.st_mtime_ns)
         target = self.index_path(path)
-        try:
-            with np.load(target, allow_pickle=False) as saved:
-                facts = json.loads(str(saved['facts']))
-            if facts['stamp'] == stamp:
-                return facts
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-            pass  # absent, truncated or not an index
+        if target.is_file():
+            try:
+                return read_index(target, stamp)[2]
+            except Exception as error:  # zipfile and numpy raise whatever damage leads to
+                print_log(f'{target} is made anew ({error})', 'current')
         members, persons, facts = index_shard(path, self.filter)
         facts['stamp'] = stamp
         try:
@@ -179,8 +176,8 @@ class ShardPeople(People):
         path = self.paths[number]
         if path in self._unsaved:
             return self._unsaved[path]
-        with np.load(self.index_path(path), allow_pickle=False) as saved:
-            return saved['members'], saved['persons']
+        saved = read_arrays(self.index_path(path), MAX_INDEX, 'members', 'persons')
+        return saved['members'], saved['persons']
 
     @property
     def _starts(self):
@@ -200,13 +197,15 @@ class ShardPeople(People):
         member = members[member]
         path = self.paths[number]
         key = member['key'].decode()
-        data = read_people(self._read(path, member['data'], member['data_size']))[person]
-        annotation = check_annotation(data)
+        people = read_people(self._read(path, member['data'], member['data_size']))
+        if person >= len(people):
+            raise BadRecord('unreadable annotation', f'{len(people)} people, expected {person + 1}')
+        annotation = check_annotation(people[person])
         if self.filter is not None:
             self.filter(annotation)
         mask = None
         if self.masks and member['masks_size']:
-            number = int(annotation['extra_info']['detection_npz_idx'])
+            number = annotation['extra_info'].get('detection_npz_idx')
             mask = read_mask(self._read(path, member['masks'], member['masks_size']), number)
         return dict(
             annotation,
@@ -276,7 +275,38 @@ class _Visits:
 # --- Reading a shard -----------------------------------------------------------------------------
 IMAGES = ('jpg', 'jpeg', 'png')
 FIELDS = {**dict.fromkeys(IMAGES, 'image'), 'data.pyd': 'data', 'detection.npz': 'masks'}
+MAX_ANNOTATION = 64 << 20  # bytes of the people of one image
+MAX_MASKS = 1 << 30  # bytes of their masks, decompressed
+MAX_PADDING = 1 << 20  # bytes of zeros at the end of a tar
+MAX_INDEX = 4 << 30
 MEMBER = [(f + suffix, np.int64) for f in ('image', 'data', 'masks') for suffix in ('', '_size')]
+
+
+def read_index(path: str | Path, stamp: dict) -> tuple[np.ndarray, np.ndarray, dict]:
+    """What `index_shard` returned and was saved.
+
+    Args:
+        stamp: version, and size (bytes) and time of the shard.
+
+    Raises:
+        Exception: of any kind; it is damaged, or about another state of the shard.
+    """
+    saved = read_arrays(path, MAX_INDEX, 'members', 'persons', 'facts')
+    members, persons, facts = saved['members'], saved['persons'], json.loads(str(saved['facts']))
+    if facts['stamp'] != stamp:
+        raise ValueError('the shard has changed')
+    key, *fields = members.dtype.descr
+    whole = key[0] == 'key' and np.dtype(fields) == np.dtype(MEMBER) and members.ndim == 1
+    whole &= persons.shape == (facts['persons'], 2) and persons.dtype == np.int32
+    for field in ('image', 'data', 'masks'):
+        offsets, sizes = members[field], members[field + '_size']
+        whole &= bool(((offsets >= 0) & (sizes >= 0) & (offsets <= stamp['size'] - sizes)).all())
+    whole &= bool(((persons >= 0) & (persons[:, :1] < len(members))).all())
+    add_facts([facts])
+    if not whole:
+        raise ValueError('it is damaged')
+    np.char.decode(members['key'], 'utf-8')
+    return members, persons, facts
 
 
 def index_shard(
@@ -306,12 +336,8 @@ def index_shard(
 
         rows, persons, dropped, changed = [], [], Counter(), Counter()
         for key, group in groups.items():
-            if not {'image', 'data'} <= set(group):
-                count('incomplete member', f'{path}/{key}', f'only {sorted(group)}')
-                continue
             try:
-                file.seek(group['data'][0])
-                people = read_people(file.read(group['data'][1]))
+                people = _read_group(file, key, group)
             except BadRecord as error:
                 count(error.kind, f'{path}/{key}', error)
                 continue
@@ -339,9 +365,25 @@ def index_shard(
     return members, persons, dict(facts, bad=bad, dropped=dropped, changed=changed)
 
 
+def _read_group(file, key, group):
+    """The list of people of one image."""
+    if not {'image', 'data'} <= set(group):
+        raise BadRecord('incomplete member', f'only {sorted(group)}')
+    if not key.isascii() and any('\ud800' <= letter <= '\udfff' for letter in key):
+        raise BadRecord('incomplete member', f'the name {key!r} is not UTF-8')
+    offset, size = group['data']
+    if size > MAX_ANNOTATION:
+        raise BadRecord(
+            'unreadable annotation', f'{size} bytes, above the limit of {MAX_ANNOTATION}'
+        )
+    file.seek(offset)
+    return read_people(file.read(size))
+
+
 def _walk(file, path, count):
     """(name, offset, size) of the regular members of a tar, up to the first damage."""
     end = os.fstat(file.fileno()).st_size
+    found = False
     try:
         with tarfile.open(fileobj=file, mode='r:') as tar:
             while (member := tar.next()) is not None:
@@ -349,11 +391,15 @@ def _walk(file, path, count):
                     raise tarfile.ReadError(f'{member.name} is truncated at byte {end}')
                 if member.isreg():
                     yield member.name, member.offset_data, member.size
+                found = True
                 tar.members = []
             file.seek(tar.offset)
             if file.read(512).strip(b'\0') or tar.offset >= end:
                 raise tarfile.ReadError(f'no end mark at byte {tar.offset} of {end}')
-    except tarfile.TarError as error:
+            rest = file.read(MAX_PADDING + 1)
+            if len(rest) > MAX_PADDING or rest.strip(b'\0') or (not found and len(rest) > 10240):
+                raise tarfile.ReadError(f'{end - tar.offset} bytes from byte {tar.offset} are lost')
+    except (tarfile.TarError, ValueError, OverflowError) as error:
         count('damaged shard', path, f'{error}; download it again')
 
 
@@ -391,9 +437,29 @@ def read_people(data: bytes) -> list | tuple:
 
 
 def read_mask(data: bytes, index: int) -> np.ndarray:
-    """One mask of a `.detection.npz`: (H, W) uint8, 255 on the person."""
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        return arrays['masks'][index].astype(np.uint8) * 255
+    """One mask of a `.detection.npz`: (H, W) uint8, 255 on the person.
+
+    Raises:
+        BadRecord: no such mask, not an npz of masks, or one above MAX_MASKS.
+    """
+    try:
+        masks = read_arrays(io.BytesIO(data), MAX_MASKS, 'masks')['masks']
+        index = int(index)
+        if masks.ndim != 3 or not 0 <= index < len(masks) or masks.dtype.kind not in 'biuf':
+            raise ValueError(f'no mask {index} in masks {masks.dtype} {masks.shape}')
+        return masks[index].astype(np.uint8) * 255
+    except Exception as error:  # zipfile and numpy raise whatever damage leads to
+        raise BadRecord('unreadable mask', f'{type(error).__name__}: {error}') from error
+
+
+def read_arrays(file: str | Path | BinaryIO, limit: int, *names: str) -> dict[str, np.ndarray]:
+    """Arrays of an npz, none of objects; ValueError if they declare more than `limit` bytes."""
+    with np.load(file, allow_pickle=False) as arrays:
+        sizes = {info.filename: info.file_size for info in arrays.zip.infolist()}
+        size = sum(sizes[f'{name}.npy'] for name in names)
+        if size > limit:
+            raise ValueError(f'{names} take {size} bytes, above the limit of {limit}')
+        return {name: arrays[name] for name in names}
 
 
 def decode_image(data: bytes) -> np.ndarray:
@@ -455,6 +521,24 @@ def add_facts(facts: Sequence[dict]) -> dict:
     for kind in ('bad', 'dropped', 'changed'):
         total[kind] = sum((Counter(f[kind]) for f in facts), Counter())
     return dict(total, examples=[example for f in facts for example in f['examples']][:20])
+
+
+def count_lost(facts: Sequence[dict]) -> list[dict]:
+    """Facts about all shards, in which a damaged one counts for the people that it has lost.
+
+    It should hold as many as the others do; if all are damaged, twice what is left.
+    """
+    held = [f['persons'] + Counter(f['dropped']).total() for f in facts]
+    damaged = ['damaged shard' in f['bad'] for f in facts]
+    whole = [number for number, bad in zip(held, damaged, strict=True) if not bad]
+    counted = []
+    for fact, number, bad in zip(facts, held, damaged, strict=True):
+        if bad:
+            expected = np.median(whole) if whole else max(2 * number, np.mean(held))
+            lost = max(1, round(expected - number))
+            fact = dict(fact, bad={**fact['bad'], 'damaged shard': lost})
+        counted.append(fact)
+    return counted
 
 
 def describe_facts(facts: dict) -> str:
