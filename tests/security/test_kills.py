@@ -1,6 +1,11 @@
 """Training that is killed at any moment resumes, and ends as if nothing had happened."""
 
 import json
+import os
+import random
+import re
+import signal
+import time
 
 import cv2
 import numpy as np
@@ -117,12 +122,16 @@ def draw_people(folder):
 
 @pytest.fixture(scope='module')
 def whole(server, folder):
-    """{task: its last checkpoint after a training that nothing disturbed}."""
-    found = {}
+    """{task: its last checkpoint after a training that nothing disturbed}, and what is beside."""
+    found = dict(seconds={}, files={})
     for task, last in SETTINGS.items():
+        begin = time.monotonic()
         code = train(server, folder, task, 'whole')
         assert code == 0, (folder / f'whole_{task}.log').read_text()[-3000:]
-        found[task] = torch.load(folder / f'whole_{task}' / last, weights_only=True)
+        work = folder / f'whole_{task}'
+        found[task] = torch.load(work / last, weights_only=True)
+        found['seconds'][task] = time.monotonic() - begin
+        found['files'][task] = {path.name for path in work.glob('*.pth')}
     return found
 
 
@@ -154,11 +163,46 @@ def test_a_training_killed_while_it_writes_resumes_and_ends_the_same(task, serve
         log = (folder / f'killed_{task}.log').read_text()
         assert code == -9 and f'killed at {event}' in log, log[-3000:]
     assert train(server, folder, task, 'killed') == 0
-    work, last = folder / f'killed_{task}', SETTINGS[task]
-    found = torch.load(work / last, weights_only=True)
+    assert_same_end(folder / f'killed_{task}', task, whole)
+
+
+def assert_same_end(work, task, whole):
+    last = work / SETTINGS[task]
+    found = torch.load(last, weights_only=True)
     assert same(found['state_dict'], whole[task]['state_dict'])
     assert same(found['optimizer'], whole[task]['optimizer'])
-    assert (work / 'last_checkpoint').read_text() == str(work / last)
-    kept = {path.name for path in (folder / f'whole_{task}').glob('*.pth')}
-    assert {path.name for path in work.glob('*.pth')} == kept
+    assert (work / 'last_checkpoint').read_text() == str(last)
+    assert {path.name for path in work.glob('*.pth')} == whole['files'][task]
     assert not list(work.glob('.*.part*'))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('task', SETTINGS)
+def test_forty_random_kills_lose_nothing(task, server, folder, whole):
+    seed = random.randrange(1 << 30)
+    print(f'{task}, seed {seed}')
+    draw, seconds, killed, ended = random.Random(seed), whole['seconds'][task], 0, 0
+    while killed < 40:
+        work = folder / f'random{ended}_{task}'
+        arguments = work.with_suffix('.log'), 'train.py', folder / f'{task}.py'
+        arguments = *arguments, '--work-dir', work, '--resume'
+        if draw.random() < 0.5:
+            moment = draw.randint(1, 25)
+            code = server.run(*arguments, kill_at=moment)
+        else:
+            moment = draw.uniform(0.2, 1) * seconds
+            child = server.start(*arguments)
+            time.sleep(moment)
+            os.kill(child, signal.SIGKILL)
+            code = server.wait()
+        log = work.with_suffix('.log').read_text()
+        assert code in (0, -signal.SIGKILL), f'seed {seed}\n{log[-3000:]}'
+        files = sorted(path.name for path in work.glob('*.pth'))
+        event = re.findall(r'killed at (.*)', log) or [f'{moment:.1f} s']
+        print(f'{killed:2} {task} {"ended" if code == 0 else event[0]}: {files}', flush=True)
+        if code == 0:
+            ended += 1
+            assert_same_end(work, task, whole)
+        killed += code != 0
+    assert train(server, folder, task, f'random{ended}') == 0
+    assert_same_end(folder / f'random{ended}_{task}', task, whole)
