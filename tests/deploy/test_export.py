@@ -97,7 +97,7 @@ def test_formats_of_torch_take_any_number_of_crops(family, format, tmp_path):
     path = tmp_path / f'model{export.FORMATS[format]}'
     done = written(path, family=family, dynamic_batch=True)
     assert done.errors['heatmaps'] < 1e-4
-    run = ExportedNetwork(path)
+    run = ExportedNetwork(path, trust=True)
     assert run(torch.zeros(4, 3, 256, 192))['heatmaps'].shape == (4, 17, 64, 48)
     assert run.metadata['keypoint_names'] == list(COCO_17)
 
@@ -170,7 +170,7 @@ def test_torchscript_contains_no_body_by_default(tmp_path):
 
 def test_metadata_describes_crop_and_decoding(tmp_path):
     written(tmp_path / 'model.pt')
-    facts = ExportedNetwork(tmp_path / 'model.pt').metadata
+    facts = ExportedNetwork(tmp_path / 'model.pt', trust=True).metadata
     assert facts['input_size'] == [192, 256]
     assert facts['mean'] == [123.675, 116.28, 103.53]
     assert facts['std'] == [58.395, 57.12, 57.375]

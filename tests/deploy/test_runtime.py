@@ -42,7 +42,7 @@ def exported(tmp_path_factory):
 def test_a_file_and_its_module_predict_alike(task, suffix, exported):
     model, path = exported(task, suffix)
     images = torch.randn(3, 3, 256, 192)  # the file takes one at a time
-    expected, found = ModuleNetwork(model)(images), ExportedNetwork(path)(images)
+    expected, found = ModuleNetwork(model)(images), ExportedNetwork(path, trust=True)(images)
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         assert found[name].dtype == tensor.dtype == torch.float32
@@ -69,14 +69,14 @@ def test_no_module_is_built_to_run_a_file(suffix, exported, monkeypatch):
     monkeypatch.setattr(MODELS, 'build', refuse)
     for kind in {type(module) for module in exported('mesh', suffix)[0].modules()}:
         monkeypatch.setattr(kind, '__init__', refuse, raising=False)
-    assert ExportedNetwork(path)(torch.zeros(1, 3, 256, 192))['camera'].shape == (1, 3)
+    assert ExportedNetwork(path, trust=True)(torch.zeros(1, 3, 256, 192))['camera'].shape == (1, 3)
 
 
 def test_files_hold_the_name_of_their_model(exported):
     _, path = exported('pose', '.pt')
-    assert ExportedNetwork(path, name='small pose').metadata['task'] == 'pose'
+    assert ExportedNetwork(path, name='small pose', trust=True).metadata['task'] == 'pose'
     with pytest.raises(ValueError, match='is small pose, not VMPose-T-S2; name the model'):
-        ExportedNetwork(path, name='VMPose-T-S2')
+        ExportedNetwork(path, name='VMPose-T-S2', trust=True)
 
 
 def test_checkpoints_are_told_from_exported_files(exported, tmp_path):
@@ -91,7 +91,7 @@ def test_checkpoints_are_told_from_exported_files(exported, tmp_path):
 def test_files_of_others_are_refused(tmp_path):
     torch.jit.save(torch.jit.trace(torch.nn.Identity(), torch.zeros(1)), tmp_path / 'other.pt')
     with pytest.raises(ValueError, match='not written by trunchier'):
-        ExportedNetwork(tmp_path / 'other.pt')
+        ExportedNetwork(tmp_path / 'other.pt', trust=True)
     (tmp_path / 'model.tflite').touch()
     with pytest.raises(ValueError, match=r'ends in none of \.onnx'):
         ExportedNetwork(tmp_path / 'model.tflite')
@@ -124,7 +124,7 @@ def test_onnx_on_cuda_never_falls_back_to_the_cpu(exported, monkeypatch):
 @pytest.mark.parametrize('task', TASKS)
 def test_files_of_torch_export_move_to_the_device(task, exported):
     _, path = exported(task, '.pt2')
-    found = ExportedNetwork(path, 'meta')(torch.zeros(2, 3, 256, 192, device='meta'))
+    found = ExportedNetwork(path, 'meta', trust=True)(torch.zeros(2, 3, 256, 192, device='meta'))
     assert {tensor.device.type for tensor in found.values()} == {'meta'}
 
 
@@ -134,7 +134,10 @@ def test_files_of_torch_export_move_to_the_device(task, exported):
 def test_files_of_torch_predict_the_same_on_a_gpu(task, suffix, exported):
     _, path = exported(task, suffix)
     images = torch.randn(2, 3, 256, 192)
-    expected, found = ExportedNetwork(path)(images), ExportedNetwork(path, 'cuda')(images.cuda())
+    expected, found = (
+        ExportedNetwork(path, trust=True)(images),
+        ExportedNetwork(path, 'cuda', trust=True)(images.cuda()),
+    )
     for name, tensor in found.items():
         assert tensor.is_cuda
         torch.testing.assert_close(tensor.cpu(), expected[name], rtol=0, atol=1e-2)

@@ -3,7 +3,8 @@
     network = ExportedNetwork('VMPose-T-S2.onnx', 'cuda')
     heatmaps = network(images)['heatmaps']
 
-An exported file runs in onnxruntime or in torch; the modules it was made of are never built.
+An exported file runs in onnxruntime or in torch; the modules it was made of are never built. Files
+of torch are programs, whose author decides what they do, so that they need `trust`.
 """
 
 import json
@@ -69,6 +70,7 @@ class ExportedNetwork:
         path: .onnx, .pt (TorchScript) or .pt2 (torch.export).
         device: where it runs. On CUDA an .onnx file requires onnxruntime-gpu.
         name: expected model; None accepts any.
+        trust: also read files of torch, which may run any code of their author.
 
     Attributes:
         metadata: plain data, see docs/export.md.
@@ -77,19 +79,28 @@ class ExportedNetwork:
     Raises:
         FileNotFoundError: no such file.
         ValueError: another kind of file, or another model.
-        ExportError: the runtime cannot run the file.
+        ExportError: a program without `trust`, or the runtime cannot run the file.
         RuntimeError: onnxruntime does not run on `device` here.
         ImportError: .onnx without onnxruntime.
     """
 
     def __init__(
-        self, path: str | Path, device: str | torch.device = 'cpu', name: str | None = None
+        self,
+        path: str | Path,
+        device: str | torch.device = 'cpu',
+        name: str | None = None,
+        trust: bool = False,
     ):
         path, self.device = Path(path), torch.device(device)
         if not path.is_file():
             raise FileNotFoundError(f'no exported model {path} (from {Path.cwd()})')
         if path.suffix not in READERS:
             raise ValueError(f'{path} ends in none of {", ".join(READERS)}')
+        if path.suffix != FORMATS['onnx'] and not trust:
+            raise ExportError(
+                f'{path} is a program of torch, which may run any code and write any file; exchange '
+                'models as ONNX (.onnx) or, if you trust its author, say trust=True (--trust)'
+            )
         self.runtime, reader = READERS[path.suffix]
         self.metadata, self._run = reader(path, self.device)
         if 'task' not in self.metadata:

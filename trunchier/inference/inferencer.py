@@ -35,8 +35,8 @@ class Inferencer:
     Args:
         model: the paper's name (`VMPose-T-S3`), the encoder's (`vm-t-s3`), path of a config, a
             Config, or what `weights.find.find` returned.
-        weights: checkpoint, or an exported model (.onnx, .pt2; see `deploy.export`). None: the
-            weights that come with the package, if any.
+        weights: checkpoint, or an exported model (.onnx, and .pt or .pt2 with trust=True; see
+            `deploy.export`). None: the weights that come with the package, if any.
         device: 'auto', 'cpu', 'cuda', 'cuda:1'...
         detector, detector_weights, score_thr, nms_thr: see `detection.make_detector`.
         batch_size: people per batch.
@@ -44,7 +44,7 @@ class Inferencer:
         track: give people in videos ids; None: if the package `trackers` is installed.
         smooth: smooth videos over time: True, or options of `tracking.TrackSmoother`.
         cfg_options: changes to the config, as --cfg-options of tools/test.py.
-        options: of the predictor.
+        options: of the predictor; trust=True runs exported files of torch, which are programs.
 
     Attributes:
         predictor: Predictor, also usable alone.

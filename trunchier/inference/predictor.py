@@ -98,13 +98,19 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, found: Found, device: str = 'auto', precision: str = 'fp32', **options: Any
+        cls,
+        found: Found,
+        device: str = 'auto',
+        precision: str = 'fp32',
+        trust: bool = False,
+        **options: Any,
     ) -> Predictor:
         """The predictor of a model and its weights.
 
         Args:
             found: from `weights.find.find`, with weights: a checkpoint or an exported model.
             device, precision, options: see the class.
+            trust: also run exported files of torch, see `ExportedNetwork`.
 
         Raises:
             ValueError: unknown device or precision, or an exported file of another model.
@@ -120,7 +126,7 @@ class Predictor:
             )
         device, weights = pick_device(device), found.required_weights()
         if is_exported(weights):
-            network = ExportedNetwork(weights, device, found.name)
+            network = ExportedNetwork(weights, device, found.name, trust)
             return cls(found.cfg, network, device, precision, **options)
         model = revert_sync_batchnorm(build_model(found.cfg))
         meta = load_checkpoint(model, weights)
