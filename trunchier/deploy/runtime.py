@@ -98,7 +98,7 @@ class ExportedNetwork:
             raise ValueError(f'{path} ends in none of {", ".join(READERS)}')
         if path.suffix != FORMATS['onnx'] and not trust:
             raise ExportError(
-                f'{path} is a program of torch, which may run any code and write any file; exchange '
+                f'{path} is a program of torch, which may run code and write files; exchange '
                 'models as ONNX (.onnx) or, if you trust its author, say trust=True (--trust)'
             )
         self.runtime, reader = READERS[path.suffix]
