@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import idle_threads  # noqa: F401  before torch
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device

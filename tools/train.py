@@ -7,7 +7,10 @@ tools/dist_train.sh CONFIG GPUS [the same arguments]
 from launch import finish, guarded, load_safely, merge, parser
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
+
+from trunchier.ops.thread_choice import ThreadChoice
 
 WRAPPERS = ('OptimWrapper', 'AmpOptimWrapper', 'AutocastOptimWrapper')
 
@@ -60,6 +63,23 @@ def mix_precision(wrapper):
         wrapper.setdefault('loss_scale', 'dynamic')
 
 
+class FollowLoad(Hook):
+    """Trains with one thread while other processes use the cores, if that is faster."""
+
+    def __init__(self):
+        self.choice = ThreadChoice()
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.choice.begin()
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        before = self.choice.alone
+        self.choice.end()
+        if self.choice.alone is not before and not self.choice.tries:
+            threads = 'one thread' if self.choice.alone else 'all threads'
+            runner.logger.info(f'other processes use the cores: training continues on {threads}')
+
+
 def main():
     args = parse_args()
     cfg = Config.fromfile(args.config)
@@ -67,6 +87,8 @@ def main():
     with guarded(cfg.work_dir):
         runner = Runner.from_cfg(cfg)
         load_safely(runner, strict=bool(cfg.get('resume')))
+        if get_device() == 'cpu':
+            runner.register_hook(FollowLoad())
         runner.train()
 
 

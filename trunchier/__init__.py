@@ -8,9 +8,17 @@ Importing registers every module in mmengine's root registries; it needs torch a
 """
 
 import importlib
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
-from . import compat
+# The command `trunchier` imports this first: as tools/idle_threads.py, before torch is imported.
+IS_COMMAND = bool(sys.argv) and Path(sys.argv[0]).stem in ('trunchier', '-m')
+if IS_COMMAND and not {'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME'} & os.environ.keys():
+    os.environ['OMP_WAIT_POLICY'] = 'passive'
+
+from . import compat  # noqa: E402
 
 compat.apply()  # before what follows, which may import the parts of the stack that it patches
 

@@ -10,6 +10,7 @@ of torch are programs, whose author decides what they do, so that they need `tru
 import json
 import warnings
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..files.optional import need
+from ..ops.thread_choice import ThreadChoice
 from .graph import make_graph
 
 FORMATS = {'onnx': '.onnx', 'torchscript': '.pt', 'torch-export': '.pt2'}  # and their suffixes
@@ -54,11 +56,13 @@ class ModuleNetwork:
 
     def __init__(self, model: nn.Module, with_body: bool = False):
         self.graph = make_graph(model, with_body)
+        self.threads = ThreadChoice()
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        outputs = (output.float() for output in self.graph(images))
-        return dict(zip(self.graph.outputs, outputs, strict=True))
+        with self.threads.step(len(images)) if images.is_cpu else nullcontext():
+            outputs = self.graph(images)
+        return {name: x.float() for name, x in zip(self.graph.outputs, outputs, strict=True)}
 
 
 class ExportedNetwork:

@@ -7,6 +7,8 @@ one of them, all wait, and one thread alone may be faster. Which one is, is meas
 import os
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -22,9 +24,8 @@ MAX_PATIENCE = 64  # windows
 class ThreadChoice:
     """Chooses the number of threads of a task that repeats equal steps.
 
-        choice.begin()
-        ...  # a step
-        choice.end()
+        with choice.step():
+            ...
 
     The first steps and those that take longer than usual are examined: if the thread waits for a
     core at the same time, all threads and one alone are tried in turn, and the faster is kept.
@@ -55,11 +56,25 @@ class ThreadChoice:
             self._window_started = time.perf_counter(), waited_for_core()
         self._started = time.perf_counter()
 
-    def end(self) -> None:
-        """After a step; torch has the threads of before again."""
+    @contextmanager
+    def step(self, size: int = 1) -> Iterator[None]:
+        """Context of a step of `size` equal parts."""
+        self.begin()
+        try:
+            yield
+        finally:
+            self.end(size)
+
+    @property
+    def tries(self) -> bool:
+        """Whether both are tried in turn now."""
+        return self._trial is not None
+
+    def end(self, size: int = 1) -> None:
+        """After a step of `size` equal parts; torch has the threads of before again."""
         if self._started is None:
             return
-        seconds = time.perf_counter() - self._started
+        seconds = (time.perf_counter() - self._started) / max(size, 1)
         if self.alone:
             torch.set_num_threads(self._most)
         share = None

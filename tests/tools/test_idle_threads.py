@@ -1,0 +1,62 @@
+"""Idle threads of OpenMP sleep in the commands, unless the user chose otherwise."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME')
+
+
+def policy(script, **chosen):
+    """(OMP_WAIT_POLICY as torch's import finds it, as it is at the end) of a script."""
+    environment = {name: value for name, value in os.environ.items() if name not in NAMES}
+    environment |= dict(PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / 'tools')]), **chosen)
+    watch = (
+        'import builtins, os, sys\n'
+        'found = []\n'
+        'class Watch:\n'
+        '    def find_spec(self, name, *_):\n'
+        "        if name == 'torch':\n"
+        "            found.append(os.environ.get('OMP_WAIT_POLICY'))\n"
+        'sys.meta_path.insert(0, Watch())\n'
+        f'{script}\n'
+        "print(found[0], os.environ.get('OMP_WAIT_POLICY'))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, '-c', watch], env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.split()[-2:]
+
+
+@pytest.mark.parametrize(
+    'script',
+    [
+        'import launch',
+        "sys.argv = ['/usr/bin/trunchier', 'train']; import trunchier.__main__",
+        "sys.argv = ['-m', 'train']; import trunchier.__main__",
+    ],
+)
+def test_training_and_the_command_choose_before_torch_is_imported(script):
+    assert policy(script) == ['passive', 'passive']
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_the_choice_of_the_user_is_kept(name):
+    value = 'active' if name == 'OMP_WAIT_POLICY' else '1000'
+    expected = 'active' if name == 'OMP_WAIT_POLICY' else 'None'
+    assert policy('import idle_threads, torch', **{name: value}) == [expected, expected]
+
+
+def test_importing_the_package_in_another_program_changes_nothing():
+    assert policy("sys.argv = ['mine.py']; import trunchier") == ['None', 'None']
+
+
+@pytest.mark.parametrize('tool', ['train.py', 'test.py', 'predict.py', 'benchmark/__main__.py'])
+def test_each_tool_that_computes_lets_idle_threads_sleep(tool):
+    text = (ROOT / 'tools' / tool).read_text()
+    assert 'import idle_threads' in text or 'from launch import' in text
