@@ -21,6 +21,7 @@ import numpy as np
 
 from trunchier.conventions import ON_DISK, person
 from trunchier.files import pickles, save_npz
+from trunchier.files.processes import clean_end
 from trunchier.models.mesh.body import FILE_NAME, NUM_BETAS, SHAPES, check_body
 from trunchier.models.mesh.hmr2_head import MEAN_PARAMS
 
@@ -64,6 +65,7 @@ SOURCES = {
 }
 
 
+@clean_end()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.split('\n')[0],

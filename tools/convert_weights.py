@@ -14,9 +14,11 @@ and pickled objects. It keeps all four stages; a truncated model loads those tha
 import argparse
 import sys
 
+from trunchier.files.processes import clean_end
 from trunchier.weights.load import read_official, save_weights
 
 
+@clean_end()
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -39,10 +39,12 @@ from trunchier.datasets.annotations import BadRecord, check_annotation, describe
 from trunchier.datasets.npz import HALVES, read_people_npz
 from trunchier.datasets.shards import decode_image
 from trunchier.files import save_npz, whole_folder
+from trunchier.files.processes import clean_end
 
 FIELDS = person()
 
 
+@clean_end()
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -69,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             shards, images = write_shards(args.out, rows, args.per_shard)
             text = f'{shards} shards, {images} images, {len(rows)} people'
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f'{type(error).__name__}: {error}')
     print(f'{args.out}: {text}; skipped: {describe(bad)}')
 

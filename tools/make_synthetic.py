@@ -30,10 +30,12 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
 
     try:
+        from trunchier.files.processes import clean_end
         from trunchier.synthetic.coco import write_coco
 
-        made = write_coco(**vars(args))
-    except (ImportError, ValueError, FileNotFoundError, FileExistsError) as error:
+        with clean_end():
+            made = write_coco(**vars(args))
+    except (ImportError, ValueError, RuntimeError, OSError) as error:
         sys.exit(f'{type(error).__name__}: {error}')
     if made['unreadable']:
         names = ', '.join(str(name) for name in made['unreadable'][:5])

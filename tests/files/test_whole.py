@@ -1,5 +1,7 @@
 """Files and folders appear complete or not at all; a missing package is named with its remedy."""
 
+import errno
+
 import numpy as np
 import pytest
 
@@ -60,3 +62,56 @@ def test_a_missing_package_is_named_with_its_remedy():
         need('no_such.part', 'drawing')
     with pytest.raises(ImportError, match='drawing needs no_such: see README'):
         need('no_such', 'drawing', 'see README')
+
+
+# --- What others do meanwhile, or have left -------------------------------------------------------
+def test_what_a_killed_process_left_is_taken_over(tmp_path):
+    (tmp_path / '.a.part.txt').write_text('half')
+    (tmp_path / '.set.part' / 'images').mkdir(parents=True)
+    (tmp_path / '.set.part' / 'b').touch()
+    with whole_file(tmp_path / 'a.txt') as part:
+        part.write_text('1')
+    with whole_folder(tmp_path / 'set') as part:
+        assert not any(part.iterdir())
+        (part / 'c').touch()
+    assert sorted(p.name for p in tmp_path.rglob('*')) == ['a.txt', 'c', 'set']
+
+
+def test_the_second_run_that_writes_a_folder_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr('trunchier.files.whole.PATIENCE', 0)
+    with whole_folder(tmp_path / 'set') as part:
+        (part / 'a').touch()
+        with (
+            pytest.raises(FileExistsError, match='set is being written by another run'),
+            whole_folder(tmp_path / 'set'),
+        ):
+            pass
+    assert [p.name for p in tmp_path.rglob('*')] == ['set', 'a']
+
+
+def test_of_two_that_write_a_file_the_last_one_wins(tmp_path):
+    with whole_file(tmp_path / 'a.txt') as one:
+        one.write_text('1')
+        with whole_file(tmp_path / 'a.txt') as other:
+            other.write_text('2')
+        assert (tmp_path / 'a.txt').read_text() == '2'
+    assert (tmp_path / 'a.txt').read_text() == '1'
+    assert [p.name for p in tmp_path.iterdir()] == ['a.txt']
+
+
+def test_a_name_of_the_greatest_length_is_written(tmp_path):
+    path = tmp_path / ('ü' * 125 + '.json')  # 255 bytes
+    with whole_file(path) as part:
+        part.write_text('1')
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_an_error_of_writing_names_the_file(tmp_path):
+    for whole in (whole_file, whole_folder):
+        with (
+            pytest.raises(OSError, match="No space left on device: '.*/a.b'") as caught,
+            whole(tmp_path / 'a.b'),
+        ):
+                raise OSError(errno.ENOSPC, 'No space left on device')
+        assert caught.value.errno == errno.ENOSPC
+    assert not any(tmp_path.iterdir())

@@ -1,12 +1,26 @@
-"""Files and folders that appear complete or not at all."""
+"""Files and folders that appear complete or not at all.
+
+They are written beside their place, under a hidden name that is locked meanwhile. What a killed
+process has left there is taken over by the next one that writes the same file or folder.
+"""
 
 import contextlib
 import os
 import shutil
+import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked
+    fcntl = None
+
+LONGEST_NAME = 200  # bytes; longer ones get a part of another name, for file systems allow 255
+PATIENCE = 2.0  # seconds; the workers of a killed process may hold its lock for a moment
 
 
 @contextlib.contextmanager
@@ -19,13 +33,18 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         OSError: the folder cannot be written, or the disk is full; `path` is then as before.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.stem}.{os.getpid()}.part{path.suffix}')
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = _part(path, path.suffix)
+        lock = _lock(part, os.O_RDWR | os.O_CREAT)
+        if lock is None:  # of another thread or process: the last one wins
+            part = part.with_stem(f'{part.stem}-{os.getpid()}-{time.monotonic_ns()}')
+        try:
+            yield part
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+            _unlock(lock)
 
 
 @contextlib.contextmanager
@@ -33,18 +52,75 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     """`with whole_folder(path) as part`: the folder `part` becomes `path` on success.
 
     Raises:
-        OSError: `path` exists and is not an empty folder, the folder above it cannot be written, or
-            the disk is full; `path` is then as before.
+        OSError: `path` exists and is not an empty folder, another run is writing it, the folder
+            above it cannot be written, or the disk is full; `path` is then as before.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    part.mkdir()
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = _part(path)
+        end = time.monotonic() + PATIENCE
+        while True:
+            part.mkdir(exist_ok=True)
+            lock = _lock(part, os.O_RDONLY)
+            if lock is not None or fcntl is None:
+                break
+            if time.monotonic() > end:
+                raise FileExistsError(
+                    f'{path} is being written by another run; wait until it ends, end it, or '
+                    'choose another folder'
+                )
+            time.sleep(0.05)
+        try:
+            for left in part.iterdir():  # by a killed process
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            yield part
+            os.replace(part, path)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+            _unlock(lock)
+
+
+@contextlib.contextmanager
+def _naming(path):
+    """Errors of writing, as to a full disk, name no file: name `path`."""
     try:
-        yield part
-        os.replace(part, path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def _part(path, suffix=''):
+    name = path.name.removesuffix(suffix)
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        name = f'{zlib.crc32(os.fsencode(path.name)):08x}'
+    return path.with_name(f'.{name}.part{suffix}')
+
+
+def _lock(path, flags):
+    """Open and lock a file or folder; returns its descriptor, or None: another one holds it."""
+    if fcntl is None:
+        return None
+    with contextlib.suppress(FileNotFoundError):  # its holder has just moved it
+        descriptor = os.open(path, flags, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = os.path.samestat(os.fstat(descriptor), os.stat(path))
+        except (BlockingIOError, FileNotFoundError):
+            mine = False
+        except OSError:  # a file system without locks
+            mine = True
+        if mine:
+            return descriptor
+        os.close(descriptor)
+    return None
+
+
+def _unlock(descriptor):
+    if descriptor is not None:
+        os.close(descriptor)
 
 
 def save_npz(path: str | Path, **arrays: np.ndarray) -> None:

@@ -10,8 +10,8 @@ DIR appears complete or not at all.
 import json
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -19,6 +19,7 @@ import numpy as np
 
 from ..conventions import ANNOTATED, COCO_17, COCO_17_SKELETON, ON_DISK
 from ..files.optional import need
+from ..files.processes import in_processes
 from ..files.whole import whole_folder
 from .people import SyntheticPeople
 
@@ -106,22 +107,22 @@ def _write(folder, people, info, workers, quiet):
     width, height = people.size
     encode = need('pycocotools.mask', 'writing COCO data sets').encode
     quiet = not sys.stderr.isatty() if quiet is None else quiet
-    done = track(
-        enumerate(_images(people, workers)), 'images', len(people),
-        console=Console(stderr=True), disable=quiet,
-    )  # fmt: skip
-    for index, (jpeg, found, camera, missing) in done:
-        name = f'{index:06d}.jpg'
-        (folder / 'images' / name).write_bytes(jpeg)
-        images.append(dict(id=index + 1, file_name=name, width=width, height=height))
-        for person in found:
-            annotations.append(_annotation(person, len(annotations) + 1, index + 1, encode))
-            row = person | dict(
-                focal=camera.focal, principal_point=camera.center, image_id=index + 1
-            )
-            for array, rows in bodies.items():
-                rows.append(row[array])
-        unreadable |= missing
+    with closing(_images(people, workers)) as made:
+        done = track(
+            enumerate(made), 'images', len(people), console=Console(stderr=True), disable=quiet
+        )
+        for index, (jpeg, found, camera, missing) in done:
+            name = f'{index:06d}.jpg'
+            (folder / 'images' / name).write_bytes(jpeg)
+            images.append(dict(id=index + 1, file_name=name, width=width, height=height))
+            for person in found:
+                annotations.append(_annotation(person, len(annotations) + 1, index + 1, encode))
+                row = person | dict(
+                    focal=camera.focal, principal_point=camera.center, image_id=index + 1
+                )
+                for array, rows in bodies.items():
+                    rows.append(row[array])
+            unreadable |= missing
 
     arrays = {
         ON_DISK.get(name, name): np.array(rows, np.int64 if name == 'image_id' else np.float32)
@@ -163,26 +164,14 @@ def _images(people, workers):
         return
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # no thread pool that would be forked or compete with the processes
-    pool = None
     try:
         people.encoded(0)  # compile once, before the fork
         method = 'fork' if sys.platform == 'linux' else 'spawn'  # forks do not import torch again
-        pool = ProcessPoolExecutor(workers, get_context(method), _start_worker, (people,))
-        yield from pool.map(_work, range(len(people)), chunksize=16)
+        yield from in_processes(partial(_image, people), range(len(people)), workers, method)
     finally:
-        if pool is not None:
-            pool.shutdown(cancel_futures=True)
         cv2.setNumThreads(threads)
 
 
-_worker = {}
-
-
-def _start_worker(people):
-    cv2.setNumThreads(1)
-    _worker['people'] = people
-
-
-def _work(index):
-    people = _worker['people']
+def _image(people, index):
+    cv2.setNumThreads(1)  # in a spawned process
     return *people.encoded(index), people.unreadable
