@@ -25,6 +25,7 @@ from smplx.vertex_ids import vertex_ids
 
 from trunchier.conventions import BODIES, EXTRA_19, SMPL_24, SMPL_PARENTS
 from trunchier.files import whole_file
+from trunchier.files.processes import clean_end
 
 SMPL = BODIES['smpl']  # a closed mesh: F = 2 V - 4
 PARENTS = np.array(SMPL_PARENTS)
@@ -308,6 +309,7 @@ def extra_regressor(body: dict[str, np.ndarray]) -> np.ndarray:
     return np.stack([np.mean([rows[name] for name in mean], 0) for mean in EXTRA_FROM.values()])
 
 
+@clean_end()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--out', type=Path, required=True, help='the .npz file to write')
@@ -315,8 +317,11 @@ def main() -> None:
     args = parser.parse_args()
     dtypes = {'f': np.uint16, 'kintree_table': np.int32, 'coco17_names': np.str_}
     body = {k: array.astype(dtypes.get(k, np.float32)) for k, array in build().items()}
-    with whole_file(args.out) as part:
-        np.savez_compressed(part, **body)
+    try:
+        with whole_file(args.out) as part:
+            np.savez_compressed(part, **body)
+    except OSError as error:
+        raise SystemExit(f'error: {error}') from error
     print(f'wrote {args.out}: {args.out.stat().st_size / 1e6:.2f} MB')
     if args.compare:
         with np.load(args.compare) as other:

@@ -20,8 +20,10 @@ from benchmark.timing import interleaved
 from trunchier.deploy.export import OPSET, RANDOM, TOLERANCES, Written, export, format_errors
 from trunchier.deploy.lower import PRECISIONS
 from trunchier.deploy.runtime import FORMATS
+from trunchier.files.processes import clean_end
 
 
+@clean_end()
 def main(arguments: list[str] | None = None) -> None:
     options = vars(parse_args(arguments))
     allow_random, with_body = options.pop('allow_random'), options['with_body']

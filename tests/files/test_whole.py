@@ -112,6 +112,6 @@ def test_an_error_of_writing_names_the_file(tmp_path):
             pytest.raises(OSError, match="No space left on device: '.*/a.b'") as caught,
             whole(tmp_path / 'a.b'),
         ):
-                raise OSError(errno.ENOSPC, 'No space left on device')
+            raise OSError(errno.ENOSPC, 'No space left on device')
         assert caught.value.errno == errno.ENOSPC
     assert not any(tmp_path.iterdir())

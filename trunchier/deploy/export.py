@@ -13,7 +13,6 @@ import json
 import logging
 import math
 import os
-import tempfile
 import warnings
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from torch import nn
 
 from ..files.optional import need
 from ..files.version import PRODUCER
+from ..files.whole import scratch_folder
 from ..models.create import build_model
 from ..weights.find import find, find_config
 from ..weights.load import load_checkpoint
@@ -142,11 +142,10 @@ def write(
         input={INPUT: f'(batch, 3, {height}, {width}) float32, normalized'},
         outputs={name: LAYOUTS[name] for name in graph.outputs},
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     # A folder, not `whole_file`: an ONNX file names the file of its weights, so both need their
     # final names from the beginning.
-    with tempfile.TemporaryDirectory(prefix=f'.{path.name}.', dir=path.parent) as folder:
-        part = Path(folder, path.name)
+    with scratch_folder(path) as folder:
+        part = folder / path.name
         with torch.no_grad(), _quiet():
             graph.requires_grad_(False)
             images = torch.zeros((2 if dynamic_batch else 1, *shape))
@@ -159,7 +158,7 @@ def write(
                 f'{format_errors(errors)} standard deviations, of which {tolerance:g} are allowed; '
                 'nothing was written'
             )
-        files = sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name)
+        files = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
         size = sum(file.stat().st_size for file in files)
         for file in files:
             os.replace(file, path.with_name(file.name))

@@ -55,6 +55,18 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         OSError: `path` exists and is not an empty folder, another run is writing it, the folder
             above it cannot be written, or the disk is full; `path` is then as before.
     """
+    with scratch_folder(path) as part:
+        yield part
+        os.replace(part, path)
+
+
+@contextlib.contextmanager
+def scratch_folder(path: str | Path) -> Iterator[Path]:
+    """`with scratch_folder(path) as part`: an empty folder beside `path`, removed at the end.
+
+    Raises:
+        OSError: as by `whole_folder`.
+    """
     path = Path(path)
     with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +87,6 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
             for left in part.iterdir():  # by a killed process
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             yield part
-            os.replace(part, path)
         finally:
             shutil.rmtree(part, ignore_errors=True)
             _unlock(lock)
