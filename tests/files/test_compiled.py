@@ -1,8 +1,10 @@
 """Compiled kernels follow every edit of the code that is compiled into them."""
 
 import os
+import resource
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,13 +31,14 @@ def write(folder, **sources):
         (folder / f'{name}.py').write_text(source)
 
 
-def run(folder):
+def run(folder, preexec_fn=None, **variables):
     """What importing the kernel prints in a process of its own; the cache lies beside `folder`."""
-    environment = {**os.environ, 'NUMBA_CACHE_DIR': str(folder.parent / 'cache')}
+    environment = {**os.environ, 'NUMBA_CACHE_DIR': str(folder.parent / 'cache'), **variables}
     decorator = Path(compiled.__file__).parent  # found without importing torch
     environment['PYTHONPATH'] = os.pathsep.join([str(folder.parent), str(decorator)])
     command = [sys.executable, '-c', f'import {folder.name}.kernel']
-    return float(subprocess.check_output(command, env=environment, text=True))
+    done = subprocess.check_output(command, env=environment, preexec_fn=preexec_fn, text=True)
+    return float(done)
 
 
 def test_an_edit_of_an_inlined_function_in_another_file_is_compiled_in(tmp_path):
@@ -80,17 +83,34 @@ def test_the_digest_covers_the_files_that_are_imported_and_no_others(tmp_path):
     assert compiled.source_digest(folder / 'a.py') != before
 
 
-def test_kernels_compile_where_nothing_can_be_kept(monkeypatch):
-    def njit(cache=False, **options):
-        def compile_it(function):
-            if cache:
-                raise RuntimeError('cannot cache function: no locator available')
-            return function
+# --- Where nothing can be kept --------------------------------------------------------------------
+def prepared(tmp_path):
+    folder = tmp_path / 'package'
+    kernel = KERNEL.format(inner='inner', names='FACTOR', value='FACTOR * x')
+    write(folder, inner='FACTOR = 3', kernel=kernel)
+    return folder
 
-        return compile_it
 
-    def double(x):
-        return 2 * x
+def test_kernels_compile_where_no_folder_can_be_written(tmp_path):
+    folder = prepared(tmp_path)
+    (folder / '__pycache__').touch()  # as files, they stop even the superuser
+    assert run(folder, HOME=os.devnull, NUMBA_CACHE_DIR='', XDG_CACHE_HOME=os.devnull) == 6
 
-    monkeypatch.setattr(compiled.numba, 'njit', njit)
-    assert compiled.compiled(double) is double
+
+@pytest.mark.parametrize('limit', [0, 1000])  # of the index, of the machine code
+def test_kernels_compile_where_the_disk_is_full(tmp_path, limit):
+    folder = prepared(tmp_path)
+    set_limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
+    assert run(folder, preexec_fn=set_limit, PYTHONDONTWRITEBYTECODE='1') == 6
+    assert not list((tmp_path / 'cache').rglob('*.nb[ci]')) or limit
+
+
+def test_a_damaged_cache_is_made_anew(tmp_path):
+    folder = prepared(tmp_path)
+    run(folder)
+    for suffix in ('nbi', 'nbc'):  # the index, the machine code
+        damaged = list((tmp_path / 'cache').rglob(f'*.{suffix}'))
+        assert damaged
+        for path in damaged:
+            path.write_bytes(path.read_bytes()[:-20])
+        assert run(folder) == 6

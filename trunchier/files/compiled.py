@@ -5,6 +5,7 @@ constant that the kernel takes from another file, it would run the old machine c
 """
 
 import ast
+import contextlib
 import functools
 import hashlib
 from collections.abc import Callable
@@ -28,9 +29,29 @@ def compiled(function: Callable | None = None, **options: Any) -> Callable:
         return functools.partial(compiled, **options)
     function.__qualname__ += f'_{source_digest(function.__code__.co_filename)}'
     try:
-        return numba.njit(cache=True, **options)(function)
+        kernel = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
         return numba.njit(**options)(function)
+    _forgive(kernel._cache)
+    return kernel
+
+
+def _forgive(cache):
+    """Let a full disk or a damaged cache cost the time of compilation alone."""
+    load, save = cache.load_overload, cache.save_overload
+
+    def load_overload(*arguments):
+        try:
+            return load(*arguments)
+        except Exception:  # a damaged pickle may raise anything; `flush` empties the index
+            with contextlib.suppress(OSError):
+                cache.flush()
+
+    def save_overload(*arguments):
+        with contextlib.suppress(OSError):
+            save(*arguments)
+
+    cache.load_overload, cache.save_overload = load_overload, save_overload
 
 
 @functools.lru_cache
