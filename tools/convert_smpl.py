@@ -131,7 +131,7 @@ def convert(found: dict[str, Path], out: Path) -> None:
     if out.suffix != '.npz':
         raise ValueError(f'expected an npz as output, got {out}')
     arrays = body_arrays(found['body'])
-    arrays['J_regressor_extra'] = _dense(pickles.load(found['joints']))
+    arrays['J_regressor_extra'] = np.asarray(pickles.load(found['joints']), np.float32)
     check_body(arrays, f'{found["body"]} and {found["joints"]}')
     if 'mean' in found:
         arrays |= npz_arrays(found['mean'], {name: (n,) for name, n in MEAN_PARAMS.items()})
@@ -152,7 +152,7 @@ def body_arrays(path: Path) -> dict[str, np.ndarray]:
     if not isinstance(content, dict) or not set(names) <= set(content):
         keys = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f'{path} is not an SMPL body: it holds {keys}, expected {names}')
-    arrays = {name: _dense(content[name]) for name in names}
+    arrays = {name: np.asarray(content[name], np.float32) for name in names}
     # Version 1.1.0 has 300 shape components; HMR uses the first ten.
     arrays['shapedirs'] = arrays['shapedirs'][..., :NUM_BETAS]
     arrays['f'] = arrays['f'].astype(np.int32)
@@ -160,10 +160,6 @@ def body_arrays(path: Path) -> dict[str, np.ndarray]:
     parents[0, 0] = -1  # stored as 2^32 - 1
     arrays['kintree_table'] = parents.astype(np.int32)
     return arrays
-
-
-def _dense(array):
-    return np.asarray(array.toarray() if hasattr(array, 'toarray') else array, np.float32)
 
 
 def npz_arrays(path: Path, shapes: dict[str, tuple[int | None, ...]]) -> dict[str, np.ndarray]:

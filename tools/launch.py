@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import os
-import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -16,8 +15,8 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from trunchier.files import check_writable, local_file  # importing trunchier registers its modules
-from trunchier.weights.load import CheckpointError, read_weights
+from trunchier.files import check_writable  # importing trunchier registers its modules
+from trunchier.weights.load import CheckpointError
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -99,23 +98,14 @@ def distribute_on_cpu(cfg: Config) -> None:
 
 
 def load_safely(runner: Runner, strict: bool) -> None:
-    """Make `runner` load weights only, also from http(s) addresses, which mmengine would unpickle.
-
-    Args:
-        strict: raise CheckpointError if keys or shapes differ from the model's, which mmengine
-            would only log.
-    """
+    """Make `runner` raise CheckpointError where keys or shapes differ, which mmengine only logs."""
     load = runner.load_checkpoint
 
     def load_checkpoint(filename, *args, **kwargs):
-        path = str(filename)
-        if re.match(r'https?://', path) or '://' not in path:
-            path = str(local_file(path))
         try:
-            return load(path, *args, **kwargs, strict=strict)
+            return load(str(filename), *args, **kwargs, strict=strict)
         except Exception as error:
             if 'do not match exactly' not in str(error):  # mmengine's message about keys and shapes
-                read_weights(path)  # raises the reason if the file is the problem
                 raise
             raise CheckpointError(
                 f'{filename} does not fit the model of this config; is it of another variant?\n'

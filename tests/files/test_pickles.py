@@ -61,12 +61,14 @@ def test_text_of_python_2_is_read():
 
 
 @pytest.mark.parametrize('protocol', PROTOCOLS)
-@pytest.mark.parametrize('name', ['csc_matrix', 'csr_matrix'])
-def test_sparse_matrices_come_back(protocol, name):
+@pytest.mark.parametrize('name', ['csc_matrix', 'csr_matrix', 'coo_matrix', 'csr_array'])
+def test_sparse_matrices_come_back_dense(protocol, name):
     sparse = pytest.importorskip('scipy.sparse')
-    dense = np.diag([1.0, 2.0, 0.0])
+    dense = np.zeros((3, 5), np.float32)
+    dense[0, 4], dense[2, 1], dense[2, 2] = 1.5, 2, 3
     written = pickle.dumps({'J': getattr(sparse, name)(dense)}, protocol)
-    assert np.array_equal(pickles.load(written)['J'].toarray(), dense)
+    found = pickles.load(written)['J']
+    assert np.array_equal(found, dense) and found.dtype == dense.dtype
 
 
 CHUMPY = 'chumpy', 'chumpy.ch', 'chumpy.reordering'

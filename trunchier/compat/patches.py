@@ -12,11 +12,10 @@ import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
 from mmengine.utils import digit_version
 
 STAND_INS = Path(__file__).parent / 'stand_ins'
@@ -79,53 +78,6 @@ def _absent_op(op):
         )
 
     return absent
-
-
-def checkpoints_under_weights_only() -> Outcome:
-    """`--resume` and tools/test.py fail on mmengine's own checkpoints: "Weights only load failed".
-
-    Since torch 2.6, torch.load reads weights only and refuses the log buffers and numpy values
-    that mmengine stores beside them. This allows the globals that these need and no more: the
-    check stays on, and any other global is still refused.
-
-    Upstream: https://github.com/open-mmlab/mmengine/issues/1655
-    Condition: torch is 2.6 or newer.
-    """
-    if digit_version(torch.__version__) < digit_version('2.6'):
-        return Outcome(False, f'torch {torch.__version__} reads them')
-    torch.serialization.add_safe_globals(checkpoint_globals())
-    return Outcome(True, f'torch {torch.__version__} loads weights only')
-
-
-def checkpoint_globals() -> list[Any]:
-    """The globals in mmengine's checkpoints, as `torch.serialization.add_safe_globals` takes them.
-
-    numpy has moved the functions that rebuild its values: a file written with numpy 1 names those
-    in numpy.core, one written with numpy 2 those in numpy._core; either numpy reads both.
-    """
-    rebuild_array, rebuild_scalar = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
-    return [
-        HistoryBuffer,
-        (_getattr_of_history_buffer, 'builtins.getattr'),
-        np.ndarray,
-        np.dtype,
-        *sorted({type(np.dtype(code)) for code in np.typecodes['All']}, key=str),
-        *(
-            (function, f'numpy.{core}.multiarray.{name}')
-            for core in ('core', '_core')
-            for name, function in (('_reconstruct', rebuild_array), ('scalar', rebuild_scalar))
-        ),
-    ]
-
-
-def _getattr_of_history_buffer(owner, name):
-    """Stand-in of `getattr`, with which HistoryBuffer pickles its own statistics."""
-    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
-        raise TypeError(
-            f'a checkpoint asks for getattr({owner!r}, {name!r}); only the statistics of '
-            'HistoryBuffer are allowed. Do not load this file unless you trust its author'
-        )
-    return getattr(HistoryBuffer, name)
 
 
 def xtcocotools_over_pycocotools() -> Outcome:
@@ -266,7 +218,6 @@ def pkg_resources_warning() -> Outcome:
 
 PATCHES = (
     mmcv_without_compiled_ops,
-    checkpoints_under_weights_only,
     xtcocotools_over_pycocotools,
     bfloat16_outputs_to_numpy,
     drawing_with_array_radius,

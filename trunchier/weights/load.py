@@ -5,8 +5,7 @@ and GroupMixFormer classifiers, ViTPose, HMR2.0, a checkpoint of mmpose or of th
 truncation drops is left out; any other difference is an error.
 """
 
-import collections
-import contextlib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,20 +13,13 @@ from typing import Any
 
 import torch
 from mmengine.registry import WEIGHT_INITIALIZERS
+from mmengine.runner import checkpoint as of_mmengine
 from torch import nn
 
 from ..files import local_file, need, whole_file
+from .checkpoint import read_checkpoint
 from .families import FAMILIES, State, rename
 
-# Classes that training scripts leave beside the weights. Each is read as an inert dict.
-INERT_CLASSES = (
-    'argparse.Namespace',
-    'yacs.config.CfgNode',
-    'mmcv.utils.config.ConfigDict',
-    'mmengine.config.config.ConfigDict',
-    'pytorch_lightning.utilities.parsing.AttributeDict',
-    'lightning_fabric.utilities.data.AttributeDict',
-)
 WRAPPERS = ('state_dict', 'model', 'model_ema', 'module')
 
 
@@ -144,32 +136,34 @@ def read_weights(path: str | Path) -> Any:
                 f'{path} is cut off or not a safetensors file: {error}'
             ) from error
     try:
-        with _inert_classes():
-            return torch.load(path, map_location='cpu', weights_only=True)
+        return read_checkpoint(path)
     except Exception as error:
+        reason = str(error).partition('\n')[0] or repr(error)
         raise CheckpointError(
-            f'{path} cannot be read as weights: {_first_line(error)}. It is cut off, not a '
-            'checkpoint, or holds objects that are not read for safety'
+            f'{path} cannot be read as weights: {reason}. It is cut off, not a checkpoint, or '
+            'holds objects that are not read for safety'
         ) from error
 
 
-def _first_line(error):
-    """The most specific line of an error: torch names the forbidden global further down."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if 'global' in line.lower()), (lines or [repr(error)])[0])
+def load_from_anywhere(filename: str, map_location: Any = None, **unused: Any) -> Any:
+    """`read_weights` of a path or http(s) address, on the CPU, as a loader of mmengine.
+
+    Raises:
+        ValueError: an address of another kind.
+    """
+    if re.match(r'(\S+:)?(s3|petrel|pavi)://', filename):
+        raise ValueError(f'{filename} is not read; download it and give the path of the file')
+    return read_weights(local_file(os.path.expanduser(filename)))
 
 
-class _Inert:
-    """Stand-in of a class of INERT_CLASSES: an empty dict, whatever the arguments."""
-
-    def __new__(cls, *args, **kwargs):
-        return collections.OrderedDict()
-
-
-def _inert_classes():
-    if not hasattr(torch.serialization, 'safe_globals'):  # torch < 2.5: such files are refused
-        return contextlib.nullcontext()
-    return torch.serialization.safe_globals([(_Inert, name) for name in INERT_CLASSES])
+# mmengine would unpickle what `init_cfg`, `load_from`, --resume and its inferencers name. Its own
+# loaders of torchvision://, openmmlab:// and mmcls:// look an address up and call load_from_http.
+of_mmengine.load_from_http = of_mmengine.load_from_local = load_from_anywhere
+of_mmengine.CheckpointLoader.register_scheme(
+    ('', 'http://', 'https://', 'pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://'),
+    load_from_anywhere,
+    force=True,
+)
 
 
 def unwrap(content: Any, checkpoint: str | Path = 'checkpoint') -> State:
