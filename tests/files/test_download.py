@@ -31,6 +31,9 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         self.send_header('Content-Type', 'application/octet-stream')
         self.send_header('Content-Length', str(len(CONTENT) - start))
+        self.send_header('ETag', '"1"')
+        if start:
+            self.send_header('Content-Range', f'bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}')
         self.end_headers()
         end = len(CONTENT) // 2 if first and 'cut' in self.path else len(CONTENT)
         self.wfile.write(CONTENT[start:end])
@@ -44,7 +47,7 @@ def server(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Server.requests.clear()
     httpd = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Server)
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
     yield f'http://127.0.0.1:{httpd.server_port}'
     httpd.shutdown()
     httpd.server_close()

@@ -2,6 +2,7 @@
 
 import pickle
 import zipfile
+from collections import Counter, deque
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_parameters_states_and_plain_data_come_back(tmp_path, legacy):
         parameter=torch.nn.Parameter(torch.ones(2)),
         optimizer=optimizer.state_dict(),
         meta=dict(epoch=3, time='now', size=torch.Size([1, 2]), device=torch.device('cpu')),
-        kinds=[torch.float32, {1, 2}, (3, None), b'four', 5j],
+        kinds=[torch.float32, {1, 2}, (3, None), b'four', 5j, Counter({6: 7}), deque([8], 9)],
     )
     found = read_checkpoint(saved(tmp_path / 'a.pth', content, legacy))
     model.load_state_dict(found['state_dict'])

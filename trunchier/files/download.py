@@ -1,16 +1,27 @@
 """Downloads: a file is complete, or absent and continued by the next call."""
 
+import contextlib
 import hashlib
+import http.client
+import json
 import os
 import re
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-RESUME_ATTEMPTS = 3
+from .whole import whole_file
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes may download the same file, one after the other fails
+    fcntl = None
+
+ATTEMPTS = 3
 
 
 class DownloadError(RuntimeError):
@@ -40,14 +51,18 @@ def local_file(checkpoint: str | Path) -> Path:
 def download(url: str, folder: str | Path | None = None) -> Path:
     """Fetch `url` once, into `folder` (default: torch.hub's checkpoints), and return the path.
 
-    A copy in data/checkpoints is taken first. The download goes to a `.part` file, which a second
-    call continues. It is renamed once its size is the one that the server stated and, if the name
-    carries a hash (`name-1a2b3c4d.pth`), its SHA-256 begins with that.
+    A copy in data/checkpoints is taken first. One process at a time downloads a file, to a `.part`
+    file, which a later call continues if the server still has the same file. It is renamed once its
+    size is the one that the server stated, and its SHA-256 begins with the one in the address
+    (`...pth#sha256=1a2b...`) or in the name (`name-1a2b3c4d.pth`), if there is one.
 
     Raises:
         DownloadError: no connection, an answer that is not a file, or another size or hash.
     """
-    name = Path(urllib.parse.unquote(urllib.parse.urlparse(url).path)).name
+    address, _, fragment = url.partition('#')
+    name = Path(urllib.parse.unquote(urllib.parse.urlparse(address).path)).name
+    if name in ('', '.', '..'):
+        raise DownloadError(f'{url} does not name a file')
     by_hand = Path('data/checkpoints') / name
     if by_hand.is_file():
         return by_hand
@@ -56,60 +71,116 @@ def download(url: str, folder: str | Path | None = None) -> Path:
     if path.is_file():
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'{name}.part')
-    size, error = None, None
-    for _ in range(RESUME_ATTEMPTS):
-        try:
-            size = _continue_download(url, part)
-        except (urllib.error.URLError, OSError) as failure:
-            error = failure
-            continue
-        if part.stat().st_size == size:
-            break
-        error = f'{part.stat().st_size} of {size} bytes were received'
-    else:
-        raise DownloadError(
-            f'{url} could not be downloaded: {error}. Download it by other means and put it at '
-            f'{by_hand}; a later call continues from {part}'
-        )
-    _check_hash(part, name)
-    os.replace(part, path)
+    with _locked(path.with_name(f'.{name}.lock')):
+        if not path.is_file():  # another process may have been faster
+            part = path.with_name(f'{name}.part')
+            _fetch(address, part, by_hand)
+            _check_hash(part, name, fragment)
+            os.replace(part, path)
     return path
 
 
-def _continue_download(url, part):
-    """Append the rest of `url` to `part`; returns the size of the whole file in bytes."""
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`, which is removed in the end; wait while another process does."""
+    while fcntl is not None:
+        with open(path, 'a') as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                continue  # the process before removed it
+            try:
+                yield
+            finally:
+                path.unlink()
+            return
+    yield
+
+
+def _fetch(url, part, by_hand):
+    """Download `url` to `part`; what is there is continued if it is of the same file."""
+    facts = part.with_name(f'{part.name}.json')  # of the answer that `part` began with
+    error = None
+    for _ in range(ATTEMPTS):
+        try:
+            size = _receive(url, part, facts)
+        except (http.client.HTTPException, OSError, ValueError) as failure:
+            error = failure
+            continue
+        if size in (None, part.stat().st_size):
+            facts.unlink(missing_ok=True)
+            return
+        error = f'{part.stat().st_size} of {size} bytes were received'
+    raise DownloadError(
+        f'{url} could not be downloaded: {error}. Download it by other means and put it at '
+        f'{by_hand}; a later call continues from {part}'
+    )
+
+
+def _receive(url, part, facts):
+    """Write the rest of `url` to `part`; returns the size of the file, None if it ended itself."""
     have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={'Range': f'bytes={have}-'} if have else {})
+    begun = json.loads(facts.read_text()) if have and facts.exists() else {}
+    if begun.get('url') != url or not begun.get('version') or not begun.get('size'):
+        have, begun = 0, {}
+    headers = {'Accept-Encoding': 'identity'}
+    if have:
+        headers |= {'Range': f'bytes={have}-', 'If-Range': begun['version']}
     try:
-        answer = urllib.request.urlopen(request, timeout=60)
+        answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60)
     except urllib.error.HTTPError as error:
-        if error.code != 416:
-            raise
-        # The server has nothing beyond `have`: the part is complete, or of another file.
-        whole = re.search(r'\*/(\d+)', error.headers.get('Content-Range', ''))
-        if not whole or int(whole[1]) != have:
-            part.unlink()
-            raise
-        return have
-    with answer, open(part, 'ab' if answer.status == 206 else 'wb') as file:
+        if error.code == 416:  # the server has nothing beyond `have`
+            if have == begun.get('size'):
+                return have
+            facts.unlink(missing_ok=True)  # begin anew
+        raise
+    with answer:
         if answer.headers.get_content_type() == 'text/html':
             raise OSError('the answer is a web page, not a file')
-        start = file.tell()
-        length = answer.headers.get('Content-Length')
-        while block := answer.read(1 << 20):
-            file.write(block)
-        return start + int(length) if length else file.tell()
+        if answer.headers.get('Content-Encoding', 'identity') != 'identity':
+            raise OSError('the answer is compressed, which was not asked for')
+        if answer.status == 206:
+            span = re.fullmatch(
+                r'bytes (\d+)-\d+/(\d+)', answer.headers.get('Content-Range', '').strip()
+            )
+            wanted = have, begun.get('size'), begun.get('version')
+            if not span or (int(span[1]), int(span[2]), _version(answer)) != wanted:
+                facts.unlink(missing_ok=True)
+                raise OSError('the server continued at another byte, or another file')
+            size, mode = begun['size'], 'ab'
+        else:
+            length, mode = answer.headers.get('Content-Length'), 'wb'
+            size = None if length is None else int(length)
+            if size is None and not answer.chunked:
+                raise OSError('the server does not say how long the file is')
+            with whole_file(facts) as new:
+                new.write_text(json.dumps(dict(url=url, version=_version(answer), size=size)))
+        with open(part, mode) as file:
+            while block := answer.read(1 << 20):
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+    return size
 
 
-def _check_hash(path, name):
-    expected = re.search(r'-([0-9a-f]{8,64})\.\w+$', name)
+def _version(answer):
+    """What names the version of the file that a server sends: a strong ETag, or its date."""
+    tag = answer.headers.get('ETag', '')
+    return tag if tag.startswith('"') else answer.headers.get('Last-Modified')
+
+
+def _check_hash(path, name, fragment):
+    expected = re.fullmatch(r'sha256=([0-9a-f]{8,64})', fragment)
+    expected = expected or re.search(r'-([0-9a-f]{8,64})\.\w+$', name)
     if not expected:
         return
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    contents = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            contents.update(block)
+    found = contents.hexdigest()
     if not found.startswith(expected[1]):
         path.unlink()
         raise DownloadError(
-            f'{name}: SHA-256 is {found[:16]}..., expected {expected[1]} from its name; the '
-            'damaged download was removed, try again'
+            f'{name}: SHA-256 is {found[:16]}..., expected {expected[1]}; the damaged download was '
+            'removed, try again'
         )

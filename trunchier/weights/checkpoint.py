@@ -140,6 +140,8 @@ class CheckpointUnpickler(Unpickler):
         ('torch', '_rebuild_tensor_v2'): 'new_tensor',
         ('torch', '_rebuild_parameter'): 'new_parameter',
         ('collections', 'OrderedDict'): 'new_ordered_dict',
+        ('collections', 'Counter'): 'new_counter',  # of MultiStepLR
+        ('collections', 'deque'): 'new_deque',
         ('mmengine', 'HistoryBuffer'): History,
         ('builtins', 'getattr'): 'statistic',
     }  # fmt: skip
@@ -182,6 +184,17 @@ class CheckpointUnpickler(Unpickler):
             raise Refused(f'a dict of a {type(items).__name__}')
         self.spend(64 * len(items))
         return collections.OrderedDict(items)
+
+    def new_counter(self, counts: dict | None = None) -> collections.Counter:
+        if type(counts) not in (dict, type(None)):
+            raise Refused(f'a Counter of a {type(counts).__name__}')
+        self.spend(64 * len(counts or ()))
+        return collections.Counter(counts)
+
+    def new_deque(self, items: tuple = (), length: int | None = None) -> collections.deque:
+        if items != () or not isinstance(length, int | None):
+            raise Refused('a deque that is not empty')
+        return collections.deque((), length)
 
     def statistic(self, owner: type, name: str) -> None:
         """`getattr`, with which HistoryBuffer pickles its statistics; it registers them anew."""

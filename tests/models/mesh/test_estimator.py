@@ -17,6 +17,7 @@ from small_models import ROOT, mesh_config
 
 from trunchier.conventions import HEAD_FIELDS, POSED_FIELDS, person
 from trunchier.datasets import MixedPeople
+from trunchier.weights.load import read_weights
 
 pytest.importorskip('mmpose')
 
@@ -225,7 +226,7 @@ def test_the_optimizers_must_match_the_model(shards):
 
 
 def weights(checkpoint):
-    return torch.load(checkpoint, map_location='cpu', weights_only=True)['state_dict']
+    return read_weights(checkpoint)['state_dict']
 
 
 def test_a_resumed_run_ends_like_an_uninterrupted_one(shards, monkeypatch):
