@@ -9,6 +9,8 @@
     python tools/benchmark models --models swin-t-s4 vm-t-s4 --heights 256 384 512 768 1024
     python tools/benchmark export --models 'VM*-T-S4' --batch 1 8 --threads 1
     python tools/benchmark export --models all --check-only
+    python tools/benchmark busy --processes 2
+    python tools/benchmark soak --frames 10000 --iterations 5000 --plot soak.svg
     python tools/benchmark all --out docs/benchmarks/DATE-DEVICE.md
 
 The rows of a table are measured in interleaved rounds: medians, +- half the interquartile range.
@@ -34,7 +36,7 @@ from pathlib import Path
 
 import torch
 
-from benchmark import data, export, models, pipeline, scan, train
+from benchmark import busy, data, export, models, pipeline, scan, soak, train
 from benchmark.report import Report, Table, progress
 
 COMMANDS = {
@@ -44,6 +46,8 @@ COMMANDS = {
     'train': (train, 'images/s and memory of training'),
     'pipeline': (pipeline, 'a video to its results, beside the network alone'),
     'export': (export, 'error and speed of exported files'),
+    'busy': (busy, 'training and prediction beside busy processes'),
+    'soak': (soak, 'memory, open files and threads of long runs'),
 }
 
 # The commands of `all`, by type of device.

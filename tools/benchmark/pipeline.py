@@ -77,13 +77,13 @@ def run(args: argparse.Namespace) -> Table:
     return Table(title, columns, rows, notes)
 
 
-def write_clip(path: Path, frames: int) -> None:
-    """Write a video of moving noise, which is hard to compress."""
-    rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 255, (90, 200, 3), dtype=np.uint8)
-    wide = cv2.resize(coarse, (1600, 720), interpolation=cv2.INTER_CUBIC)
-    video = VideoWriter(path, 30, (720, 1280))
+def write_clip(path: Path, frames: int, size: tuple[int, int] = (720, 1280)) -> None:
+    """Write a video (H, W) of moving noise, which is hard to compress."""
+    (height, width), rng = size, np.random.default_rng(0)
+    coarse = rng.integers(0, 255, (height // 8, width // 6, 3), dtype=np.uint8)
+    wide = cv2.resize(coarse, (width * 5 // 4, height), interpolation=cv2.INTER_CUBIC)
+    video = VideoWriter(path, 30, size)
     for index in range(frames):
-        shift = index % 320
-        video.write(wide[:, shift : shift + 1280])
+        shift = index % (width // 4)
+        video.write(wide[:, shift : shift + width])
     video.close()
