@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 def report(*arguments, **settings):
     """What the script found; its rows are printed if the test fails."""
-    settings = {**os.environ, 'PYTHONPATH': str(ROOT), **settings}
+    settings = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_WAIT_POLICY': 'passive', **settings}
     run = subprocess.run(
         [sys.executable, str(SCRIPT), *map(str, arguments)], env=settings, capture_output=True,
         text=True,

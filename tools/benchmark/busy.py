@@ -1,4 +1,4 @@
-"""Training and prediction beside busy processes: the share of the idle machine's speed they keep."""
+"""Training and prediction beside busy processes: the share of their speed that they keep."""
 
 import argparse
 import contextlib
@@ -16,8 +16,6 @@ from make_synthetic import cores
 
 from benchmark import networks, train
 from benchmark.report import Table, progress
-from trunchier.deploy.fuse import deploy
-from trunchier.models.create import create_model
 from trunchier.ops.thread_choice import TRIAL, WINDOW, ThreadChoice
 
 SIZE = (128, 96)  # (H, W) of the crops in training, as `make demo`
@@ -65,8 +63,8 @@ def run(args: argparse.Namespace) -> Table:
         busy='busy ms / step', keeps='keeps %',
     )  # fmt: skip
     notes = [
-        f'Busy: beside {args.processes} processes that compute without end. Keeps: speed of the idle '
-        f'machine that is left. Training: batch {args.batch} of {SIZE[0]} x {SIZE[1]}; prediction: '
+        f'Busy: beside {args.processes} processes that compute without end. Keeps: share of the '
+        f'speed without them. Training: batch {args.batch} of {SIZE[0]} x {SIZE[1]}; prediction: '
         'one crop, deployed. Idle threads sleep in our commands; OpenMP lets them spin'
     ]
     return Table('Busy machine', columns, rows, notes)
@@ -136,10 +134,7 @@ def work(task: str, model: str, batch: str, threads: str) -> None:
         args = argparse.Namespace(device='cpu', size=SIZE)
         step = train.training_step(networks.build(model), 'fp32', int(batch), args)
     else:
-        network, crop = (
-            networks.make_graph(deploy(create_model(model))),
-            torch.randn(1, 3, 256, 192),
-        )
+        network, crop = networks.build(model, 'cpu', True), torch.randn(1, 3, *networks.SIZE)
 
         @torch.no_grad()
         def step():

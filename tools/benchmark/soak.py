@@ -1,4 +1,4 @@
-"""Long runs of prediction and training: memory, open files and threads of the process and its own."""
+"""Long runs of prediction and training: memory, open files and threads of all processes."""
 
 import argparse
 import contextlib
@@ -90,6 +90,7 @@ def training(folder: Path, args: argparse.Namespace) -> tuple[list[str], Callabl
     options = [f'train_cfg.{name}={value}' for name, value in options.items()]
     options += [f'train_dataloader.batch_size={args.batch}', 'model.init_cfg=None']
     options += [f'default_hooks.checkpoint.interval={max(args.iterations // 10, 1)}']
+    options += ['default_hooks.logger.interval=10']
     command = ['train.py', str(config), '--work-dir', str(folder / 'work'), '--no-validate']
 
     def reached():
