@@ -19,6 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+from idle_threads import CHOSEN_BY  # before torch
+
 
 class Package(NamedTuple):
     names: tuple[str, ...]  # of distributions; any of them suffices
@@ -145,6 +147,27 @@ def report_devices() -> None:
         print(f'  cuda:{index:<10} {device.name}, {device.total_memory / 2**30:.0f} GiB')
     if not torch.cuda.is_available():
         print('  CUDA            none visible: training and inference run on the CPU')
+    report_load()
+
+
+def report_load() -> None:
+    """Print how threads wait, and whether other processes use the cores."""
+    from trunchier.ops.thread_choice import STARVED, share_of_waiting
+
+    chosen = [f'{name}={os.environ[name]}' for name in CHOSEN_BY if name in os.environ]
+    print(f'  idle threads    {", ".join(chosen)}')
+    average = f'average {os.getloadavg()[0]:.1f}, ' if hasattr(os, 'getloadavg') else ''
+    share = share_of_waiting()
+    if share is None:
+        state = 'not known how long threads wait for a core'
+    else:
+        state = f'a thread waits for a core {share:.0%} of the time'
+        if share > STARVED:
+            state += (
+                ': other processes use the cores; training and prediction then take all threads '
+                'or one, whichever is faster, unless OMP_NUM_THREADS is set'
+            )
+    print(f'  load            {average}{state}')
 
 
 def report_patches(compat: ModuleType) -> None:

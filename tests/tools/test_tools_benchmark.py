@@ -1,6 +1,7 @@
 """The benchmark measures what it says; here on minimal work, for its own correctness only."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import flops
 import numpy as np
 import pytest
 import torch
-from benchmark import commands, models, networks, peers, report, timing
+from benchmark import busy, commands, models, networks, peers, report, soak, timing
 from benchmark import train as training
 
 from trunchier.deploy import export
@@ -309,6 +310,74 @@ def test_pipeline_beside_the_network_alone(tmp_path):
     assert [row['what'] for row in rows][:2] == ['network alone', 'video to results']
     assert rows[1]['share'] == pytest.approx(rows[1]['rate'] / rows[0]['rate'])
     assert {'stage network', 'stage crop', 'stage decode'} <= {row['what'] for row in rows}
+
+
+@pytest.mark.slow
+def test_speed_beside_busy_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(busy, 'WARM_UP', 1)
+    rows = run(
+        *('busy', '--models', 'VMHMR2.0-T-S2', 'VMPose-T-S2', '--batch', '1'),
+        *('--processes', '1', '--waiting', 'sleep', '--threads', '1'),
+        out=tmp_path / 'table.json',
+    )
+    assert [(row['task'], row['waiting']) for row in rows] == [
+        ('training', 'sleep'), ('prediction', 'sleep')
+    ]  # fmt: skip
+    for row in rows:
+        assert row['keeps'] == pytest.approx(100 * row['idle'] / row['busy'])
+
+
+def test_busy_processes_run_only_when_asked_for_and_end():
+    with busy.busy_processes(2) as switch:
+        switch(True)
+        switch(False)
+        made = [int(each) for each in CHILDREN.read_text().split()]
+        assert len(made) >= 2
+    left = [int(each) for each in CHILDREN.read_text().split()]
+    assert len(left) == len(made) - 2
+
+
+CHILDREN = Path(f'/proc/self/task/{os.getpid()}/children')
+
+
+def test_memory_of_long_runs_is_flat_or_not_by_hand():
+    def samples(megabytes):
+        return [
+            dict(seconds=6.0 * i, megabytes=m, files=9, threads=4 + i % 2)
+            for i, m in enumerate(megabytes)
+        ]
+
+    growing = np.linspace(100, 200, 101)
+    flat = soak.summary(samples([*growing[::10], *[200] * 90]))
+    assert flat['minutes'] == pytest.approx(10) and flat['samples'] == 101
+    assert flat['flat'] and flat['range'] == flat['change'] == 0
+    assert (flat['files'], flat['threads']) == ('9 to 9', '4 to 5')
+    found = soak.summary(samples(growing))
+    assert not found['flat'] and found['range'] == pytest.approx(found['change'], rel=1e-6)
+    assert found['change'] == pytest.approx(100 * 80 / 155, rel=0.02)
+
+
+@pytest.mark.skipif(not CHILDREN.exists(), reason='needs Linux')
+def test_a_process_is_counted_with_its_children():
+    alone = soak.usage(os.getpid())
+    with subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE) as child:
+        both = soak.usage(os.getpid())
+        child.communicate(b'\n')
+    assert both['threads'] == alone['threads'] + 1
+    assert both['megabytes'] > alone['megabytes'] and both['files'] > alone['files']
+    assert soak.usage(child.pid) is None
+
+
+@pytest.mark.slow
+def test_long_runs_of_prediction_and_training(tmp_path):
+    plot = tmp_path / 'soak.svg'
+    rows = run(
+        *('soak', '--frames', '4', '--iterations', '10', '--batch', '2', '--every', '0.2'),
+        *('--plot', str(plot)),
+        out=tmp_path / 'table.json',
+    )
+    assert [row['reached'] for row in rows] == [4, 10]
+    assert plot.read_text().startswith('<?xml')
 
 
 def test_all_continues_after_a_failure(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import doctor
 import pytest
 
 from trunchier.compat import patches
-from trunchier.ops import available_backends, linear
+from trunchier.ops import available_backends, linear, thread_choice
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +37,22 @@ def test_backends_of_linear_layers_are_reported(capsys, monkeypatch):
     for kind, name in chosen.items():
         assert f'\n  linear, {kind:<10}{name:<10}' in out
     assert linear.VARIABLE in out
+
+
+@pytest.mark.parametrize(
+    'share, told',
+    [
+        (0.02, 'a thread waits for a core 2% of the time\n'),
+        (0.45, 'a thread waits for a core 45% of the time: other processes use the cores; '),
+        (None, 'not known how long threads wait for a core\n'),
+    ],
+)
+def test_busy_machines_are_reported(share, told, capsys, monkeypatch):
+    monkeypatch.setattr(thread_choice, 'share_of_waiting', lambda: share)
+    doctor.report_load()
+    out = capsys.readouterr().out
+    assert '\n  load            average ' in out and told in out
+    assert out.startswith('  idle threads    ')
 
 
 def test_every_missing_file_comes_with_a_remedy(capsys, tmp_path):

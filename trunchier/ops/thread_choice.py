@@ -130,3 +130,12 @@ def waited_for_core() -> float | None:
         return int(Path('/proc/thread-self/schedstat').read_text().split()[1]) / 1e9
     except (OSError, IndexError, ValueError):
         return None
+
+
+def share_of_waiting(seconds: float = 0.2) -> float | None:
+    """Share of the time for which this thread, computing for some seconds, waits for a core."""
+    start, waited = time.perf_counter(), waited_for_core()
+    while (elapsed := time.perf_counter() - start) < seconds:
+        pass
+    now = waited_for_core()
+    return None if waited is None or now is None else (now - waited) / elapsed
