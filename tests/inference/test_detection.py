@@ -108,7 +108,7 @@ def test_boxes_of_another_shape_are_refused(given, says):
 
 def test_missing_and_malformed_files_are_named(tmp_path):
     (tmp_path / 'broken.json').write_text('{')
-    with pytest.raises(ValueError, match='broken.json is no JSON file'):
+    with pytest.raises(ValueError, match='broken.json: no JSON file'):
         detection.GivenBoxes.of(tmp_path / 'broken.json')
     for name in ('absent.json', 'absent.npy'):
         with pytest.raises(FileNotFoundError, match=name):

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import cv2
@@ -18,9 +19,15 @@ from .sources import Frame
 
 SCORE_THRESHOLD = 0.3
 NMS_THRESHOLD = 0.45  # of YOLOX's own demo
+MAX_INPUT = 4096  # pixels per side that a model may declare
 PAD_VALUE = 114  # gray of YOLOX's input outside of the image
+MIN_SIDE, MAX_COORDINATE = 1e-2, 1e7  # pixels, of boxes that are used
 PERSON = 0  # index among COCO's classes
 NO_BOXES = np.empty((0, 5), np.float32)
+MALFORMED = (  # raised by content of another structure, and by numpy's parser of .npy headers
+    ArithmeticError, AttributeError, EOFError, LookupError, RecursionError, SyntaxError, TokenError,
+    TypeError,
+)  # fmt: skip
 
 
 def make_detector(
@@ -65,11 +72,15 @@ def whole_image(frame: Frame) -> np.ndarray:
 def usable(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """(P,) which of `boxes` (P, 5) can be cropped out of an image of `shape` (H, W).
 
-    Those that are finite, have an area, and touch the image.
+    Those that are finite, have an area of numbers that crops can be computed with, and touch the
+    image.
     """
     x1, y1, x2, y2 = boxes[:, :4].T
     inside = (x1 < shape[1]) & (y1 < shape[0]) & (x2 > 0) & (y2 > 0)
-    return np.isfinite(boxes).all(1) & (x2 > x1) & (y2 > y1) & inside
+    with np.errstate(invalid='ignore', over='ignore'):
+        wide = (x2 - x1 >= MIN_SIDE) & (y2 - y1 >= MIN_SIDE)
+        near = (np.abs(boxes[:, :4]) <= MAX_COORDINATE).all(1)
+    return np.isfinite(boxes).all(1) & wide & near & inside
 
 
 # --- Given boxes ----------------------------------------------------------------------------------
@@ -111,23 +122,15 @@ class GivenBoxes:
             raise ValueError(f'boxes come from a .json or .npy file, got {boxes}')
         if not path.is_file():
             raise FileNotFoundError(f'no file {boxes} (from {Path.cwd()})')
-        if path.suffix.lower() == '.npy':
-            return cls(np.load(path, allow_pickle=False))
         try:
-            content = json.loads(path.read_text())
+            if path.suffix.lower() == '.npy':  # mapped: a declared size allocates nothing
+                return cls(np.load(path, mmap_mode='r', allow_pickle=False))
+            return cls(_read_json(path))
         except ValueError as error:
-            raise ValueError(f'{path} is no JSON file: {error}') from error
-        if isinstance(content, dict) and 'annotations' in content:
-            names = {image['id']: image['file_name'] for image in content.get('images', [])}
-            content = _coco(content['annotations'], names)
-        elif isinstance(content, list) and content and isinstance(content[0], dict):
-            if 'image_id' in content[0] or 'file_name' in content[0]:
-                content = _coco(content, {})
-            elif 'instances' in content[0]:
-                content = [_of_instances(frame['instances']) for frame in content]
-            else:
-                content = _of_instances(content)
-        return cls(content)
+            raise ValueError(f'{path}: {error}') from error
+        except MALFORMED as error:
+            reason = f'{type(error).__name__}: {error}'
+            raise ValueError(f'{path} does not hold boxes ({reason})') from error
 
     def __call__(self, frame: Frame) -> np.ndarray:
         given, index = self.boxes, frame.index if frame.source.moves else frame.source.order
@@ -148,6 +151,24 @@ class GivenBoxes:
         # A file may give another folder, or none.
         stems = {Path(str(name)).stem: given for name, given in self.boxes.items()}
         return stems.get(path.stem, NO_BOXES)
+
+
+def _read_json(path):
+    """What the constructor takes, of the content of a file."""
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise ValueError(f'no JSON file: {error}') from error
+    if isinstance(content, dict) and 'annotations' in content:
+        names = {image['id']: image['file_name'] for image in content.get('images', [])}
+        return _coco(content['annotations'], names)
+    if isinstance(content, list) and content and isinstance(content[0], dict):
+        if 'image_id' in content[0] or 'file_name' in content[0]:
+            return _coco(content, {})
+        if 'instances' in content[0]:
+            return [_of_instances(frame['instances']) for frame in content]
+        return _of_instances(content)
+    return content
 
 
 def _one_or_many(boxes, name):
@@ -217,16 +238,21 @@ class YoloxDetector:
     ):
         self.path, self.score_thr, self.nms_thr = path, score_thr, nms_thr
         self.session = _onnx_session(path, device)
-        images = self.session.get_inputs()[0]
-        if len(images.shape) != 4 or images.shape[1] != 3:
-            raise ValueError(f'{path} takes {images.shape}; YOLOX takes (1, 3, height, width)')
-        self.input_name = images.name
+        inputs = self.session.get_inputs()
+        shape = list(inputs[0].shape) if inputs else []
         # Symbolic dimensions stand for the size that YOLOX was trained at.
-        self.size = tuple(n if isinstance(n, int) else 640 for n in images.shape[2:])
+        self.size = tuple(n if isinstance(n, int) else 640 for n in shape[2:])
+        if len(shape) != 4 or shape[1] != 3 or not all(0 < n <= MAX_INPUT for n in self.size):
+            raise ValueError(f'{path} takes {shape}; YOLOX takes (1, 3, height, width)')
+        self.input_name = inputs[0].name
 
     def __call__(self, frame: Frame) -> np.ndarray:
         blob, ratio = letterbox(frame.image, self.size)
-        boxes = self._people(self.session.run(None, {self.input_name: blob}))
+        try:
+            outputs = self.session.run(None, {self.input_name: blob})
+        except Exception as error:  # onnxruntime's exceptions have no common class
+            raise ValueError(f'onnxruntime cannot run {self.path}: {error}') from error
+        boxes = self._people(outputs)
         boxes[:, :4] /= ratio
         height, width = frame.image.shape[:2]
         boxes[:, :4] = boxes[:, :4].clip(0, [width, height, width, height])
@@ -234,20 +260,23 @@ class YoloxDetector:
 
     def _people(self, outputs):
         """(P, 5) in pixels of the input, best first."""
-        out = outputs[0][0]
-        if out.ndim == 2 and out.shape[1] > 5:
-            found = decode_yolox(out, self.size, self.path)
-            scores = found[:, 4] * found[:, 5 + PERSON]
-            center, half = found[:, :2], found[:, 2:4] / 2
-            boxes = np.hstack([center - half, center + half, scores[:, None]])
-            boxes = boxes[scores >= self.score_thr]
-            return boxes[suppress(boxes, self.nms_thr)]
-        if out.ndim == 2 and out.shape[1] == 5 and len(outputs) > 1:  # NMS is in the model
-            kept = (outputs[1][0] == PERSON) & (out[:, 4] >= self.score_thr)
-            return out[kept].astype(np.float32)
+        arrays = [each for each in outputs if getattr(each, 'dtype', np.dtype('O')).kind in 'fiu']
+        shapes = [each.shape for each in arrays]
+        if shapes and len(shapes[0]) == 3 and shapes[0][0] == 1:
+            out = np.float32(arrays[0][0])
+            if out.shape[1] > 5:
+                found = decode_yolox(out, self.size, self.path)
+                scores = found[:, 4] * found[:, 5 + PERSON]
+                center, half = found[:, :2], found[:, 2:4] / 2
+                boxes = np.hstack([center - half, center + half, scores[:, None]])
+                boxes = boxes[scores >= self.score_thr]
+                return boxes[suppress(boxes, self.nms_thr)]
+            if out.shape[1] == 5 and shapes[1:2] == [shapes[0][:2]]:  # NMS is in the model
+                return out[(arrays[1][0] == PERSON) & (out[:, 4] >= self.score_thr)]
+        given = [getattr(each, 'shape', type(each).__name__) for each in outputs]
         raise ValueError(
-            f'{self.path} gives {[o.shape for o in outputs]}; expected (1, anchors, 5 + classes) '
-            'as from YOLOX, or boxes (1, N, 5) and labels (1, N) as from mmdeploy'
+            f'{self.path} gives {given}; expected (1, anchors, 5 + classes) as from YOLOX, or '
+            'boxes (1, N, 5) and labels (1, N) as from mmdeploy'
         )
 
 
@@ -296,7 +325,9 @@ def decode_yolox(out: np.ndarray, size: tuple[int, int], path: str | Path = 'mod
     if np.median(np.abs(out[:, :2])) > 8:
         return out
     cell, stride = grid[:, :2], grid[:, 2:]
-    return np.hstack([(out[:, :2] + cell) * stride, np.exp(out[:, 2:4]) * stride, out[:, 4:]])
+    with np.errstate(over='ignore'):  # infinite boxes are not used
+        size = np.exp(out[:, 2:4]) * stride
+    return np.hstack([(out[:, :2] + cell) * stride, size, out[:, 4:]])
 
 
 def _grid(size, stride):

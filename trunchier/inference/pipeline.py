@@ -18,6 +18,8 @@ import numpy as np
 from .sources import Frame, Source
 
 POLL_SECONDS = 0.1  # between checks whether the consumer of a full queue has closed it
+STOP_SECONDS = 3.0  # that the first stage may take for its item after it is closed
+END = ('end', None)  # of what a stage made
 HELD_BYTES = 256 << 20  # limit of the images that wait for a batch to fill
 
 
@@ -99,8 +101,10 @@ class Stage(NamedTuple):
 
 def run(stages: Iterable[Stage], items: Iterable, clock: 'Stopwatch') -> Iterator:
     """Items of the last of `stages`, the first of which gets `items`; a thread per stage."""
+    stop = None
     for stage in stages:
-        items = prefetch(_timed(stage, items, clock), stage.depth, stage.may_drop)
+        stop = _Stop(stage.depth, stop)
+        items = prefetch(_timed(stage, items, clock), stage.depth, stage.may_drop, stop)
     return items
 
 
@@ -134,7 +138,24 @@ class Stopwatch:
         return time.perf_counter() - self.started
 
 
-def prefetch(items: Iterable, depth: int, may_drop: type | None = None) -> Iterator:
+class _Stop(threading.Event):
+    """Ends a stage and those before it at once, also a stage that waits for the one before it."""
+
+    def __init__(self, depth, before=None):
+        super().__init__()
+        self.made, self.before = queue.Queue(depth), before
+
+    def set(self):
+        super().set()
+        with suppress(queue.Full):
+            self.made.put_nowait(END)
+        if self.before is not None:
+            self.before.set()
+
+
+def prefetch(
+    items: Iterable, depth: int, may_drop: type | None = None, stop: _Stop | None = None
+) -> Iterator:
     """Yield `items` in order, made by another thread that is at most `depth` items ahead.
 
     An exception of `items` is raised here, after the items before it. Closing this generator stops
@@ -142,13 +163,14 @@ def prefetch(items: Iterable, depth: int, may_drop: type | None = None) -> Itera
 
     Args:
         may_drop: class of items to discard while `depth` items wait, such as live frames.
+        stop: with the queue of `depth` items; None: one of its own.
     """
-    made, stop = queue.Queue(depth), threading.Event()
-    thread = threading.Thread(target=_make, args=(items, made, stop, may_drop), daemon=True)
+    stop = stop or _Stop(depth)
+    thread = threading.Thread(target=_make, args=(items, stop, may_drop), daemon=True)
     thread.start()
     try:
         while True:
-            kind, value = made.get()
+            kind, value = stop.made.get()
             if kind == 'end':
                 return
             if kind == 'error':
@@ -156,28 +178,29 @@ def prefetch(items: Iterable, depth: int, may_drop: type | None = None) -> Itera
             yield value
     finally:
         stop.set()
-        thread.join()
+        # Only what reads can hang: a camera. Other stages finish their item.
+        thread.join(STOP_SECONDS if stop.before is None else None)
 
 
-def _make(items, made, stop, may_drop):
-    last = ('end', None)
+def _make(items, stop, may_drop):
+    last = END
     try:
         with _closing(items) as iterator:
             for item in iterator:
-                if may_drop is not None and isinstance(item, may_drop) and made.full():
+                if may_drop is not None and isinstance(item, may_drop) and stop.made.full():
                     continue
-                _put(made, ('item', item), stop)
+                _put(('item', item), stop)
                 if stop.is_set():
                     break
     except BaseException as error:  # re-raised in the consumer
         last = ('error', error)
-    _put(made, last, stop)
+    _put(last, stop)
 
 
-def _put(made, entry, stop):
+def _put(entry, stop):
     while not stop.is_set():
         with suppress(queue.Full):
-            made.put(entry, timeout=POLL_SECONDS)
+            stop.made.put(entry, timeout=POLL_SECONDS)
             return
 
 

@@ -2,11 +2,15 @@
 
 `find(inputs)` lists the sources without opening them; `read(source)` yields their frames, in order.
 Images are read as in OpenMMLab (OpenCV's IMREAD_COLOR): three channels in BGR, the EXIF
-orientation applied, alpha dropped, 16 bits reduced to 8.
+orientation applied, alpha dropped, 16 bits reduced to 8. Files may come from strangers: what cannot
+be read is `Unreadable`, whatever the decoder raises, and sizes are checked before decoding.
 """
 
 import glob
+import hashlib
+import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,6 +24,7 @@ import numpy as np
 import torch
 
 from ..files import need
+from ..files.images import MAX_PIXELS, ImageError, decode_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,6 +38,11 @@ VIDEO_SUFFIXES = (
     '.gif', '.ogv', '.mts', '.m2ts',
 )  # fmt: skip
 KINDS = dict.fromkeys(IMAGE_SUFFIXES, 'image') | dict.fromkeys(VIDEO_SUFFIXES, 'video')
+# Demuxers of FFmpeg that read one file only: a playlist named .mp4 could name others.
+CONTAINERS = (
+    'mov,avi,matroska,mpeg,mpegts,mpegvideo,asf,flv,gif,ogg,h264,hevc,m4v,mjpeg,ivf,obu,mxf'
+)
+MAX_NAME = 200  # bytes of a source's name, which leaves room for suffixes
 DEFAULT_FPS = 30.0
 CAMERA = re.compile(r'(?:camera|webcam)(?::(\d+))?', re.IGNORECASE)
 
@@ -91,11 +101,21 @@ def find(inputs: Any) -> Iterator[Source]:
     """
     taken = set()
     for order, source in enumerate(_flat(inputs)):
-        name = source.name or f'{order:06d}'
+        name = _short(source.name) or f'{order:06d}'
         names = chain([name], (f'{name}_{copy}' for copy in count(2)))
         unique = next(each for each in names if each not in taken)
         taken.add(unique)
         yield replace(source, name=unique, order=order)
+
+
+def _short(name):
+    """`name` in at most MAX_NAME bytes; a hash replaces the end of a longer one."""
+    data = os.fsencode(name)
+    if not name.strip('.'):  # of '...mp4'
+        return name.replace('.', '_')
+    if len(data) <= MAX_NAME:
+        return name
+    return f'{os.fsdecode(data[: MAX_NAME - 17])}~{hashlib.sha256(data).hexdigest()[:16]}'
 
 
 def _flat(inputs):
@@ -156,7 +176,7 @@ def _from_file(path):
 def _natural_order(path):
     """Sorting key that puts frame2 before frame10."""
     parts = re.split(r'(\d+)', str(path))
-    return [(int(part), '') if part.isdigit() else (-1, part) for part in parts]
+    return [(int(part), '') if part.isdecimal() else (-1, part) for part in parts]
 
 
 def _from_array(array):
@@ -171,8 +191,13 @@ def _from_array(array):
 
 
 # --- Frames ---------------------------------------------------------------------------------------
-def read(source: Source, start: int = 0) -> Iterator[Frame | Unreadable]:
+def read(
+    source: Source, start: int = 0, max_pixels: int = MAX_PIXELS
+) -> Iterator[Frame | Unreadable]:
     """Frames of a source from index `start` on.
+
+    Args:
+        max_pixels: width times height of the largest image or video that is read.
 
     Yields:
         Frame; or Unreadable (yielded, not raised) for missing frames of a video.
@@ -186,36 +211,53 @@ def read(source: Source, start: int = 0) -> Iterator[Frame | Unreadable]:
     elif source.content is not None:
         clip = source.content if source.moves else [source.content]
         for index in range(start, len(clip)):
-            yield Frame(to_bgr(clip[index]), source, index)
+            yield Frame(to_bgr(clip[index], max_pixels), source, index)
     elif source.moves:
-        yield from _read_video(source, start)
+        yield from _read_video(source, start, max_pixels)
     else:
-        yield Frame(read_image(source.path), source)
+        yield Frame(read_image(source.path, max_pixels), source)
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """An image file as (H, W, 3) uint8 BGR.
 
     Raises:
-        Unreadable: no such file, no permission, or a format that OpenCV does not decode.
+        Unreadable: no such file, no permission, a pipe or device, a format that OpenCV does not
+            decode or that is refused, or more than `max_pixels`.
     """
+    _check_regular(path)
     try:
-        data = np.fromfile(path, np.uint8)
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except (OSError, cv2.error) as error:
-        raise Unreadable(f'{path}: {str(error).splitlines()[0]}') from error
-    if image is None:
-        raise Unreadable(f'{path} is no image that OpenCV decodes, or is truncated')
-    return image
+        return decode_image(np.fromfile(path, np.uint8), max_pixels=max_pixels)
+    except (OSError, ImageError) as error:
+        raise Unreadable(f'{path}: {error}') from error
 
 
-def to_bgr(image: 'np.ndarray | torch.Tensor | Image') -> np.ndarray:
+def _check_regular(path):
+    """Reading a pipe or a device may wait for ever."""
+    try:
+        regular = stat.S_ISREG(os.stat(path).st_mode)
+    except OSError as error:
+        raise Unreadable(f'{path}: {error.strerror}') from error
+    if not regular:
+        raise Unreadable(f'{path} is no regular file')
+
+
+def _check_size(what, width, height, max_pixels):
+    if width * height > max_pixels:
+        raise Unreadable(
+            f'{what} has {width} x {height} pixels, more than {max_pixels} '
+            '(--max-pixels, max_pixels=)'
+        )
+
+
+def to_bgr(image: 'np.ndarray | torch.Tensor | Image', max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """An image in memory as (H, W, 3) uint8 BGR.
 
     Args:
         image: numpy array (H, W), (H, W, 1), BGR or BGRA, as in OpenCV; PIL image, whose EXIF
             orientation is applied; tensor (1, 3 or 4, H, W) in RGB. uint8; uint16, of which the
             upper byte is kept; or float in [0, 1].
+        max_pixels: of a PIL image, which may not be decoded yet.
 
     Raises:
         Unreadable: another shape or type, or values that are not finite.
@@ -229,11 +271,12 @@ def to_bgr(image: 'np.ndarray | torch.Tensor | Image') -> np.ndarray:
 
     from PIL import ImageOps
 
+    _check_size('the PIL image', *image.size, max_pixels)
     try:
         image = ImageOps.exif_transpose(image)
         deep = image.mode.startswith('I')  # 16 bits, which convert('RGB') would clip
         array = np.asarray(image).astype(np.uint16) if deep else np.asarray(image.convert('RGB'))
-    except OSError as error:
+    except Exception as error:  # each of PIL's decoders raises what it likes
         raise Unreadable(f'the PIL image cannot be decoded: {error}') from error
     return _three_channels(array, rgb=True)
 
@@ -257,24 +300,39 @@ def _three_channels(array, rgb):
     return np.ascontiguousarray(array[..., 2::-1] if rgb else array[..., :3])
 
 
-def _read_video(source, start):
+def _read_video(source, start, max_pixels):
+    def read(frame):
+        with _unreadable(f'{source.path}: frame {index}'):
+            # By the display matrix, as players and OpenCV do.
+            turned = np.rot90(frame.to_ndarray(format='bgr24'), round(frame.rotation / 90))
+            return Frame(np.ascontiguousarray(turned), source, index, frame.time)
+
     with _opened(source) as stream:
-        errors = import_av().error
+        _check_size(source.path, stream.width, stream.height, max_pixels)
+        # Frames may be larger than declared.
+        stream.codec_context.options = {'max_pixels': str(max_pixels)}
         stream.thread_type = 'AUTO'
+        packets = stream.container.demux(stream)
         index = broken = 0
-        for packet in _packets(stream, source, errors):
+        while True:
+            with _unreadable(f'{source.path} is truncated'):
+                packet = next(packets, None)
+            if packet is None:
+                break
             try:
-                frames = packet.decode()
-            except errors.FFmpegError as error:
+                with _unreadable(f'{source.path}: broken frame after frame {index}'):
+                    frames = packet.decode()
+            except Unreadable as error:
                 broken += 1
                 if index >= start:
-                    yield Unreadable(f'{source.path}: broken frame after frame {index}: {error}')
+                    yield error
                 continue
             for frame in frames:
                 if index >= start:
-                    # By the display matrix, as players and OpenCV do.
-                    turned = np.rot90(frame.to_ndarray(format='bgr24'), round(frame.rotation / 90))
-                    yield Frame(np.ascontiguousarray(turned), source, index, frame.time)
+                    try:
+                        yield read(frame)
+                    except Unreadable as error:
+                        yield error
                 index += 1
         if index == 0:
             raise Unreadable(f'{source.path}: no frame could be decoded')
@@ -286,39 +344,41 @@ def _read_video(source, start):
 @contextmanager
 def _opened(source):
     """The video stream of a file."""
-    av = import_av()
-    try:
-        container = av.open(source.path)
-    except (av.error.FFmpegError, OSError) as error:
-        raise Unreadable(f'{source.path} cannot be opened as a video: {error}') from error
+    _check_regular(source.path)
+    av, path = import_av(), str(Path(source.path).absolute())  # no name of a protocol
+    options = dict(format_whitelist=CONTAINERS, protocol_whitelist='file')
+    with _unreadable(f'{source.path} cannot be opened as a video'):
+        container = av.open(path, options=options, metadata_errors='replace')
     with container:
         if not container.streams.video:
             raise Unreadable(f'{source.path} has no video stream')
         yield container.streams.video[0]
 
 
-def _packets(stream, source, errors):
-    """Packets of a video; those before the end of a truncated file are yielded."""
+@contextmanager
+def _unreadable(what):
+    """PyAV raises FFmpeg's errors, which have many classes, and those of Python and Cython."""
     try:
-        yield from stream.container.demux(stream)
-    except errors.FFmpegError as error:
-        raise Unreadable(f'{source.path} is truncated: {error}') from error
+        yield
+    except Exception as error:
+        raise Unreadable(f'{what}: {error}') from error
 
 
 def video_info(source: Source) -> tuple[float, int | None]:
-    """Frames per second (DEFAULT_FPS if unknown) of a video or camera, and their number.
+    """Frames per second of a video or camera, and the number of frames.
 
-    The number is an estimate, or None if unknown.
+    The rate is DEFAULT_FPS if it is unknown or absurd. The number is an estimate, or None.
 
     Raises:
         Unreadable, ImportError: as `read`.
     """
     if source.path is None:
         return DEFAULT_FPS, None if source.kind == 'camera' else len(source.content)
-    with _opened(source) as stream:
+    with _opened(source) as stream, _unreadable(f'{source.path} has no rate'):
         fps = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
         duration = stream.container.duration  # microseconds
-        return fps, stream.frames or (round(duration / 1e6 * fps) if duration else None)
+        frames = stream.frames or (round(duration / 1e6 * fps) if duration else None)
+        return fps if 0.01 <= fps <= 1000 else DEFAULT_FPS, frames
 
 
 def import_av() -> ModuleType:
