@@ -68,8 +68,8 @@ def viewer():
 
 
 def test_it_listens_on_this_machine_only(viewer):
-    port = int(viewer.address.rsplit(':', 1)[1])
-    assert viewer.address == f'http://127.0.0.1:{port}'
+    port = viewer.port
+    assert viewer.address.startswith(f'http://127.0.0.1:{port}/?token=')
     assert urllib.request.urlopen(viewer.address, timeout=20).status == 200
     others = {each[4][0] for each in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)}
     for address in others - {'127.0.0.1', '127.0.1.1'}:
@@ -78,8 +78,8 @@ def test_it_listens_on_this_machine_only(viewer):
 
 
 def test_a_port_that_is_taken_is_left_alone(viewer):
-    other = Viewer(port=int(viewer.address.rsplit(':', 1)[1]))
-    assert other.address != viewer.address
+    other = Viewer(port=viewer.port)
+    assert other.port != viewer.port
     other.close()
 
 

@@ -6,17 +6,21 @@
 import argparse
 import inspect
 import logging
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..files.images import MAX_PIXELS
 from ..visualization.overlays import contact_sheet
 from ..weights.find import Found, find
 from . import sources
 from .inferencer import DEFAULT_SAVE, Inferencer
 from .results import FORMATS
+from .screen import printable
 from .writers import write_image
 
 HELP = """Predict poses or meshes of people in images and videos; draw and save them.
@@ -36,9 +40,10 @@ EXAMPLES = """examples:
 written by --save json; or .npy (people, 4 or 5).
 
 exit codes: 0 done; 1 error; 2 wrong command line; 3 done, but some input was skipped and is listed;
-130 interrupted (continue with --resume)
+130 interrupted, 143 terminated, 129 hung up: continue with --resume
 """
 EXIT_ERROR, EXIT_SKIPPED, EXIT_INTERRUPTED = 1, 3, 130
+STOPPING = ('SIGTERM', 'SIGHUP')  # end a run as Ctrl-C does
 SHEET_ROWS = 100
 
 
@@ -54,11 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def given(*names):
         return {name: args[name] for name in names}
 
+    caught = _catch_signals()
     try:
         found = list(sources.find(args['inputs']))  # fails before any model is loaded
         options = given('flip_test', 'focal', 'body_model')
         common = given('device', 'batch_size', 'precision', 'track', 'smooth')
-        common |= given('detector', 'detector_weights', 'score_thr')
+        common |= given('detector', 'detector_weights', 'score_thr', 'trust', 'max_pixels')
         inferencers = [
             Inferencer(model, **common, **_accepted(model.row.load('predictor'), options))
             for model in _models(args['model'], args['weights'], args['task'])
@@ -73,13 +79,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
             quiet,
             **given('bboxes', 'save', 'resume', 'show'),
         )
-    except KeyboardInterrupt:
-        where = f' --out-dir {out_dir}' if out_dir else ''
+    except KeyboardInterrupt as stop:
+        where = f' --out-dir {printable(out_dir)}' if out_dir else ''
         print(f'interrupted; continue with the same command and --resume{where}', file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
-        print(f'error: {error}', file=sys.stderr)
+        return stop.args[0] if stop.args else EXIT_INTERRUPTED
+    except (OSError, ValueError, TypeError, RuntimeError, ImportError, MemoryError) as error:
+        print(f'error: {printable(str(error) or type(error).__name__)}', file=sys.stderr)
         return EXIT_ERROR
+    finally:
+        for number, handler in caught.items():
+            signal.signal(number, handler)
+
+
+def _catch_signals():
+    """End on signals as on Ctrl-C, so that what is done is kept; returns the former handlers."""
+
+    def stop(number, frame):
+        for caught in former:  # once: writing may take a moment
+            signal.signal(caught, signal.SIG_IGN)
+        raise KeyboardInterrupt(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    numbers = [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]
+    former = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) == signal.SIG_DFL}
+    for number in former:
+        signal.signal(number, stop)
+    return former
 
 
 # fmt: off
@@ -99,6 +125,8 @@ def _parser():
     add('--task', help='pose or mesh: task of a model named by its encoder')
     add('--weights', nargs='+', metavar='FILE',
         help='checkpoint or exported model (.onnx), one per model')
+    add('--trust', action='store_true',
+        help='load a .pt2 file, which is a program: only from people whom you trust')
     add('--body-model', metavar='FILE', help='SMPL model written by tools/convert_smpl.py')
     add('--device', default='auto', help='auto, cpu, cuda, cuda:1 (default: auto)')
     add('--batch-size', type=int, default=8, metavar='N', help='people per batch (default: 8)')
@@ -118,6 +146,8 @@ def _parser():
     add('--no-track', dest='track', action='store_const', const=False,
         help='do not track people in videos')
     add('--smooth', action='store_true', help='smooth videos over time')
+    add('--max-pixels', type=int, default=MAX_PIXELS, metavar='N',
+        help=f'skip images and videos of more pixels (default: {MAX_PIXELS})')
     add('--focal', type=float, nargs='+', metavar='F',
         help='focal length of the images, pixels: one number or fx fy (default: as 4D-Humans)')
 
@@ -199,9 +229,9 @@ def _predict(found, inferencers, out_dir, viewer, sheet, painting, quiet, **call
         frames += report.frames + report.done_before
         skipped += len(report.skipped)
         if not quiet:
-            print(f'{inferencer.name}: {report}', file=sys.stderr)
+            print(f'{printable(inferencer.name)}: {report}', file=sys.stderr)
             if folder is not None:
-                print(f'written to {folder}', file=sys.stderr)
+                print(f'written to {printable(folder)}', file=sys.stderr)
     if sheet and frames:
         titles = ['input', *(inferencer.name for inferencer in inferencers)]
         cells = [[row.get(title) for title in titles] for row in rows.values()]

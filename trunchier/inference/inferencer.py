@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..files.images import MAX_PIXELS
 from ..files.version import __version__
 from ..weights.find import Found, find, pick_device, weights_note
 from . import detection, screen, sources
@@ -44,6 +45,7 @@ class Inferencer:
         track: give people in videos ids; None: if the package `trackers` is installed.
         smooth: smooth videos over time: True, or options of `tracking.TrackSmoother`.
         cfg_options: changes to the config, as --cfg-options of tools/test.py.
+        max_pixels: width times height of the largest image or video that is read.
         options: of the predictor; trust=True runs exported files of torch, which are programs.
 
     Attributes:
@@ -72,6 +74,7 @@ class Inferencer:
         track: bool | None = None,
         smooth: bool | dict[str, float] = False,
         cfg_options: dict[str, Any] | None = None,
+        max_pixels: int = MAX_PIXELS,
         **options: Any,
     ):
         if batch_size < 1:
@@ -86,10 +89,10 @@ class Inferencer:
             found.cfg.merge_from_dict(cfg_options)
         kind = found.row.load('predictor')
         self.predictor: Predictor = kind.load(found, device, precision, **options)
-        self.batch_size, self.track = batch_size, track
+        self.batch_size, self.track, self.max_pixels = batch_size, track, max_pixels
         self.smooth = dict(smooth) if isinstance(smooth, dict) else ({} if smooth else None)
         if note := weights_note(self.weights):
-            log.warning('%s: %s', self.weights.name, note)
+            log.warning('%s: %s', self.weights.name, screen.printable(note))
         self.report = Report()
         self.settings = dict(
             trunchier=__version__,
@@ -170,6 +173,7 @@ class Inferencer:
             saver,
             keep_images=return_image,
             live=isinstance(found, list) and any(source.kind == 'camera' for source in found),
+            max_pixels=self.max_pixels,
         )
         self.report = run.report
         show_progress = show_progress and sys.stderr.isatty()

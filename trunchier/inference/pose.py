@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -136,26 +137,26 @@ class Undecoded:
     """Any other mmpose top-down model, stopped between network and decoding.
 
     mmpose's `predict` does both. Here `head.decode` of this very model hands over its input, and
-    decoding runs later, in another thread.
+    decoding runs later, in another thread. Each thread that predicts has a handover of its own.
     """
 
     def __init__(self, model: nn.Module, test_cfg: dict, flip_indices: list[int]):
-        self.model, self.flip_indices, self.held = model, flip_indices, ()
+        self.model, self.flip_indices, self.held = model, flip_indices, threading.local()
         model.test_cfg = test_cfg
         model.head.decode = self._hold
         model.add_pred_to_datasample = lambda preds, fields, samples: fields
 
     def _hold(self, outputs):
-        self.held = outputs if isinstance(outputs, tuple) else (outputs,)
-        return [InstanceData()] * len(self.held[0])
+        self.held.outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        return [InstanceData()] * len(self.held.outputs[0])
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         from mmpose.structures import PoseDataSample
 
         meta = dict(flip_indices=self.flip_indices, input_size=images.shape[:-3:-1])
         fields = self.model.predict(images, [PoseDataSample(metainfo=meta)] * len(images))
-        tensors = {f'output{index}': tensor for index, tensor in enumerate(self.held)}
-        self.held = ()
+        tensors = {f'output{index}': tensor for index, tensor in enumerate(self.held.outputs)}
+        self.held.outputs = ()
         if fields is not None:
             tensors['heatmaps'] = torch.stack([field.heatmaps for field in fields])
         return tensors

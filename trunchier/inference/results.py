@@ -21,6 +21,7 @@ import torch
 from mmengine.structures import BaseDataElement, InstanceData
 
 from ..files import check_writable, save_npz, whole_file
+from ..files.lock import FolderLock
 from ..geometry import matrix_to_axis_angle
 from ..visualization.overlays import person_colors
 from . import writers
@@ -61,6 +62,7 @@ class Saver:
     Raises:
         ValueError: an unknown format; `resume` with other settings.
         OSError: a folder cannot be written.
+        FolderInUse: another run writes into `home`.
     """
 
     def __init__(
@@ -85,16 +87,26 @@ class Saver:
         self.video = None  # the _Video being written
         for folder in {self.home, *self.folders.values()}:
             check_writable(folder)
+        self.lock = FolderLock(self.home)
         settings = json.loads(json.dumps(settings))
-        if resume:
-            self._check_settings(settings)
-        writers.write_json(settings, self.home / 'run.json')
+        try:
+            if resume:
+                self._check_settings(settings)
+            writers.write_json(settings, self.home / 'run.json')
+        except BaseException:
+            self.lock.release()
+            raise
 
     def _check_settings(self, settings):
         path = self.home / 'run.json'
         if not path.is_file():
             return
-        before = json.loads(path.read_text())
+        try:
+            before = json.loads(path.read_text())
+        except (ValueError, RecursionError):
+            before = None
+        if not isinstance(before, dict):
+            raise ValueError(f'{path} was not written by a run; choose another folder')
         changed = [
             f'{name}: {before.get(name)!r} then, {settings.get(name)!r} now'
             for name in sorted(before.keys() | settings.keys())
@@ -143,8 +155,9 @@ class Saver:
         """(start, end) of the complete segments of a video that follow each other from 0 on."""
         segments, ends, start = [], {}, 0
         if self.resume and source.kind == 'video':
-            for path in self.part_folder(source).glob('[0-9]*.npz'):
-                if not self.writes_videos or path.with_suffix('.mp4').exists():
+            for path in self.part_folder(source).glob('[0-9]*-[0-9]*.npz'):
+                complete = not self.writes_videos or path.with_suffix('.mp4').exists()
+                if complete and _is_whole(path):
                     ends.update([map(int, path.stem.split('-'))])
         while start in ends:
             segments.append((start, ends[start]))
@@ -203,11 +216,14 @@ class Saver:
             video.finish()
 
     def interrupt(self) -> None:
-        """Keep what is done of the video being written; that of a camera is complete."""
-        if self.video is not None and self.video.source.kind == 'video':
-            self.video.close_segment()
-            self.video = None
-        self.finish()
+        """End the run: keep what is done of a video being written; that of a camera is complete."""
+        try:
+            if self.video is not None and self.video.source.kind == 'video':
+                self.video.close_segment()
+                self.video = None
+            self.finish()
+        finally:
+            self.lock.release()
 
 
 class _Video:
@@ -282,6 +298,15 @@ class _Video:
 
 def _path(folder, segment, suffix):
     return folder / f'{segment[0]:08d}-{segment[1]:08d}{suffix}'
+
+
+def _is_whole(path):
+    """Whether a segment can be read; a damaged one is made again."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return 'frame' in [name for name, array in arrays.items() if array.ndim]
+    except Exception:  # of zipfile, zlib, and numpy's parser
+        return False
 
 
 def _stored(folder, segments):

@@ -16,11 +16,13 @@ from functools import partial
 import numpy as np
 from mmengine.structures import InstanceData, PixelData
 
+from ..files.images import MAX_PIXELS
 from . import detection, sources, tracking
 from .pipeline import Batch, Begin, End, FrameTask, Stage, Stopwatch, batches
 from .pipeline import run as run_stages
 from .predictor import Predictor
 from .results import Saver
+from .screen import printable
 
 log = logging.getLogger('trunchier')
 
@@ -37,6 +39,7 @@ class Run:
         saver: of results; None: nothing is saved.
         keep_images: keep the image in each FrameTask.
         live: drop frames that arrive while the pipeline is busy.
+        max_pixels: of the largest image that is read.
 
     Attributes:
         stages: list of `pipeline.Stage`, which may be changed before the run starts. A stage after
@@ -55,6 +58,7 @@ class Run:
         saver: Saver | None = None,
         keep_images: bool = False,
         live: bool = False,
+        max_pixels: int = MAX_PIXELS,
     ):
         self.report = report = Report()
         waiting = dict(depth=1, may_drop=sources.Frame) if live else dict(depth=4)
@@ -62,7 +66,11 @@ class Run:
         stored = saver.stored if saver is not None else lambda source: ()
         options = dict(predictor=predictor, track=track, smooth=smooth, stored=stored)
         self.stages = [
-            Stage('read', partial(_read, report=report, saver=saver), **waiting),
+            Stage(
+                'read',
+                partial(_read, report=report, saver=saver, max_pixels=max_pixels),
+                **waiting,
+            ),
             Stage('find people', partial(_find, detector=detector, report=report)),
             Stage('crop', partial(_crop, predictor=predictor, keep_images=keep_images)),
             Stage('batch', partial(batches, batch_size=batch_size), depth=1),
@@ -101,7 +109,7 @@ class Report:
 
     def skip(self, where: object, why: object) -> None:
         self.skipped.append((str(where), str(why)))
-        log.warning('skipped %s: %s', where, why)
+        log.warning('skipped %s: %s', printable(where), printable(why))
 
     def __str__(self) -> str:
         rate = self.frames / self.elapsed if self.elapsed else 0.0
@@ -120,7 +128,7 @@ class Report:
             lines.append(f'{self.done_before} frames or images were done before')
         if self.skipped:
             lines.append(f'{len(self.skipped)} skipped:')
-            lines += [f'  {where}: {why}' for where, why in self.skipped[:20]]
+            lines += [f'  {printable(where)}: {printable(why)}' for where, why in self.skipped[:20]]
             if len(self.skipped) > 20:
                 lines.append(f'  ... and {len(self.skipped) - 20} more')
         return '\n'.join(lines)
@@ -131,7 +139,7 @@ def _count(number, one, many):
 
 
 # --- Stages, in order -----------------------------------------------------------------------------
-def _read(found, report, saver):
+def _read(found, report, saver, max_pixels):
     """Sources -> Begin, Frames and End of each that is not done yet."""
     for source in found:
         if saver is not None and saver.is_done(source):
@@ -144,7 +152,7 @@ def _read(found, report, saver):
                 begin.start = saver.frames_done(source) if saver is not None else 0
                 report.done_before += begin.start
             yield begin
-            for frame in sources.read(source, begin.start):
+            for frame in sources.read(source, begin.start, max_pixels):
                 if isinstance(frame, sources.Unreadable):
                     report.skip(source.name, frame)
                 else:
@@ -168,7 +176,7 @@ def _find(items, detector, report):
         for box in boxes[~usable]:
             report.skip(
                 f'{item.source.name}, frame {item.index}',
-                f'the box {box[:4].tolist()} is empty, not finite or outside of the image',
+                f'the box {box[:4].tolist()} is empty, not finite, too far or outside of the image',
             )
         yield FrameTask(item, shape, boxes[usable])
 

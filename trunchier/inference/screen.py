@@ -1,4 +1,4 @@
-"""Window and progress bar of a run."""
+"""Window, progress bar and messages of a run."""
 
 import os
 import sys
@@ -9,6 +9,12 @@ import cv2
 import numpy as np
 
 from .sources import Source, Unreadable, video_info
+
+
+def printable(text: object) -> str:
+    """One line for a terminal: control characters, as of escape sequences, are written as \\x1b."""
+    shown = (c if c.isprintable() else ascii(c)[1:-1] for c in ' '.join(str(text).splitlines()))
+    return ''.join(shown)
 
 
 def check_display() -> None:

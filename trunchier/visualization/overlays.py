@@ -4,6 +4,7 @@ Images are (H, W, 3) uint8 BGR. Functions return a new image unless they say oth
 OpenGL or GPU is needed.
 """
 
+import threading
 from dataclasses import dataclass
 
 import cv2
@@ -58,27 +59,28 @@ class KeypointPainter:
     def __post_init__(self):
         from mmpose.visualization import PoseLocalVisualizer
 
-        self.visualizer = PoseLocalVisualizer()
+        self.visualizer, self.lock = PoseLocalVisualizer(), threading.Lock()  # it keeps the image
         self.visualizer.set_dataset_meta(self.dataset_meta, self.skeleton_style)
 
     def __call__(self, image: np.ndarray, sample: BaseDataElement) -> np.ndarray:
         """Draw the `pred_instances` (and heatmaps, if any) of a PoseDataSample."""
         unit = max(image.shape[:2]) / 640
-        self.visualizer.radius = self.radius or max(2, round(4 * unit))
-        self.visualizer.line_width = self.thickness or max(1, round(2 * unit))
         background = np.zeros_like(image) if self.black_background else image
         if len(sample.pred_instances) == 0:
             return background.copy()
-        drawn = self.visualizer.add_datasample(
-            'image',
-            cv2.cvtColor(background, cv2.COLOR_BGR2RGB),
-            sample,
-            draw_gt=False,
-            draw_bbox=self.draw_bbox,
-            draw_heatmap='pred_fields' in sample,
-            kpt_thr=self.kpt_thr,
-            skeleton_style=self.skeleton_style,
-        )
+        with self.lock:
+            self.visualizer.radius = self.radius or max(2, round(4 * unit))
+            self.visualizer.line_width = self.thickness or max(1, round(2 * unit))
+            drawn = self.visualizer.add_datasample(
+                'image',
+                cv2.cvtColor(background, cv2.COLOR_BGR2RGB),
+                sample,
+                draw_gt=False,
+                draw_bbox=self.draw_bbox,
+                draw_heatmap='pred_fields' in sample,
+                kpt_thr=self.kpt_thr,
+                skeleton_style=self.skeleton_style,
+            )
         drawn = cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR)
         if self.draw_bbox:
             _draw_track_ids(drawn, sample.pred_instances)

@@ -1,16 +1,26 @@
 """Viewer of predictions in a browser: image or video timeline, meshes in 3D, the camera.
 
-The server is viser's (optional). It listens on this machine only, unless told otherwise. Frames are
-kept in a temporary folder, so memory use does not grow with their number.
+The server is viser's (optional). It listens on this machine only, unless told otherwise, and its
+address holds a token without which nothing is answered (`Guard`): other web pages in the same
+browser and other users of the machine do not see the images. Frames are kept in a temporary folder,
+so memory use does not grow with their number.
 """
 
 import contextlib
 import io
+import ipaddress
+import re
+import secrets
+import socket
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import cv2
 import numpy as np
@@ -23,6 +33,8 @@ MAX_SIDE = 1280  # pixels of the longer side of images sent to the browser
 ORIGINAL, OVERLAY = 'original', 'overlay'
 FOLLOW_SECONDS = 0.2  # between updates while results arrive
 PLAY_FPS = 10.0
+MAX_TARGET = 1024  # bytes of the path and query of a request
+STARTING = threading.Lock()  # while viser's server is made, see `Guard.installed`
 
 
 class Viewer:
@@ -33,15 +45,27 @@ class Viewer:
         port: of the page; if it is in use, the next free one.
         follow: show the newest frame while frames arrive, as of a camera.
 
+    Attributes:
+        port: of the page.
+        address: of the page, with its token.
+
     Raises:
         ImportError: viser is not installed.
+        RuntimeError: a viser whose requests cannot be checked.
     """
 
     def __init__(self, host: str = '127.0.0.1', port: int = 8080, follow: bool = False):
         viser = need('viser', 'the viewer')
-        with _no_output():
+        guard = Guard(host)
+        with _no_output(), guard.installed():
             self.server = viser.ViserServer(host, port, label='trunchier', verbose=False)
-        self.address = f'http://{host}:{self.server.get_port()}'
+        self.port = self.server.get_port()
+        if not guard.serves:
+            self.server.stop()
+            raise RuntimeError(
+                f'viser {viser.__version__} does not let its requests be checked; take 1.1'
+            )
+        self.address = f'http://{host}:{self.port}/?token={guard.token}'
         self.folder = tempfile.TemporaryDirectory(prefix='trunchier-viewer-')
         self.painters = {}  # by model
         self.frames = {}  # (model, source) -> files, one per frame
@@ -170,7 +194,8 @@ class Viewer:
             with self.server.atomic():
                 self._show_scene(painter, result, original, drawn)
             count = len(result.pred_instances)
-            text = f'**{model}**: {count} {"person" if count == 1 else "people"} in {result.source}'
+            people, source = 'person' if count == 1 else 'people', _plain(result.source)
+            text = f'**{_plain(model)}**: {count} {people} in {source}'
             if isinstance(painter, MeshPainter):
                 text += f', focal length {result.focal_length[0]:.0f} pixels'
             self.about.content = text
@@ -226,6 +251,103 @@ class Viewer:
         with _no_output():
             self.server.stop()
         self.folder.cleanup()
+
+
+class Guard:
+    """Decides which requests the page answers: those of its own origin, with its token.
+
+    The token is in the address that is printed; the page then keeps it in a cookie, which the
+    browser sends with what the page loads and with its websocket. A page of another origin has
+    neither; the names in Host keep a name that is rebound to this machine from being an origin.
+
+    Args:
+        host: that the server listens on.
+    """
+
+    def __init__(self, host: str):
+        self.token = secrets.token_urlsafe(24)
+        self.names = {
+            host.lower(),
+            'localhost',
+            socket.gethostname().lower(),
+            socket.getfqdn().lower(),
+        }
+        self.cookie = f'trunchier-{secrets.token_hex(4)}'  # cookies do not know ports
+        self.serves = False
+
+    @contextlib.contextmanager
+    def installed(self):
+        """A server that viser starts meanwhile asks this guard first."""
+        import websockets.asyncio.server as module
+
+        serve = module.serve
+
+        def guarded(*args: Any, process_request: Callable | None = None, **options: Any) -> Any:
+            self.serves = True
+            answer = process_request or (lambda connection, request: None)
+            return serve(
+                *args, process_request=lambda c, request: self(c, request, answer), **options
+            )
+
+        with STARTING:
+            module.serve = guarded
+            try:
+                yield
+            finally:
+                module.serve = serve
+
+    def __call__(self, connection: Any, request: Any, answer: Callable) -> Any:
+        """The response to a request; None opens its websocket."""
+        status = self.refusal(request.path, request.headers)
+        if status is not None:
+            return connection.respond(status, f'{status}: open the address that was printed\n')
+        try:
+            response = answer(connection, request)
+        except (OSError, ValueError):  # of a path that no file can have
+            return connection.respond(404, 'not found\n')
+        if response is not None:
+            response.headers['Set-Cookie'] = (
+                f'{self.cookie}={self.token}; HttpOnly; SameSite=Strict; Path=/'
+            )
+            response.headers['Referrer-Policy'] = 'no-referrer'
+            response.headers['X-Frame-Options'] = 'DENY'
+        return response
+
+    def refusal(self, target: str, headers: Any) -> int | None:
+        """Status that refuses a request, or None.
+
+        Args:
+            target: path and query. headers: with `get_all(name)`, of any case.
+        """
+        if len(target) > MAX_TARGET:
+            return 414
+        hosts, origins = headers.get_all('Host'), headers.get_all('Origin')
+        if len(hosts) != 1 or not self._is_here(hosts[0]):
+            return 421
+        if len(origins) > 1 or any(urlsplit(each).netloc != hosts[0] for each in origins):
+            return 403
+        given = parse_qs(urlsplit(target).query).get('token', [])
+        with contextlib.suppress(CookieError):
+            cookies = SimpleCookie('; '.join(headers.get_all('Cookie')))
+            given += [cookies[self.cookie].value] if self.cookie in cookies else []
+        known = (secrets.compare_digest(each.encode(), self.token.encode()) for each in given)
+        return None if any(known) else 403
+
+    def _is_here(self, host):
+        """Whether a Host header names an address, which cannot be rebound, or this machine."""
+        try:
+            name = urlsplit(f'//{host}').hostname or ''
+            if name in self.names:
+                return True
+            return bool(ipaddress.ip_address(name))
+        except ValueError:
+            return False
+
+
+def _plain(text):
+    """Text of a file or model as markdown that is no markup: it may come from a stranger."""
+    text = ''.join(c if c.isprintable() else '?' for c in text)
+    return re.sub(r'[!-,/:-@\[-`{-~]', lambda found: f'&#{ord(found[0])};', text)
 
 
 def _set_choices(dropdown, names):
