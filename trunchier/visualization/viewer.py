@@ -15,7 +15,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
@@ -276,7 +276,7 @@ class Guard:
         self.serves = False
 
     @contextlib.contextmanager
-    def installed(self):
+    def installed(self) -> Iterator[None]:
         """A server that viser starts meanwhile asks this guard first."""
         import websockets.asyncio.server as module
 
