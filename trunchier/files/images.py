@@ -28,13 +28,16 @@ def decode_image(
     """
     check_image(data, max_pixels)
     data = np.frombuffer(data, np.uint8)
+    turn = _webp_turn(data.data) if flags == cv2.IMREAD_COLOR else None
+    if turn is not None:  # not every OpenCV does it
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(data, flags) if data.size else None
     except (cv2.error, MemoryError) as error:
         raise ImageError(f'OpenCV cannot decode these {data.size} bytes: {error}') from error
     if image is None:
         raise ImageError(f'OpenCV cannot decode these {data.size} bytes')
-    return image
+    return image if turn is None else np.ascontiguousarray(turn(image))
 
 
 def check_image(data: bytes | np.ndarray, max_pixels: int | None = None) -> None:
@@ -46,8 +49,8 @@ def check_image(data: bytes | np.ndarray, max_pixels: int | None = None) -> None
     width, height = declared_size(data) or (0, 0)
     if width * height > limit:
         raise ImageError(
-            f'{width} x {height} pixels are above the limit of {limit} (max_pixels, or MAX_PIXELS '
-            'of trunchier.files.images)'
+            f'{width} x {height} pixels are above the limit of {limit} (--max-pixels, max_pixels= '
+            'or MAX_PIXELS of trunchier.files.images)'
         )
 
 
@@ -77,19 +80,24 @@ def _jpeg_size(data):
 
 
 def _tiff_size(data):
-    """From the first directory (tags 256 and 257) of a TIFF or BigTIFF."""
+    tags = _tiff_tags(data, {256, 257})
+    return tags[256], tags[257]
+
+
+def _tiff_tags(data, wanted):
+    """{tag: value} of numbers in the first directory of a TIFF or BigTIFF."""
     order = '<' if data[:2] == b'II' else '>'
     big = 43 in (data[2], data[3])
     (start,) = struct.unpack_from(order + ('Q' if big else 'I'), data, 8 if big else 4)
     (count,) = struct.unpack_from(order + ('Q' if big else 'H'), data, start)
     first, step, value = (start + 8, 20, 12) if big else (start + 2, 12, 8)
-    sizes = {}
+    tags = {}
     for entry in range(first, first + step * min(count, 1000), step):
         tag, kind = struct.unpack_from(order + 'HH', data, entry)
-        (sizes[tag],) = struct.unpack_from(order + ('H' if kind == 3 else 'I'), data, entry + value)
-        if {256, 257} <= sizes.keys():
+        (tags[tag],) = struct.unpack_from(order + ('H' if kind == 3 else 'I'), data, entry + value)
+        if wanted <= tags.keys():
             break
-    return sizes[256], sizes[257]
+    return tags
 
 
 def _webp_size(data):
@@ -100,6 +108,22 @@ def _webp_size(data):
         bits = int.from_bytes(data[21:25], 'little')
         return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     return tuple(n & 0x3FFF for n in struct.unpack_from('<HH', data, 26))
+
+
+def _webp_turn(data):
+    """Function that turns a WebP image upright, by its EXIF orientation; None: it is upright."""
+    if not re.match(rb'RIFF....WEBPVP8X', data, re.DOTALL):
+        return None
+    start = 12
+    try:
+        while data[start : start + 4] != b'EXIF':
+            start += 8 + struct.unpack_from('<I', data, start + 4)[0]
+            start += start % 2
+        exif = data[start + 8 :]
+        exif = exif[6:] if exif[:6] == b'Exif\0\0' else exif
+        return TURNS.get(_tiff_tags(exif, {274})[274])
+    except (struct.error, LookupError):
+        return None
 
 
 def _at(form, offset):
@@ -122,6 +146,16 @@ def _avif_size(data):
     return max((struct.unpack_from('>II', data, box) for box in boxes), key=lambda s: s[0] * s[1])
 
 
+# EXIF orientation -> function that undoes it.
+TURNS = {
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: image.swapaxes(0, 1)[:, ::-1],
+    7: lambda image: image.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda image: image.swapaxes(0, 1)[::-1],
+}
 # Signature -> function from the file's beginning to (width, height).
 HEADERS = {
     rb'\xff\xd8': _jpeg_size,

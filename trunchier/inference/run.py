@@ -108,7 +108,8 @@ class Report:
     elapsed: float = 0.0
 
     def skip(self, where: object, why: object) -> None:
-        self.skipped.append((str(where), str(why)))
+        why = str(why).removeprefix(f'{where}: ')
+        self.skipped.append((str(where), why))
         log.warning('skipped %s: %s', printable(where), printable(why))
 
     def __str__(self) -> str:
