@@ -132,6 +132,29 @@ def test_exif_orientation_is_applied_as_in_openmmlab(tmp_path, image, orientatio
     assert np.abs(by_pil.astype(int) - only(path)).max() <= 3  # two JPEG decoders
 
 
+@pytest.mark.parametrize('orientation', range(1, 9))
+@pytest.mark.parametrize('options', [dict(lossless=True), dict(quality=95)], ids=['VP8L', 'VP8'])
+def test_exif_orientation_of_webp_is_applied_as_in_pil(tmp_path, image, orientation, options):
+    path, exif = tmp_path / 'a.webp', Image.Exif()
+    exif[0x010E], exif[0x0112] = 'a description before it', orientation
+    Image.fromarray(image[..., ::-1]).save(path, exif=exif, **options)
+    found = only(path)
+    assert found.shape == (image.shape if orientation < 5 else image.swapaxes(0, 1).shape)
+    assert found.flags.c_contiguous
+    assert np.abs(found.astype(int) - only(Image.open(path))).max() <= 1
+
+
+def test_damaged_exif_of_webp_is_ignored(tmp_path, image):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(image[..., ::-1]).save(tmp_path / 'a.webp', exif=exif, lossless=True)
+    data = bytearray((tmp_path / 'a.webp').read_bytes())
+    start = data.index(b'EXIF') + 8
+    data[start:] = b'\xff' * (len(data) - start)
+    (tmp_path / 'a.webp').write_bytes(data)
+    np.testing.assert_array_equal(only(tmp_path / 'a.webp'), image)
+
+
 def test_pil_and_tensors_are_rgb_and_arrays_bgr(image):
     rgb = np.ascontiguousarray(image[..., ::-1])
     for same in (

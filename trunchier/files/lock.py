@@ -1,5 +1,6 @@
 """A lock of a folder, which dies with its process."""
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -57,9 +58,9 @@ def _locked(path: Path) -> TextIO:
                 file.close()
                 raise
         if _is_at(file, path):
-            file.truncate(0)
-            file.write(f'process {os.getpid()}')
-            file.flush()
+            os.truncate(path, 0)
+            with contextlib.suppress(OSError):  # the disk is full, which the run will say
+                os.write(file.fileno(), f'process {os.getpid()}'.encode())
             return file
         file.close()  # its holder has just removed it
 

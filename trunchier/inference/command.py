@@ -4,10 +4,12 @@
 """
 
 import argparse
+import errno
 import inspect
 import logging
 import signal
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -43,6 +45,7 @@ exit codes: 0 done; 1 error; 2 wrong command line; 3 done, but some input was sk
 130 interrupted, 143 terminated, 129 hung up: continue with --resume
 """
 EXIT_ERROR, EXIT_SKIPPED, EXIT_INTERRUPTED = 1, 3, 130
+DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 STOPPING = ('SIGTERM', 'SIGHUP')  # end a run as Ctrl-C does
 SHEET_ROWS = 100
 
@@ -84,7 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f'interrupted; continue with the same command and --resume{where}', file=sys.stderr)
         return stop.args[0] if stop.args else EXIT_INTERRUPTED
     except (OSError, ValueError, TypeError, RuntimeError, ImportError, MemoryError) as error:
-        print(f'error: {printable(str(error) or type(error).__name__)}', file=sys.stderr)
+        text = str(error) or type(error).__name__
+        if getattr(error, 'errno', None) in DISK_FULL and error.filename is None:
+            text += f', writing a temporary file below {tempfile.gettempdir()}'
+        print(f'error: {printable(text)}', file=sys.stderr)
         return EXIT_ERROR
     finally:
         for number, handler in caught.items():

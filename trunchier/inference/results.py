@@ -256,15 +256,15 @@ class _Video:
         """Complete the current segment. Its npz is written last and marks it as complete."""
         if self.count == self.start:
             return
-        segment = (self.start, self.count)
-        if self.writer is not None:
-            writer, self.writer = self.writer, None
+        # Taken first: a segment that cannot be written is given up.
+        segment, self.start = (self.start, self.count), self.count
+        (rows, self.rows), (writer, self.writer) = (self.rows, []), (self.writer, None)
+        if writer is not None:
             writer.close()
             self.writing.rename(_path(self.folder, segment, '.mp4'))
-        arrays = {n: np.concatenate([row[n] for row in self.rows]) for n in self.rows[0]}
+        arrays = {n: np.concatenate([row[n] for row in rows]) for n in rows[0]}
         save_npz(_path(self.folder, segment, '.npz'), **arrays, **self.camera)
         self.segments.append(segment)
-        self.start, self.rows = self.count, []
 
     def finish(self):
         self.close_segment()
