@@ -106,9 +106,11 @@ class ExportedNetwork:
                 'models as ONNX (.onnx) or, if you trust its author, say trust=True (--trust)'
             )
         self.runtime, reader = READERS[path.suffix]
+        self.path = path
         self.metadata, self._run = reader(path, self.device)
-        if 'task' not in self.metadata:
-            raise ValueError(f'{path} was not written by trunchier: it has no metadata')
+        for key, kind in dict(task=str, model=str, dynamic_batch=bool, outputs=list).items():
+            if not isinstance(self.metadata.get(key), kind):
+                raise ValueError(f'{path} was not written by trunchier: no {key} in its metadata')
         found = self.metadata['model']
         if name not in (None, found):
             raise ValueError(f'{path} is {found}, not {name}; name the model that was exported')
@@ -117,9 +119,12 @@ class ExportedNetwork:
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         crops = images.float().to(self.device)
         step = len(crops) if self.metadata['dynamic_batch'] else 1
-        parts = [self._run(part) for part in crops.split(step)]
-        outputs = (torch.cat(part).to(images.device) for part in zip(*parts, strict=True))
-        return dict(zip(self.metadata['outputs'], outputs, strict=True))
+        try:
+            parts = [self._run(part) for part in crops.split(step)]
+            outputs = (torch.cat(part).to(images.device) for part in zip(*parts, strict=True))
+            return dict(zip(self.metadata['outputs'], outputs, strict=True))
+        except Exception as error:  # onnxruntime's exceptions have no common class
+            raise ExportError(f'{self.path} cannot run {tuple(crops.shape)}: {error}') from error
 
 
 def is_exported(path: str | Path) -> bool:
@@ -147,7 +152,10 @@ def _read_onnx(path, device):
     if session.get_providers()[0] != providers[0][0]:  # its libraries did not load
         raise RuntimeError(_no_provider(device, f'{providers[0][0]} does not load'))
     texts = session.get_modelmeta().custom_metadata_map
-    metadata = {key: json.loads(text) for key, text in texts.items()} if 'task' in texts else {}
+    try:
+        metadata = {key: json.loads(text) for key, text in texts.items()} if 'task' in texts else {}
+    except (ValueError, RecursionError):
+        metadata = {}
 
     def run(images):
         return [torch.from_numpy(each) for each in session.run(None, {INPUT: images.cpu().numpy()})]

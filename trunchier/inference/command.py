@@ -132,7 +132,7 @@ def _parser():
     add('--weights', nargs='+', metavar='FILE',
         help='checkpoint or exported model (.onnx), one per model')
     add('--trust', action='store_true',
-        help='load a .pt2 file, which is a program: only from people whom you trust')
+        help='load a .pt or .pt2 file, which is a program: only from people whom you trust')
     add('--body-model', metavar='FILE', help='SMPL model written by tools/convert_smpl.py')
     add('--device', default='auto', help='auto, cpu, cuda, cuda:1 (default: auto)')
     add('--batch-size', type=int, default=8, metavar='N', help='people per batch (default: 8)')

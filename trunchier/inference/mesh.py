@@ -16,7 +16,7 @@ from ..models.mesh.body import BodyModel
 from ..models.mesh.estimator import pose_bodies
 from ..visualization.overlays import MeshPainter
 from .inferencer import Inferencer
-from .predictor import Crop, Predictor
+from .predictor import Crop, Predictor, checked
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -79,7 +79,8 @@ class MeshPredictor(Predictor):
         return Crop(pixels, record['input_center'], side, image.shape[:2])
 
     def compute(self, images: Tensor) -> dict[str, Tensor]:
-        return pose_bodies(self.network(images), self.body)
+        shapes = {name: person()[name].shape for name in HEAD_FIELDS}
+        return pose_bodies(checked(self.network(images), shapes, len(images)), self.body)
 
     def people(self, tensors: dict[str, Tensor], crops: list[Crop]) -> list[dict[str, np.ndarray]]:
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}

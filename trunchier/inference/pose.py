@@ -15,7 +15,7 @@ from ..deploy.graph import keypoint_meta
 from ..deploy.runtime import ModuleNetwork, Network
 from ..visualization.overlays import KeypointPainter
 from .inferencer import Inferencer
-from .predictor import Crop, Predictor
+from .predictor import Crop, Predictor, checked
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -115,7 +115,8 @@ class Heatmaps:
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         from mmpose.models.utils.tta import flip_heatmaps
 
-        heatmaps = self.network(images)['heatmaps']
+        shapes = dict(heatmaps=(len(self.flip_indices), None, None))
+        heatmaps = checked(self.network(images), shapes, len(images))['heatmaps']
         if self.test_cfg.get('flip_test'):
             mirrored = flip_heatmaps(
                 self.network(images.flip(-1))['heatmaps'],

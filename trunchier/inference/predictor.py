@@ -202,6 +202,27 @@ class Predictor:
         return (images.float() - self.mean) / self.std
 
 
+def checked(tensors: dict[str, Tensor], shapes: dict[str, tuple], count: int) -> dict[str, Tensor]:
+    """Those outputs of a network that `shapes` names.
+
+    Args:
+        shapes: of an output for each of `count` crops; None stands for any size.
+
+    Raises:
+        ValueError: the network, as of an exported file, gives others.
+    """
+    for name, shape in shapes.items():
+        found = tuple(tensors[name].shape) if name in tensors else None
+        expected = (count, *shape)
+        if (
+            found is None
+            or len(found) != len(expected)
+            or any(wanted not in (size, None) for size, wanted in zip(found, expected, strict=True))
+        ):
+            raise ValueError(f'the network gives {name} of shape {found}; expected {expected}')
+    return {name: tensors[name] for name in shapes}
+
+
 def to_cpu(tensors: dict[str, Tensor]) -> Output:
     """Start copying tensors to the CPU, as float32."""
     tensors = {name: tensor.detach().float() for name, tensor in tensors.items()}
