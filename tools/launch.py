@@ -35,10 +35,26 @@ def parser(description: str) -> argparse.ArgumentParser:
         'settings of the config to override, such as model.backbone.with_cp=True; lists as '
         'key="[a,b]" or key=a,b'
     )
-    add('--cfg-options', nargs='+', action=DictAction, default={}, help=settings)
+    add('--cfg-options', nargs='+', action=Settings, default={}, help=settings)
     add('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     add('--local_rank', '--local-rank', type=int, default=0)
     return parser
+
+
+class Settings(DictAction):
+    """KEY=VALUE ...; what cannot be parsed is an error of the command line."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: list[str],
+        option_string: str | None = None,
+    ) -> None:
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (AssertionError, RecursionError, ValueError) as error:
+            raise argparse.ArgumentError(self, f'{values}: {error}') from error
 
 
 def merge(cfg: Config, args: argparse.Namespace) -> None:
@@ -56,16 +72,28 @@ def merge(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def finish(cfg: Config, args: argparse.Namespace) -> None:
-    """Apply --cfg-options over everything else, then what safety and a missing GPU require."""
-    cfg.merge_from_dict(args.cfg_options)
+    """Apply --cfg-options over everything else, then what safety and a missing GPU require.
+
+    Raises:
+        ValueError: settings that do not fit the config.
+    """
+    try:
+        cfg.merge_from_dict(args.cfg_options)
+        _add_hooks(cfg)
+    except (AssertionError, AttributeError, LookupError, RecursionError, TypeError) as error:
+        reason = f'{type(error).__name__}: {error}'
+        raise ValueError(f'--cfg-options do not fit the config: {reason}') from error
+    if args.launcher != 'none' and get_device() == 'cpu':
+        distribute_on_cpu(cfg)
+
+
+def _add_hooks(cfg):
     checkpoint = cfg.get('default_hooks', {}).get('checkpoint')
     if checkpoint and checkpoint.get('type') == 'CheckpointHook':
         checkpoint.type = 'SafeCheckpointHook'
     hooks = cfg.get('custom_hooks') or []
     if not any(hook['type'] == 'WorkerHook' for hook in hooks):
         cfg.custom_hooks = [*hooks, dict(type='WorkerHook')]
-    if args.launcher != 'none' and get_device() == 'cpu':
-        distribute_on_cpu(cfg)
 
 
 def hook(cfg: Config, name: str, kind: str) -> dict:

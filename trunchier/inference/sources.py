@@ -350,9 +350,10 @@ def _opened(source):
     with _unreadable(f'{source.path} cannot be opened as a video'):
         container = av.open(path, options=options, metadata_errors='replace')
     with container:
-        if not container.streams.video:
-            raise Unreadable(f'{source.path} has no video stream')
-        yield container.streams.video[0]
+        streams = [each for each in container.streams.video if each.codec_context is not None]
+        if not streams:
+            raise Unreadable(f'{source.path} has no video stream that can be decoded')
+        yield streams[0]
 
 
 @contextmanager
