@@ -36,7 +36,7 @@ EXAMPLES = """examples:
   predict clip.mp4 --model VMPose-T-S2 --weights pose.pth --detector yolox_nano.onnx --smooth
   predict clip.mp4 ... --resume                  continue an interrupted run
   predict images/ --model SwinPose-T-S3 VMPose-T-S3 --weights a.pth b.pth --sheet sheet.jpg
-  predict camera --model mesh --viewer           look at http://127.0.0.1:8080
+  predict camera --model mesh --viewer           look at the address that it prints
 
 --boxes FILE: JSON of {"image.jpg": [[x1, y1, x2, y2], ...]}, of COCO annotations or detections, or
 written by --save json; or .npy (people, 4 or 5).
