@@ -227,7 +227,7 @@ def onnx_model(shape, *outputs, metadata=(), name='images'):
     return model.SerializeToString()
 
 
-FACTS = dict(task='pose', model='VMPose-T-S2', dynamic_batch=True, outputs=['heatmaps'])
+FACTS = dict(task='pose', model='VMPose-T-S2', dynamic_batch=True, outputs={'heatmaps': {}})
 
 
 @pytest.fixture(scope='module')
@@ -304,7 +304,7 @@ def test_metadata_of_exported_files_is_used_or_refused(trials, onnx, tmp_path):
         else:
             texts = {key: json.dumps(value) for key, value in FACTS.items()}
             key = chance.choice(list(texts))
-            value = chance.choice([*VALUES, ['heatmaps', 'more'], 'VMPose-T-S3'])
+            value = chance.choice([*VALUES, {'heatmaps': {}, 'more': {}}, 'VMPose-T-S3'])
             texts[key] = chance.choice([json.dumps(value), 'no JSON', '[' * 9999, ''])
             if chance.random() < 0.2:
                 del texts[key]
@@ -331,7 +331,7 @@ def test_exported_files_of_another_output_are_refused(onnx, tmp_path, shape):
 
 def test_exported_files_without_heatmaps_are_refused(onnx, tmp_path):
     cfg, path = pose_config(), tmp_path / 'a.onnx'
-    facts = dict(FACTS, model=find_config(cfg).name, outputs=['other'])
+    facts = dict(FACTS, model=find_config(cfg).name, outputs={'other': {}})
     texts = {key: json.dumps(value) for key, value in facts.items()}
     path.write_bytes(
         onnx_model(['B', 3, 256, 192], np.zeros((1, 17, 64, 48), 'f4'), metadata=texts)

@@ -108,7 +108,7 @@ class ExportedNetwork:
         self.runtime, reader = READERS[path.suffix]
         self.path = path
         self.metadata, self._run = reader(path, self.device)
-        for key, kind in dict(task=str, model=str, dynamic_batch=bool, outputs=list).items():
+        for key, kind in dict(task=str, model=str, dynamic_batch=bool, outputs=dict | list).items():
             if not isinstance(self.metadata.get(key), kind):
                 raise ValueError(f'{path} was not written by trunchier: no {key} in its metadata')
         found = self.metadata['model']
