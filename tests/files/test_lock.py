@@ -6,12 +6,13 @@ import sys
 
 import pytest
 
-from trunchier.files import lock
+from trunchier.files import whole
 from trunchier.files.lock import FolderInUse, FolderLock
 
 HOLD = """
-import runpy, sys
-lock = runpy.run_path(sys.argv[1])['FolderLock'](sys.argv[2])
+import sys
+from trunchier.files.lock import FolderLock
+lock = FolderLock(sys.argv[1])
 print('held', flush=True)
 sys.stdin.read()
 """
@@ -21,7 +22,7 @@ sys.stdin.read()
 def holder(tmp_path):
     """Another process that holds the lock."""
     process = subprocess.Popen(
-        [sys.executable, '-c', HOLD, lock.__file__, tmp_path],
+        [sys.executable, '-c', HOLD, tmp_path],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout.readline() == 'held\n'
@@ -56,13 +57,13 @@ def test_a_lock_dies_with_its_process(holder, tmp_path, end):
 
 def test_a_lock_whose_file_is_removed_in_the_meantime_is_taken_anew(tmp_path, monkeypatch):
     """The holder unlinks its file between the opening and the locking of another."""
-    first, flock = FolderLock(tmp_path), lock.fcntl.flock
+    first, flock = FolderLock(tmp_path), whole.fcntl.flock
 
     def late(file, flags):
         first.release()
         return flock(file, flags)
 
-    monkeypatch.setattr(lock.fcntl, 'flock', late)
+    monkeypatch.setattr(whole.fcntl, 'flock', late)
     second = FolderLock(tmp_path)
     assert second.path.exists()
     monkeypatch.undo()

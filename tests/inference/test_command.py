@@ -210,7 +210,7 @@ def test_an_interrupted_command_can_be_resumed(models, tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == command.EXIT_INTERRUPTED
+    assert process.returncode == 130
     assert 'continue with the same command and --resume' in errors
     assert run(*given, '--resume') == 0
     assert len(json.loads((tmp_path / 'out/predictions/clip.json').read_text())) == frames

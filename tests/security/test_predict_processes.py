@@ -112,6 +112,7 @@ def assert_stopped(process, number, folder):
     out, errors = process.communicate(timeout=PATIENCE)  # it goes on saving, then ends
     assert process.returncode == 128 + number
     assert errors.strip().splitlines()[-1].startswith('interrupted; continue with the same')
+    assert f'stopped by {signal.Signals(number).name}' in errors
     with pytest.raises(ProcessLookupError):  # no child is left
         os.killpg(process.pid, 0)
     done = assert_whole_segments(folder / '.clip.part')

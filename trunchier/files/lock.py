@@ -1,15 +1,10 @@
 """A lock of a folder, which dies with its process."""
 
 import contextlib
-import errno
 import os
 from pathlib import Path
-from typing import TextIO
 
-try:
-    import fcntl
-except ImportError:  # Windows: no folder is locked
-    fcntl = None
+from .whole import fcntl, lock_file
 
 NAME = '.lock'
 
@@ -23,50 +18,33 @@ class FolderLock:
 
     Raises:
         FolderInUse: another process, or another lock of this one, holds it.
-        OSError: the lock file cannot be written.
+        OSError: the lock file cannot be made.
     """
 
     def __init__(self, folder: str | Path):
-        self.path = Path(folder, NAME)
-        self.file = _locked(self.path)
+        self.path, self.descriptor = Path(folder, NAME), None
+        for _ in range(3):  # its holder may just remove it
+            self.descriptor = lock_file(self.path, os.O_RDWR | os.O_CREAT)
+            if self.descriptor is not None or fcntl is None:
+                break
+        else:
+            raise FolderInUse(
+                f'{folder} is in use by another run ({self._holder()}): wait until it ends, end '
+                'it, or choose another folder'
+            )
+        if self.descriptor is not None:
+            with contextlib.suppress(OSError):  # the disk is full, which the run will say
+                os.ftruncate(self.descriptor, 0)
+                os.write(self.descriptor, f'process {os.getpid()}'.encode())
+
+    def _holder(self):
+        with contextlib.suppress(OSError):
+            return self.path.read_text()[:100] or 'which just began'
+        return 'which just ended'
 
     def release(self) -> None:
         """Let others in; nothing happens the second time."""
-        if self.file is not None:
+        if self.descriptor is not None:
             self.path.unlink(missing_ok=True)  # while it is locked: no one else's is removed
-            self.file.close()
-            self.file = None
-
-
-def _locked(path: Path) -> TextIO:
-    while True:
-        file = open(path, 'a+')  # noqa: SIM115  open as long as the lock is held
-        if fcntl is None:
-            return file
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read(100).strip()
-            file.close()
-            raise FolderInUse(
-                f'{path.parent} is in use by another run ({holder or "which just began"}): wait '
-                'until it ends, end it, or choose another folder'
-            ) from None
-        except OSError as error:  # a network file system without locks
-            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-                file.close()
-                raise
-        if _is_at(file, path):
-            os.truncate(path, 0)
-            with contextlib.suppress(OSError):  # the disk is full, which the run will say
-                os.write(file.fileno(), f'process {os.getpid()}'.encode())
-            return file
-        file.close()  # its holder has just removed it
-
-
-def _is_at(file, path):
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except FileNotFoundError:
-        return False
+            os.close(self.descriptor)
+            self.descriptor = None

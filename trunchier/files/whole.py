@@ -36,7 +36,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         part = _part(path, path.suffix)
-        lock = _lock(part, os.O_RDWR | os.O_CREAT)
+        lock = lock_file(part, os.O_RDWR | os.O_CREAT)
         if lock is None:  # of another thread or process: the last one wins
             part = part.with_stem(f'{part.stem}-{os.getpid()}-{time.monotonic_ns()}')
         try:
@@ -74,7 +74,7 @@ def scratch_folder(path: str | Path) -> Iterator[Path]:
         end = time.monotonic() + PATIENCE
         while True:
             part.mkdir(exist_ok=True)
-            lock = _lock(part, os.O_RDONLY)
+            lock = lock_file(part, os.O_RDONLY)
             if lock is not None or fcntl is None:
                 break
             if time.monotonic() > end:
@@ -110,7 +110,7 @@ def _part(path, suffix=''):
     return path.with_name(f'.{name}.part{suffix}')
 
 
-def _lock(path, flags):
+def lock_file(path: str | Path, flags: int) -> int | None:
     """Open and lock a file or folder; returns its descriptor, or None: another one holds it."""
     if fcntl is None:
         return None

@@ -7,16 +7,16 @@ import argparse
 import errno
 import inspect
 import logging
-import signal
 import sys
 import tempfile
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 from ..files.images import MAX_PIXELS
+from ..files.processes import clean_end
 from ..visualization.overlays import contact_sheet
 from ..weights.find import Found, find
 from . import sources
@@ -44,9 +44,8 @@ written by --save json; or .npy (people, 4 or 5).
 exit codes: 0 done; 1 error; 2 wrong command line; 3 done, but some input was skipped and is listed;
 130 interrupted, 143 terminated, 129 hung up: continue with --resume
 """
-EXIT_ERROR, EXIT_SKIPPED, EXIT_INTERRUPTED = 1, 3, 130
+EXIT_ERROR, EXIT_SKIPPED = 1, 3
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-STOPPING = ('SIGTERM', 'SIGHUP')  # end a run as Ctrl-C does
 SHEET_ROWS = 100
 
 
@@ -62,56 +61,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def given(*names):
         return {name: args[name] for name in names}
 
-    caught = _catch_signals()
     try:
-        found = list(sources.find(args['inputs']))  # fails before any model is loaded
-        options = given('flip_test', 'focal', 'body_model')
-        common = given('device', 'batch_size', 'precision', 'track', 'smooth')
-        common |= given('detector', 'detector_weights', 'score_thr', 'trust', 'max_pixels')
-        inferencers = [
-            Inferencer(model, **common, **_accepted(model.row.load('predictor'), options))
-            for model in _models(args['model'], args['weights'], args['task'])
-        ]
-        return _predict(
-            found,
-            inferencers,
-            out_dir if out_dir or args['viewer'] or args['sheet'] or args['show'] else 'outputs',
-            _viewer(args['host'], args['port'], found) if args['viewer'] else None,
-            args['sheet'],
-            given('kpt_thr', 'draw_bbox', 'style', 'alpha', 'side', 'black_background'),
-            quiet,
-            **given('bboxes', 'save', 'resume', 'show'),
-        )
-    except KeyboardInterrupt as stop:
+        with clean_end():
+            found = list(sources.find(args['inputs']))  # fails before any model is loaded
+            options = given('flip_test', 'focal', 'body_model')
+            common = given('device', 'batch_size', 'precision', 'track', 'smooth')
+            common |= given('detector', 'detector_weights', 'score_thr', 'trust', 'max_pixels')
+            inferencers = [
+                Inferencer(model, **common, **_accepted(model.row.load('predictor'), options))
+                for model in _models(args['model'], args['weights'], args['task'])
+            ]
+            return _predict(
+                found,
+                inferencers,
+                out_dir or (None if args['viewer'] or args['sheet'] or args['show'] else 'outputs'),
+                _viewer(args['host'], args['port'], found) if args['viewer'] else None,
+                args['sheet'],
+                given('kpt_thr', 'draw_bbox', 'style', 'alpha', 'side', 'black_background'),
+                quiet,
+                **given('bboxes', 'save', 'resume', 'show'),
+            )
+    except SystemExit as stop:  # by a signal
         where = f' --out-dir {printable(out_dir)}' if out_dir else ''
         print(f'interrupted; continue with the same command and --resume{where}', file=sys.stderr)
-        return stop.args[0] if stop.args else EXIT_INTERRUPTED
+        return stop.code
     except (OSError, ValueError, TypeError, RuntimeError, ImportError, MemoryError) as error:
         text = str(error) or type(error).__name__
         if getattr(error, 'errno', None) in DISK_FULL and error.filename is None:
             text += f', writing a temporary file below {tempfile.gettempdir()}'
         print(f'error: {printable(text)}', file=sys.stderr)
         return EXIT_ERROR
-    finally:
-        for number, handler in caught.items():
-            signal.signal(number, handler)
-
-
-def _catch_signals():
-    """End on signals as on Ctrl-C, so that what is done is kept; returns the former handlers."""
-
-    def stop(number, frame):
-        for caught in former:  # once: writing may take a moment
-            signal.signal(caught, signal.SIG_IGN)
-        raise KeyboardInterrupt(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    numbers = [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]
-    former = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) == signal.SIG_DFL}
-    for number in former:
-        signal.signal(number, stop)
-    return former
 
 
 # fmt: off
@@ -217,7 +196,7 @@ def _predict(found, inferencers, out_dir, viewer, sheet, painting, quiet, **call
     for inferencer in inferencers:
         painter = inferencer.painter(**_accepted(inferencer.predictor.painter_type, painting))
         folder = out_dir and Path(out_dir, *([inferencer.name] if len(inferencers) > 1 else []))
-        for result in inferencer(
+        results = inferencer(
             found,
             out_dir=folder,
             return_vis=bool(sheet),
@@ -225,12 +204,14 @@ def _predict(found, inferencers, out_dir, viewer, sheet, painting, quiet, **call
             show_progress=not quiet,
             painter=painter,
             **call,
-        ):
-            if sheet and (result.source in rows or len(rows) < SHEET_ROWS):
-                row = rows.setdefault(result.source, {'input': result.image})
-                row.setdefault(inferencer.name, result.visualization)
-            if viewer is not None:
-                viewer.add(inferencer.name, painter, result)
+        )
+        with closing(results):
+            for result in results:
+                if sheet and (result.source in rows or len(rows) < SHEET_ROWS):
+                    row = rows.setdefault(result.source, {'input': result.image})
+                    row.setdefault(inferencer.name, result.visualization)
+                if viewer is not None:
+                    viewer.add(inferencer.name, painter, result)
         report = inferencer.report
         frames += report.frames + report.done_before
         skipped += len(report.skipped)
@@ -246,5 +227,6 @@ def _predict(found, inferencers, out_dir, viewer, sheet, painting, quiet, **call
         print(f'error: nothing could be predicted of {len(found)} inputs', file=sys.stderr)
         return EXIT_ERROR
     if viewer is not None:
-        viewer.wait()
+        with suppress(SystemExit):  # Ctrl-C
+            viewer.wait()
     return EXIT_SKIPPED if skipped else 0

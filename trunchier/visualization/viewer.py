@@ -238,10 +238,11 @@ class Viewer:
             self.handles += [lines, photo]
 
     def wait(self) -> None:
-        """Serve the page until Ctrl-C."""
+        """Serve the page until it is closed, or Ctrl-C."""
         try:
-            self.closed.wait()
-        except KeyboardInterrupt:
+            with contextlib.suppress(KeyboardInterrupt):
+                self.closed.wait()
+        finally:
             self.close()
 
     def close(self) -> None:
