@@ -11,8 +11,8 @@ from torch import nn
 
 from trunchier.files.whole import whole_file
 from trunchier.inference import writers
-from trunchier.models.create import build_model
 from trunchier.models.mesh.body import EMBEDDED_BODY
+from trunchier.weights.find import build_model
 
 ROOT = Path(__file__).resolve().parents[1]
 SWIN = dict(channels=(16, 32, 64, 64), depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 2))

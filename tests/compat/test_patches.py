@@ -74,6 +74,18 @@ def test_calling_an_absent_op_names_it():
         nms(torch.rand(4, 4), torch.rand(4), 0.5)
 
 
+@lite_only
+def test_the_environment_of_mmcv_is_reported_as_without_the_patch():
+    script = 'from mmcv.utils.env import collect_env; print(collect_env()["MMCV Compiler"])'
+    assert python(script).stdout == python(f'import trunchier; {script}').stdout == 'n/a\n'
+
+
+@lite_only
+def test_mmdet_can_be_imported_after_mmpretrain_and_this_package():
+    run = python('import mmpretrain.models, trunchier, mmdet.models\nprint("imported")')
+    assert run.stdout == 'imported\n', run.stderr
+
+
 def test_full_mmcv_is_left_alone(tmp_path, monkeypatch):
     (tmp_path / '_ext.cpython-311-x86_64-linux-gnu.so').touch()
     spec = SimpleNamespace(origin=str(tmp_path / '__init__.py'))
@@ -310,6 +322,19 @@ def test_bfloat16_outputs_become_numpy_arrays():
     assert (first.dtype, second.dtype) == (np.float32, np.float64)
     (pair,) = to_numpy([half, half], unzip=True)
     assert [array.tolist() for array in pair] == [[[0.5, 2.0]]] * 2
+
+
+def test_heads_imported_before_the_patch_get_it_too():
+    heads = importlib.import_module('mmpose.models.heads.heatmap_heads.heatmap_head')
+    tensor_utils = importlib.import_module('mmpose.utils.tensor_utils')
+    patched = tensor_utils.to_numpy
+    stock = patched.__wrapped__
+    tensor_utils.to_numpy = heads.to_numpy = stock  # as if this package had not been imported
+    try:
+        patches._widen_bfloat16(tensor_utils)
+        assert heads.to_numpy(torch.ones(1, dtype=torch.bfloat16)).tolist() == [1.0]
+    finally:
+        tensor_utils.to_numpy = heads.to_numpy = patched
 
 
 # --- drawing -------------------------------------------------------------------------------------

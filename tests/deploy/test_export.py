@@ -16,10 +16,9 @@ from trunchier.deploy import export
 from trunchier.deploy.graph import describe, make_graph
 from trunchier.deploy.runtime import ExportedNetwork
 from trunchier.inference.mesh import MeshPredictor
-from trunchier.models.create import build_model
 from trunchier.ops.scan.parallel import plan_tree
 from trunchier.ops.windows import window_layout
-from trunchier.weights.find import find, find_config
+from trunchier.weights.find import build_model, find, find_config
 
 onnx = pytest.importorskip('onnx', reason='needs onnx, onnxscript and onnxruntime')
 onnxruntime = pytest.importorskip('onnxruntime', reason='needs onnx, onnxscript and onnxruntime')

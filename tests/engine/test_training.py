@@ -1,7 +1,11 @@
 """Learning rates by depth, two optimizers, bfloat16 on a CPU, and a loop that resumes."""
 
+import importlib
+import logging
+
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
@@ -139,8 +143,55 @@ def test_custom_keys_multiply_and_the_longest_wins():
 
 
 def test_unknown_options_are_named():
-    with pytest.raises(ValueError, match="got .'norm_decay_mult'"):
-        optimizer(nn.Linear(1, 1), norm_decay_mult=0)
+    with pytest.raises(ValueError, match="got .'norm_decay'"):
+        optimizer(nn.Linear(1, 1), norm_decay=0)
+
+
+def test_options_of_mmengine_have_their_meaning():
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.LayerNorm(4), nn.Linear(4, 4))
+    options = dict(norm_decay_mult=0.5, bias_decay_mult=0.25, bias_lr_mult=2, dwconv_decay_mult=0)
+    assert learning_rates(optimizer(model, **options)) == {
+        '0.weight': (1e-3, 0),
+        '0.bias': (2e-3, pytest.approx(0.025)),
+        '1.weight': (1e-3, pytest.approx(0.05)),
+        '1.bias': (1e-3, pytest.approx(0.05)),
+        '2.weight': (1e-3, 0.1),
+        '2.bias': (2e-3, pytest.approx(0.025)),
+    }
+    flat = learning_rates(optimizer(model, flat_decay_mult=1.0))
+    assert flat['1.weight'][1] == flat['2.bias'][1] == 0.1
+
+
+@pytest.mark.parametrize('name', ['swin-t-s3', 'gmf-t-s2', 'vm-t-s2'])
+def test_layer_decay_of_mmpose_decays_our_backbones(name):
+    importlib.import_module('mmpose.engine')
+    model = pose_model(name)
+    # as mmpose's configs of ViTPose write it, for a backbone of 12 layers
+    stock = dict(num_layers=12, layer_decay_rate=0.8, custom_keys={'norm': dict(decay_multi=0.0)})
+    cfg = dict(constructor='LayerDecayOptimWrapperConstructor', paramwise_cfg=stock)
+    logged = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = logged.append
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    wrapper = build_optim_wrapper(model, dict(cfg, optimizer=ADAMW))
+    logger.removeHandler(handler)
+    assert learning_rates(wrapper) == learning_rates(optimizer(model, layer_decay_rate=0.8))
+    assert ['num_layers=12' in record.getMessage() for record in logged] == [True]
+
+
+def test_layer_decay_of_mmpose_is_left_alone_for_its_own_backbone():
+    importlib.import_module('mmpose.engine')
+    model = pose_model('vit-s')
+    wrapper = build_optim_wrapper(
+        model,
+        dict(
+            optimizer=ADAMW,
+            constructor='LayerDecayOptimWrapperConstructor',
+            paramwise_cfg=dict(num_layers=12, layer_decay_rate=0.8),
+        ),
+    )
+    assert all('lr_scale' in group for group in wrapper.optimizer.param_groups)
 
 
 @pytest.mark.parametrize('rate', [0, 1.5])

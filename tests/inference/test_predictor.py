@@ -9,8 +9,7 @@ from small_models import CONFIGS, keypoints, noise
 from trunchier.deploy import export
 from trunchier.deploy.graph import describe
 from trunchier.inference import predictor
-from trunchier.models.create import build_model
-from trunchier.weights.find import Found
+from trunchier.weights.find import Found, build_model
 from trunchier.weights.load import load_checkpoint
 
 

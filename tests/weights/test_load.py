@@ -8,8 +8,8 @@ from small_models import mesh_config, pose_config, write_weights
 from torch import nn
 
 from trunchier.models import StageAdapter, TruncatedSwin, TruncatedVMamba
-from trunchier.models.create import build_model
 from trunchier.weights import load
+from trunchier.weights.find import build_model
 from trunchier.weights.load import (
     CheckpointError,
     OfficialPretrained,

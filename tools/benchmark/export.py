@@ -15,8 +15,7 @@ from benchmark.timing import interleaved
 from trunchier.deploy import export as exporting
 from trunchier.deploy.fuse import deploy
 from trunchier.deploy.runtime import ExportedNetwork
-from trunchier.models.create import build_model
-from trunchier.weights.find import find_config
+from trunchier.weights.find import build_model, find_config
 
 
 def add_arguments(add: Callable) -> None:

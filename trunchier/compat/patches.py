@@ -9,16 +9,22 @@ import functools
 import importlib
 import sys
 import warnings
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from mmengine.config import utils as config_utils
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.fileio import load
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.utils import digit_version
 
-STAND_INS = Path(__file__).parent / 'stand_ins'
+PACKAGE = Path(__file__).resolve().parents[1]
+STAND_INS = PACKAGE / 'compat' / 'stand_ins'
 
 
 class Outcome(NamedTuple):
@@ -48,7 +54,7 @@ def mmcv_without_compiled_ops() -> Outcome:
 
     mmpose.models imports mmdet, which imports mmcv.ops, which loads mmcv's compiled extension,
     used or not. With this patch an op is looked up when it is called; calling one raises an error
-    that names it.
+    that names it. `mmcv.utils.collect_env` reports the compilers of the ops as "n/a".
 
     Upstream: https://github.com/open-mmlab/mmpose/issues/3250
     Condition: mmcv is installed without its compiled extension, as mmcv-lite is.
@@ -61,12 +67,20 @@ def mmcv_without_compiled_ops() -> Outcome:
     _when_imported(
         'mmcv.utils.ext_loader', lambda loader: vars(loader).update(load_ext=_absent_ops)
     )
+    bricks = sys.modules.get('mmcv.cnn.bricks.transformer')
+    if bricks is not None and not hasattr(bricks, 'MultiScaleDeformableAttention'):
+        # It was imported before this patch and has caught the error; mmdet imports the class there.
+        ops = importlib.import_module('mmcv.ops.multi_scale_deform_attn')
+        bricks.MultiScaleDeformableAttention = ops.MultiScaleDeformableAttention
     return Outcome(True, 'mmcv has no compiled ops (mmcv-lite)')
 
 
 def _absent_ops(name, funcs):
     """Stand-in of mmcv's `load_ext`: the same attributes, each a function that raises."""
-    return SimpleNamespace(**{op: _absent_op(op) for op in funcs})
+    versions = ('get_compiler_version', 'get_compiling_cuda_version')
+    return SimpleNamespace(
+        **{op: (lambda: 'n/a') if op in versions else _absent_op(op) for op in funcs}
+    )
 
 
 def _absent_op(op):
@@ -121,12 +135,18 @@ def bfloat16_outputs_to_numpy() -> Outcome:
 
 def _widen_bfloat16(tensor_utils):
     narrow = tensor_utils.to_numpy
+    importers = [
+        module
+        for name, module in sys.modules.items()
+        if name.startswith('mmpose.') and getattr(module, 'to_numpy', None) is narrow
+    ]
 
     @functools.wraps(narrow)
     def to_numpy(x, return_device=False, unzip=False):
         return narrow(_widened(x), return_device, unzip)
 
-    tensor_utils.to_numpy = to_numpy
+    for module in (tensor_utils, *importers):  # the heads too, if they were imported before
+        module.to_numpy = to_numpy
 
 
 def _widened(x):
@@ -148,13 +168,18 @@ def names_of_our_pose_models() -> Outcome:
     mmpose = find_spec('mmpose')
     if mmpose is None:
         return Outcome(False, 'mmpose is not installed')
-    package = Path(__file__).parents[1]
-    ours = next((r for r in (package.parent, package / '.mim') if (r / 'configs').is_dir()), None)
+    ours = _folder_with_configs()
     if ours is None:
-        return Outcome(False, f'no configs beside {package}, nor in its .mim')
+        return Outcome(False, f'no configs beside {PACKAGE}, nor in its .mim')
     patch = functools.partial(_list_ours_after, Path(mmpose.origin).parent, ours)
     _when_imported('mmengine.infer.infer', patch)
     return Outcome(True, f'ours are in {ours}')
+
+
+def _folder_with_configs():
+    """The checkout, or `.mim` of a wheel; None: neither has configs."""
+    folders = (PACKAGE.parent, PACKAGE / '.mim')
+    return next((folder for folder in folders if (folder / 'configs').is_dir()), None)
 
 
 def _list_ours_after(mmpose, ours, infer):
@@ -169,6 +194,69 @@ def _list_ours_after(mmpose, ours, infer):
                     yield dict(model, Config=str(ours / model['Config']))
 
     infer.BaseInferencer._get_models_from_metafile = staticmethod(models_from_metafile)
+
+
+def scope_of_our_own() -> Outcome:
+    """`type='trunchier.TruncatedSwin'` fails: "Cannot auto import trunchier.registry".
+
+    Configs of other packages that inherit from ours build in this scope. mmengine imports the
+    registries of a scope by the name of its package, as `trunchier.registry`.
+
+    Upstream: https://github.com/open-mmlab/mmengine/blob/main/mmengine/registry/registry.py
+    Condition: always.
+    """
+    MODULE2PACKAGE.setdefault('trunchier', 'trunchier')
+    sys.modules['trunchier.registry'] = importlib.import_module('.registry', __package__)
+    return Outcome(True, 'mmengine knows the scopes of OpenMMLab alone')
+
+
+def configs_by_package_name() -> Outcome:
+    """`_base_ = 'trunchier::...'` fails: "mmengine does not support to load trunchier config".
+
+    mmengine knows the packages of OpenMMLab alone, and looks for configs in a wheel's folder
+    `.mim`, which a checkout does not have. This serves `_base_`, `mmengine.hub.get_config` and
+    `get_model`; `pretrained=True` means the weights that come with the package.
+
+    Upstream: https://github.com/open-mmlab/mmengine/issues/1581
+    Condition: our configs are found beside the package or in its wheel.
+    """
+    ours = _folder_with_configs()
+    if ours is None:
+        return Outcome(False, f'no configs beside {PACKAGE}, nor in its .mim')
+    of_package = config_utils._get_cfg_metainfo
+
+    @functools.wraps(of_package)
+    def metainfo(package_path, name):
+        if Path(package_path).name != 'trunchier':  # where an editable install is, it does not know
+            return of_package(package_path, name)
+        return _metainfo(ours / 'configs', name)
+
+    for module in (config_utils, sys.modules.get('mmengine.hub.hub')):
+        if module is not None:
+            module._get_cfg_metainfo = metainfo
+    register = ModuleType('trunchier.utils', 'Where mmengine.hub.get_model expects this function.')
+    register.register_all_modules = lambda init_default_scope=True: None  # importing has done it
+    sys.modules[register.__name__] = register
+    return Outcome(True, f'ours are in {ours}')
+
+
+def _metainfo(folder, name):
+    """What mmengine reads in a metafile: the path of a config and of its weights."""
+    name = name.removesuffix('.py')
+    path = folder / f'{name}.py'
+    if not path.is_file():
+        names = [p.relative_to(folder).with_suffix('').as_posix() for p in folder.rglob('*.py')]
+        similar = get_close_matches(name, names, 3, 0.4)
+        raise FileNotFoundError(
+            f'no config trunchier::{name} in {folder}; similar: {", ".join(similar) or "none"}'
+        )
+    weights = {
+        model['Config']: model['Weights']
+        for metafile in folder.glob('*/metafile.yml')
+        for model in load(metafile)['Models']
+    }.get(f'configs/{name}.py')
+    info = dict(Config=str(path))  # absolute: joined to any folder it stays itself
+    return info | dict(Weights=str(PACKAGE / weights)) if weights else info
 
 
 def drawing_with_array_radius() -> Outcome:
@@ -201,6 +289,39 @@ def _draw_with_scalar_radius(module):
     visualizer.draw_circles = draw_circles
 
 
+def layer_decay_on_hierarchical_backbones() -> Outcome:
+    """mmpose's layer decay, named in every ViTPose config, gives our backbones one learning rate.
+
+    Its LayerDecayOptimWrapperConstructor knows the parameter names of mmpretrain's ViT; those of
+    any other backbone count as the last layer, without a word. Where the backbone states its own
+    depth (`get_layer_depth`), our DepthDecayOptimWrapperConstructor does the work.
+
+    Upstream: https://github.com/open-mmlab/mmpose/blob/main/mmpose/engine/optim_wrappers/layer_decay_optim_wrapper.py
+    Condition: mmpose is installed.
+    """
+    if find_spec('mmpose') is None:
+        return Outcome(False, 'mmpose is not installed')
+    name = 'mmpose.engine.optim_wrappers.layer_decay_optim_wrapper'
+    _when_imported(name, _decay_by_depth)
+    return Outcome(True, 'mmpose decays the layers of ViT alone')
+
+
+def _decay_by_depth(module):
+    stock = module.LayerDecayOptimWrapperConstructor
+    add_vit_params = stock.add_params
+
+    @functools.wraps(add_vit_params)
+    def add_params(self, params, module, *args, **kwargs):
+        backbone = getattr(module, 'backbone', None)
+        if hasattr(backbone, 'layers') or not hasattr(backbone, 'get_layer_depth'):
+            return add_vit_params(self, params, module, *args, **kwargs)
+        cfg = dict(self.optim_wrapper_cfg, optimizer=self.optimizer_cfg)
+        by_depth = OPTIM_WRAPPER_CONSTRUCTORS.get('DepthDecayOptimWrapperConstructor')
+        return by_depth(cfg, self.paramwise_cfg).add_params(params, module)
+
+    stock.add_params = add_params
+
+
 def pkg_resources_warning() -> Outcome:
     """Every run opens with "pkg_resources is deprecated as an API".
 
@@ -222,6 +343,9 @@ PATCHES = (
     bfloat16_outputs_to_numpy,
     drawing_with_array_radius,
     names_of_our_pose_models,
+    scope_of_our_own,
+    configs_by_package_name,
+    layer_decay_on_hierarchical_backbones,
     pkg_resources_warning,
 )
 

@@ -28,8 +28,7 @@ from torch import nn
 from ..files.optional import need
 from ..files.version import PRODUCER
 from ..files.whole import scratch_folder
-from ..models.create import build_model
-from ..weights.find import find, find_config
+from ..weights.find import build_model, find, find_config
 from ..weights.load import load_checkpoint
 from .graph import LAYOUTS, NO_BODY, describe, make_graph
 from .lower import PRECISIONS, lower

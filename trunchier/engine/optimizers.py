@@ -12,6 +12,11 @@ from torch import nn
 
 # As ViTPose: no weight decay on these, nor on anything one-dimensional or marked by its module.
 UNDECAYED = ('pos_embed', 'position_bias_table', '_bias')
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+OPTIONS = {
+    *('layer_decay_rate', 'num_layers', 'custom_keys', 'bias_lr_mult'),
+    *('norm_decay_mult', 'bias_decay_mult', 'dwconv_decay_mult', 'flat_decay_mult'),
+}
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -24,9 +29,15 @@ class DepthDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     with a true attribute `_no_weight_decay` get no weight decay. The decay of a truncated backbone
     starts at its own last block. mmpose's LayerDecayOptimWrapperConstructor supports ViT alone.
 
+    mmpose's constructor, named in a config, is replaced by this one for a backbone that it does not
+    know (see `compat.patches`).
+
     Args:
         paramwise_cfg: `layer_decay_rate` (default 1) and `custom_keys`: {part of a parameter's
-            name: dict(lr_mult=..., decay_mult=...)}, longest match first.
+            name: dict(lr_mult=..., decay_mult=...)}, longest match first. mmengine's
+            `norm_decay_mult`, `bias_decay_mult`, `bias_lr_mult`, `dwconv_decay_mult` and
+            `flat_decay_mult` override the rules above with mmengine's meaning. mmpose's
+            `num_layers` is not needed; one that differs from the backbone's is reported.
 
     Raises:
         ValueError: an unknown option, or a rate outside (0, 1].
@@ -37,11 +48,9 @@ class DepthDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None
     ):
         super().__init__(optim_wrapper_cfg, {'layer_decay_rate': 1.0, **(paramwise_cfg or {})})
-        unknown = set(self.paramwise_cfg) - {'layer_decay_rate', 'custom_keys'}
+        unknown = set(self.paramwise_cfg) - OPTIONS
         if unknown:
-            raise ValueError(
-                f'paramwise_cfg takes layer_decay_rate and custom_keys, got {sorted(unknown)}'
-            )
+            raise ValueError(f'paramwise_cfg takes {sorted(OPTIONS)}, got {sorted(unknown)}')
         rate = self.paramwise_cfg['layer_decay_rate']
         if not 0 < rate <= 1:
             raise ValueError(f'layer_decay_rate must be in (0, 1], got {rate}')
@@ -49,11 +58,15 @@ class DepthDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def add_params(self, params: list[dict], module: nn.Module, prefix: str = '') -> None:
         """Append one group to `params` for each (learning rate, weight decay) of the model."""
         depth = self._depth_of(module)
-        groups = {}
-        for name, param in module.named_parameters():
-            if param.requires_grad:
-                key = self._multipliers(name, param, depth)
-                group = groups.setdefault(key, dict(params=[], param_names=[]))
+        groups, seen = {}, set()
+        for owner_name, owner in module.named_modules():
+            for leaf, param in owner.named_parameters(recurse=False):
+                if not param.requires_grad or id(param) in seen:
+                    continue
+                seen.add(id(param))
+                name = f'{owner_name}.{leaf}' if owner_name else leaf
+                lr_mult, decay_mult = self._multipliers(owner, name, param, depth)
+                group = groups.setdefault((lr_mult, decay_mult), dict(params=[], param_names=[]))
                 group['params'].append(param)
                 group['param_names'].append(name)
         for (lr_mult, decay_mult), group in sorted(groups.items()):
@@ -70,6 +83,7 @@ class DepthDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         backbone = getattr(model, 'backbone', model)
         prefix = 'backbone.' if backbone is not model else ''
         if hasattr(backbone, 'get_layer_depth'):
+            self._compare_num_layers(backbone, prefix)
             return lambda name: backbone.get_layer_depth(name, prefix)
         if self.paramwise_cfg['layer_decay_rate'] != 1:
             raise TypeError(
@@ -78,16 +92,43 @@ class DepthDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             )
         return lambda name: (0, 1)
 
-    def _multipliers(self, name, param, depth):
+    def _compare_num_layers(self, backbone, prefix):
+        stated = self.paramwise_cfg.get('num_layers')
+        blocks = backbone.get_layer_depth(f'{prefix}patch_embed', prefix)[1] - 2  # stem, norm
+        if stated is not None and stated != blocks:
+            MMLogger.get_current_instance().warning(
+                f'paramwise_cfg has num_layers={stated}, but {type(backbone).__name__} has '
+                f'{blocks} blocks; learning rates decay over these. Remove num_layers.'
+            )
+
+    def _multipliers(self, owner, name, param, depth):
         layer, layers = depth(name)
-        lr_mult = self.paramwise_cfg['layer_decay_rate'] ** (layers - 1 - layer)
+        options = self.paramwise_cfg
+        is_norm = isinstance(owner, NORMS)
+        is_bias = name.endswith('.bias')
+        is_depthwise = isinstance(owner, nn.Conv2d) and owner.in_channels == owner.groups
+        lr_mult = options['layer_decay_rate'] ** (layers - 1 - layer)
+        if is_bias and not is_norm:
+            lr_mult *= options.get('bias_lr_mult', 1.0)
+
         undecayed = (
             param.ndim <= 1
             or getattr(param, '_no_weight_decay', False)
             or name.endswith(('.bias', *UNDECAYED))
         )
         decay_mult = 0.0 if undecayed else 1.0
-        keys = self.paramwise_cfg.get('custom_keys', {})
+        rules = (
+            (is_norm, 'norm_decay_mult'),
+            (is_bias, 'bias_decay_mult'),
+            (is_depthwise, 'dwconv_decay_mult'),
+            (param.ndim == 1, 'flat_decay_mult'),
+        )
+        for applies, option in rules:
+            if applies and option in options:
+                decay_mult = options[option]
+                break
+
+        keys = options.get('custom_keys', {})
         matching = sorted((key for key in keys if key in name), key=lambda k: (-len(k), k))
         custom = keys[matching[0]] if matching else {}
         return lr_mult * custom.get('lr_mult', 1.0), decay_mult * custom.get('decay_mult', 1.0)

@@ -23,8 +23,7 @@ from torch import Tensor
 from ..deploy.fuse import deploy
 from ..deploy.lower import PRECISIONS
 from ..deploy.runtime import ExportedNetwork, ModuleNetwork, Network, is_exported
-from ..models.create import build_model
-from ..weights.find import Found, pick_device
+from ..weights.find import Found, build_model, pick_device
 from ..weights.load import load_checkpoint
 
 if TYPE_CHECKING:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS
 from torch import nn
 
 from .. import zoo
-from ..files import need
-from ..weights.find import find, find_config
+from ..weights.find import build_model, find, find_config
 from ..weights.load import load_checkpoint
 
 if TYPE_CHECKING:
@@ -78,23 +75,3 @@ def create_backbone(name: str, weights: str | Path | None = None, **changes: Any
     if weights is not None:
         load_checkpoint(backbone, weights)
     return backbone
-
-
-def build_model(cfg: Config) -> nn.Module:
-    """The model of a config, on the CPU, in eval mode, with random weights.
-
-    Leaves out what only training needs: initial weights and the discriminator.
-
-    Raises:
-        ImportError: the model needs mmpose (pose heads) or mmpretrain (ViT).
-    """
-    cfg = copy.deepcopy(cfg)
-    if cfg.model.get('discriminator'):
-        cfg.model.discriminator = None
-    cfg.model.init_cfg = cfg.model.backbone.init_cfg = None
-    init_default_scope(cfg.get('default_scope', 'mmpose'))
-    if MODELS.get(cfg.model.type) is None:
-        need('mmpose.models', f'building a {cfg.model.type}', 'see requirements.txt')
-    elif find_spec('mmpose') is None:
-        cfg.model.data_preprocessor = None  # mmpose's; only images that are not normalized need it
-    return MODELS.build(cfg.model).eval()

@@ -75,14 +75,14 @@ def window_layout(height: int, width: int, window: int, shift: int) -> Layout:
 def to_windows(tokens: Tensor, padding: Tensor, layout: Layout) -> Tensor:
     """(B, tokens, C) -> (B, windows * P, C), with `padding` (C,) at the padded positions."""
     padding = padding.to(tokens.dtype)
-    if tokens.requires_grad:
+    if tokens.requires_grad and not torch.jit.is_tracing():  # jit cannot trace an autograd.Function
         return _Moved.apply(tokens, padding, layout)
     return _to_windows(tokens, padding, layout)
 
 
 def to_tokens(positions: Tensor, layout: Layout) -> Tensor:
     """(B, windows * P, C) -> (B, tokens, C): the inverse of `to_windows`."""
-    if positions.requires_grad:
+    if positions.requires_grad and not torch.jit.is_tracing():
         return _Moved.apply(positions, None, layout)
     return _to_tokens(positions, layout)
 

@@ -1,13 +1,15 @@
-"""Find a model by any of its names, with its config and its weights."""
+"""Find a model by any of its names, with its config and its weights, and build it."""
 
 from __future__ import annotations
 
 import copy
 import difflib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from .. import zoo
@@ -193,3 +195,23 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     if device.type == 'cuda' and not torch.cuda.is_available():
         raise ValueError(f"device {device} requires a GPU, but torch finds none; use device='cpu'")
     return device
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The model of a config, on the CPU, in eval mode, with random weights.
+
+    Leaves out what only training needs: initial weights and the discriminator.
+
+    Raises:
+        ImportError: the model needs mmpose (pose heads) or mmpretrain (ViT).
+    """
+    cfg = copy.deepcopy(cfg)
+    if cfg.model.get('discriminator'):
+        cfg.model.discriminator = None
+    cfg.model.init_cfg = cfg.model.backbone.init_cfg = None
+    init_default_scope(cfg.get('default_scope', 'mmpose'))
+    if MODELS.get(cfg.model.type) is None:
+        need('mmpose.models', f'building a {cfg.model.type}', 'see requirements.txt')
+    elif find_spec('mmpose') is None:
+        cfg.model.data_preprocessor = None  # mmpose's; only images that are not normalized need it
+    return MODELS.build(cfg.model).eval()

@@ -43,6 +43,7 @@ class MeshEstimator(BaseModel):
         loss: config; its default type is MeshLoss.
         adversarial_weight: weight of both adversarial losses.
         data_preprocessor: config of mmpose's PoseDataPreprocessor.
+        train_cfg: None, which `mmpose.apis.init_model` sets.
         test_cfg: `with_vertices` (default True) adds vertices to predictions.
         init_cfg: see mmengine.
     """
@@ -57,6 +58,7 @@ class MeshEstimator(BaseModel):
         loss: dict | None = None,
         adversarial_weight: float = 0.0005,
         data_preprocessor: dict | None = None,
+        train_cfg: None = None,
         test_cfg: dict | None = None,
         init_cfg: dict | None = None,
     ):
@@ -110,6 +112,10 @@ class MeshEstimator(BaseModel):
         The crop's camera has a focal length of 5000 pixels for a crop of 256.
         """
         return pose_bodies(self.head(self.extract_feat(inputs)[-1]), self.body)
+
+    def _forward(self, inputs: Tensor, data_samples: None = None) -> tuple[Tensor, ...]:
+        """Outputs of the head, without the body model: what mmpose's get_flops traces."""
+        return tuple(self.head(self.extract_feat(inputs)[-1]).values())
 
     @torch.no_grad()
     def predict(self, inputs: Tensor, data_samples: list[PoseDataSample]) -> list[PoseDataSample]:

@@ -1,0 +1,211 @@
+"""Ways into the package that begin with a script, a config or an API of another package."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.analysis import FlopAnalyzer, get_model_complexity_info
+from mmengine.config import Config
+from mmengine.hub import get_config, get_model
+from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import trunchier
+from trunchier import zoo
+from trunchier.zoo.releases import SHIPPED
+
+ROOT = Path(__file__).resolve().parents[1]
+POSE = zoo.config_path('swin-t-s2', 'pose')
+MESH = zoo.config_path('swin-t-s2', 'mesh')
+CALLED_BY_PACKAGE = POSE.replace('configs/', 'trunchier::')
+
+
+def python(*arguments, **variables):
+    """Run Python in a process of its own, which finds this checkout; returns what it printed."""
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', **variables)
+    run = subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, env=environment
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+# --- APIs and tools ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('config', [POSE, MESH])
+def test_init_model_of_mmpose_builds_the_models_of_both_tasks(config):
+    from mmpose.apis import init_model
+
+    model = init_model(
+        str(ROOT / config),
+        cfg_options={'model.backbone.init_cfg': None, 'model.init_cfg': None},
+        device='cpu',
+    )
+    assert isinstance(model, nn.Module) and not model.training
+
+
+@pytest.mark.parametrize('name', ['swin-t-s2', 'gmf-t-s2', 'vm-t-s2', 'vit-s'])
+def test_mmengine_counts_the_flops_of_a_backbone_with_gradients_on(name):
+    backbone = trunchier.create_backbone(name)
+    counted = get_model_complexity_info(backbone, (3, 256, 192), show_table=False)['flops']
+    assert counted > 5e8
+
+
+FAST = ('VMPose-T-S2', 'SwinHMR2.0-T-S2')
+
+
+@pytest.mark.parametrize(
+    'name',
+    [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in zoo.models()],
+)
+def test_mmengine_counts_what_we_count(name):
+    model = trunchier.create_model(name)
+    model.forward = model._forward  # as mmpose's get_flops does
+    inputs = torch.zeros(1, 3, 256, 192)
+    counted = FlopAnalyzer(model, (inputs,)).by_operator()
+    products = sum(counted[kind] for kind in ('conv', 'linear', 'matmul', 'einsum'))
+    model.to('meta')
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(inputs.to('meta'))
+    ours = counter.get_total_flops() / 2
+    if hasattr(model.backbone, 'layers'):  # mmengine does not count the attention of a plain ViT
+        ours -= 2 * len(model.backbone.layers) * model.backbone.embed_dims * (16 * 12) ** 2
+    assert products == pytest.approx(ours, rel=0.02)
+
+
+@pytest.mark.parametrize('config', [POSE, MESH])
+def test_get_flops_of_mmpose_runs_on_a_config(config, tmp_path):
+    arguments = ('mmpose::analysis_tools/get_flops.py', ROOT / config, '--input-shape', 256, 192)
+    printed = python('-m', 'trunchier', 'run', *arguments)
+    assert 'Flops: ' in printed
+
+
+def test_tracing_a_backbone_first_in_a_process_passes_its_sanity_check():
+    script = (
+        'import torch, trunchier\n'
+        "for name in ('swin-t-s2', 'gmf-t-s2', 'vm-t-s2'):\n"
+        '    backbone = trunchier.create_backbone(name).eval()\n'
+        '    with torch.no_grad():\n'
+        '        torch.jit.trace(backbone, torch.randn(1, 3, 64, 64))\n'
+        '    print(name)\n'
+    )
+    assert python('-W', 'ignore', '-c', script).split() == ['swin-t-s2', 'gmf-t-s2', 'vm-t-s2']
+
+
+# --- trunchier:: and scope -----------------------------------------------------------------------
+
+
+def test_a_config_inherits_from_ours_by_the_name_of_the_package(tmp_path):
+    (tmp_path / 'mine.py').write_text(f'_base_ = {CALLED_BY_PACKAGE!r}\n')
+    cfg = Config.fromfile(tmp_path / 'mine.py')
+    cfg.model.backbone.init_cfg = None
+    model = MODELS.build(cfg.model)
+    assert type(model).__name__ == 'TopdownPoseEstimator'
+    assert isinstance(model.backbone, trunchier.models.TruncatedSwin)
+
+
+@pytest.mark.parametrize('suffix', ['', '.py'])
+def test_get_config_finds_ours(suffix):
+    cfg = get_config(CALLED_BY_PACKAGE.removesuffix('.py') + suffix)
+    assert Path(cfg.filename) == ROOT / POSE
+
+
+def test_get_model_builds_ours():
+    model = get_model(MESH.replace('configs/', 'trunchier::'))
+    assert type(model).__name__ == 'MeshEstimator'
+
+
+def test_the_index_states_the_weights_that_come_with_the_package():
+    for model, config in SHIPPED.items():
+        cfg = get_config(config.replace('configs/', 'trunchier::'), pretrained=True)
+        assert Path(cfg.model_path) == ROOT / 'trunchier' / 'assets' / f'{model}.safetensors'
+        assert Path(cfg.model_path).is_file()
+
+
+def test_a_wrong_name_is_answered_by_similar_ones():
+    with pytest.raises(FileNotFoundError, match='no config trunchier::pose2d/td-hm_swim.*swin-t'):
+        get_config('trunchier::pose2d/td-hm_swim-t-s2_8xb64-210e_coco-256x192')
+
+
+@pytest.mark.parametrize('prefix', ['', 'trunchier.'])
+def test_a_backbone_is_found_with_and_without_a_scope(prefix):
+    backbone = MODELS.build(dict(type=f'{prefix}TruncatedSwin', arch='tiny', num_stages=2))
+    assert isinstance(backbone, trunchier.models.TruncatedSwin)
+
+
+def test_the_default_scope_may_be_ours():
+    with DefaultScope.overwrite_default_scope('trunchier'):
+        backbone = MODELS.build(dict(type='TruncatedGMF', arch='tiny', num_stages=2))
+        head = MODELS.build(dict(type='HeatmapHead', in_channels=8, out_channels=17))
+        pack = TRANSFORMS.build(dict(type='PackPoseInputs'))
+    assert isinstance(backbone, trunchier.models.TruncatedGMF)
+    assert type(head).__name__ == 'HeatmapHead'
+    assert type(pack).__module__.startswith('mmpose')
+
+
+def test_an_unknown_type_of_our_scope_is_an_error_that_names_it():
+    with pytest.raises(KeyError, match='trunchier.TruncatedSwim'):
+        MODELS.build(dict(type='trunchier.TruncatedSwim'))
+
+
+# --- scripts and hook ----------------------------------------------------------------------------
+
+
+def test_run_gives_a_script_its_arguments_and_our_modules(tmp_path):
+    script = tmp_path / 'script.py'
+    script.write_text(
+        'import sys\nfrom mmengine.registry import MODELS\n'
+        "print(sys.argv[1:], MODELS.get('TruncatedSwin').__name__, __name__)\n"
+    )
+    assert python('-m', 'trunchier', 'run', script, '--help', 'x') == (
+        "['--help', 'x'] TruncatedSwin __main__\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('absent.py', 'no script absent.py'),
+        ('no_such::tool.py', 'running no_such::tool.py needs no_such'),
+        ('mmpose::tran.py', 'train.py'),
+    ],
+)
+def test_run_says_what_it_did_not_find(name, message):
+    run = subprocess.run(
+        [sys.executable, ROOT / 'tools' / 'run.py', name], capture_output=True, text=True
+    )
+    assert run.returncode == 1 and message in run.stderr and 'Traceback' not in run.stderr
+
+
+IMPORTED = 'import sys; print("trunchier" in sys.modules)'
+
+
+def test_the_hook_imports_us_with_mmpose_alone_and_can_be_removed(tmp_path):
+    tool = ROOT / 'tools' / 'install_hook.py'
+    read = f'import site; site.addsitedir({str(tmp_path)!r})'  # as Python does when it starts
+    python(tool, '--folder', tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        '_trunchier_hook.py',
+        'trunchier_hook.pth',
+    ]
+    assert python('-c', f'{read}; import json; {IMPORTED}') == 'False\n'
+    assert python('-c', f'{read}; import mmpose.registry; {IMPORTED}') == 'True\n'
+    python(tool, '--folder', tmp_path, '--remove')
+    assert not list(tmp_path.iterdir())
+    assert python('-c', f'{read}; import mmpose.version; {IMPORTED}') == 'False\n'
+
+
+def test_a_broken_installation_does_not_break_mmpose_through_the_hook(tmp_path):
+    python(ROOT / 'tools' / 'install_hook.py', '--folder', tmp_path)
+    script = (
+        f'import site, sys; site.addsitedir({str(tmp_path)!r})\n'
+        "sys.modules['trunchier'] = None\n"
+        'import mmpose.version\n'
+        'print(mmpose.version.__version__)\n'
+    )
+    assert python('-W', 'ignore', '-c', script).strip()
