@@ -15,12 +15,12 @@ import pickle
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from trunchier.conventions import ON_DISK, person
-from trunchier.files import pickles, save_npz
+from trunchier.files import pickles, read_npz, save_npz
 from trunchier.files.processes import clean_end
 from trunchier.models.mesh.body import FILE_NAME, NUM_BETAS, SHAPES, check_body
 from trunchier.models.mesh.hmr2_head import MEAN_PARAMS
@@ -131,7 +131,7 @@ def convert(found: dict[str, Path], out: Path) -> None:
     if out.suffix != '.npz':
         raise ValueError(f'expected an npz as output, got {out}')
     arrays = body_arrays(found['body'])
-    arrays['J_regressor_extra'] = np.asarray(pickles.load(found['joints']), np.float32)
+    arrays['J_regressor_extra'] = numbers(pickles.load(found['joints']), found['joints'])
     check_body(arrays, f'{found["body"]} and {found["joints"]}')
     if 'mean' in found:
         arrays |= npz_arrays(found['mean'], {name: (n,) for name, n in MEAN_PARAMS.items()})
@@ -152,27 +152,32 @@ def body_arrays(path: Path) -> dict[str, np.ndarray]:
     if not isinstance(content, dict) or not set(names) <= set(content):
         keys = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f'{path} is not an SMPL body: it holds {keys}, expected {names}')
-    arrays = {name: np.asarray(content[name], np.float32) for name in names}
+    arrays = {name: numbers(content[name], f'{name} of {path}') for name in names}
     # Version 1.1.0 has 300 shape components; HMR uses the first ten.
     arrays['shapedirs'] = arrays['shapedirs'][..., :NUM_BETAS]
     arrays['f'] = arrays['f'].astype(np.int32)
-    parents = np.asarray(content['kintree_table']).astype(np.int64)
-    parents[0, 0] = -1  # stored as 2^32 - 1
-    arrays['kintree_table'] = parents.astype(np.int32)
+    if arrays['kintree_table'].size:
+        arrays['kintree_table'].flat[0] = -1  # stored as 2^32 - 1
+    arrays['kintree_table'] = arrays['kintree_table'].astype(np.int32)
     return arrays
+
+
+def numbers(value: Any, name: str | Path) -> np.ndarray:
+    """`value` as float32; ValueError, which says `name`, unless it is an array of numbers."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in 'biuf':
+        raise ValueError(f'{name} is not an array of numbers')
+    return value.astype(np.float32)
 
 
 def npz_arrays(path: Path, shapes: dict[str, tuple[int | None, ...]]) -> dict[str, np.ndarray]:
     """float32 arrays of an official npz; None in a shape matches any size."""
-    arrays = {}
-    with np.load(path, allow_pickle=False) as file:
-        for name, shape in shapes.items():
-            if name not in file:
-                raise ValueError(f'{path} has no array {name!r}, only {file.files}')
-            array = file[name].astype(np.float32)
-            if list(array.shape) != [size or array.shape[0] for size in shape]:
-                raise ValueError(f'{name} of {path} has shape {array.shape}, expected {shape}')
-            arrays[name] = array
+    arrays = read_npz(path, shapes)
+    for name, shape in shapes.items():
+        if name not in arrays:
+            raise ValueError(f'{path} has no array {name!r}, only {[*arrays]}')
+        arrays[name] = array = arrays[name].astype(np.float32)
+        if list(array.shape) != [size or array.shape[0] for size in shape]:
+            raise ValueError(f'{name} of {path} has shape {array.shape}, expected {shape}')
     return arrays
 
 

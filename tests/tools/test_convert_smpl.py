@@ -181,7 +181,7 @@ BAD = {
     'not finite': (
         'SMPL_NEUTRAL.pkl',
         lambda: changed_body(v_template=np.full((6890, 3), np.nan)),
-        'v_template has numbers that are not finite',
+        'v_template of .* has values that are not finite numbers',
     ),
     'forbidden class': (
         'SMPL_NEUTRAL.pkl',

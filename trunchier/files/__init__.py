@@ -1,10 +1,11 @@
 """Reading and writing files safely: complete or absent, and without running what they hold."""
 
+from .arrays import read_npz
 from .download import DownloadError, download, local_file
 from .optional import need
 from .whole import check_writable, save_npz, whole_file, whole_folder
 
 __all__ = [
-    'DownloadError', 'check_writable', 'download', 'local_file', 'need', 'save_npz', 'whole_file',
-    'whole_folder',
+    'DownloadError', 'check_writable', 'download', 'local_file', 'need', 'read_npz', 'save_npz',
+    'whole_file', 'whole_folder',
 ]  # fmt: skip

@@ -199,6 +199,11 @@ def test_an_official_pickle_names_the_converter(tmp_path):
         ({'weights': None}, "no array 'weights'"),
         ({'J_regressor_extra': None}, "no array 'J_regressor_extra'"),
         ({'kintree_table': np.zeros((2, 24))}, 'skeleton'),
+        ({'f': np.full((13776, 3), 6890)}, 'f of .* names vertices outside of 0 to 6889'),
+        ({'f': np.full((13776, 3), -1)}, 'f of .* names vertices outside of 0 to 6889'),
+        ({'v_template': np.full((6890, 3), np.nan)}, 'v_template of .* not finite numbers'),
+        ({'weights': np.full((6890, 24), 'a')}, 'weights of .* not finite numbers'),
+        ({'weights': np.full((6890, 24), None)}, 'holds objects'),
     ],
 )
 def test_a_file_of_another_layout_is_an_error(tmp_path, change, message):

@@ -167,9 +167,12 @@ def test_mean_parameters_may_be_a_file_of_the_user(tmp_path):
         ({'pose': np.zeros(72)}, r'pose of .* has shape \(72,\), expected 144'),
         ({'shape': np.zeros(300)}, r'shape of .*, expected 10'),
         ({'cam': None}, "no array 'cam'"),
+        ({'cam': np.array([1, np.nan, 0])}, 'cam of .* not finite numbers'),
+        ({'shape': np.array(['x'] * 10)}, 'shape of .* not finite numbers'),
+        ({'cam': np.array([None] * 3)}, 'mean.npz .* holds objects'),
     ],
 )
-def test_mean_parameters_of_another_size_are_refused(tmp_path, changes, message):
+def test_mean_parameters_of_another_size_or_kind_are_refused(tmp_path, changes, message):
     path = write(tmp_path / 'mean.npz', **changes)
     with pytest.raises(ValueError, match=message):
         HMR2Head(**SMALL, mean_params=path)

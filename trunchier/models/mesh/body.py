@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...conventions import BODIES, EXTRA_19, SMPL_24, SMPL_PARENTS, SMPLX_TO_OPENPOSE
-from ...files import need, shipped
+from ...files import need, read_npz, shipped
 
 EMBEDDED_BODY = shipped.asset('body.npz')
 FILE_NAME = 'SMPL_NEUTRAL.npz'
@@ -111,9 +111,7 @@ def read_body(path: str | Path) -> dict[str, np.ndarray]:
         raise ValueError(
             f'{path} is not an npz; convert official SMPL files with tools/convert_smpl.py'
         )
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in SHAPES if name in file.files}
-
+    arrays = read_npz(path, SHAPES)
     arrays.setdefault('posedirs', np.zeros(SHAPES['posedirs'], np.float32))
     if 'shapedirs' in arrays:
         arrays['shapedirs'] = arrays['shapedirs'][..., :NUM_BETAS]
@@ -131,6 +129,10 @@ def check_body(arrays: dict[str, np.ndarray], path: str | Path) -> None:
                 f'{name} of {path} has shape {arrays[name].shape}, expected {shape}: '
                 'only bodies in the layout of SMPL are supported'
             )
+        if arrays[name].dtype.kind not in 'fiu' or not np.isfinite(arrays[name]).all():
+            raise ValueError(f'{name} of {path} has values that are not finite numbers')
+    if arrays['f'].min() < 0 or arrays['f'].max() >= NUM_VERTICES:
+        raise ValueError(f'f of {path} names vertices outside of 0 to {NUM_VERTICES - 1}')
     if tuple(arrays['kintree_table'][0, 1:].astype(int)) != SMPL_PARENTS[1:]:
         raise ValueError(
             f'kintree_table of {path} is not the skeleton of SMPL '

@@ -24,7 +24,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ...conventions import BODIES, HEAD_FIELDS, SMPL_24
-from ...files import shipped
+from ...files import read_npz, shipped
 from ...geometry import rotation_6d_to_matrix
 
 WIDTH = 1024
@@ -149,15 +149,17 @@ def read_mean_params(path: str | Path) -> dict[str, Tensor]:
             f'no mean parameters {path}; see "Body model" in README, or omit mean_params to '
             'start from those of the embedded body'
         )
-    tensors = {}
-    with np.load(path, allow_pickle=False) as file:
-        for name, size in MEAN_PARAMS.items():
-            if name not in file:
-                raise ValueError(f'{path} has no array {name!r}; expected {list(MEAN_PARAMS)}')
-            if file[name].size != size:
-                raise ValueError(
-                    f'{name} of {path} has shape {file[name].shape}, expected {size} numbers; '
-                    'the file for HMR2.0 is smpl_mean_params.npz'
-                )
-            tensors[name] = torch.from_numpy(file[name].astype(np.float32)).reshape(1, size)
+    tensors, arrays = {}, read_npz(path, MEAN_PARAMS)
+    for name, size in MEAN_PARAMS.items():
+        if name not in arrays:
+            raise ValueError(f'{path} has no array {name!r}; expected {list(MEAN_PARAMS)}')
+        array = arrays[name]
+        if array.size != size:
+            raise ValueError(
+                f'{name} of {path} has shape {array.shape}, expected {size} numbers; '
+                'the file for HMR2.0 is smpl_mean_params.npz'
+            )
+        if array.dtype.kind not in 'fiu' or not np.isfinite(array).all():
+            raise ValueError(f'{name} of {path} has values that are not finite numbers')
+        tensors[name] = torch.from_numpy(array.astype(np.float32)).reshape(1, size)
     return tensors
