@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from golden_rule import golden_values, load_golden
 
 from trunchier.ops import available_backends, backends, selective_scan, selective_scan_2d
+from trunchier.ops import scan as choice
 from trunchier.ops.scan import map_backend, parallel, reference
 from trunchier.ops.scan.parallel import scan_sequence
 
@@ -419,6 +421,18 @@ def test_an_absent_backend_says_what_to_do(monkeypatch):
         assert map_backend(inputs['x']) == 'torch'
     finally:
         backends.missing.cache_clear()
+
+
+def test_auto_says_once_that_it_falls_back_because_a_package_is_missing(monkeypatch):
+    monkeypatch.setitem(choice.MAP_BACKENDS, 'numba', lambda: 'needs the package numba')
+    choice._warn_of_slow_scan.cache_clear()
+    inputs = {name: t.float() for name, t in maps(1, 2, 2, 2).items()}
+    with pytest.warns(UserWarning, match="falls back to torch.*'numba' needs the package numba"):
+        selective_scan_2d(**inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        selective_scan_2d(**inputs)
+        selective_scan_2d(**inputs, backend='torch')
 
 
 @needs_numba

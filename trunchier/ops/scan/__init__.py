@@ -10,8 +10,10 @@ time, for any device and for export; `numba` (cpu.py) and `triton` (cuda.py) are
 CPU and on CUDA.
 """
 
+import functools
 import importlib
 import os
+import warnings
 from functools import partial
 
 from torch import Tensor, float64
@@ -143,7 +145,19 @@ def selective_scan_2d(
 def map_backend(x: Tensor, backend: str = 'auto') -> str:
     """Name of the backend that `selective_scan_2d` takes for a map like x."""
     fastest = 'triton' if x.is_cuda else 'numba'
+    if backend == 'auto' and (reason := MAP_BACKENDS[fastest]()):
+        _warn_of_slow_scan(fastest, reason)
     return choose(backend, MAP_BACKENDS, fastest, lambda name: _refusal(x, name))
+
+
+@functools.lru_cache
+def _warn_of_slow_scan(backend, reason):
+    """Once a process: 'auto' falls back to torch because a package is missing or too old."""
+    warnings.warn(
+        f"VMamba's scan falls back to torch, which is several times slower: backend {backend!r} "
+        f"{reason}. backend='torch' silences this warning",
+        stacklevel=4,
+    )
 
 
 def _refusal(x, name):
