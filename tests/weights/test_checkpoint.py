@@ -2,13 +2,17 @@
 
 import pickle
 import zipfile
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
+from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 
+from trunchier.files.pickles import Refused
 from trunchier.weights.checkpoint import STORAGES, read_checkpoint
 
 DTYPES = sorted(set(STORAGES.values()), key=str)
@@ -138,3 +142,61 @@ def test_a_plain_pickle_is_no_checkpoint(tmp_path):
     (tmp_path / 'a.pth').write_bytes(pickle.dumps(dict(state_dict={})))
     with pytest.raises(pickle.UnpicklingError, match='not a file of torch.save'):
         read_checkpoint(tmp_path / 'a.pth')
+
+
+def largest(history, window_size=None):
+    return max(history.data[0])
+
+
+def forbidden():
+    """A function that no file may name."""
+
+
+class Code:
+    """Pickled as a call of `forbidden`."""
+
+    def __reduce__(self):
+        return forbidden, ()
+
+
+def test_what_configs_and_users_leave_beside_the_weights_becomes_plain_data(tmp_path, legacy):
+    lists = defaultdict(list)
+    lists['a'].append(1)
+    content = dict(
+        config=ConfigDict(skeleton=dict(link=[0, 1])),
+        lists=lists,
+        path=Path('/data/coco'),
+        part=slice(1, 3),
+        time=datetime(2026, 1, 2, 3, 4, 5),
+    )
+    assert read_checkpoint(saved(tmp_path / 'a.pth', content, legacy)) == dict(
+        config=dict(skeleton=dict(link=[0, 1])),
+        lists=dict(a=[1]),
+        path='/data/coco',
+        part=slice(1, 3),
+        time=datetime(2026, 1, 2, 3, 4, 5),
+    )
+
+
+def test_a_history_is_read_without_the_statistics_of_its_user(tmp_path, legacy, monkeypatch):
+    monkeypatch.setattr(
+        HistoryBuffer, '_statistics_methods', dict(HistoryBuffer._statistics_methods)
+    )
+    HistoryBuffer.register_statistics(largest)
+    path = saved(tmp_path / 'a.pth', [HistoryBuffer([3.0, 1.0], [1, 1])], legacy)
+    assert b'largest' in path.read_bytes()
+    (history,) = read_checkpoint(path)
+    assert history.statistics('largest') == 3.0  # registered in this process
+
+
+@pytest.mark.parametrize(
+    'content',
+    [forbidden, [largest], dict(a=Code()), {'k': (Code(),)}],
+    ids=['function', 'list', 'call', 'tuple'],
+)
+def test_other_names_are_refused_wherever_they_stand(tmp_path, content, legacy):
+    history = HistoryBuffer([1.0], [1])
+    history.extra = content if isinstance(content, dict) else None  # a state that is not read
+    path = saved(tmp_path / 'a.pth', [history, content], legacy)
+    with pytest.raises(Refused, match='forbidden class .*(forbidden|largest)'):
+        read_checkpoint(path)

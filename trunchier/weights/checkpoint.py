@@ -5,12 +5,13 @@ by an environment variable, and it believes the sizes of storages that the pickl
 """
 
 import collections
+import datetime
 import io
 import mmap
 import struct
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import torch
@@ -32,7 +33,6 @@ INERT_CLASSES = (
     ('argparse', 'Namespace'),                   # argparse.Namespace
     ('yacs', 'CfgNode'),                         # yacs.config.CfgNode
     ('mmcv', 'ConfigDict'),                      # mmcv.utils.config.ConfigDict
-    ('mmengine', 'ConfigDict'),                  # mmengine.config.config.ConfigDict
     ('pytorch_lightning', 'AttributeDict'),      # pytorch_lightning.utilities.parsing.AttributeDict
     ('lightning_fabric', 'AttributeDict'),       # lightning_fabric.utilities.data.AttributeDict
 )  # fmt: skip
@@ -126,6 +126,27 @@ class Inert:
         return collections.OrderedDict()
 
 
+class Foreign(StandIn):
+    """A class or function that is not read: an error wherever its value or a call is needed.
+
+    A user's statistics (`HistoryBuffer.register_statistics`) are functions in the state of each
+    buffer; they are not needed, since registering them is up to the program.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, *args: Any):
+        if isinstance(cls, Foreign):  # the opcode NEWOBJ
+            raise Refused(cls.state)
+        return super().__new__(cls)
+
+    def __call__(self, *args: Any, **kwargs: Any):
+        raise Refused(self.state)
+
+    def value(self, unpickler: Unpickler):
+        raise Refused(self.state)
+
+
 class CheckpointUnpickler(Unpickler):
     """Reads objects of torch and mmengine; `storage(dtype, key, count)` returns a 1-D tensor."""
 
@@ -142,6 +163,11 @@ class CheckpointUnpickler(Unpickler):
         ('collections', 'OrderedDict'): 'new_ordered_dict',
         ('collections', 'Counter'): 'new_counter',  # of MultiStepLR
         ('collections', 'deque'): 'new_deque',
+        ('collections', 'defaultdict'): 'new_default_dict',
+        ('mmengine', 'ConfigDict'): 'new_config',
+        ('pathlib', 'PosixPath'): 'new_path',
+        ('pathlib', 'PurePosixPath'): 'new_path',
+        ('datetime', 'datetime'): 'new_datetime',
         ('mmengine', 'HistoryBuffer'): History,
         ('builtins', 'getattr'): 'statistic',
     }  # fmt: skip
@@ -149,6 +175,14 @@ class CheckpointUnpickler(Unpickler):
     def __init__(self, file: BinaryIO, size: int, storage: Callable[..., Tensor]):
         super().__init__(file, size)
         self.storage = storage
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return super().find_class(module, name)
+        except Refused as error:
+            foreign = Foreign()
+            foreign.state = str(error)
+            return foreign
 
     def persistent_load(self, pid: tuple) -> Tensor:
         kind, dtype, key, _, count, *view = pid
@@ -196,6 +230,26 @@ class CheckpointUnpickler(Unpickler):
             raise Refused('a deque that is not empty')
         return collections.deque((), length)
 
+    def new_default_dict(self, factory: Foreign | None = None) -> dict:
+        """A plain dict."""
+        return {}
+
+    def new_config(self, items: dict | None = None) -> dict:
+        """A plain dict."""
+        if type(items) not in (dict, type(None)):
+            raise Refused(f'a ConfigDict of a {type(items).__name__}')
+        return items or {}
+
+    def new_path(self, *parts: str) -> str:
+        if not all(isinstance(part, str) for part in parts):
+            raise Refused('a path of other things than text')
+        return str(PurePosixPath(*parts))
+
+    def new_datetime(self, state: bytes | str) -> datetime.datetime:
+        if not isinstance(state, bytes | str) or len(state) != 10:
+            raise Refused(f'a datetime of {state!r:.80}')
+        return datetime.datetime(state.encode('latin1') if isinstance(state, str) else state)
+
     def statistic(self, owner: type, name: str) -> None:
         """`getattr`, with which HistoryBuffer pickles its statistics; it registers them anew."""
         if owner is not History or name not in ('min', 'max', 'current', 'mean'):
@@ -204,7 +258,9 @@ class CheckpointUnpickler(Unpickler):
             )
 
     def build(self, target: Any, state: Any) -> None:
-        if type(target) is not collections.OrderedDict:
+        if isinstance(target, Foreign):
+            target()
+        elif type(target) is not collections.OrderedDict:
             super().build(target, state)
         elif type(state) is dict and type(state.get('_metadata')) is collections.OrderedDict:
             target._metadata = state['_metadata']
