@@ -133,7 +133,6 @@ def test_an_absent_file_says_where_it_may_come_from():
         load_checkpoint(nn.Linear(1, 1), 'absent.pth')
 
 
-@pytest.mark.skipif(not hasattr(torch.serialization, 'safe_globals'), reason='torch < 2.5')
 def test_a_training_script_s_own_config_is_read_as_an_inert_dict(tmp_path):
     """VMamba's checkpoints carry a yacs config beside the weights; yacs is not needed."""
     import sys

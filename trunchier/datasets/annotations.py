@@ -214,6 +214,8 @@ def load_probable_poses(path: str | Path) -> np.ndarray:
             '(hmr2_training_data/), or set pose_histogram=None to keep improbable poses'
         )
     counts = np.load(path, allow_pickle=False)
+    if not isinstance(counts, np.ndarray):
+        raise ValueError(f'{path} holds several arrays, expected one')
     if counts.ndim != 4 or counts.shape[0] != 21 or len(set(counts.shape[1:])) != 1:
         raise ValueError(f'{path}: expected shape (21, n, n, n), got {counts.shape}')
     bin_volume = (2 * math.pi / counts.shape[1]) ** 3
