@@ -12,9 +12,14 @@ import numpy as np
 import pytest
 from small_models import ROOT, mesh_config, noise, pose_config, write_clip, write_weights
 
+from trunchier.deploy import export
+from trunchier.deploy.graph import describe
 from trunchier.files import shipped
 from trunchier.inference import command
 from trunchier.inference.sources import import_av
+from trunchier.models.create import build_model
+from trunchier.weights.find import find
+from trunchier.weights.load import load_checkpoint
 
 
 @pytest.fixture(scope='module')
@@ -135,6 +140,20 @@ def test_yolox_finds_the_people_of_a_photo(models, shared, tmp_path):
     )  # fmt: skip
     (person,) = json.loads((tmp_path / 'predictions/000000000785.json').read_text())
     assert code == 0 and person['bbox_score'] > 0.8
+
+
+def test_exported_files_of_torch_need_trust(models, folder, capsys):
+    found = find(str(models / 'pose_model.py'), models / 'pose.pth')
+    network = build_model(found.cfg)
+    load_checkpoint(network, found.weights)
+    export.write(network, folder / 'pose.pt', describe(found))
+    given = [folder / 'photos/0.png', '--out-dir', folder / 'out', '--device', 'cpu']
+    given += ['--model', models / 'pose_model.py', '--weights', folder / 'pose.pt']
+    assert run(*given) == command.EXIT_ERROR
+    assert 'is a program of torch' in capsys.readouterr().err
+    assert not (folder / 'out').exists()
+    assert run(*given, '--trust') == 0
+    assert (folder / 'out/predictions/0.json').exists()
 
 
 # --- exit codes -----------------------------------------------------------------------------------

@@ -96,6 +96,29 @@ def test_closing_ends_every_thread_and_closes_the_input():
     assert closed == [True] and threading.active_count() == before
 
 
+def test_closing_ends_stages_that_wait_for_one_that_hangs():
+    """A camera that sends nothing more: the stages after it end, and what they hold is closed."""
+    hangs, ended, release = threading.Event(), [], threading.Event()
+
+    def camera():
+        yield 1
+        hangs.set()
+        release.wait(PATIENCE)
+
+    def saved(items):
+        try:
+            yield from items
+        finally:
+            ended.append(True)
+
+    stages = [Stage('read', forward), Stage('draw', forward), Stage('save', saved)]
+    last = pipeline.run(stages, camera(), pipeline.Stopwatch())
+    assert next(last) == 1 and hangs.wait(PATIENCE)
+    last.close()
+    assert ended == [True] and not release.is_set()
+    release.set()
+
+
 def test_an_error_in_a_stage_ends_every_thread():
     def broken(items):
         next(items)

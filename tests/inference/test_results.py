@@ -133,6 +133,23 @@ def test_a_run_killed_before_joining_segments_only_joins_them(
     assert_same(tmp_path, whole)
 
 
+@pytest.mark.parametrize('content', ['[]', '[{}]', 'no JSON', '[' * 100_000, '"text"', ''])
+def test_a_folder_whose_description_is_no_description_is_refused(infer, clip, tmp_path, content):
+    (tmp_path / 'run.json').write_text(content)
+    with pytest.raises(ValueError, match=r'run\.json was not written by a run'):
+        run(infer, clip, tmp_path, resume=True)
+    assert not (tmp_path / '.lock').exists() and (tmp_path / 'run.json').read_text() == content
+
+
+def test_damaged_segments_are_predicted_again(infer, clip, whole, tmp_path):
+    run(infer, clip, tmp_path, stop=3 * SEGMENT + 2)
+    first, second = sorted(tmp_path.glob('.clip.part/*.npz'))[:2]
+    second.write_bytes(second.read_bytes()[:-200])
+    left = run(infer, clip, tmp_path, resume=True)
+    assert left == FRAMES - SEGMENT  # all after the first
+    assert_same(tmp_path, whole)
+
+
 def test_without_resume_a_run_starts_again(infer, clip, tmp_path):
     run(infer, clip, tmp_path, stop=13)
     assert run(infer, clip, tmp_path, stop=2) == 2

@@ -10,6 +10,7 @@ import zlib
 
 import cv2
 import pytest
+import torch
 from PIL import Image
 from small_models import noise, pose_config, write_clip, write_weights
 
@@ -21,7 +22,11 @@ from trunchier.inference.sources import Unreadable, import_av
 @pytest.fixture(scope='module')
 def model(tmp_path_factory):
     """Arguments that name a small model."""
-    folder, cfg = tmp_path_factory.mktemp('model'), pose_config()
+    return write_model(tmp_path_factory.mktemp('model'))
+
+
+def write_model(folder):
+    cfg = pose_config()
     cfg.dump(folder / 'pose_model.py')
     write_weights(cfg, folder / 'pose.pth')
     names = [str(folder / name) for name in ('pose_model.py', 'pose.pth')]
@@ -128,6 +133,19 @@ def test_digits_that_are_no_numbers_can_be_sorted(tmp_path):
     for name in ('1²2.jpg', '1٣.jpg', '10.jpg'):
         (tmp_path / name).touch()
     assert len(list(sources.find(tmp_path))) == 3
+
+
+def test_the_note_of_weights_is_printed_as_text(tmp_path, caplog):
+    from safetensors.torch import save_file
+
+    content = torch.load(write_model(tmp_path)[-1], weights_only=True)['state_dict']
+    content = {name: tensor.contiguous() for name, tensor in content.items()}
+    save_file(
+        content, tmp_path / 'a.safetensors', {'note': 'trained\x1b]0;title\x07 on\r\nnothing'}
+    )
+    PoseInferencer(pose_config(), tmp_path / 'a.safetensors', device='cpu')
+    (message,) = [each.message for each in caplog.records if 'trained' in each.message]
+    assert message == 'a.safetensors: trained\\x1b]0;title\\x07 on nothing'
 
 
 # --- sizes ----------------------------------------------------------------------------------------
