@@ -2,10 +2,17 @@
 
 import numpy as np
 import pytest
+import torch
 from small_models import CONFIGS, noise, write_weights
 
 from trunchier.inference.mesh import MeshInferencer
 from trunchier.inference.pose import PoseInferencer
+
+
+@pytest.fixture(autouse=True)
+def chosen_threads(monkeypatch):
+    """Rounding depends on the number of threads, which otherwise follows the load."""
+    monkeypatch.setenv('OMP_NUM_THREADS', str(torch.get_num_threads()))
 
 
 @pytest.fixture(scope='session')

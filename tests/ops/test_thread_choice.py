@@ -85,3 +85,20 @@ def test_a_step_runs_with_the_chosen_threads_and_leaves_those_of_before(threads,
 def test_the_time_that_a_thread_waits_for_a_core_never_falls():
     before = thread_choice.waited_for_core()
     assert before is None or 0 <= before <= thread_choice.waited_for_core()
+
+
+def test_a_step_in_the_middle_of_another_leaves_the_number_of_threads_alone(monkeypatch):
+    """As of a second thread that uses the same network."""
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        choice = ThreadChoice()
+        choice.alone = True
+        with choice.step():
+            assert torch.get_num_threads() == 1
+            with choice.step():
+                pass
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

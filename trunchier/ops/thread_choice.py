@@ -6,6 +6,7 @@ one of them, all wait, and one thread alone may be faster. Which one is, is meas
 
 import os
 import statistics
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ class ThreadChoice:
         self._window_started = 0.0, None  # now, and `waited_for_core`
         self._patience, self._windows_alone = 1, 0  # windows alone before all are tried again
         self._most = self._started = None
+        self._lock = threading.Lock()
 
     def begin(self) -> None:
         """Before a step."""
@@ -58,12 +60,16 @@ class ThreadChoice:
 
     @contextmanager
     def step(self, size: int = 1) -> Iterator[None]:
-        """Context of a step of `size` equal parts."""
-        self.begin()
+        """Context of a step of `size` equal parts; of steps at the same time, one counts."""
+        if not self._lock.acquire(blocking=False):
+            yield
+            return
         try:
+            self.begin()
             yield
         finally:
             self.end(size)
+            self._lock.release()
 
     @property
     def tries(self) -> bool:
