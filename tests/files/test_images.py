@@ -90,3 +90,18 @@ def test_jpeg_2000_is_refused_whatever_the_file_is_called(start):
 def test_what_is_no_image_is_an_image_error(data):
     with pytest.raises(ImageError, match='OpenCV cannot decode'):
         decode_image(data)
+
+
+@pytest.mark.parametrize('length', [0x7FFFFFF0, 0xFFFFFFFF, 5000])
+def test_a_png_whose_chunks_exceed_the_file_is_refused_before_they_are_allocated(length):
+    data = cv2.imencode('.png', np.zeros((23, 31, 3), np.uint8))[1].tobytes()
+    start = data.index(b'IDAT') - 4
+    data = data[:start] + length.to_bytes(4, 'big') + data[start + 4 :]
+    with pytest.raises(ImageError, match=f'a PNG chunk of {length} bytes in a file of {len(data)}'):
+        decode_image(data)
+
+
+def test_bytes_after_the_end_of_a_png_do_not_matter():
+    image = np.arange(23 * 31 * 3, dtype=np.uint8).reshape(23, 31, 3)
+    data = cv2.imencode('.png', image)[1].tobytes() + b'\xff' * 100
+    np.testing.assert_array_equal(decode_image(data), image)

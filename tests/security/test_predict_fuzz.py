@@ -157,7 +157,7 @@ def test_the_declared_size_of_an_array_allocates_nothing(tmp_path):
 
 
 # --- images and videos ----------------------------------------------------------------------------
-@times(800, 20_000)
+@times(3000, 100_000)
 def test_pictures_are_read_or_unreadable(trials, tmp_path):
     options = dict(webp=[cv2.IMWRITE_WEBP_QUALITY, 101])
     formats = ['jpg', 'png', 'webp', 'bmp', 'tiff', 'ppm', 'pbm', 'sr', 'hdr', 'pfm', 'gif']

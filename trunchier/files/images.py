@@ -28,6 +28,7 @@ def decode_image(
     """
     check_image(data, max_pixels)
     data = np.frombuffer(data, np.uint8)
+    _check_png(data.data)
     turn = _webp_turn(data.data) if flags == cv2.IMREAD_COLOR else None
     if turn is not None:  # not every OpenCV does it
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
@@ -52,6 +53,18 @@ def check_image(data: bytes | np.ndarray, max_pixels: int | None = None) -> None
             f'{width} x {height} pixels are above the limit of {limit} (--max-pixels, max_pixels= '
             'or MAX_PIXELS of trunchier.files.images)'
         )
+
+
+def _check_png(data):
+    """OpenCV allocates what the chunks declare, up to 2 GB each."""
+    position = 8 if bytes(data[:4]) == b'\x89PNG' else len(data)
+    while position + 12 <= len(data):
+        length, kind = struct.unpack_from('>I4s', data, position)
+        position += 12 + length
+        if position > len(data):
+            raise ImageError(f'a PNG chunk of {length} bytes in a file of {len(data)}; truncated?')
+        if kind == b'IEND':
+            break
 
 
 def declared_size(data: bytes | memoryview) -> tuple[int, int] | None:
