@@ -1,6 +1,7 @@
 """Run the `main` of a tool in a fork of this process: at once, with its imports and kernels."""
 
 import ctypes
+import faulthandler
 import os
 import resource
 import signal
@@ -15,6 +16,8 @@ LONG = 60  # seconds; a bound that only a failure reaches
 class Run:
     """`main(arguments)` in a fork with a session of its own.
 
+    OpenCV must have no threads: `cv2.setNumThreads(1)` before.
+
     Args:
         log: file of its output.
         prepare: called in the fork before.
@@ -22,6 +25,7 @@ class Run:
 
     def __init__(self, log, main, *arguments, prepare=None):
         self.log = Path(log)
+        self.log.touch()
         self.process = os.fork()
         if self.process == 0:
             become(log, main, [*map(str, arguments)], prepare)
@@ -38,11 +42,17 @@ class Run:
         """Processes of its session but the first, that have not ended."""
         return [pid for pid in processes_of_session(self.process) if pid != self.process]
 
+    def end(self):
+        """Kill what is left of it, where a test has failed."""
+        for process in processes_of_session(self.process):
+            os.kill(process, signal.SIGKILL)
+
 
 def become(log, main, arguments, prepare):
     code = 1
     try:
         os.setsid()
+        faulthandler.dump_traceback_later(LONG - 5)
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)

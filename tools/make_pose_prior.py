@@ -16,6 +16,7 @@ smpl_mean_params.npz: pose (144) is 24 rotations in 6D, shape (10), cam (3) as (
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ import torch
 
 from trunchier.conventions import AXIS_ANGLE_FLIP_SIGNS, BODIES, BODY_POSE_23_FLIP
 from trunchier.files import save_npz, shipped, whole_file
+from trunchier.files.processes import clean_end
 from trunchier.geometry import axis_angle_to_matrix, matrix_to_axis_angle, matrix_to_rotation_6d
 from trunchier.synthetic.poses import sample_pose
 
@@ -30,6 +32,7 @@ from trunchier.synthetic.poses import sample_pose
 CAMERA = (0.9, 0.0, 0.0)
 
 
+@clean_end()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -42,21 +45,29 @@ def main() -> None:
     if arguments.num < 1:
         parser.error(f'--num: expected 1 or more poses, got {arguments.num}')
 
-    if arguments.poses is None:
-        poses = draw(arguments.num, arguments.seed)
-        with whole_file(arguments.out / 'pose_prior.npz') as part:
+    try:
+        print(write(**vars(arguments)))
+    except (OSError, ValueError, KeyError) as error:
+        sys.exit(f'error: {error}')
+
+
+def write(num: int, seed: int, poses: Path | None, out: Path) -> str:
+    """Write the files into `out`; returns a report."""
+    if poses is None:
+        poses = draw(num, seed)
+        with whole_file(out / 'pose_prior.npz') as part:
             np.savez_compressed(part, body_pose=poses)
     else:
-        with np.load(arguments.poses, allow_pickle=False) as file:
+        with np.load(poses, allow_pickle=False) as file:
             poses = file['body_pose']
     pose = mean_pose(torch.from_numpy(poses.astype(np.float64)).unflatten(1, (-1, 3)))
     save_npz(
-        arguments.out / 'mean_params.npz',
+        out / 'mean_params.npz',
         pose=matrix_to_rotation_6d(pose).flatten().numpy().astype(np.float32),
         shape=np.zeros(BODIES['smpl'].num_betas, np.float32),
         cam=np.array(CAMERA, np.float32),
     )
-    print(f'{arguments.out}: {len(poses)} poses')
+    return f'{out}: {len(poses)} poses'
 
 
 def draw(number: int, seed: int) -> np.ndarray:

@@ -238,10 +238,13 @@ def save_weights(state: State, path: str | Path, note: str | None = None) -> Non
     suffix = Path(path).suffix
     if suffix not in ('.safetensors', '.pth'):
         raise ValueError(f'{path}: weights are written as .safetensors or .pth')
+    safetensors = suffix != '.pth' and need('safetensors.torch', 'writing .safetensors')
     with whole_file(path) as part:
-        if suffix == '.pth':
-            torch.save(dict(state_dict=state), part)
-        else:
-            safetensors = need('safetensors.torch', 'writing .safetensors')
-            safetensors.save_file(state, part, None if note is None else dict(note=note))
-            part.chmod(0o644)  # safetensors makes it readable for its owner alone
+        try:
+            if safetensors:
+                safetensors.save_file(state, part, None if note is None else dict(note=note))
+                part.chmod(0o644)  # safetensors makes it readable for its owner alone
+            else:
+                torch.save(dict(state_dict=state), part)
+        except Exception as error:  # torch and safetensors have their own
+            raise OSError(f'{path} cannot be written: {error}; is the disk full?') from error
