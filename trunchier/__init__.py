@@ -16,7 +16,7 @@ from typing import Any
 # The command `trunchier` imports this first: as tools/idle_threads.py, before torch is imported.
 IS_COMMAND = bool(sys.argv) and Path(sys.argv[0]).stem in ('trunchier', '-m')
 if IS_COMMAND and not {'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME'} & os.environ.keys():
-    os.environ['OMP_WAIT_POLICY'] = 'passive'
+    os.environ.update(GOMP_SPINCOUNT='30000', KMP_BLOCKTIME='1')
 
 from . import compat  # noqa: E402
 

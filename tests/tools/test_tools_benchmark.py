@@ -317,11 +317,11 @@ def test_speed_beside_busy_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(busy, 'WARM_UP', 1)
     rows = run(
         *('busy', '--models', 'VMHMR2.0-T-S2', 'VMPose-T-S2', '--batch', '1'),
-        *('--processes', '1', '--waiting', 'sleep', '--threads', '1'),
+        *('--processes', '1', '--waiting', 'ours', '--threads', '1'),
         out=tmp_path / 'table.json',
     )
     assert [(row['task'], row['waiting']) for row in rows] == [
-        ('training', 'sleep'), ('prediction', 'sleep')
+        ('training', 'ours'), ('prediction', 'ours')
     ]  # fmt: skip
     for row in rows:
         assert row['keeps'] == pytest.approx(100 * row['idle'] / row['busy'])

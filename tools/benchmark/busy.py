@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from idle_threads import CHOSEN_BY, SETTINGS
 from make_synthetic import cores
 
 from benchmark import networks, train
@@ -19,8 +20,8 @@ from benchmark.report import Table, progress
 from trunchier.ops.thread_choice import TRIAL, WINDOW, ThreadChoice
 
 SIZE = (128, 96)  # (H, W) of the crops in training, as `make demo`
-# OMP_WAIT_POLICY of our commands, and what OpenMP does by itself; in the order of the table.
-WAITING = {'sleep': dict(OMP_WAIT_POLICY='passive'), 'spin': {}}
+# What idle threads do in our commands, by themselves, and with OMP_WAIT_POLICY=passive.
+WAITING = {'ours': SETTINGS, 'spin': {}, 'sleep': dict(OMP_WAIT_POLICY='passive')}
 WARM_UP = WINDOW + 2 * TRIAL + 1  # steps until a number of threads is chosen
 
 
@@ -65,7 +66,8 @@ def run(args: argparse.Namespace) -> Table:
     notes = [
         f'Busy: beside {args.processes} processes that compute without end. Keeps: share of the '
         f'speed without them. Training: batch {args.batch} of {SIZE[0]} x {SIZE[1]}; prediction: '
-        'one crop, deployed. Idle threads sleep in our commands; OpenMP lets them spin'
+        'one crop, deployed. Idle threads spin, as OpenMP has it, sleep at once, or in our '
+        'commands spin for a short time and then sleep'
     ]
     return Table('Busy machine', columns, rows, notes)
 
@@ -101,9 +103,8 @@ def worker(
     """A process that repeats a step; yields (state, number of steps, or at least so many seconds)
     -> median seconds of a step.
     """
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(('OMP_', 'GOMP_'))
-    }
+    left_out = *CHOSEN_BY, 'OMP_NUM_THREADS'
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
     environment['PYTHONPATH'] = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     process = subprocess.Popen(
         [sys.executable, '-m', 'benchmark.busy', task, model, str(batch), str(threads or '')],

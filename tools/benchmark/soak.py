@@ -104,7 +104,7 @@ def watch(command: list[str], log: Path, minutes: float, every: float) -> list[d
     """Run a tool; samples (seconds, megabytes, files, threads) of all of its processes.
 
     Raises:
-        RuntimeError: the tool fails before `minutes` have passed; then it is interrupted.
+        RuntimeError: the tool fails before `minutes` have passed; then it is ended.
     """
     samples, start = [], time.monotonic()
     command = [sys.executable, str(TOOLS / command[0]), *command[1:]]
@@ -114,8 +114,10 @@ def watch(command: list[str], log: Path, minutes: float, every: float) -> list[d
             if found := usage(process.pid):
                 samples.append(dict(seconds=time.monotonic() - start, **found))
             if time.monotonic() - start > 60 * minutes:
-                process.send_signal(signal.SIGINT)
-                process.wait(120)
+                process.send_signal(signal.SIGTERM)  # SIGINT is ignored by background jobs
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(120)
+                process.kill()
                 return samples
             time.sleep(every)
     if process.returncode:
