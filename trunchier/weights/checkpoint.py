@@ -135,15 +135,15 @@ class Foreign(StandIn):
 
     __slots__ = ()
 
-    def __new__(cls, *args: Any):
+    def __new__(cls, *args: Any) -> 'Foreign':
         if isinstance(cls, Foreign):  # the opcode NEWOBJ
             raise Refused(cls.state)
         return super().__new__(cls)
 
-    def __call__(self, *args: Any, **kwargs: Any):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise Refused(self.state)
 
-    def value(self, unpickler: Unpickler):
+    def value(self, unpickler: Unpickler) -> Any:
         raise Refused(self.state)
 
 

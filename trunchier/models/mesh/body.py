@@ -34,6 +34,7 @@ SHAPES = {
     'kintree_table':     (2, len(SMPL_24)),
     'f':                 (NUM_FACES, 3),
 }  # fmt: skip
+MAX_BYTES = 2**27  # of an array: 300 components in float64 are 50 MB
 
 
 class BodyModel(nn.Module):
@@ -111,7 +112,7 @@ def read_body(path: str | Path) -> dict[str, np.ndarray]:
         raise ValueError(
             f'{path} is not an npz; convert official SMPL files with tools/convert_smpl.py'
         )
-    arrays = read_npz(path, SHAPES)
+    arrays = read_npz(path, SHAPES, MAX_BYTES)
     arrays.setdefault('posedirs', np.zeros(SHAPES['posedirs'], np.float32))
     if 'shapedirs' in arrays:
         arrays['shapedirs'] = arrays['shapedirs'][..., :NUM_BETAS]

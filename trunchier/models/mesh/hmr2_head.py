@@ -149,7 +149,7 @@ def read_mean_params(path: str | Path) -> dict[str, Tensor]:
             f'no mean parameters {path}; see "Body model" in README, or omit mean_params to '
             'start from those of the embedded body'
         )
-    tensors, arrays = {}, read_npz(path, MEAN_PARAMS)
+    tensors, arrays = {}, read_npz(path, MEAN_PARAMS, 2**20)
     for name, size in MEAN_PARAMS.items():
         if name not in arrays:
             raise ValueError(f'{path} has no array {name!r}; expected {list(MEAN_PARAMS)}')
