@@ -91,8 +91,14 @@ def test_requests_of_other_origins_are_refused_in_spite_of_the_token(viewer, tok
     own = f'http://127.0.0.1:{viewer.port}'
     assert get(viewer, f'/?token={token}', f'Origin: {own}')[0] == 200
     for origin in ('http://evil.example', 'null', f'{own}.evil.example', 'http://127.0.0.1:1',
-                   f'http://localhost:{viewer.port}', 'file://', ''):  # fmt: skip
+                   f'http://localhost:{viewer.port}', 'file://', 'x', ''):  # fmt: skip
         assert get(viewer, f'/?token={token}', f'Origin: {origin}')[0] == 403, origin
+
+
+def test_headers_that_are_no_addresses_are_refused(viewer, token):
+    for header in ('Origin: http://[', 'Origin: http://[x]/', 'Cookie: \x80=[', 'Cookie: a=b;;;='):
+        target = '/index.html' if header.startswith('Cookie') else f'/?token={token}'
+        assert 400 <= get(viewer, target, header)[0] < 500, header
 
 
 def test_a_websocket_opens_for_the_page_alone(viewer, token):
@@ -114,6 +120,8 @@ def test_a_websocket_opens_for_the_page_alone(viewer, token):
         ('/%2e%2e/%2e%2e/etc/passwd', 404),
         ('/..%5c..%5cetc', 404),
         ('//etc/passwd', 404),
+        ('//[', None),
+        ('http://[x', None),
         ('/' + 'a' * 20000, None),
     ],
 )

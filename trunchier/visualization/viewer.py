@@ -267,12 +267,7 @@ class Guard:
 
     def __init__(self, host: str):
         self.token = secrets.token_urlsafe(24)
-        self.names = {
-            host.lower(),
-            'localhost',
-            socket.gethostname().lower(),
-            socket.getfqdn().lower(),
-        }
+        self.names = {host.lower(), 'localhost', socket.gethostname().lower()}
         self.cookie = f'trunchier-{secrets.token_hex(4)}'  # cookies do not know ports
         self.serves = False
 
@@ -299,12 +294,12 @@ class Guard:
 
     def __call__(self, connection: Any, request: Any, answer: Callable) -> Any:
         """The response to a request; None opens its websocket."""
-        status = self.refusal(request.path, request.headers)
-        if status is not None:
-            return connection.respond(status, f'{status}: open the address that was printed\n')
         try:
+            status = self.refusal(request.path, request.headers)
+            if status is not None:
+                return connection.respond(status, f'{status}: open the address that was printed\n')
             response = answer(connection, request)
-        except (OSError, ValueError):  # of a path that no file can have
+        except (OSError, ValueError):  # of an address, or a path that no file can have
             return connection.respond(404, 'not found\n')
         if response is not None:
             response.headers['Set-Cookie'] = (
