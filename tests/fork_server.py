@@ -4,6 +4,8 @@ A child can be killed at a moment chosen by events: the n-th opening for writing
 removal of a checkpoint or of the pointer to it.
 """
 
+import atexit
+import ctypes
 import importlib
 import json
 import os
@@ -31,6 +33,7 @@ class ForkServer:
         asked = dict(
             log=str(log), arguments=[*map(str, arguments)], kill_at=kill_at, file_limit=file_limit
         )
+        Path(log).write_text('')
         self.process.stdin.write(json.dumps(asked) + '\n')
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
@@ -44,7 +47,7 @@ class ForkServer:
         return self.wait()
 
     def close(self):
-        self.process.stdin.close()
+        self.process.kill()
         self.process.wait()
 
 
@@ -63,7 +66,8 @@ def serve():
 
 
 def become(log, arguments, kill_at, file_limit):
-    """Turn this process into `python tools/ARGUMENTS...`."""
+    """Turn this process into `python tools/ARGUMENTS...`, which ends with its parent."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -89,12 +93,10 @@ def become(log, arguments, kill_at, file_limit):
 
 
 def leave(code):
-    """End as an interpreter does: loaders first, which end their workers."""
-    import gc
-
+    """End as an interpreter does."""
+    atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    gc.collect()
     os._exit(code)
 
 

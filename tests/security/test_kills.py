@@ -1,5 +1,6 @@
 """Training that is killed at any moment resumes, and ends as if nothing had happened."""
 
+import contextlib
 import json
 import os
 import random
@@ -195,7 +196,8 @@ def test_forty_random_kills_lose_nothing(task, server, folder, whole):
             moment = draw.uniform(0.2, 1) * seconds
             child = server.start(*arguments)
             time.sleep(moment)
-            os.kill(child, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.kill(child, signal.SIGKILL)
             code = server.wait()
         log = work.with_suffix('.log').read_text()
         assert code in (0, -signal.SIGKILL), f'seed {seed}\n{log[-3000:]}'

@@ -1,6 +1,9 @@
 """Hooks of training: random numbers that a resume continues, and workers that end with it."""
 
+import atexit
 import ctypes
+import multiprocessing
+import os
 import random
 import signal
 import sys
@@ -110,6 +113,17 @@ def guard_workers(loader: DataLoader, timeout: float = WORKER_TIMEOUT) -> None:
     if loader.num_workers and not isinstance(loader.worker_init_fn, _Start):
         loader.worker_init_fn = _Start(loader.worker_init_fn)
         loader.timeout = loader.timeout or timeout
+        atexit.unregister(end_workers)
+        atexit.register(end_workers)
+
+
+def end_workers() -> None:
+    """Terminate child processes, stopped ones too, for which Python would wait at its end."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes the ends for failures
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.terminate()
+            os.kill(child.pid, signal.SIGCONT)
 
 
 class _Start:
