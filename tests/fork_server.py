@@ -1,7 +1,7 @@
 """Run the tools many times without importing anew: a process that forks a child for each run.
 
-A child can be killed at a moment chosen by events: the n-th opening for writing, renaming or
-removal of a checkpoint or of the pointer to it.
+A child can be killed at a moment chosen by events: opening for writing, renaming or removal of a
+checkpoint or of the pointer to it.
 """
 
 import atexit
@@ -9,6 +9,7 @@ import ctypes
 import importlib
 import json
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -101,7 +102,11 @@ def leave(code):
 
 
 def killer(moment):
-    """Audit hook that kills this process at the n-th event of a checkpoint or its pointer."""
+    """Audit hook that kills this process at an event of a checkpoint or of the pointer to it.
+
+    Args:
+        moment: number of the event, or a pattern such as 'os.rename .epoch_2'.
+    """
     seen = []
     process = os.getpid()
 
@@ -113,7 +118,7 @@ def killer(moment):
         name = os.path.basename(str(arguments[0]))
         if '.pth' in name or 'last_checkpoint' in name:
             seen.append(f'{event} {name}')
-            if len(seen) == moment:
+            if moment == len(seen) or isinstance(moment, str) and re.match(moment, seen[-1]):
                 os.write(2, f'killed at {seen[-1]}\n'.encode())
                 os.kill(process, signal.SIGKILL)
 

@@ -166,13 +166,6 @@ def guarded(work_dir: str) -> Iterator[None]:
         if error.errno is None or error.filename is not None:
             raise
         raise OSError(error.errno, error.strerror, str(work_dir)) from error
-    except RuntimeError as error:
-        if 'DataLoader timed out' not in str(error):
-            raise
-        raise RuntimeError(
-            f'{error}: a data loading worker is stopped or hangs, or the storage is too slow; '
-            'train_dataloader.timeout=SECONDS changes the limit'
-        ) from error
     if torch.distributed.is_initialized():
         # Together: the threads of a process group may abort a process that just exits.
         torch.distributed.barrier()

@@ -7,8 +7,10 @@ import os
 import random
 import signal
 import sys
+import threading
 import zlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,9 @@ import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch.utils.data import DataLoader, Dataset
 
-WORKER_TIMEOUT = 600  # seconds
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 
 
@@ -88,31 +89,78 @@ def seed_all(seed: int) -> None:
 class WorkerHook(Hook):
     """End data loading workers with the process that loads, and the run with its workers.
 
-    Workers die with their process, however it ends (on Linux). A batch that takes longer than
-    `timeout` seconds, as from a stopped worker, ends the run with an error; a worker that was
-    killed does so at once.
+    Workers die with their process, however it ends (on Linux). If a batch takes longer than
+    `timeout` seconds, as of a stopped worker, the run ends with an error; if a worker was killed,
+    at once. (torch's own timeout does not see a worker that stops while it hands a batch over.)
     """
 
-    priority = 'VERY_HIGH'
+    priority = 'LOWEST'
 
-    def __init__(self, timeout: float = WORKER_TIMEOUT):
+    def __init__(self, timeout: float = 600):
         self.timeout = timeout
 
+    def _wait(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """A batch is loaded from here on."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGALRM, self._give_up)
+            signal.setitimer(signal.ITIMER_REAL, self.timeout)
+
+    def _work(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """The batch is there, or none is needed."""
+        if threading.current_thread() is threading.main_thread():
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _give_up(self, number, frame):
+        while (
+            frame is not None and frame.f_code.co_filename != torch.utils.data.dataloader.__file__
+        ):
+            frame = frame.f_back
+        if frame is None:  # another error has ended the wait
+            return
+        stopped = [child.pid for child in multiprocessing.active_children() if is_stopped(child)]
+        reason = f'the data loading workers {stopped} are stopped'
+        if not stopped:
+            reason = 'a data loading worker hangs, or the storage is too slow'
+        raise RuntimeError(
+            f'no batch for {self.timeout} seconds: {reason}; '
+            "custom_hooks = [dict(type='WorkerHook', timeout=SECONDS)] changes the limit"
+        )
+
     def before_train(self, runner: Runner) -> None:
-        guard_workers(runner.train_dataloader, self.timeout)
+        guard_workers(runner.train_dataloader)
+        self._wait(runner)
 
     def before_val(self, runner: Runner) -> None:
-        guard_workers(runner.val_dataloader, self.timeout)
+        guard_workers(runner.val_dataloader)
+        self._wait(runner)
 
     def before_test(self, runner: Runner) -> None:
-        guard_workers(runner.test_dataloader, self.timeout)
+        guard_workers(runner.test_dataloader)
+        self._wait(runner)
+
+    before_train_epoch = after_train_iter = after_val_iter = after_test_iter = _wait
+
+    def after_val(self, runner: Runner) -> None:
+        if isinstance(runner._train_loop, BaseLoop):
+            self._wait(runner)
+
+    before_train_iter = before_val_iter = before_test_iter = _work
+    after_train_epoch = after_val_epoch = after_test_epoch = after_train = _work
 
 
-def guard_workers(loader: DataLoader, timeout: float = WORKER_TIMEOUT) -> None:
-    """See `WorkerHook`. No effect on workers that have begun; a timeout of the loader is kept."""
+def is_stopped(process: multiprocessing.Process) -> bool:
+    """Whether a process of this machine is stopped (by SIGSTOP); False where that is not told."""
+    try:
+        status = Path(f'/proc/{process.pid}/stat').read_text()
+    except OSError:
+        return False
+    return status.rpartition(')')[2].split()[0] == 'T'
+
+
+def guard_workers(loader: DataLoader) -> None:
+    """Let the workers of a loader, which have not begun yet, die with this process."""
     if loader.num_workers and not isinstance(loader.worker_init_fn, _Start):
         loader.worker_init_fn = _Start(loader.worker_init_fn)
-        loader.timeout = loader.timeout or timeout
         atexit.unregister(end_workers)
         atexit.register(end_workers)
 

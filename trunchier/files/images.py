@@ -73,7 +73,7 @@ def declared_size(data: bytes | memoryview) -> tuple[int, int] | None:
         for signature, read in HEADERS.items():
             if re.match(signature, data, re.DOTALL):
                 return read(data if read in (_jpeg_size, _tiff_size) else bytes(data[:65536]))
-    except (struct.error, LookupError, ValueError, AttributeError):
+    except (struct.error, LookupError, ValueError, AttributeError, OverflowError):
         pass  # damaged: the decoder will say so
     return None
 
