@@ -3,8 +3,6 @@
 import argparse
 import contextlib
 import os
-import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from trunchier.files import check_writable  # importing trunchier registers its modules
+from trunchier.files.processes import clean_end
 from trunchier.weights.load import CheckpointError
 
 
@@ -145,23 +144,15 @@ def load_safely(runner: Runner, strict: bool) -> None:
 
 @contextlib.contextmanager
 def guarded(work_dir: str) -> Iterator[None]:
-    """Run a training or a test: signals end it cleanly, errors of the disk name the folder.
-
-    SIGTERM and SIGINT end the process within seconds, with exit code 128 + number of the signal:
-    what is being written is removed, workers end, the last checkpoint stays.
-    """
-    process = os.getpid()
-
-    def stop(number, frame):
-        if os.getpid() == process:  # not a worker, which inherits this
-            signal.signal(number, signal.SIG_IGN)  # torchrun and shells send it repeatedly
-            print(f'stopped by {signal.Signals(number).name}', file=sys.stderr)
-            sys.exit(128 + number)
-
-    former = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    """Run a training or a test: signals end it cleanly, errors of the disk name the folder."""
     try:
-        check_writable(work_dir)
-        yield
+        with clean_end():
+            check_writable(work_dir)
+            yield
+    except EOFError as error:
+        raise RuntimeError('a DataLoader worker was killed as it handed a batch over') from error
+    except ConnectionError as error:
+        raise RuntimeError('a DataLoader worker, or another rank, was killed') from error
     except OSError as error:
         if error.errno is None or error.filename is not None:
             raise
@@ -170,5 +161,3 @@ def guarded(work_dir: str) -> Iterator[None]:
         # Together: the threads of a process group may abort a process that just exits.
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
-    for number, handler in former.items():
-        signal.signal(number, handler)

@@ -1,8 +1,9 @@
 """A disk that is full or cannot be written ends training with an error that names the path."""
 
-import torch
 from people import write_shards
 from small_trainings import mesh
+
+from trunchier.weights.load import read_weights
 
 LIMIT = 100_000  # bytes of a file: less than a checkpoint, more than a log
 
@@ -21,9 +22,9 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_former_one(server, tmp_path):
     # A file cannot become larger, as on a full disk.
     assert server.run(*arguments, work, file_limit=LIMIT) == 1
     log = (tmp_path / 'log').read_text()
-    assert f"File too large): '{work / 'iter_4.pth'}'" in log
+    assert f"File too large: '{work / 'iter_4.pth'}'" in log
     assert [path.name for path in work.rglob('*.pth')] == ['iter_2.pth']
-    assert torch.load(work / 'iter_2.pth', weights_only=True)['meta']['iter'] == 2
+    assert read_weights(work / 'iter_2.pth')['meta']['iter'] == 2
     assert (work / 'last_checkpoint').read_text() == str(work / 'iter_2.pth')
     assert server.run(*arguments, work) == 0
     assert (work / 'last_checkpoint').read_text() == str(work / 'iter_4.pth')

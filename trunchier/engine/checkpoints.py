@@ -25,16 +25,13 @@ class WholeFileBackend(LocalBackend):
     """Local files that are complete or absent: written beside, flushed to the disk, renamed."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        try:
-            with whole_file(filepath) as part, open(part, 'wb') as file:
-                file.write(obj)
-                file.flush()
-                os.fsync(file.fileno())
-            folder = os.open(Path(filepath).parent, os.O_RDONLY)
-            os.fsync(folder)  # so that the new name is on the disk, too
-            os.close(folder)
-        except OSError as error:
-            raise OSError(error.errno, f'not written ({error.strerror})', str(filepath)) from error
+        with whole_file(filepath) as part, open(part, 'wb') as file:
+            file.write(obj)
+            file.flush()
+            os.fsync(file.fileno())
+        folder = os.open(Path(filepath).parent, os.O_RDONLY)
+        os.fsync(folder)  # so that the new name is on the disk, too
+        os.close(folder)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
         self.put(obj.encode(encoding), filepath)

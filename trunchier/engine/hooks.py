@@ -1,12 +1,10 @@
 """Hooks of training: random numbers that a resume continues, and workers that end with it."""
 
 import atexit
-import ctypes
 import multiprocessing
 import os
 import random
 import signal
-import sys
 import threading
 import zlib
 from collections.abc import Callable, Sequence
@@ -21,7 +19,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 from torch.utils.data import DataLoader, Dataset
 
-DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
+from ..files.processes import follow_parent
 
 
 @HOOKS.register_module()
@@ -181,7 +179,6 @@ class _Start:
         self.then = then
 
     def __call__(self, worker: int) -> None:
-        if sys.platform == 'linux':
-            ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+        follow_parent()
         if self.then is not None:
             self.then(worker)
