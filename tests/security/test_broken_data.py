@@ -149,7 +149,7 @@ def test_a_mask_that_is_not_there_is_a_bad_record(tmp_path, index, masks):
 
 def test_arrays_above_the_limit_are_refused_before_they_are_read(monkeypatch):
     monkeypatch.setattr(shards, 'MAX_MASKS', MASKS.size)
-    with pytest.raises(BadRecord, match=r'bytes, above the limit of 24576'):
+    with pytest.raises(BadRecord, match='more than 24576 bytes'):
         shards.read_mask(npz(masks=MASKS), 0)
 
 

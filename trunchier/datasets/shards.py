@@ -21,7 +21,6 @@ from functools import lru_cache
 from glob import glob
 from multiprocessing import get_context
 from pathlib import Path
-from typing import BinaryIO
 from zlib import crc32
 
 import cv2
@@ -30,7 +29,7 @@ from mmengine import dist
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
-from ..files import images, pickles, save_npz
+from ..files import images, pickles, read_npz, save_npz
 from .annotations import (
     AnnotationFilter,
     BadRecord,
@@ -176,7 +175,7 @@ class ShardPeople(People):
         path = self.paths[number]
         if path in self._unsaved:
             return self._unsaved[path]
-        saved = read_arrays(self.index_path(path), MAX_INDEX, 'members', 'persons')
+        saved = read_npz(self.index_path(path), ['members', 'persons'])
         return saved['members'], saved['persons']
 
     @property
@@ -278,7 +277,6 @@ FIELDS = {**dict.fromkeys(IMAGES, 'image'), 'data.pyd': 'data', 'detection.npz':
 MAX_ANNOTATION = 64 << 20  # bytes of the people of one image
 MAX_MASKS = 1 << 30  # bytes of their masks, decompressed
 MAX_PADDING = 1 << 20  # bytes of zeros at the end of a tar
-MAX_INDEX = 4 << 30
 MEMBER = [(f + suffix, np.int64) for f in ('image', 'data', 'masks') for suffix in ('', '_size')]
 
 
@@ -291,7 +289,7 @@ def read_index(path: str | Path, stamp: dict) -> tuple[np.ndarray, np.ndarray, d
     Raises:
         Exception: of any kind; it is damaged, or about another state of the shard.
     """
-    saved = read_arrays(path, MAX_INDEX, 'members', 'persons', 'facts')
+    saved = read_npz(path)
     members, persons, facts = saved['members'], saved['persons'], json.loads(str(saved['facts']))
     if facts['stamp'] != stamp:
         raise ValueError('the shard has changed')
@@ -443,23 +441,13 @@ def read_mask(data: bytes, index: int) -> np.ndarray:
         BadRecord: no such mask, not an npz of masks, or one above MAX_MASKS.
     """
     try:
-        masks = read_arrays(io.BytesIO(data), MAX_MASKS, 'masks')['masks']
+        masks = read_npz(io.BytesIO(data), ['masks'], MAX_MASKS)['masks']
         index = int(index)
         if masks.ndim != 3 or not 0 <= index < len(masks) or masks.dtype.kind not in 'biuf':
             raise ValueError(f'no mask {index} in masks {masks.dtype} {masks.shape}')
         return masks[index].astype(np.uint8) * 255
     except Exception as error:  # zipfile and numpy raise whatever damage leads to
         raise BadRecord('unreadable mask', f'{type(error).__name__}: {error}') from error
-
-
-def read_arrays(file: str | Path | BinaryIO, limit: int, *names: str) -> dict[str, np.ndarray]:
-    """Arrays of an npz, none of objects; ValueError if they declare more than `limit` bytes."""
-    with np.load(file, allow_pickle=False) as arrays:
-        sizes = {info.filename: info.file_size for info in arrays.zip.infolist()}
-        size = sum(sizes[f'{name}.npy'] for name in names)
-        if size > limit:
-            raise ValueError(f'{names} take {size} bytes, above the limit of {limit}')
-        return {name: arrays[name] for name in names}
 
 
 def decode_image(data: bytes) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -9,7 +10,9 @@ MAX_BYTES = 2**31  # of one array
 
 
 def read_npz(
-    path: str | Path, names: Collection[str] | None = None, max_bytes: int = MAX_BYTES
+    path: str | Path | BinaryIO,
+    names: Collection[str] | None = None,
+    max_bytes: int = MAX_BYTES,
 ) -> dict[str, np.ndarray]:
     """Arrays of an .npz file by name, those of `names` that it has; None: all.
 
