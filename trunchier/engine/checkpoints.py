@@ -52,6 +52,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     _step = None  # number and meta of the last regular checkpoint
     _former_best: dict = {}
+    _resumed = None  # the file that this class has chosen
 
     def before_run(self, runner: Runner) -> None:
         """Choose the checkpoint to resume from."""
@@ -59,7 +60,8 @@ class SafeCheckpointHook(CheckpointHook):
             return
         given = runner._load_from
         if given is None:
-            runner._load_from = newest_checkpoint(self._folder(runner), self.filename_tmpl)
+            found = newest_checkpoint(self._folder(runner), self.filename_tmpl)
+            runner._load_from = self._resumed = found
         elif '://' not in str(given) and not Path(given).is_file():
             present = sorted(path.name for path in Path(given).parent.glob('*.pth'))
             raise FileNotFoundError(f'no checkpoint {given} to resume; found there: {present}')
@@ -77,6 +79,8 @@ class SafeCheckpointHook(CheckpointHook):
             if is_main_process():  # what a kill left
                 for part in Path(self.out_dir).glob('.*.part*'):
                     part.unlink(missing_ok=True)
+                if self._resumed is not None:
+                    self._point_to(runner, self._resumed)
                 self._remove(runner.message_hub.runtime_info.get('outdated_ckpts', ()))
         if self._must_validate(runner):
             print_log('validating first: the run that is resumed had not finished to', 'current')
@@ -125,8 +129,11 @@ class SafeCheckpointHook(CheckpointHook):
             **self.args,
         )
         if is_main_process():
-            WholeFileBackend().put_text(self.last_ckpt, Path(runner.work_dir, 'last_checkpoint'))
+            self._point_to(runner, self.last_ckpt)
             self._remove(outdated)
+
+    def _point_to(self, runner, path):
+        WholeFileBackend().put_text(path, Path(runner.work_dir, 'last_checkpoint'))
 
     def _remove(self, paths):
         for path in paths:
