@@ -4,6 +4,7 @@ PYTHON  ?=
 VENV    := .venv
 VENV2   := .venv-numpy2
 VENV_DOCS := .venv-docs
+VENV_AUDIT := .venv-audit
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 8 ] && echo $$n || echo 8)
 
 # Stamps are named by a checksum of the requirements, so that only a change there reinstalls.
@@ -17,8 +18,13 @@ READY_DOCS := $(VENV_DOCS)/.ready-$(shell cksum < requirements/docs.txt | cut -d
 # One thread per worker: the workers occupy all cores.
 PYTEST  := OMP_NUM_THREADS=1 %/bin/python -m pytest -n $(WORKERS) --dist loadgroup
 
+# Whether PyPI's advisories answer: those of an old version of a package that has some
+REACH := import json, urllib.request as u; \
+         page = u.urlopen('https://pypi.org/pypi/pillow/9.0.0/json', timeout=20); \
+         assert json.load(page)['vulnerabilities']
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-numpy2 test-slow lint format docs doctor clean
+.PHONY: help setup demo test test-numpy2 test-slow lint format docs audit doctor clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -51,11 +57,21 @@ docs: $(READY_DOCS)  ## the documentation as a site that works offline, into sit
 	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --strict --quiet
 	@echo 'site/index.html is the first page; with search: python3 -m http.server -d site'
 
+audit: $(READY)  ## known vulnerabilities of the installed packages, if PyPI's advisories can be reached
+	@if ! $(VENV)/bin/python -c "$(REACH)" 2>/dev/null; then \
+	    echo 'audit: the advisories at pypi.org cannot be reached; nothing was checked'; \
+	else \
+	    $(VENV)/bin/python -m venv --clear $(VENV_AUDIT) && \
+	    $(VENV_AUDIT)/bin/python -m pip install --quiet pip-audit==2.10.1 && \
+	    $(VENV_AUDIT)/bin/pip-audit --progress-spinner off --skip-editable \
+	        --path $(VENV)/lib/python3.*/site-packages; \
+	fi
+
 doctor: $(READY)  ## report what is installed, patched and missing
 	$(VENV)/bin/python tools/doctor.py
 
 clean:  ## remove environments, builds and caches
-	rm -rf $(VENV) $(VENV2) $(VENV_DOCS) site build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(VENV2) $(VENV_DOCS) $(VENV_AUDIT) site build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 
 $(READY):
 	tools/make_venv.sh $(VENV) requirements.txt $(PYTHON) python3.11 python3.10 python3.12 python3

@@ -50,9 +50,11 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages, which no file holds."""
+    """Add the pages of the reference, which no file holds, and SECURITY.md."""
     from mkdocs.structure.files import File
 
+    security = (PACKAGE.parent / 'SECURITY.md').read_text()
+    files.append(File.generated(config, 'security.md', content=security))
     for page, modules in pages().items():
         title = page if page == 'trunchier' else f'trunchier.{page}'
         text = '\n\n'.join([f'# {title}', *(f'::: {module}' for module in modules)])

@@ -9,6 +9,7 @@ file is kept only if, read back, it computes what the model does.
 from __future__ import annotations
 
 import copy
+import io
 import json
 import logging
 import math
@@ -263,12 +264,16 @@ ATANH = (
 
 def _write_torchscript(graph, images, path, metadata, dynamic_batch):
     traced = torch.jit.trace(graph, images, check_trace=False)
-    torch.jit.save(traced, str(path), _extra_files={EXTRA_FILE: json.dumps(metadata)})
+    buffer = io.BytesIO()  # on a full disk, torch's own writer ends the process
+    torch.jit.save(traced, buffer, _extra_files={EXTRA_FILE: json.dumps(metadata)})
+    path.write_bytes(buffer.getbuffer())
 
 
 def _write_torch_export(graph, images, path, metadata, dynamic_batch):
     program = _traced(graph, images, dynamic_batch)
-    torch.export.save(program, path, extra_files={EXTRA_FILE: json.dumps(metadata)})
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={EXTRA_FILE: json.dumps(metadata)})
+    path.write_bytes(buffer.getbuffer())
 
 
 WRITERS = {'.onnx': _write_onnx, '.pt': _write_torchscript, '.pt2': _write_torch_export}
