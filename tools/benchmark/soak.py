@@ -73,8 +73,9 @@ def prediction(folder: Path, frames: int) -> tuple[list[str], Callable[[], int]]
     command = ['predict.py', str(clip), '--save', 'json', '--out-dir', str(out)]
 
     def reached():
-        files = [path for path in out.rglob('clip*json*') if path.is_file()]
-        return max((path.read_text().count('"frame_id"') for path in files), default=0)
+        ends = [int(part.stem[-8:]) for part in (out / '.clip.part').glob('*.npz')]
+        done = [path.read_text().count('"frame_id"') for path in out.rglob('clip.json')]
+        return max([0, *ends, *done])
 
     return command, reached
 
