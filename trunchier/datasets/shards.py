@@ -16,10 +16,8 @@ import tarfile
 from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from glob import glob
-from multiprocessing import get_context
 from pathlib import Path
 from zlib import crc32
 
@@ -30,6 +28,7 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
 from ..files import images, pickles, read_npz, save_npz
+from ..files.processes import in_processes
 from .annotations import (
     AnnotationFilter,
     BadRecord,
@@ -138,8 +137,7 @@ class ShardPeople(People):
         if workers == 1:
             return add_facts([self._index_facts(path) for path in self.paths])
         # Forking a process in which OpenCV or torch has threads may hang.
-        with ProcessPoolExecutor(workers, get_context('spawn')) as pool:
-            return add_facts(list(pool.map(self._index_facts, self.paths, chunksize=16)))
+        return add_facts([*in_processes(self._index_facts, self.paths, workers, 'spawn', 3600)])
 
     def index_path(self, path: str | Path) -> Path:
         """Path of the index of a shard."""
