@@ -24,7 +24,7 @@ REACH := import json, urllib.request as u; \
          assert json.load(page)['vulnerabilities']
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-numpy2 test-slow lint format docs audit doctor clean
+.PHONY: help setup demo test test-numpy2 test-upstream test-slow lint format docs audit doctor clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -40,6 +40,9 @@ test: $(READY) lint  ## lint, then the test suite
 
 test-numpy2: $(READY2)  ## the test suite on numpy 2, current OpenCV and, if available, Python 3.12
 	$(subst %,$(VENV2),$(PYTEST))
+
+test-upstream: $(READY)  ## tests of CHECKOUTS="../mmpose ...", without and with this package
+	$(VENV)/bin/python tests/upstream.py $(CHECKOUTS)
 
 test-slow: $(READY)  ## the tests that train for minutes
 	$(subst %,$(VENV),$(PYTEST)) -m slow
