@@ -31,14 +31,15 @@ def test_worse_with():
 def checkout(folder, source):
     (folder / 'tests').mkdir(parents=True)
     (folder / 'tests' / 'test_one.py').write_text(source)
+    (folder / 'tests' / 'test_two.py').write_text('import no_such_package')  # never collected
     return str(folder)
 
 
 def test_a_suite_that_is_not_made_worse_passes(tmp_path, capsys):
     assert main([checkout(tmp_path / 'mmone', ONE)]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        'mmone without trunchier: 2 failed, 1 passed, 1 skipped',
-        'mmone with trunchier: 1 failed, 2 passed, 1 skipped',
+        'mmone without trunchier: 1 error, 2 failed, 1 passed, 1 skipped',
+        'mmone with trunchier: 1 error, 1 failed, 2 passed, 1 skipped',
     ]
 
 

@@ -71,7 +71,7 @@ def outcomes(
         report = Path(folder, 'report.xml')
         plugin = ['-p', 'trunchier'] if with_us else []
         command = [sys.executable, '-m', 'pytest', '-q', *plugin, '-p', 'no:cacheprovider']
-        command += [f'--junitxml={report}', *options, *selected]
+        command += ['--continue-on-collection-errors', f'--junitxml={report}', *options, *selected]
         path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
         environment = dict(os.environ, PYTHONPATH=path)
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
