@@ -97,7 +97,7 @@ def in_processes(
     Raises:
         RuntimeError: a worker was killed or has stopped. Exceptions of `work` are raised as here.
     """
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)
     chunk = max(1, min(16, len(items) // (4 * workers)))
     chunks = [items[i : i + chunk] for i in range(0, len(items), chunk)]
     processes, ends, readers = [], [], []

@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # by a signal
         where = f' --out-dir {printable(out_dir)}' if out_dir else ''
         print(f'interrupted; continue with the same command and --resume{where}', file=sys.stderr)
-        return stop.code
+        return int(stop.code)
     except (OSError, ValueError, TypeError, RuntimeError, ImportError, MemoryError) as error:
         text = str(error) or type(error).__name__
         if getattr(error, 'errno', None) in DISK_FULL and error.filename is None:

@@ -271,7 +271,8 @@ def to_bgr(image: 'np.ndarray | torch.Tensor | Image', max_pixels: int = MAX_PIX
 
     from PIL import ImageOps
 
-    _check_size('the PIL image', *image.size, max_pixels)
+    width, height = image.size
+    _check_size('the PIL image', width, height, max_pixels)
     try:
         image = ImageOps.exif_transpose(image)
         deep = image.mode.startswith('I')  # 16 bits, which convert('RGB') would clip
