@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.analysis import FlopAnalyzer, get_model_complexity_info
 from mmengine.config import Config
 from mmengine.hub import get_config, get_model
+from mmengine.logging import HistoryBuffer
 from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -165,6 +167,18 @@ def test_run_gives_a_script_its_arguments_and_our_modules(tmp_path):
     assert python('-m', 'trunchier', 'run', script, '--help', 'x') == (
         "['--help', 'x'] TruncatedSwin __main__\n"
     )
+
+
+def test_run_lets_a_script_read_what_mmengine_saved(tmp_path):
+    script, path = tmp_path / 'publish.py', tmp_path / 'epoch_1.pth'
+    hub = dict(log_scalars=dict(loss=HistoryBuffer([0.5], [1])), best=np.float64(0.5))
+    torch.save(dict(state_dict=dict(weight=torch.ones(2)), message_hub=hub), path)
+    script.write_text(
+        'import sys, torch\n'
+        "content = torch.load(sys.argv[1], map_location='cpu')\n"
+        "print(content['state_dict']['weight'].tolist(), content['message_hub']['best'])\n"
+    )
+    assert python('-m', 'trunchier', 'run', script, path) == '[1.0, 1.0] 0.5\n'
 
 
 @pytest.mark.parametrize(

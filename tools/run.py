@@ -6,13 +6,17 @@
 
 For scripts that import mmpose, or read a checkpoint, before they read a config with
 `custom_imports`. PACKAGE::NAME is a script that the installed PACKAGE carries in `.mim/tools`.
+Checkpoints that the script gives to torch.load are read as ours are: weights and plain data only.
 """
 
 import runpy
 import sys
 from pathlib import Path
 
+import torch
+
 from trunchier.files import need  # any import of the package registers its modules
+from trunchier.weights.load import read_weights
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -26,6 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f'error: {error}')
     sys.argv = [str(path), *arguments[1:]]
     sys.path[0] = str(path.parent)
+    torch.load = _reading_paths_safely(torch.load)
     runpy.run_path(str(path), run_name='__main__')
 
 
@@ -47,6 +52,17 @@ def script(name: str) -> Path:
         hint = f'; {package} has {", ".join(others)}' if others else ''
         raise FileNotFoundError(f'no script {path}{hint}')
     return path.resolve()
+
+
+def _reading_paths_safely(load):
+    """`torch.load` refuses what mmengine saves beside the weights; our reader does not."""
+
+    def load_checkpoint(file, *args, **options):
+        if isinstance(file, str | Path):
+            return read_weights(file)
+        return load(file, *args, **options)
+
+    return load_checkpoint
 
 
 if __name__ == '__main__':
