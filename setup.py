@@ -58,7 +58,7 @@ setup(
         'export': ['onnxruntime', 'onnxscript'],
         'mesh': ['smplx', 'trimesh'],
         'video': ['av', 'trackers'],
-        'viewer': ['viser'],
+        'viewer': ['viser', 'websockets'],
         'weights': ['safetensors'],
     },
     cmdclass={'build_py': BuildWithMim},

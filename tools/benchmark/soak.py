@@ -20,7 +20,6 @@ from demo import config_for
 from benchmark.pipeline import write_clip
 from benchmark.report import Table, progress
 from trunchier.files import whole_file
-from trunchier.synthetic.coco import write_coco
 
 TOOLS = Path(__file__).resolve().parents[1]
 FLAT = 5  # percent by which memory may vary after the first tenth
@@ -83,6 +82,8 @@ def prediction(folder: Path, frames: int) -> tuple[list[str], Callable[[], int]]
 def training(folder: Path, args: argparse.Namespace) -> tuple[list[str], Callable[[], int]]:
     """Command, and a function that tells how many iterations it did."""
     if args.iterations:
+        from trunchier.synthetic.coco import write_coco
+
         write_coco(folder / 'train', 64, size=(128, 128), quiet=True)
         with contextlib.redirect_stdout(None):
             make_shards.main([str(folder / 'train'), '--out', str(folder / 'shards')])

@@ -170,16 +170,15 @@ def shipped_model(task: str) -> str:
 
 
 def weights_note(path: str | Path) -> str | None:
-    """The note that a .safetensors file carries about its weights."""
+    """The note that a .safetensors file carries about its weights: any text, escape it to print."""
     if Path(path).suffix != '.safetensors':
         return None
     safetensors = need('safetensors', 'reading .safetensors')
     try:
         with safetensors.safe_open(path, framework='pt') as file:
-            note = (file.metadata() or {}).get('note')
+            return (file.metadata() or {}).get('note')
     except safetensors.SafetensorError as error:
         raise ValueError(f'{path} is cut off or not a safetensors file: {error}') from error
-    return note and ''.join(c for c in note if c.isprintable() or c == '\n')
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:

@@ -145,7 +145,7 @@ def selective_scan_2d(
 def map_backend(x: Tensor, backend: str = 'auto') -> str:
     """Name of the backend that `selective_scan_2d` takes for a map like x."""
     fastest = 'triton' if x.is_cuda else 'numba'
-    if backend == 'auto' and (reason := MAP_BACKENDS[fastest]()):
+    if backend == 'auto' and not is_traced() and (reason := MAP_BACKENDS[fastest]()):
         _warn_of_slow_scan(fastest, reason)
     return choose(backend, MAP_BACKENDS, fastest, lambda name: _refusal(x, name))
 
