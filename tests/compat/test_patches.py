@@ -77,7 +77,7 @@ def test_calling_an_absent_op_names_it():
 @lite_only
 def test_the_environment_of_mmcv_is_reported_as_without_the_patch():
     script = 'from mmcv.utils.env import collect_env; print(collect_env()["MMCV Compiler"])'
-    assert python(script).stdout == python(f'import trunchier; {script}').stdout == 'n/a\n'
+    assert python(f'import trunchier; {script}').stdout == 'n/a\n'
 
 
 @lite_only
