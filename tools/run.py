@@ -11,6 +11,7 @@ Checkpoints that the script gives to torch.load are read as ours are: weights an
 
 import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f'error: {error}')
     sys.argv = [str(path), *arguments[1:]]
     sys.path[0] = str(path.parent)
-    torch.load = _reading_paths_safely(torch.load)
+    torch.load = reading_paths_safely(torch.load)
     runpy.run_path(str(path), run_name='__main__')
 
 
@@ -54,7 +55,7 @@ def script(name: str) -> Path:
     return path.resolve()
 
 
-def _reading_paths_safely(load):
+def reading_paths_safely(load: Callable) -> Callable:
     """`torch.load` refuses what mmengine saves beside the weights; our reader does not."""
 
     def load_checkpoint(file, *args, **options):

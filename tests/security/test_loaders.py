@@ -21,6 +21,7 @@ import convert_smpl
 import make_shards
 import numpy as np
 import pytest
+import run
 import torch
 from mmengine.model import BaseModel, BaseModule
 from mmengine.runner import Runner
@@ -85,6 +86,7 @@ READERS = {
     'tools/make_pose_prior.py': OWN,
     'tools/make_shards.py': {'make_shards'},
     'tools/model_table.py': OWN,
+    'tools/run.py': {'script of trunchier run'},
     'tools/test.py': USER,
     'tools/train.py': USER,
 }
@@ -220,6 +222,7 @@ ENTRIES = {
     'yolox': lambda path: YoloxDetector(path),
     'sources': lambda path: [frame for source in find(path) for frame in read(source)],
     'convert_smpl': smpl,
+    'script of trunchier run': lambda path: run.reading_paths_safely(torch.load)(path),
     'make_shards': lambda path: make_shards.main([str(path), '--out', 'shards']),
 }
 BY_ADDRESS = (

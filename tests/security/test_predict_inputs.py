@@ -4,6 +4,7 @@ All files are made here.
 """
 
 import json
+import logging
 import os
 import struct
 import zlib
@@ -135,7 +136,7 @@ def test_digits_that_are_no_numbers_can_be_sorted(tmp_path):
     assert len(list(sources.find(tmp_path))) == 3
 
 
-def test_the_note_of_weights_is_printed_as_text(tmp_path, caplog):
+def test_the_note_of_weights_is_printed_as_text(tmp_path, monkeypatch):
     from safetensors.torch import save_file
 
     content = torch.load(write_model(tmp_path)[-1], weights_only=True)['state_dict']
@@ -143,8 +144,14 @@ def test_the_note_of_weights_is_printed_as_text(tmp_path, caplog):
     save_file(
         content, tmp_path / 'a.safetensors', {'note': 'trained\x1b]0;title\x07 on\r\nnothing'}
     )
+    logger, messages, handler = logging.getLogger('trunchier'), [], logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    monkeypatch.setattr(logger, 'handlers', [handler])
+    monkeypatch.setattr(logger, 'disabled', False)
+    monkeypatch.setattr(logger, 'level', logging.WARNING)
+    logger.manager._clear_cache()
     PoseInferencer(pose_config(), tmp_path / 'a.safetensors', device='cpu')
-    (message,) = [each.message for each in caplog.records if 'trained' in each.message]
+    (message,) = [each for each in messages if 'trained' in each]
     assert message == 'a.safetensors: trained\\x1b]0;title\\x07 on nothing'
 
 
