@@ -8,15 +8,17 @@ Importing registers every module in mmengine's root registries; it needs torch a
 """
 
 import importlib
-import os
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
 
-# The command `trunchier` imports this first: as tools/idle_threads.py, before torch is imported.
-IS_COMMAND = bool(sys.argv) and Path(sys.argv[0]).stem in ('trunchier', '-m')
-if IS_COMMAND and not {'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME'} & os.environ.keys():
-    os.environ.update(GOMP_SPINCOUNT='30000', KMP_BLOCKTIME='1')
+if sys.argv and Path(sys.argv[0]).stem in ('trunchier', '-m'):  # the command, before torch
+    PACKAGE = Path(__file__).resolve().parent
+    for home in (PACKAGE / '.mim', PACKAGE.parent):  # of a wheel, of a checkout
+        if (script := home / 'tools' / 'idle_threads.py').is_file():
+            runpy.run_path(str(script))
+            break
 
 from . import compat  # noqa: E402
 

@@ -3,14 +3,12 @@
 import os
 import re
 import signal
-import time
 from pathlib import Path
 
 import pytest
+from forked import status, until
 from people import write_shards
 from small_trainings import mesh
-
-LONG = 100  # seconds; a bound that only a failure reaches
 
 
 @pytest.fixture
@@ -35,20 +33,9 @@ def training(server, tmp_path):
     return start
 
 
-def until(condition, text):
-    end = time.monotonic() + LONG
-    while not condition():
-        assert time.monotonic() < end, f'not within {LONG} s: {text}'
-        time.sleep(0.02)
-
-
 def gone(process):
     """Whether a process has ended; a zombie, which nobody has waited for, has."""
-    try:
-        state = Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[0]
-    except FileNotFoundError:
-        return True
-    return state == 'Z'
+    return status(process)[0] == 'Z'
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

@@ -47,7 +47,11 @@ def test_truncation_keeps_its_stages_and_drops_the_rest(tmp_path, swin_state, nu
 @pytest.mark.parametrize('wrapper', ['model', 'state_dict', 'model_ema', None])
 def test_every_official_wrapper_is_opened(tmp_path, swin_state, wrapper):
     path = save(tmp_path, {wrapper: swin_state, 'epoch': 300} if wrapper else swin_state)
-    load_checkpoint(TruncatedSwin('tiny', num_stages=1), path)
+    model = TruncatedSwin('tiny', num_stages=1)
+    load_checkpoint(model, path)
+    name = 'attn.qkv.weight'
+    loaded = model.stages[0].blocks[0].get_parameter(name)
+    assert torch.equal(loaded, swin_state[f'layers.0.blocks.0.{name}'])
 
 
 def test_weights_of_the_network_come_before_their_moving_average(tmp_path, swin_state):

@@ -14,12 +14,7 @@ from pathlib import Path
 
 import torch
 
-from .whole import whole_file
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes may download the same file, one after the other fails
-    fcntl = None
+from .whole import fcntl, lock_file, whole_file
 
 ATTEMPTS = 3
 
@@ -83,17 +78,15 @@ def download(url: str, folder: str | Path | None = None) -> Path:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold the lock file `path`, which is removed in the end; wait while another process does."""
-    while fcntl is not None:
-        with open(path, 'a') as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                continue  # the process before removed it
-            try:
-                yield
-            finally:
-                path.unlink()
-            return
-    yield
+    descriptor = None
+    while fcntl is not None and descriptor is None:  # the process before may just remove it
+        descriptor = lock_file(path, os.O_RDWR | os.O_CREAT, wait=True)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
 
 
 def _fetch(url, part, by_hand):

@@ -110,14 +110,18 @@ def _part(path, suffix=''):
     return path.with_name(f'.{name}.part{suffix}')
 
 
-def lock_file(path: str | Path, flags: int) -> int | None:
-    """Open and lock a file or folder; returns its descriptor, or None: another one holds it."""
+def lock_file(path: str | Path, flags: int, wait: bool = False) -> int | None:
+    """Open and lock a file or folder; returns its descriptor, or None: another one holds it.
+
+    Args:
+        wait: until its holder lets go; None then means that the holder has removed it.
+    """
     if fcntl is None:
         return None
     with contextlib.suppress(FileNotFoundError):  # its holder has just moved it
         descriptor = os.open(path, flags, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             mine = os.path.samestat(os.fstat(descriptor), os.stat(path))
         except (BlockingIOError, FileNotFoundError):
             mine = False
