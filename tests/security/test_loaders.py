@@ -367,6 +367,21 @@ def test_names_in_the_indices_of_mmengine_are_read_safely(scheme, folder, monkey
     assert not (folder / 'canary').exists()
 
 
+def test_files_that_mmengine_names_in_its_home_are_read_safely(folder, monkeypatch):
+    monkeypatch.setenv('MMENGINE_HOME', str(folder))
+    evil, good = crafted(Evil(folder / 'canary'))[0], io.BytesIO()
+    torch.save({'weight': torch.ones(2)}, good)
+    (folder / 'evil.pth').write_bytes(evil)
+    (folder / 'good.pth').write_bytes(good.getvalue())
+    (folder / 'open_mmlab.json').write_text('{"evil": "evil.pth", "good": "good.pth"}')
+    with pytest.raises(RuntimeError, match='cannot be read as weights: forbidden class'):
+        of_mmengine._load_checkpoint('open-mmlab://evil')
+    assert not (folder / 'canary').exists()
+    assert torch.equal(of_mmengine._load_checkpoint('openmmlab://good')['weight'], torch.ones(2))
+    with pytest.raises(ValueError, match='no address of this name; similar: good'):
+        of_mmengine._load_checkpoint('open-mmlab://goode')
+
+
 def test_every_scheme_of_mmengine_is_known_here():
     assert {*of_mmengine.CheckpointLoader._schemes} == {
         *('', 'http://', 'https://', 'pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://'),

@@ -8,6 +8,7 @@ truncation drops is left out; any other difference is an error.
 import os
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -156,13 +157,34 @@ def load_from_anywhere(filename: str, map_location: Any = None, **unused: Any) -
     return read_weights(local_file(os.path.expanduser(filename)))
 
 
+def load_by_name(filename: str, map_location: Any = None) -> Any:
+    """`load_from_anywhere` of an open-mmlab:// name: of the list of mmengine, or of its home's own.
+
+    Raises:
+        ValueError: the name is in neither list.
+    """
+    name = filename.partition('://')[2]
+    name = of_mmengine.get_deprecated_model_names().get(name, name)
+    addresses = of_mmengine.get_external_models()
+    if name not in addresses:
+        similar = ', '.join(get_close_matches(name, addresses)) or 'none'
+        raise ValueError(f'{filename}: mmengine knows no address of this name; similar: {similar}')
+    address = addresses[name]  # or a path below the home
+    if '://' not in address:
+        address = os.path.join(of_mmengine._get_mmengine_home(), address)
+    return load_from_anywhere(address)
+
+
 # mmengine would unpickle what `init_cfg`, `load_from`, --resume and its inferencers name. Its own
-# loaders of torchvision://, openmmlab:// and mmcls:// look an address up and call load_from_http.
+# loaders of torchvision:// and mmcls:// look an address up and call load_from_http.
 of_mmengine.load_from_http = of_mmengine.load_from_local = load_from_anywhere
 of_mmengine.CheckpointLoader.register_scheme(
     ('', 'http://', 'https://', 'pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://'),
     load_from_anywhere,
     force=True,
+)
+of_mmengine.CheckpointLoader.register_scheme(
+    ('open-mmlab://', 'openmmlab://'), load_by_name, force=True
 )
 
 
