@@ -46,9 +46,11 @@ CASES = {
     'pth':         (convert_weights, ('{weights}', '{out}'), 'weights.pth'),
     'safetensors': (convert_weights, ('{weights}', '{out}'), 'weights.safetensors'),
     'export':      (export, ('VMPose-T-S2', '--output', '{out}'), 'model.pt'),
+    'onnx':        (export, ('VMPose-T-S2', '--output', '{out}'), 'model.onnx'),
     'prior':       (make_pose_prior, ('--num', 2, '--out', '{out}'), 'assets'),
 }  # fmt: skip
-QUICK = [pytest.param(name, marks=pytest.mark.slow) if name == 'export' else name for name in CASES]
+EXPORTS = 'export', 'onnx'
+QUICK = [pytest.param(name, marks=pytest.mark.slow) if name in EXPORTS else name for name in CASES]
 
 
 @pytest.fixture(scope='module')
@@ -239,7 +241,7 @@ def test_many_kills_of_each_tool_leave_its_target_absent_or_whole(start, tmp_pat
 
 @pytest.mark.parametrize('name', QUICK)
 def test_a_full_disk_is_an_error_that_names_the_path(start, tmp_path, name):
-    run, target = start(name, partial(full_disk, 10**6 if name == 'export' else 500))
+    run, target = start(name, partial(full_disk, 10**6 if name in EXPORTS else 500))
     assert run.wait() == 1
     text = run.log.read_text()
     assert str(target) in text and 'Traceback' not in text, text
