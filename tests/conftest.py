@@ -1,7 +1,10 @@
 """Fixtures that several test files share."""
 
+import http.server
 import os
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,3 +23,37 @@ def shared():
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def empty_cache(tmp_path_factory):
+    """No test finds or fills the user's cache of downloads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('TRUNCHIER_HOME', str(tmp_path_factory.mktemp('home')))
+        yield
+
+
+class Files(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        content = self.server.files.get(self.path)
+        self.server.asked.append(self.path)
+        self.send_response(404 if content is None else 200)
+        self.send_header('Content-Type', 'application/octet-stream')
+        self.send_header('Content-Length', str(len(content or b'')))
+        self.end_headers()
+        self.wfile.write(content or b'')
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def web():
+    """A local server: `web.files` is {path: bytes}, `web.url` its address, `web.asked` paths."""
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Files)
+    server.files, server.asked = {}, []
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    url = f'http://127.0.0.1:{server.server_port}'
+    yield SimpleNamespace(url=url, files=server.files, asked=server.asked)
+    server.shutdown()
+    server.server_close()

@@ -1,13 +1,35 @@
-"""Downloads are complete, checked and continued; a file put there by hand comes first."""
+"""Downloads are announced, complete, checked and continued; files put there by hand come first."""
 
+import hashlib
 import http.server
+import io
+import tarfile
 import threading
+import zipfile
 
 import pytest
 
 from trunchier.files import DownloadError, download, local_file
 
 CONTENT = bytes(range(256)) * 40
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+def archives():
+    """{name: a .zip and a .tar.gz with CONTENT as sdk/net.onnx, and another file}."""
+    zipped, tarred = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(zipped, 'w') as file:
+        file.writestr('sdk/read.me', b'hello')
+        file.writestr('sdk/net.onnx', CONTENT)
+    with tarfile.open(fileobj=tarred, mode='w:gz') as file:
+        for name, data in (('./sdk/read.me', b'hello'), ('./sdk/net.onnx', CONTENT)):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    return {'net-0123abcd.zip': zipped.getvalue(), 'net.tar.gz': tarred.getvalue()}
+
+
+ARCHIVES = archives()
 
 
 class Server(http.server.BaseHTTPRequestHandler):
@@ -28,15 +50,23 @@ class Server(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(b'hi!')
             return
+        if self.path.startswith('/to/'):  # such as /to/http://127.0.0.1:9/net.pth
+            self.send_response(302)
+            self.send_header('Location', self.path.removeprefix('/to/'))
+            self.send_header('Content-Length', '0')
+            self.end_headers()
+            return
+        content = ARCHIVES.get(self.path.rpartition('/')[2], CONTENT)
         self.send_response(206 if start else 200)
         self.send_header('Content-Type', 'application/octet-stream')
-        self.send_header('Content-Length', str(len(CONTENT) - start))
+        length = 10**15 if 'huge' in self.path else len(content) - start
+        self.send_header('Content-Length', str(length))
         self.send_header('ETag', '"1"')
         if start:
             self.send_header('Content-Range', f'bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}')
         self.end_headers()
-        end = len(CONTENT) // 2 if first and 'cut' in self.path else len(CONTENT)
-        self.wfile.write(CONTENT[start:end])
+        end = len(content) // 2 if first and 'cut' in self.path else len(content)
+        self.wfile.write(content[start:end])
 
     def log_message(self, *args):
         pass
@@ -88,3 +118,111 @@ def test_no_connection_says_where_to_put_the_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DownloadError, match='data/checkpoints/swin.pth'):
         download('http://127.0.0.1:9/swin.pth', tmp_path)
+
+
+# --- where, and whether at all --------------------------------------------------------------------
+def test_downloads_go_into_the_folder_of_the_environment(server, tmp_path, monkeypatch):
+    monkeypatch.setenv('TRUNCHIER_HOME', str(tmp_path / 'home'))
+    assert download(f'{server}/once.pth') == tmp_path / 'home' / 'once.pth'
+    monkeypatch.delenv('TRUNCHIER_HOME')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'xdg'))
+    assert download(f'{server}/once.pth') == tmp_path / 'xdg' / 'trunchier' / 'once.pth'
+
+
+def test_a_file_that_torch_hub_has_is_taken(server, tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    monkeypatch.setenv('TRUNCHIER_HOME', str(tmp_path / 'home'))
+    path = tmp_path / 'torch' / 'hub' / 'checkpoints' / 'net.pth'
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b'mine')
+    assert download(f'{server}/net.pth') == path
+    assert Server.requests == []
+
+
+def test_offline_nothing_is_asked_and_the_error_says_what_to_do(server, tmp_path, monkeypatch):
+    monkeypatch.setenv('TRUNCHIER_OFFLINE', '1')
+    with pytest.raises(DownloadError, match=r'(?s)TRUNCHIER_OFFLINE.*put it at data/checkpoints'):
+        download(f'{server}/net.pth', tmp_path)
+    assert Server.requests == []
+    monkeypatch.setenv('TRUNCHIER_OFFLINE', '0')
+    assert download(f'{server}/net.pth', tmp_path).read_bytes() == CONTENT
+
+
+def test_a_download_is_announced_once_with_its_size_and_note(server, tmp_path, capsys):
+    for _ in range(2):
+        download(f'{server}/net.pth', tmp_path, note='license: MIT')
+    text = f'downloading net.pth (license: MIT), 10 kB, from 127.0.0.1 to {tmp_path}\n'
+    assert capsys.readouterr().err == text
+
+
+def test_progress_begins_before_the_first_byte_and_ends_with_the_last(server, tmp_path):
+    seen = []
+    download(f'{server}/net.pth', tmp_path, progress=lambda *pair: seen.append(pair))
+    assert seen[0] == (0, len(CONTENT)) and seen[-1] == (len(CONTENT), len(CONTENT))
+
+
+# --- bad input ------------------------------------------------------------------------------------
+def test_redirects_are_followed(server, tmp_path):
+    path = download(f'{server}/to/{server}/net.pth', tmp_path)
+    assert path.read_bytes() == CONTENT and path.name == 'net.pth'
+
+
+@pytest.mark.parametrize('target', ['file:///etc/passwd', 'ftp://127.0.0.1/net.pth'])
+def test_redirects_to_something_else_than_the_web_are_refused(server, tmp_path, target):
+    with pytest.raises(DownloadError, match='redirect'):
+        download(f'{server}/to/{target}', tmp_path, name='net.pth')
+    assert not (tmp_path / 'net.pth').exists()
+
+
+def test_a_file_of_another_size_is_not_downloaded(server, tmp_path):
+    with pytest.raises(DownloadError, match='10240 bytes, not the one of 7'):
+        download(f'{server}/net.pth', tmp_path, size=7)
+    assert not list(tmp_path.glob('net.pth'))
+
+
+def test_no_space_is_said_before_the_download_with_the_remedy(server, tmp_path):
+    with pytest.raises(DownloadError, match=r'no space left.*TRUNCHIER_HOME'):
+        download(f'{server}/huge.pth', tmp_path)
+    assert len(Server.requests) == 1
+
+
+def test_a_cache_that_cannot_be_made_is_named(server, tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(DownloadError, match='TRUNCHIER_HOME'):
+        download(f'{server}/net.pth', tmp_path / 'file' / 'cache')
+
+
+def test_the_proxy_of_the_environment_is_used_and_named_in_errors(server, tmp_path, monkeypatch):
+    monkeypatch.setenv('http_proxy', server.replace('//', '//user:secret@'))
+    for name in ('no_proxy', 'NO_PROXY'):
+        monkeypatch.delenv(name, raising=False)
+    path = download('http://elsewhere.invalid/net.pth', tmp_path)
+    assert path.read_bytes() == CONTENT
+    assert Server.requests == [('http://elsewhere.invalid/net.pth', 0)]
+    monkeypatch.setenv('http_proxy', 'http://user:secret@127.0.0.1:9')
+    with pytest.raises(DownloadError, match='through the proxy 127.0.0.1') as caught:
+        download('http://elsewhere.invalid/other.pth', tmp_path)
+    assert 'secret' not in str(caught.value)
+
+
+def test_the_hash_of_openmmlab_names_is_read_before_their_date(server, tmp_path):
+    name = f'net-{SHA256[:8]}_20230314.pth'
+    assert download(f'{server}/{name}', tmp_path).read_bytes() == CONTENT
+    with pytest.raises(DownloadError, match='SHA-256'):
+        download(f'{server}/net-0123abcd_20230314.pth', tmp_path)
+
+
+# --- archives -------------------------------------------------------------------------------------
+@pytest.mark.parametrize('name', ARCHIVES)
+def test_one_file_of_an_archive_is_kept(server, tmp_path, name):
+    facts = dict(name='net.onnx', member='net.onnx', sha256=SHA256)
+    path = download(f'{server}/{name}', tmp_path, **facts)
+    assert path.read_bytes() == CONTENT
+    assert [each.name for each in tmp_path.iterdir()] == ['net.onnx']
+
+
+@pytest.mark.parametrize('name', [*ARCHIVES, 'no-archive.zip'])
+def test_an_archive_without_the_file_is_refused_and_removed(server, tmp_path, name):
+    with pytest.raises(DownloadError, match='no archive with other.onnx'):
+        download(f'{server}/{name}', tmp_path, name='other.onnx', member='other.onnx')
+    assert list(tmp_path.iterdir()) == []

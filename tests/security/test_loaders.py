@@ -55,7 +55,7 @@ READERS = {
     'trunchier/datasets/transforms.py': {'real poses'},
     'trunchier/deploy/runtime.py': {'exported network', 'weights of an inferencer'},
     'trunchier/files/arrays.py': {'npz'},
-    'trunchier/files/download.py': OWN,
+    'trunchier/files/download.py': 'copies one file out of an archive, see tests/files',
     'trunchier/files/images.py': PICTURE,
     'trunchier/files/pickles.py': {'pickle'},
     'trunchier/inference/detection.py': {'boxes', 'yolox'},
@@ -328,7 +328,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize('entry', BY_ADDRESS)
 def test_nothing_behind_an_address_runs(entry, folder, monkeypatch):
-    monkeypatch.setenv('TORCH_HOME', str(folder))
+    for name in ('TORCH_HOME', 'TRUNCHIER_HOME'):
+        monkeypatch.setenv(name, str(folder))
     canary = folder / 'canary'
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
     server.contents = crafted(Evil(canary))[:2]
@@ -355,7 +356,8 @@ def test_names_in_the_indices_of_mmengine_are_read_safely(scheme, folder, monkey
     server.contents = crafted(Evil(folder / 'canary'))[:1]
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     index = {'net': f'http://127.0.0.1:{server.server_port}/{scheme}-0.pth'}
-    monkeypatch.setenv('TORCH_HOME', str(folder))
+    for name in ('TORCH_HOME', 'TRUNCHIER_HOME'):
+        monkeypatch.setenv(name, str(folder))
     for name in ('get_torchvision_models', 'get_external_models', 'get_mmcls_models'):
         monkeypatch.setattr(of_mmengine, name, lambda: index)
     try:

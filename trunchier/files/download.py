@@ -1,26 +1,62 @@
-"""Downloads: a file is complete, or absent and continued by the next call."""
+"""Downloads: a file is complete, or absent and continued by the next call.
+
+Nothing is downloaded without a line on stderr that names the file, its size and the server.
+"""
 
 import contextlib
+import errno
 import hashlib
 import http.client
 import json
 import os
 import re
+import shutil
+import sys
+import tarfile
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import torch
 
 from .whole import fcntl, lock_file, whole_file
 
+HOME, OFFLINE = 'TRUNCHIER_HOME', 'TRUNCHIER_OFFLINE'
+BY_HAND = Path('data/checkpoints')
 ATTEMPTS = 3
+SECONDS = 60  # without a byte
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+# Called with the bytes received and the size of the file (None: unknown), first before any byte.
+Progress = Callable[[int, 'int | None'], None]
 
 
 class DownloadError(RuntimeError):
     """A file that could not be downloaded, or is not what its name says."""
+
+
+def cache_folder() -> Path:
+    """Folder of downloads: $TRUNCHIER_HOME, else `trunchier` in the user's cache."""
+    if home := os.environ.get(HOME):
+        return Path(home).expanduser()
+    return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'trunchier'
+
+
+def is_offline() -> bool:
+    """Whether $TRUNCHIER_OFFLINE forbids downloads."""
+    return os.environ.get(OFFLINE, '0').lower() not in ('', '0', 'no', 'false', 'off')
+
+
+def find_file(name: str) -> Path | None:
+    """A file on this machine: put into data/checkpoints, in the cache, or of torch.hub."""
+    torch_home = os.environ.get('TORCH_HOME') or Path(
+        os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'torch'
+    )
+    hub = Path(torch_home, 'hub', 'checkpoints').expanduser()
+    places = (folder / name for folder in (BY_HAND, cache_folder(), hub))
+    return next((path for path in places if path.is_file()), None)
 
 
 def local_file(checkpoint: str | Path) -> Path:
@@ -43,36 +79,107 @@ def local_file(checkpoint: str | Path) -> Path:
     return path
 
 
-def download(url: str, folder: str | Path | None = None) -> Path:
-    """Fetch `url` once, into `folder` (default: torch.hub's checkpoints), and return the path.
+def download(
+    url: str,
+    folder: str | Path | None = None,
+    name: str = '',
+    sha256: str | None = None,
+    size: int = 0,
+    member: str = '',
+    note: str = '',
+    progress: Progress | None = None,
+) -> Path:
+    """Fetch a file once, into `folder` (default: `cache_folder()`), and return its path.
 
-    A copy in data/checkpoints is taken first. One process at a time downloads a file, to a `.part`
-    file, which a later call continues if the server still has the same file. It is renamed once its
-    size is the one that the server stated, and its SHA-256 begins with the one in the address
-    (`...pth#sha256=1a2b...`) or in the name (`name-1a2b3c4d.pth`), if there is one.
+    A file that is on this machine is taken first, see `find_file`. One process at a time downloads
+    a file, to a `.part` file, which a later call continues if the server still has the same file.
+    It is renamed once its size is the one that the server stated, and its SHA-256 is right.
+
+    Args:
+        url: http(s) address; may end with the hash: `...pth#sha256=1a2b...`.
+        name: of the file; '': as in the address.
+        sha256: the first or all of its digits; None: of the address, or of a name that carries
+            them (`name-1a2b3c4d.pth`, `name-1a2b3c4d_20230314.pth`).
+        size: bytes, if known.
+        member: the address is of a .zip or .tar.gz, of which the file is this member.
+        note: what the announcement says about the file, such as its license.
+        progress: see `Progress`; None: a line, and a bar on a terminal, on stderr.
 
     Raises:
-        DownloadError: no connection, an answer that is not a file, or another size or hash.
+        DownloadError: offline, no connection, no space, an answer that is not a file, or another
+            size or hash.
     """
     address, _, fragment = url.partition('#')
-    name = Path(urllib.parse.unquote(urllib.parse.urlparse(address).path)).name
+    remote = Path(urllib.parse.unquote(urllib.parse.urlparse(address).path)).name
+    name = name or remote
     if name in ('', '.', '..'):
         raise DownloadError(f'{url} does not name a file')
-    by_hand = Path('data/checkpoints') / name
-    if by_hand.is_file():
-        return by_hand
-    folder = Path(folder or os.path.join(torch.hub.get_dir(), 'checkpoints'))
+    if (
+        found := find_file(name)
+        if folder is None
+        else next((path for path in (BY_HAND / name, Path(folder, name)) if path.is_file()), None)
+    ):
+        return found
+    if is_offline():
+        raise DownloadError(
+            f'{name} is not on this machine, and ${OFFLINE} (--offline) forbids the download of '
+            f'{address}; get it elsewhere and put it at {BY_HAND / name} or into {cache_folder()}'
+        )
+    folder = Path(folder or cache_folder())
     path = folder / name
-    if path.is_file():
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
+    _make(folder)
+    if progress is None:
+        progress = _announce(f'{name}{f" ({note})" if note else ""}', address, folder)
     with _locked(path.with_name(f'.{name}.lock')):
         if not path.is_file():  # another process may have been faster
-            part = path.with_name(f'{name}.part')
-            _fetch(address, part, by_hand)
-            _check_hash(part, name, fragment)
+            part = path.with_name(f'{remote if member else name}.part')
+            _fetch(address, part, BY_HAND / name, 0 if member else size, progress)
+            if member:
+                whole, part = part, path.with_name(f'{name}.member')
+                _take(whole, member, part)
+                whole.unlink()
+            _check_hash(part, name, _expected(remote, fragment) if sha256 is None else sha256)
             os.replace(part, path)
     return path
+
+
+def _make(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DownloadError(
+            f'the cache {folder} cannot be made ({error.strerror}); name another by ${HOME}'
+        ) from error
+
+
+def _announce(what, url, folder):
+    """Progress on stderr: what is downloaded, how much, and on a terminal a bar."""
+    host = urllib.parse.urlparse(url).hostname
+    state = dict(begun=False, shown=-1)
+
+    def show(received, size):
+        percent = 100 * received // size if size else received >> 20
+        if not state['begun']:
+            amount = readable(size) if size else 'of unknown size'
+            text = f'downloading {what}, {amount}, from {host} to {folder}'
+            print(text, file=sys.stderr, flush=True)
+            state['begun'] = True
+        elif sys.stderr.isatty() and percent != state['shown']:
+            state['shown'] = percent
+            of = f'{percent:3} % of {readable(size)}' if size else readable(received)
+            end = '\n' if received == size else ''
+            print(f'\r  {of} ', end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+def readable(size: int) -> str:
+    """Bytes as text: '343 MB' (decimal, as file managers show)."""
+    for unit, factor in (('GB', 10**9), ('MB', 10**6), ('kB', 10**3)):
+        if size >= factor:
+            digits = 1 if size < 10 * factor else 0
+            return f'{size / factor:.{digits}f} {unit}'
+    return f'{size} bytes'
 
 
 @contextlib.contextmanager
@@ -89,27 +196,52 @@ def _locked(path: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _fetch(url, part, by_hand):
+def _fetch(url, part, by_hand, size, progress):
     """Download `url` to `part`; what is there is continued if it is of the same file."""
     facts = part.with_name(f'{part.name}.json')  # of the answer that `part` began with
     error = None
     for _ in range(ATTEMPTS):
         try:
-            size = _receive(url, part, facts)
+            stated = _receive(url, part, facts, size, progress)
         except (http.client.HTTPException, OSError, ValueError) as failure:
             error = failure
+            if getattr(failure, 'errno', None) in FULL:
+                raise DownloadError(
+                    f'no space left in {part.parent} for {url}: free some, or name a folder on '
+                    f'another disk by ${HOME}; a later call continues from {part.name}'
+                ) from failure
             continue
-        if size in (None, part.stat().st_size):
+        if stated in (None, part.stat().st_size):
             facts.unlink(missing_ok=True)
             return
-        error = f'{part.stat().st_size} of {size} bytes were received'
+        error = f'{part.stat().st_size} of {stated} bytes were received'
     raise DownloadError(
-        f'{url} could not be downloaded: {error}. Download it by other means and put it at '
-        f'{by_hand}; a later call continues from {part}'
+        f'{url} could not be downloaded{_through(url)}: {error}. Download it by other means and '
+        f'put it at {by_hand}; a later call continues from {part}'
     )
 
 
-def _receive(url, part, facts):
+def _through(url):
+    """' through the proxy HOST', of the environment, if one is used."""
+    parts = urllib.parse.urlparse(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if not proxy or urllib.request.proxy_bypass(parts.netloc):
+        return ''
+    place = urllib.parse.urlparse(proxy if '://' in proxy else f'//{proxy}')
+    return f' through the proxy {place.hostname} (${parts.scheme}_proxy)'
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to http(s) only, and never from https to http."""
+
+    def redirect_request(self, request, answer, code, message, headers, url):
+        old, new = (urllib.parse.urlparse(each).scheme for each in (request.full_url, url))
+        if new not in ('http', 'https') or (old, new) == ('https', 'http'):
+            raise OSError(f'the server redirects from {old} to {url}, which is not followed')
+        return super().redirect_request(request, answer, code, message, headers, url)
+
+
+def _receive(url, part, facts, size, progress):
     """Write the rest of `url` to `part`; returns the size of the file, None if it ended itself."""
     have = part.stat().st_size if part.exists() else 0
     begun = json.loads(facts.read_text()) if have and facts.exists() else {}
@@ -118,8 +250,9 @@ def _receive(url, part, facts):
     headers = {'Accept-Encoding': 'identity'}
     if have:
         headers |= {'Range': f'bytes={have}-', 'If-Range': begun['version']}
+    request = urllib.request.Request(url, headers=headers)
     try:
-        answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60)
+        answer = urllib.request.build_opener(_Redirects).open(request, timeout=SECONDS)
     except urllib.error.HTTPError as error:
         if error.code == 416:  # the server has nothing beyond `have`
             if have == begun.get('size'):
@@ -139,20 +272,26 @@ def _receive(url, part, facts):
             if not span or (int(span[1]), int(span[2]), _version(answer)) != wanted:
                 facts.unlink(missing_ok=True)
                 raise OSError('the server continued at another byte, or another file')
-            size, mode = begun['size'], 'ab'
+            stated, mode = begun['size'], 'ab'
         else:
-            length, mode = answer.headers.get('Content-Length'), 'wb'
-            size = None if length is None else int(length)
-            if size is None and not answer.chunked:
+            length, mode, have = answer.headers.get('Content-Length'), 'wb', 0
+            stated = None if length is None else int(length)
+            if stated is None and not answer.chunked:
                 raise OSError('the server does not say how long the file is')
             with whole_file(facts) as new:
-                new.write_text(json.dumps(dict(url=url, version=_version(answer), size=size)))
+                new.write_text(json.dumps(dict(url=url, version=_version(answer), size=stated)))
+        if size and stated not in (None, size):
+            raise OSError(f'the server has a file of {stated} bytes, not the one of {size}')
+        if stated and stated - have > shutil.disk_usage(part.parent).free:
+            raise OSError(errno.ENOSPC, f'{readable(stated - have)} are needed')
+        progress(have, stated)
         with open(part, mode) as file:
             while block := answer.read(1 << 20):
                 file.write(block)
+                progress(file.tell(), stated)
             file.flush()
             os.fsync(file.fileno())
-    return size
+    return stated
 
 
 def _version(answer):
@@ -161,9 +300,14 @@ def _version(answer):
     return tag if tag.startswith('"') else answer.headers.get('Last-Modified')
 
 
-def _check_hash(path, name, fragment):
-    expected = re.fullmatch(r'sha256=([0-9a-f]{8,64})', fragment)
-    expected = expected or re.search(r'-([0-9a-f]{8,64})\.\w+$', name)
+def _expected(name, fragment):
+    """SHA-256, or the start of it, that an address states, or ''."""
+    stated = re.fullmatch(r'sha256=([0-9a-f]{8,64})', fragment)
+    stated = stated or re.search(r'-([0-9a-f]{8,64})(?:_\d{8})?\.\w+$', name)
+    return stated[1] if stated else ''
+
+
+def _check_hash(path, name, expected):
     if not expected:
         return
     contents = hashlib.sha256()
@@ -171,9 +315,33 @@ def _check_hash(path, name, fragment):
         while block := file.read(1 << 20):
             contents.update(block)
     found = contents.hexdigest()
-    if not found.startswith(expected[1]):
+    if not found.startswith(expected):
         path.unlink()
         raise DownloadError(
-            f'{name}: SHA-256 is {found[:16]}..., expected {expected[1]}; the damaged download was '
-            'removed, try again'
+            f'{name}: SHA-256 is {found[:16]}..., expected {expected[:16]}; the damaged download '
+            'was removed, try again'
         )
+
+
+def _take(archive, member, path):
+    """Copy one regular file out of a .zip or .tar.gz to `path`; names in it are only compared."""
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as files:
+                names = [each for each in files.namelist() if f'/{each}'.endswith(f'/{member}')]
+                with files.open(names[0]) as source, open(path, 'wb') as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
+            return
+        with tarfile.open(archive, 'r|*') as files:
+            for each in files:
+                if each.isreg() and f'/{each.name}'.endswith(f'/{member}'):
+                    with open(path, 'wb') as target:
+                        shutil.copyfileobj(files.extractfile(each), target, 1 << 20)
+                    return
+        raise IndexError
+    except (IndexError, tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        path.unlink(missing_ok=True)
+        archive.unlink()
+        raise DownloadError(
+            f'the download {archive.name} is no archive with {member} in it; it was removed'
+        ) from error

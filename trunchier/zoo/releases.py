@@ -1,32 +1,230 @@
-"""Official files that training starts from, and the weights that ship here. Data only."""
+"""Official files: addresses, purpose, licenses; and the weights that ship here. Data only.
 
-# Official ImageNet classifiers, and for ViT the MAE weights that ViTPose starts from.
-SWIN_RELEASE = 'https://github.com/SwinTransformer/storage/releases/download/v1.0.0/'
-VMAMBA_RELEASE = 'https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/'
-MMPOSE_FILES = 'https://download.openmmlab.com/mmpose/v1/pretrained_models/'
-# GroupMixFormer's weights must be downloaded manually (see "Weights" in README.md).
+A hash or a size that is not known is left empty. OpenMMLab writes the first 8 digits of a file's
+SHA-256 into its name; the others were stated by people who downloaded the file (docs/weights.md).
+"""
+
+import difflib
+import fnmatch
+from typing import NamedTuple
+
+# Files that their authors do not offer by a direct address are put here, or into the cache.
 BY_HAND = 'data/checkpoints/'
 
+OPENMMLAB = 'https://download.openmmlab.com/'
+MMPOSE = OPENMMLAB + 'mmpose/v1/'
+VITPOSE = MMPOSE + 'body_2d_keypoint/topdown_heatmap/coco/td-hm_ViTPose-'
+MMSWIN = OPENMMLAB + 'mmclassification/v0/swin-transformer/convert/swin_'
+SWIN = 'https://github.com/SwinTransformer/storage/releases/download/v1.0.0/'
+VMAMBA = 'https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/'
+YOLOX = 'https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0/'
+HUGGING_FACE = 'https://huggingface.co/usyd-community/'
+
+APACHE = 'Apache-2.0'
+MIT = 'MIT'
+MAE = 'CC BY-NC 4.0 (not for commercial use)'
+SMPL = 'MIT; its SMPL body: https://smpl.is.tue.mpg.de (not for commercial use)'
+
+COCO = 'people of COCO, 17 keypoints'
+IMAGENET = 'ImageNet-1K classifier; training starts from it'
+MAE_WEIGHTS = 'MAE on ImageNet-1K; training of ViTPose starts from it'
+DETECTOR = 'boxes of people, trained on COCO'
+
+
+class Release(NamedTuple):
+    """An official file.
+
+    Attributes:
+        what: what it is and what it was trained on.
+        license: of the weights, as their authors state it.
+        layout: naming of its keys, or its format.
+        urls: addresses of the same file; empty: only by hand.
+        file: its name in the cache or in `BY_HAND`; '': as in the first address.
+        sha256: all or the first of the file's 64 digits; '': unknown.
+        size: bytes; 0: unknown.
+        member: the addresses are of an archive (.zip, .tar.gz), the file is this part of it.
+        by_hand: page where a person can download it.
+        model: the model that these weights complete, if any.
+    """
+
+    what: str
+    license: str
+    layout: str
+    urls: tuple[str, ...] = ()
+    file: str = ''
+    sha256: str = ''
+    size: int = 0
+    member: str = ''
+    by_hand: str = ''
+    model: str = ''
+
+    @property
+    def filename(self) -> str:
+        """Its name on this machine, without a folder."""
+        return self.file or self.urls[0].rpartition('/')[2]
+
+    @property
+    def access(self) -> str:
+        """'direct' if `trunchier download` can fetch it, else 'by hand'."""
+        return 'direct' if self.urls else 'by hand'
+
+
+def _vitpose(size: str, tail: str, model: str) -> Release:
+    """OpenMMLab's ViTPose; its name ends with the hash and a date: size-simple_...-HASH_DATE."""
+    url = f'{VITPOSE}{size}_8xb64-210e_coco-256x192-{tail}.pth'
+    return Release(COCO, APACHE, 'mmpose 1.x', (url,), sha256=tail[:8], model=model)
+
+
+def _transformers(name: str) -> Release:
+    url = f'{HUGGING_FACE}{name}/resolve/main/model.safetensors'
+    return Release(COCO, APACHE, 'transformers', (url,), file=f'{name}.safetensors')
+
+
+def _vitpose_plus(name: str) -> Release:
+    what = 'people of COCO, animals and other sets: one expert for each'
+    return _transformers(name)._replace(what=what)
+
+
+def _by_hand(what: str, license: str, layout: str, file: str, page: str, **facts) -> Release:
+    return Release(what, license, layout, file=file, by_hand=page, **facts)
+
+
+def _swin(file: str, converted: str) -> Release:
+    # The same weights with mmpretrain's keys are a second source, read by the same loader.
+    urls = (SWIN + file, MMSWIN + converted)
+    return Release(IMAGENET, MIT, 'official', urls[:1], by_hand=urls[1])
+
+
+def _gmf(size: str, share: str) -> Release:
+    page = f'https://connecthkuhk-my.sharepoint.com/:f:/g/personal/rhettgee_connect_hku_hk/{share}'
+    return _by_hand(IMAGENET, MIT, 'official', f'groupmixformer_{size}.pth', page)
+
+
+def _mae(size: str) -> Release:
+    url = f'{MMPOSE}pretrained_models/mae_pretrain_vit_{size}_20230913.pth'
+    return Release(MAE_WEIGHTS, MAE, 'mmpretrain', (url,))
+
+
+PAPER = 'https://github.com/nttcom/TruncHierVFM'
+AUTHORS = 'https://github.com/ViTAE-Transformer/ViTPose#results-from-this-repo-on-ms-coco-val-set'
+BERKELEY = 'https://people.eecs.berkeley.edu/~jathushan/projects/4dhumans/'
+UTEXAS = 'https://www.cs.utexas.edu/~pavlakos/4dhumans/'
+
 # fmt: off
+RELEASES = {
+    # models, by the paper's names
+    'ViTPose-S': _vitpose('small', '62d7a712_20230314', 'ViTPose-S'),
+    'ViTPose-B': _vitpose('base',  '216eae50_20230314', 'ViTPose-B'),
+    'ViTPose-L': _vitpose('large', '53609f55_20230314', 'ViTPose-L'),
+    'ViTPose-H': _vitpose('huge',  'e32adcd4_20230314', 'ViTPose-H'),
+    'HMR2.0-H': Release(
+        "people of 4D-Humans' mix, bodies (HMR2.0b)", SMPL, '4D-Humans (Lightning)',
+        (UTEXAS + 'hmr2_data.tar.gz', BERKELEY + 'hmr2_data.tar.gz'),
+        file='HMR2.0-H.ckpt', model='HMR2.0-H',
+        member='logs/train/multiruns/hmr2/0/checkpoints/epoch=35-step=1000000.ckpt',
+    ),
+    'HMR2.0-S': _by_hand(
+        "people of 4D-Humans' mix, bodies", 'see the page', 'TruncHierVFM (Lightning)',
+        'HMR2.0-S.ckpt', f'{PAPER} (last.ckpt in hmr_vit-small_d3-a4x16-m128.zip)',
+        sha256='823728e846c901c75edb12d469fa240e07606a24cfd44c208244a94bb26fc423', model='HMR2.0-S',
+    ),
+    # the same models with other decoders, from other people, trained on more
+    'ViTPose-S-simple': _vitpose('small-simple', '4c101a76_20230314', ''),
+    'ViTPose-B-simple': _vitpose('base-simple',  '0b8234ea_20230407', ''),
+    'ViTPose-L-simple': _vitpose('large-simple', '3a7ee9e1_20230314', ''),
+    'ViTPose-H-simple': _vitpose('huge-simple',  'ffd48c05_20230314', ''),
+    'ViTPose-B-transformers':        _transformers('vitpose-base'),
+    'ViTPose-B-simple-transformers': _transformers('vitpose-base-simple'),
+    'ViTPose++-S-transformers': _vitpose_plus('vitpose-plus-small'),
+    'ViTPose++-B-transformers': _vitpose_plus('vitpose-plus-base'),
+    'ViTPose++-L-transformers': _vitpose_plus('vitpose-plus-large'),
+    'ViTPose++-H-transformers': _vitpose_plus('vitpose-plus-huge'),
+    'ViTPose-B-authors': _by_hand(COCO, APACHE, 'mmpose 0.x', 'vitpose-b.pth', AUTHORS),
+    'ViTPose-L-authors': _by_hand(COCO, APACHE, 'mmpose 0.x', 'vitpose-l.pth', AUTHORS),
+    'ViTPose-H-authors': _by_hand(COCO, APACHE, 'mmpose 0.x', 'vitpose-h.pth', AUTHORS),
+    'HMR2.0a-H': Release(
+        "people of 4D-Humans' mix, bodies (HMR2.0a)", SMPL, '4D-Humans (Lightning)',
+        by_hand=UTEXAS + 'hmr2a_model.tar.gz', file='HMR2.0a-H.ckpt',
+    ),
+    # backbones, by the names of `BACKBONES`
+    'swin-b': _swin('swin_base_patch4_window7_224.pth',  'base_patch4_window7_224-4670dd19.pth'),
+    'swin-s': _swin('swin_small_patch4_window7_224.pth', 'small_patch4_window7_224-cc7a01c9.pth'),
+    'swin-t': _swin('swin_tiny_patch4_window7_224.pth',  'tiny_patch4_window7_224-160bb0a5.pth'),
+    'gmf-b':  _gmf('base',  'Env1DBxPFZpMifAaVhHpKYgB3O4urE34o4b9_g4Jr-JfQQ?e=C6ed1c'),
+    'gmf-s':  _gmf('small', 'Em7lUESSPaFPowQotlsUi1sBjA9uVldOUi2mbqdF40Uktw?e=ExCTeU'),
+    'gmf-t':  _gmf('tiny',  'EnRAzY3LalhGmqx91sEIqrUBLoa5ISS9kOw1ujNcOWSrzA?e=vkCUTZ'),
+    'vm-b':   Release(IMAGENET, MIT, 'official', (VMAMBA + 'vssm_base_0229_ckpt_epoch_237.pth',)),
+    'vm-s':   Release(IMAGENET, MIT, 'official', (VMAMBA + 'vssm_small_0229_ckpt_epoch_222.pth',)),
+    'vm-t':   Release(IMAGENET, MIT, 'official', (VMAMBA + 'vssm1_tiny_0230s_ckpt_epoch_264.pth',)),
+    'vit-h':  _mae('huge'),
+    'vit-l':  _mae('large'),
+    'vit-b':  _mae('base'),
+    'vit-s':  _mae('small'),
+    # detectors
+    'yolox-nano': Release(
+        DETECTOR, APACHE, 'ONNX', (YOLOX + 'yolox_nano.onnx',), size= 3_659_407,
+        sha256='c789161ed43c8269fcd4e67c67eeeb4e80c622da2eb296a20bc6007bd18a0b7d',
+    ),
+    'yolox-tiny': Release(
+        DETECTOR, APACHE, 'ONNX', (YOLOX + 'yolox_tiny.onnx',), size=20_219_662,
+        sha256='427cc366d34e27ff7a03e2899b5e3671425c262ea2291f88bb942bc1cc70b0f7',
+    ),
+    'yolox-s': Release(
+        DETECTOR, APACHE, 'ONNX', (YOLOX + 'yolox_s.onnx',),    size=35_858_002,
+        sha256='c5c2d13e59ae883e6af3b45daea64af4833a4951c92d116ec270d9ddbe998063',
+    ),
+    'rtmdet-nano': Release(
+        'boxes of people, trained on COCO and Objects365', APACHE, 'ONNX, by MMDeploy',
+        (MMPOSE + 'projects/rtmposev1/onnx_sdk/rtmdet_nano_8xb32-100e_coco-obj365-person-05d8511e'
+         '.zip',),
+        file='rtmdet-nano.onnx', member='end2end.onnx',
+        sha256='8297e829ccc5590c8e2d32d5a211f322a0585fb7467eec85eb12c9525b0b95d6',
+    ),
+    'rtmdet-m': Release(
+        'boxes of people, trained on COCO and Objects365', APACHE, 'ONNX, by MMDeploy',
+        (MMPOSE + 'projects/rtmposev1/onnx_sdk/rtmdet_m_8xb32-100e_coco-obj365-person-235e8209'
+         '.zip',),
+        file='rtmdet-m.onnx', member='end2end.onnx',
+    ),
+}
+# fmt: on
+
+# What a config names as the initial weights of each backbone: an address, or a file.
 WEIGHTS = {
-    'swin-b': SWIN_RELEASE + 'swin_base_patch4_window7_224.pth',
-    'swin-s': SWIN_RELEASE + 'swin_small_patch4_window7_224.pth',
-    'swin-t': SWIN_RELEASE + 'swin_tiny_patch4_window7_224.pth',
-    'gmf-b':  BY_HAND + 'groupmixformer_base.pth',
-    'gmf-s':  BY_HAND + 'groupmixformer_small.pth',
-    'gmf-t':  BY_HAND + 'groupmixformer_tiny.pth',
-    'vm-b':   VMAMBA_RELEASE + 'vssm_base_0229_ckpt_epoch_237.pth',
-    'vm-s':   VMAMBA_RELEASE + 'vssm_small_0229_ckpt_epoch_222.pth',
-    'vm-t':   VMAMBA_RELEASE + 'vssm1_tiny_0230s_ckpt_epoch_264.pth',
-    'vit-h':  MMPOSE_FILES + 'mae_pretrain_vit_huge_20230913.pth',
-    'vit-l':  MMPOSE_FILES + 'mae_pretrain_vit_large_20230913.pth',
-    'vit-b':  MMPOSE_FILES + 'mae_pretrain_vit_base_20230913.pth',
-    'vit-s':  MMPOSE_FILES + 'mae_pretrain_vit_small_20230913.pth',
+    name: row.urls[0] if row.urls else BY_HAND + row.filename
+    for name, row in RELEASES.items()
+    if name.rpartition('-')[0] in ('swin', 'gmf', 'vm', 'vit')
 }
 
 # Models whose weights are in `assets`: the config that they were trained with.
 SHIPPED = {
-    'VMPose-T-S2':   'configs/embedded/td-hm_vm-t-s2_synthetic-256x192.py',
+    'VMPose-T-S2': 'configs/embedded/td-hm_vm-t-s2_synthetic-256x192.py',
     'VMHMR2.0-T-S2': 'configs/embedded/hmr2_vm-t-s2_synthetic-128.py',
 }
-# fmt: on
+
+
+def release(name: str) -> tuple[str, Release]:
+    """Name and row of an official file, by its name in any case.
+
+    Raises:
+        ValueError: no such file; the nearest names are given.
+    """
+    names = {each.lower(): each for each in RELEASES}
+    known = names.get(name.lower().replace('_', '-'))
+    if known is None:
+        near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+        hint = ' or '.join(names[each] for each in near) or ', '.join(RELEASES)
+        raise ValueError(f'no official file {name!r}; did you mean {hint}?')
+    return known, RELEASES[known]
+
+
+def releases(pattern: str = '*') -> dict[str, Release]:
+    """Official files whose names match a shell pattern, in any case."""
+    pattern = pattern.lower()
+    return {name: row for name, row in RELEASES.items() if fnmatch.fnmatch(name.lower(), pattern)}
+
+
+def release_of(url: str) -> tuple[str, Release] | None:
+    """Name and row of the official file at an address; None: it is none of them."""
+    address = url.partition('#')[0]
+    return next(((name, row) for name, row in RELEASES.items() if address in row.urls), None)

@@ -1,0 +1,62 @@
+"""Official files of `zoo.releases` by name: found on this machine, or downloaded with a word.
+
+fetch('yolox-nano')      # path of the file; downloads it the first time
+installed('yolox-nano')  # the same, or None: nothing is downloaded
+"""
+
+from pathlib import Path
+
+from ..files.download import (
+    BY_HAND,
+    DownloadError,
+    Progress,
+    cache_folder,
+    download,
+    find_file,
+    is_offline,
+)
+from ..zoo.releases import Release, release
+
+
+def installed(name: str) -> Path | None:
+    """Path of an official file that is on this machine, else None; ValueError: unknown name."""
+    return find_file(release(name)[1].filename)
+
+
+def fetch(name: str, progress: Progress | None = None) -> Path:
+    """Path of an official file; it is downloaded if it is not on this machine.
+
+    A line on stderr says so before: the file, its license, its size, the server, the folder.
+
+    Args:
+        name: of `zoo.releases.RELEASES`, in any case.
+        progress: see `files.download.Progress`.
+
+    Raises:
+        ValueError: unknown name.
+        FileNotFoundError: it can be downloaded by hand only; the text says where.
+        DownloadError: see `files.download.download`; every address was tried.
+    """
+    name, row = release(name)
+    if path := find_file(row.filename):
+        return path
+    if not row.urls:
+        raise FileNotFoundError(by_hand(name, row))
+    facts = dict(name=row.filename, sha256=row.sha256, size=row.size, member=row.member)
+    errors = []
+    for url in row.urls:
+        try:
+            return download(url, **facts, note=f'license: {row.license}', progress=progress)
+        except DownloadError as error:
+            errors.append(error)
+            if is_offline():
+                break
+    raise DownloadError('\n'.join(map(str, errors))) from errors[-1]
+
+
+def by_hand(name: str, row: Release) -> str:
+    """What to do for a file that has no direct address."""
+    return (
+        f'{name} has no address for direct downloads: get it at {row.by_hand} (license: '
+        f'{row.license}) and put it at {BY_HAND / row.filename} or {cache_folder() / row.filename}'
+    )
