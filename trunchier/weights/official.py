@@ -5,6 +5,7 @@ installed('yolox-nano')  # the same, or None: nothing is downloaded
 """
 
 from pathlib import Path
+from typing import Any
 
 from ..files.download import (
     BY_HAND,
@@ -42,7 +43,9 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
         return path
     if not row.urls:
         raise FileNotFoundError(by_hand(name, row))
-    facts = dict(name=row.filename, sha256=row.sha256, size=row.size, member=row.member)
+    facts: dict[str, Any] = dict(
+        name=row.filename, sha256=row.sha256, size=row.size, member=row.member
+    )
     errors = []
     for url in row.urls:
         try:
