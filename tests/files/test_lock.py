@@ -1,34 +1,32 @@
 """A folder is locked for one run, whose death unlocks it."""
 
+import contextlib
+import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
 from trunchier.files import whole
 from trunchier.files.lock import FolderInUse, FolderLock
 
-HOLD = """
-import sys
-from trunchier.files.lock import FolderLock
-lock = FolderLock(sys.argv[1])
-print('held', flush=True)
-sys.stdin.read()
-"""
-
 
 @pytest.fixture
 def holder(tmp_path):
-    """Another process that holds the lock."""
-    process = subprocess.Popen(
-        [sys.executable, '-c', HOLD, tmp_path],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout.readline() == 'held\n'
+    """Another process, that holds the lock."""
+    held, say = os.pipe()
+    process = os.fork()
+    if process == 0:
+        lock = FolderLock(tmp_path)
+        os.write(say, bytes(str(lock.path.name), 'utf-8'))
+        while True:
+            signal.pause()
+    assert os.read(held, 100)
     yield process
-    process.kill()
-    process.communicate()
+    with contextlib.suppress(ProcessLookupError, ChildProcessError):  # the test has ended it
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+    os.close(held)
+    os.close(say)
 
 
 def test_the_second_is_refused_by_name_until_the_first_releases(tmp_path):
@@ -47,10 +45,10 @@ def test_the_second_is_refused_by_name_until_the_first_releases(tmp_path):
 
 @pytest.mark.parametrize('end', [signal.SIGKILL, signal.SIGTERM])
 def test_a_lock_dies_with_its_process(holder, tmp_path, end):
-    with pytest.raises(FolderInUse, match=f'process {holder.pid}'):
+    with pytest.raises(FolderInUse, match=f'process {holder}'):
         FolderLock(tmp_path)
-    holder.send_signal(end)
-    holder.wait()
+    os.kill(holder, end)
+    os.waitpid(holder, 0)
     FolderLock(tmp_path).release()
     assert list(tmp_path.iterdir()) == []
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .compile import compiled, f32
-from .functions import exp, hardswish
+from .functions import exp_or_zero, hardswish
 from .simd import LANES, convolve, multiply, scale_copy, transpose_tile
 from .threads import in_parallel, thread_pool, thread_range
 
@@ -105,7 +105,7 @@ def _window_part(
         for p in range(positions):
             score_p = score[p * width : (p + 1) * width]
             for i in range(width):
-                e = exp(score_p[i] - top[i])
+                e = exp_or_zero(score_p[i] - top[i])
                 score_p[i] = e
                 total[i] += e
         multiply(positions, size, positions, score, 0, 1, width, v, 0, size, o, 0, size)
@@ -282,7 +282,7 @@ def _softmax_part(thread, num_threads, shape, arrays):
             at = (sample * pixels + p) * channels + block * LANES
             k_p = k[at : at + LANES]
             for c in range(LANES):
-                e = exp(k_p[c] - top[c])
+                e = exp_or_zero(k_p[c] - top[c])
                 k_p[c] = e
                 total_b[c] += e
 

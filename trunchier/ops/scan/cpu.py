@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ..cpu.compile import compiled, f32, inlined
-from ..cpu.functions import exp, sigmoid, softplus
+from ..cpu.functions import exp_or_zero, sigmoid, softplus
 from ..cpu.simd import LANES, multiply
 from ..cpu.threads import in_parallel, thread_pool, thread_range
 from .parallel import CACHED, exactly
@@ -193,7 +193,7 @@ def _scan_map_part(thread, num_threads, x, projection, A, D, weight, bias, scrat
                         B = projection[s, p, direction, at_B + n]
                         C = projection[s, p, direction, at_B + states + n]
                         for c in range(width):
-                            h_n[c] = exp(delta[c] * A_n[c]) * h_n[c] + delta[c] * x_p[c] * B
+                            h_n[c] = exp_or_zero(delta[c] * A_n[c]) * h_n[c] + delta[c] * x_p[c] * B
                             y_p[c] += C * h_n[c]
 
 
@@ -245,7 +245,7 @@ def _scan_back_part(
                 A_n, before, after = A[direction, n, own], h[t, n], h[t + 1, n]
                 B = projection[s, p, direction, at_B + n]
                 for c in range(width):
-                    after[c] = exp(delta[c] * A_n[c]) * before[c] + delta[c] * x_p[c] * B
+                    after[c] = exp_or_zero(delta[c] * A_n[c]) * before[c] + delta[c] * x_p[c] * B
 
         carried[:] = 0
         recent_A[:] = 0
@@ -267,7 +267,7 @@ def _scan_back_part(
                     # dL/dh_t = C_t dL/dy_t + a_{t+1} dL/dh_{t+1}
                     grad_h = gy_p[c] * C + carried_n[c]
                     scaled = grad_h * delta[c]
-                    carried_n[c] = exp(delta[c] * A_n[c]) * grad_h
+                    carried_n[c] = exp_or_zero(delta[c] * A_n[c]) * grad_h
                     grad_log = carried_n[c] * before[c]  # dL/d(delta_t A)
                     recent_n[c] += grad_log * delta[c]
                     grad_delta[c] += grad_log * A_n[c] + grad_h * B * x_p[c]
