@@ -35,6 +35,8 @@ def pages() -> dict[str, list[str]]:
         parts = path.relative_to(PACKAGE).with_suffix('').parts
         if any(part[0] == '_' for part in parts[:-1]) or 'stand_ins' in parts or parts[0][0] == '_':
             continue
+        if parts[0] == 'configs' and parts[1:] != ('__init__',):  # one line per model
+            continue
         if parts[-1] == '__init__':
             parts = parts[:-1]
         if not parts[-1].startswith('_'):

@@ -102,13 +102,21 @@ def test_commands_of_the_wheel_run_from_another_folder(unpacked, tmp_path):
 
 
 def test_a_config_in_the_wheel_builds_its_model_from_another_folder(unpacked, tmp_path):
+    lazy = tmp_path / 'lazy.py'
+    lazy.write_text(
+        'from mmengine.config import read_base\n'
+        'with read_base():\n'
+        '    from trunchier.configs.pose2d.swin_t_s2 import *\n'
+    )
     script = (
-        'import sys, trunchier\n'
         'from pathlib import Path\n'
         'from mmengine.config import Config\n'
+        f'lazy = Config.fromfile({str(lazy)!r})\n'  # nothing has imported the package yet
+        'import trunchier\n'
         'from mmengine.registry import MODELS\n'
         'home = Path(trunchier.__file__).parent\n'
         "leaf = next((home / '.mim/configs/pose2d').glob('td-hm_swin-t-s2_*.py'))\n"
+        'assert lazy.model == Config.fromfile(leaf).model\n'
         'model = MODELS.build(dict(Config.fromfile(leaf).model.backbone, init_cfg=None))\n'
         'print(home, type(model).__name__, model.num_stages)'
     )

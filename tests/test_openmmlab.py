@@ -1,6 +1,7 @@
 """Ways into the package that begin with a script, a config or an API of another package."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -153,6 +154,75 @@ def test_the_default_scope_may_be_ours():
 def test_an_unknown_type_of_our_scope_is_an_error_that_names_it():
     with pytest.raises(KeyError, match='trunchier.TruncatedSwim'):
         MODELS.build(dict(type='trunchier.TruncatedSwim'))
+
+
+# --- new-style configs ---------------------------------------------------------------------------
+
+MODULES = {
+    f'trunchier.configs.{row.folder}.{name.replace("-", "_")}': (name, task)
+    for task, row in zoo.TASKS.items()
+    for name in zoo.ENCODERS
+}
+EVERY = [
+    pytest.param(name, marks=() if name.endswith('vm_t_s2') else pytest.mark.slow)
+    for name in MODULES
+]
+
+
+def lazy(folder, *lines):
+    """A new-style config of these lines, read as `train.py` reads it."""
+    path = folder / 'lazy.py'
+    path.write_text('\n'.join(('from mmengine.config import read_base', *lines)) + '\n')
+    return Config.fromfile(path)
+
+
+@pytest.mark.parametrize('module', EVERY)
+def test_a_new_style_config_is_its_text_config(module, tmp_path):
+    cfg = lazy(tmp_path, 'with read_base():', f'    from {module} import *')
+    text = Config.fromfile(ROOT / zoo.config_path(*MODULES[module])).to_dict()
+    assert {key: value for key, value in cfg.to_dict().items() if key != 'read_base'} == text
+
+
+def test_every_model_has_a_new_style_config_of_its_name():
+    folder = ROOT / 'trunchier' / 'configs'
+    calls = {}
+    for path in folder.glob('*/[!_]*.py'):
+        name = '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+        calls[name] = re.search(r"variables\('(\S+)', '(\w+)'\)", path.read_text()).groups()
+    assert calls == MODULES
+
+
+@pytest.fixture(scope='module')
+def inherited(tmp_path_factory):
+    """A new-style config that inherits from ours, and names one more class by import."""
+    return lazy(
+        tmp_path_factory.mktemp('lazy'),
+        'from trunchier.models import TruncatedGMF',
+        'with read_base():',
+        '    from trunchier.configs.pose2d.vm_t_s2 import *',
+        'train_dataloader.batch_size = 2',
+        "model.backbone = dict(type=TruncatedGMF, arch='tiny', num_stages=2)",
+        'model.neck.in_channels = 160',
+    )
+
+
+def test_a_new_style_config_changes_what_it_inherits(inherited):
+    assert inherited.train_dataloader.batch_size == 2
+    assert inherited.train_dataloader.num_workers == 4
+    with DefaultScope.overwrite_default_scope('mmpose'):
+        model = MODELS.build(inherited.model)
+    assert isinstance(model.backbone, trunchier.models.TruncatedGMF)
+    assert type(model).__name__ == 'TopdownPoseEstimator'
+
+
+def test_a_dumped_new_style_config_is_read_as_text(inherited, tmp_path):
+    inherited.dump(tmp_path / 'dumped.py')
+    cfg = Config.fromfile(tmp_path / 'dumped.py')
+    assert cfg.model.backbone.type == 'trunchier.models.TruncatedGMF'
+    assert cfg.custom_imports.imports == ['trunchier']
+    with DefaultScope.overwrite_default_scope('mmpose'):
+        model = MODELS.build(cfg.model)
+    assert isinstance(model.backbone, trunchier.models.TruncatedGMF)
 
 
 # --- scripts and hook ----------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from mmengine.config import config
 from mmengine.config import utils as config_utils
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.fileio import load
@@ -213,9 +214,10 @@ def scope_of_our_own() -> Outcome:
 def configs_by_package_name() -> Outcome:
     """`_base_ = 'trunchier::...'` fails: "mmengine does not support to load trunchier config".
 
-    mmengine knows the packages of OpenMMLab alone, and looks for configs in a wheel's folder
-    `.mim`, which a checkout does not have. This serves `_base_`, `mmengine.hub.get_config` and
-    `get_model`; `pretrained=True` means the weights that come with the package.
+    mmengine knows the packages of OpenMMLab alone, looks for configs in a wheel's folder `.mim`,
+    which a checkout does not have, and for the modules of an editable install in site-packages.
+    This serves `_base_`, `read_base`, `mmengine.hub.get_config` and `get_model`;
+    `pretrained=True` means the weights that come with the package.
 
     Upstream: https://github.com/open-mmlab/mmengine/issues/1581
     Condition: our configs are found beside the package or in its wheel.
@@ -223,14 +225,19 @@ def configs_by_package_name() -> Outcome:
     ours = _folder_with_configs()
     if ours is None:
         return Outcome(False, f'no configs beside {PACKAGE}, nor in its .mim')
-    of_package = config_utils._get_cfg_metainfo
+    of_package, path_of = config_utils._get_cfg_metainfo, config.get_installed_path
 
     @functools.wraps(of_package)
     def metainfo(package_path, name):
-        if Path(package_path).name != 'trunchier':  # where an editable install is, it does not know
+        if Path(package_path).name != 'trunchier':
             return of_package(package_path, name)
         return _metainfo(ours / 'configs', name)
 
+    @functools.wraps(path_of)
+    def installed_path(package):
+        return str(PACKAGE) if package == 'trunchier' else path_of(package)
+
+    config.get_installed_path = installed_path
     for module in (config_utils, sys.modules.get('mmengine.hub.hub')):
         if module is not None:
             module._get_cfg_metainfo = metainfo

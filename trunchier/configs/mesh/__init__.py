@@ -1,0 +1,1 @@
+"""Mesh models on 4D-Humans' mix of data."""

@@ -1,0 +1,1 @@
+"""Pose models on COCO."""

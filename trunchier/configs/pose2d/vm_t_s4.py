@@ -1,0 +1,3 @@
+"""VMPose-T-S4, see `trunchier.configs`."""
+
+globals().update(__import__('trunchier.configs', fromlist=['']).variables('vm-t-s4', 'pose'))
