@@ -1,10 +1,12 @@
 """The command `trunchier NAME ...` is `python tools/NAME.py ...`."""
 
 import runpy
+import subprocess
 import sys
 
 import pytest
 
+import trunchier
 from trunchier import __main__ as command
 from trunchier import __version__
 
@@ -34,7 +36,7 @@ def test_help_and_version_go_to_stdout(monkeypatch, capsys):
 def test_an_unknown_command_is_an_error(monkeypatch, capsys, arguments):
     assert run(monkeypatch, *arguments) == 2
     captured = capsys.readouterr()
-    assert captured.out == '' and 'usage: trunchier COMMAND' in captured.err
+    assert captured.out == '' and 'usage: trunchier' in captured.err
 
 
 def test_a_command_gets_its_arguments(monkeypatch, capsys):
@@ -52,3 +54,47 @@ def test_the_module_runs_too(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         runpy.run_module('trunchier', run_name='__main__')
     assert stop.value.code == 0 and __version__ in capsys.readouterr().out
+
+
+def test_offline_is_an_option_of_every_command(monkeypatch, capsys):
+    monkeypatch.setenv('TRUNCHIER_OFFLINE', '0')
+    assert run(monkeypatch, '--offline', 'download', 'yolox-s') == 1
+    assert 'TRUNCHIER_OFFLINE' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('arguments', [('--help',), ('models', 'ViT*'), ('download', 'absent')])
+def test_what_needs_no_network_imports_no_torch(arguments):
+    script = (
+        'import runpy, sys\n'
+        f"sys.orig_argv = ['python', '-m', 'trunchier']; sys.argv = ['-m', *{arguments}]\n"
+        "try: runpy.run_module('trunchier', run_name='__main__')\n"
+        "except SystemExit: print('torch' in sys.modules, 'mmengine' in sys.modules)"
+    )
+    process = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True)
+    assert process.stdout.splitlines()[-1] == 'False False', process.stderr
+
+
+@pytest.mark.parametrize(
+    ('program', 'words', 'is_command'),
+    [
+        ('/usr/bin/trunchier', ['trunchier'], True),
+        ('trunchier.exe', ['trunchier.exe'], True),
+        ('-m', ['-X', 'dev', '-m', 'trunchier', '--help'], True),
+        ('-m', ['-m', 'another.package', '-m', 'trunchier'], False),
+        ('-c', ['-c', 'import trunchier'], False),
+        ('tools/train.py', ['tools/train.py', 'trunchier'], False),
+        ('', [], False),
+    ],
+)
+def test_importing_registers_unless_the_process_is_the_command(
+    monkeypatch, program, words, is_command
+):
+    monkeypatch.setattr(sys, 'argv', [program])
+    monkeypatch.setattr(sys, 'orig_argv', ['python', *words])
+    assert trunchier._is_command() is is_command
+
+
+def test_registering_makes_every_public_name_what_importing_makes_it():
+    assert trunchier.register() is None
+    assert trunchier.deploy is not sys.modules['trunchier.deploy']
+    assert {*trunchier.__all__} <= {*dir(trunchier)}

@@ -5,27 +5,18 @@
     results = trunchier.PoseInferencer('VMPose-T-S2')('photo.jpg')
 
 Importing registers every module in mmengine's root registries; it needs torch and mmengine alone.
+The command `trunchier` imports what it needs instead: `trunchier --help` needs no torch.
 """
 
 import importlib
 import runpy
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-if sys.argv and Path(sys.argv[0]).stem in ('trunchier', '-m'):  # the command, before torch
-    PACKAGE = Path(__file__).resolve().parent
-    for home in (PACKAGE / '.mim', PACKAGE.parent):  # of a wheel, of a checkout
-        if (script := home / 'tools' / 'idle_threads.py').is_file():
-            runpy.run_path(str(script))
-            break
-
-from . import compat  # noqa: E402
-
-compat.apply()  # before what follows, which may import the parts of the stack that it patches
-
-from . import datasets, engine, metrics, models, synthetic  # noqa: E402
-from .deploy.fuse import deploy  # noqa: E402
+if TYPE_CHECKING:
+    from . import compat, datasets, engine, metrics, models, synthetic
+    from .deploy.fuse import deploy
 
 # Imported when asked for: most need more packages, or take longer to import.
 LAZY = {
@@ -37,6 +28,7 @@ LAZY = {
     'export': 'deploy.export',
     'list_models': 'zoo',
 }
+ROOMS = ('datasets', 'engine', 'metrics', 'models', 'synthetic')  # have registered modules
 __all__ = [
     'MeshInferencer', 'PoseInferencer', '__version__', 'compat', 'create_backbone',
     'create_model', 'datasets', 'deploy', 'engine', 'export', 'list_models', 'metrics', 'models',
@@ -44,11 +36,46 @@ __all__ = [
 ]  # fmt: skip
 
 
+def register() -> None:
+    """Patch OpenMMLab's packages and register every module; importing does so, but of the command.
+
+    The second time, nothing happens.
+    """
+    global deploy  # the function, in place of the room
+    # First: what follows may import the parts of the stack that it patches.
+    importlib.import_module('.compat', __name__).apply()
+    for room in ROOMS:
+        importlib.import_module(f'.{room}', __name__)
+    deploy = importlib.import_module('.deploy.fuse', __name__).deploy
+
+
 def __getattr__(name: str) -> Any:
-    if name not in LAZY:
-        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    return getattr(importlib.import_module(f'.{LAZY[name]}', __name__), name)
+    if name in LAZY:
+        return getattr(importlib.import_module(f'.{LAZY[name]}', __name__), name)
+    if name in __all__:
+        register()
+        return globals()[name]
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *LAZY})
+    return sorted({*globals(), *__all__})
+
+
+def _is_command() -> bool:
+    """Whether this process is `trunchier ...` or `python -m trunchier ...`."""
+    program = Path(sys.argv[0]).stem if sys.argv else ''
+    if program == '-m':  # of which package it will be, Python says here alone
+        words = sys.orig_argv[1:]
+        return '-m' in words and words[words.index('-m') :][1:2] == [__name__]
+    return program == __name__
+
+
+if _is_command():
+    PACKAGE = Path(__file__).resolve().parent
+    for home in (PACKAGE / '.mim', PACKAGE.parent):  # of a wheel, of a checkout
+        if (script := home / 'tools' / 'idle_threads.py').is_file():
+            runpy.run_path(str(script))  # before torch
+            break
+else:
+    register()

@@ -4,26 +4,36 @@
     trunchier train CONFIG --amp
 
 `trunchier NAME ...` runs `tools/NAME.py ...`, from the checkout or from the installed wheel.
+`--offline` among the arguments forbids downloads, as TRUNCHIER_OFFLINE=1 does.
 """
 
 import ast
+import os
 import runpy
 import sys
 from pathlib import Path
 
+import trunchier
+
 from .files import shipped
+from .files.download import OFFLINE
 from .files.version import __version__
 
 # Of the scripts in tools/, those that are for users.
 COMMANDS = (
-    *('predict', 'train', 'test', 'export', 'benchmark', 'flops', 'doctor'),
+    *('predict', 'models', 'download'),
+    *('train', 'test', 'export', 'benchmark', 'flops', 'doctor'),
     *('run', 'install_hook'),
     *('convert_weights', 'convert_smpl', 'make_synthetic', 'make_shards', 'check_data'),
 )
+LIGHT = ('models', 'download')  # begin without torch, or import it when they need it
 
 
 def main() -> int:
     """Run the command that `sys.argv` names; returns the exit status, 2 for an unknown command."""
+    if '--offline' in sys.argv:
+        os.environ[OFFLINE] = '1'
+        sys.argv.remove('--offline')
     name = sys.argv[1].replace('-', '_') if len(sys.argv) > 1 else ''
     if name in ('__version', '_V'):
         print(f'trunchier {__version__}')
@@ -33,6 +43,8 @@ def main() -> int:
         print(usage(), file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
     path = script(name)
+    if name not in LIGHT:
+        trunchier.register()
     sys.argv = [f'trunchier {sys.argv[1]}', *sys.argv[2:]]
     sys.path.insert(0, str(path if path.is_dir() else path.parent))
     try:
@@ -56,7 +68,7 @@ def script(name: str) -> Path:
 
 def usage() -> str:
     """All commands, with the first line of the docstring of each."""
-    lines = ['usage: trunchier COMMAND ... (trunchier COMMAND --help)', '']
+    lines = ['usage: trunchier [--offline] COMMAND ... (trunchier COMMAND --help)', '']
     for name in COMMANDS:
         path = script(name)
         source = (path / '__main__.py' if path.is_dir() else path).read_text(encoding='utf-8')

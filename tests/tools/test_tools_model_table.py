@@ -12,6 +12,7 @@ import pytest
 
 from trunchier import zoo
 from trunchier.models.create import create_backbone
+from trunchier.zoo.costs import COSTS
 
 pytest.importorskip('mmpose')
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,6 +40,12 @@ def test_rows_agree_with_the_paper_or_explain_why_not(rows, task):
         assert not differs or row['note'], row
         assert 'unexplained' not in row['note'], row
     assert {row['name'] for row in rows[task] if row['note']} == EXPLAINED[task]
+
+
+@pytest.mark.parametrize('task', zoo.TASKS)
+def test_the_costs_of_the_zoo_are_those_that_are_counted(rows, task):
+    counted = {row['name']: (row['params_m'], row['gflops']) for row in rows[task]}
+    assert counted == {name: costs for name, costs in COSTS.items() if name in counted}
 
 
 @pytest.mark.parametrize('task', zoo.TASKS)

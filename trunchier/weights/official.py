@@ -4,9 +4,11 @@ fetch('yolox-nano')      # path of the file; downloads it the first time
 installed('yolox-nano')  # the same, or None: nothing is downloaded
 """
 
+import difflib
 from pathlib import Path
 from typing import Any
 
+from .. import zoo
 from ..files.download import (
     BY_HAND,
     DownloadError,
@@ -16,7 +18,32 @@ from ..files.download import (
     find_file,
     is_offline,
 )
-from ..zoo.releases import Release, release
+from ..zoo.releases import RELEASES, Release
+
+
+def release(name: str) -> tuple[str, Release]:
+    """Name and row of an official file, by its name in any case.
+
+    Raises:
+        ValueError: no such file; the text gives the nearest names, or says that there are no
+            weights of this model, or that the name is that of an encoder with two models.
+    """
+    given = name.lower().replace('_', '-')
+    for known, row in RELEASES.items():
+        if known.lower() == given:
+            return known, row
+    if given in zoo.ENCODERS:
+        both = ' or '.join(zoo.paper_name(given, task) for task in zoo.TASKS)
+        raise ValueError(f'{name} is an encoder of several models; name one: {both}')
+    if given in (each.lower() for each in zoo.models()):
+        raise ValueError(
+            f'no official weights of {name} are known; `trunchier models` shows which models have '
+            'some. Train it, or give a checkpoint'
+        )
+    names = {each.lower(): each for each in RELEASES}
+    near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
+    hint = ' or '.join(names[each] for each in near) or ', '.join(RELEASES)
+    raise ValueError(f'no official file {name!r}; did you mean {hint}?')
 
 
 def installed(name: str) -> Path | None:

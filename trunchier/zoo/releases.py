@@ -4,7 +4,6 @@ A hash or a size that is not known is left empty. OpenMMLab writes the first 8 d
 SHA-256 into its name; the others were stated by people who downloaded the file (docs/weights.md).
 """
 
-import difflib
 import fnmatch
 from typing import NamedTuple
 
@@ -201,21 +200,6 @@ SHIPPED = {
     'VMPose-T-S2': 'configs/embedded/td-hm_vm-t-s2_synthetic-256x192.py',
     'VMHMR2.0-T-S2': 'configs/embedded/hmr2_vm-t-s2_synthetic-128.py',
 }
-
-
-def release(name: str) -> tuple[str, Release]:
-    """Name and row of an official file, by its name in any case.
-
-    Raises:
-        ValueError: no such file; the nearest names are given.
-    """
-    names = {each.lower(): each for each in RELEASES}
-    known = names.get(name.lower().replace('_', '-'))
-    if known is None:
-        near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
-        hint = ' or '.join(names[each] for each in near) or ', '.join(RELEASES)
-        raise ValueError(f'no official file {name!r}; did you mean {hint}?')
-    return known, RELEASES[known]
 
 
 def releases(pattern: str = '*') -> dict[str, Release]:
