@@ -13,7 +13,8 @@ from trunchier.inference import writers
 from trunchier.inference.sources import import_av
 
 VERTICES, FACES = body()
-PLACED = VERTICES + np.float32([0.3, 0.1, 4])  # in front of the camera
+PLACE = np.float32([0.3, 0.1, 4])  # in front of the camera
+Y_UP = np.float32([1, -1, -1])
 
 
 # --- numbers --------------------------------------------------------------------------------------
@@ -51,41 +52,56 @@ def test_npz_files_are_joined_without_pickles(tmp_path):
 
 
 # --- meshes ---------------------------------------------------------------------------------------
-def test_obj_holds_the_body_upright_in_meters(tmp_path):
-    writers.write_obj(PLACED, FACES, tmp_path / 'a.obj')
+def test_obj_holds_the_body_upright_in_meters_near_the_origin(tmp_path):
+    writers.write_obj(VERTICES, FACES, PLACE, tmp_path / 'a.obj')
     mesh = trimesh.load(tmp_path / 'a.obj', process=False)
-    np.testing.assert_allclose(mesh.vertices, PLACED * [1, -1, -1], atol=1e-6)
+    np.testing.assert_allclose(mesh.vertices, VERTICES * Y_UP, atol=1e-6)
     np.testing.assert_array_equal(mesh.faces, FACES)
     head = mesh.vertices[VERTICES[:, 1].argmin()]
     assert head[1] == mesh.vertices[:, 1].max()  # up is y
+    first = (tmp_path / 'a.obj').read_text().partition('\n')[0]
+    assert 'the camera is at -0.3 0.1 4 ' in first
 
 
-def test_glb_holds_each_person_in_place_and_in_color(tmp_path):
-    people = np.stack([PLACED, PLACED + np.float32([1, 0, 2])])
-    colors = np.float32([[0.2, 0.4, 0.6], [0.8, 0.6, 0.4]])
-    writers.write_glb(people, FACES, tmp_path / 'a.glb', colors)
+def test_glb_holds_meshes_near_the_origin_and_each_person_in_place_by_its_node(tmp_path):
+    people, places = np.stack([VERTICES, 1.1 * VERTICES]), np.float32([PLACE, PLACE + [1, 0, 2]])
+    writers.write_glb(people, FACES, places, tmp_path / 'a.glb', np.zeros((2, 3)))
     scene = trimesh.load(tmp_path / 'a.glb', process=False)
     assert sorted(scene.geometry) == ['person0', 'person1']
-    for person, mesh in enumerate(scene.geometry[f'person{i}'] for i in range(2)):
-        np.testing.assert_allclose(mesh.vertices, people[person] * [1, -1, -1], atol=1e-5)
+    for person in range(2):
+        transform, name = scene.graph[f'person{person}']
+        mesh = scene.geometry[name]
+        np.testing.assert_allclose(mesh.vertices, people[person] * Y_UP, atol=1e-5)
         np.testing.assert_array_equal(mesh.faces, FACES)
-        shown = np.array(mesh.visual.material.baseColorFactor[:3]) / 255
-        np.testing.assert_allclose(shown, colors[person], atol=0.01)
+        placed = trimesh.transform_points(mesh.vertices, transform) * Y_UP
+        np.testing.assert_allclose(placed, people[person] + places[person], atol=1e-5)
     assert len(mesh.vertex_normals) == len(mesh.vertices)
+
+
+def test_colors_of_glb_are_linear(tmp_path):
+    """Half the light is 188 of 255 on a screen: https://registry.khronos.org/glTF, 3.9.2."""
+    colors = np.array([[0, 188, 255], [10, 128, 64]]) / 255
+    path = tmp_path / 'a.glb'
+    writers.write_glb(VERTICES[None].repeat(2, 0), FACES, np.zeros((2, 3)), path, colors)
+    chunk = path.read_bytes()[20:]
+    tree = json.JSONDecoder().raw_decode(chunk.decode(errors='replace'))[0]
+    factors = [each['pbrMetallicRoughness']['baseColorFactor'] for each in tree['materials']]
+    expected = [[0, 0.5029, 1, 1], [0.003035, 0.21586, 0.05127, 1]]
+    np.testing.assert_allclose(factors, expected, atol=0.003)
 
 
 def test_normals_are_weighted_by_the_area_of_faces(tmp_path):
     """A floor of 1 m^2 and, at its edge, a wall of 1 cm: the edge has the normal of the floor."""
     corners = np.float32([[0, 0, 0], [1, 0, 0], [0, 0, 2], [0, 0.01, 0]]) * [1, -1, -1]
-    writers.write_obj(corners, np.array([[0, 1, 2], [0, 2, 3]])[:, ::-1], tmp_path / 'a.obj')
+    faces = np.array([[0, 1, 2], [0, 2, 3]])[:, ::-1]
+    writers.write_obj(corners, faces, np.zeros(3), tmp_path / 'a.obj')
     normals = trimesh.load(tmp_path / 'a.obj', process=False).vertex_normals
     assert abs(normals[0][1]) > 0.99 and abs(normals[3][0]) > 0.99
 
 
 def test_an_image_without_people_gives_an_empty_glb_that_opens(tmp_path):
-    writers.write_glb(
-        np.empty((0, 6890, 3), np.float32), FACES, tmp_path / 'a.glb', np.empty((0, 3))
-    )
+    none = np.empty((0, 3), np.float32)
+    writers.write_glb(np.empty((0, 6890, 3)), FACES, none, tmp_path / 'a.glb', none)
     assert len(trimesh.load(tmp_path / 'a.glb').geometry) == 0
 
 

@@ -200,14 +200,14 @@ class Saver:
         if not {'obj', 'glb'} & self.folders.keys():
             return
         instances = sample.pred_instances
-        people = instances.vertices + instances.translation[:, None]
+        people, places = instances.vertices, instances.translation
         if 'obj' in self.folders:
             for person, vertices in enumerate(people):
                 path = self.folders['obj'] / f'{name}_{person}.obj'
-                writers.write_obj(vertices, self.faces, path)
+                writers.write_obj(vertices, self.faces, places[person], path)
         if 'glb' in self.folders:
-            colors = person_colors(instances)[:, ::-1] / 255
-            writers.write_glb(people, self.faces, self.folders['glb'] / f'{name}.glb', colors)
+            path, colors = self.folders['glb'] / f'{name}.glb', person_colors(instances)
+            writers.write_glb(people, self.faces, places, path, colors[:, ::-1] / 255)
 
     def finish(self) -> None:
         """Complete the video being written."""

@@ -82,30 +82,58 @@ def _array(path, name):
 
 
 # --- Meshes ---------------------------------------------------------------------------------------
-def write_obj(vertices: np.ndarray, faces: np.ndarray, path: str | Path) -> None:
-    """One person as Wavefront OBJ: `vertices` (V, 3), meters, camera frame; `faces` (F, 3)."""
-    mesh = _upright_mesh(vertices, faces)
-    with whole_file(path) as part:
-        part.write_text(mesh.export(file_type='obj', include_normals=True))
-
-
-def write_glb(people: np.ndarray, faces: np.ndarray, path: str | Path, colors: np.ndarray) -> None:
-    """The people of an image as binary glTF, one node each, in the camera's frame.
+def write_obj(
+    vertices: np.ndarray, faces: np.ndarray, translation: np.ndarray, path: str | Path
+) -> None:
+    """One person as Wavefront OBJ, y up, near the origin; OBJ has no transforms.
 
     Args:
-        people: (P, V, 3), see `write_obj`.
+        vertices: (V, 3), meters, camera axes, before `translation`.
         faces: (F, 3).
-        colors: (P, 3) RGB in [0, 1].
+        translation: (3,), into the camera's frame; a comment of the file states it, y up.
+    """
+    mesh = _upright_mesh(vertices, faces)
+    x, y, z = np.asarray(translation) * CAMERA_TO_Y_UP
+    header = f'# meters, y up; the camera is at {-x:.6g} {-y:.6g} {-z:.6g} and looks along -z'
+    with whole_file(path) as part:
+        part.write_text(header + '\n' + mesh.export(file_type='obj', include_normals=True))
+
+
+def write_glb(
+    people: np.ndarray,
+    faces: np.ndarray,
+    translations: np.ndarray,
+    path: str | Path,
+    colors: np.ndarray,
+) -> None:
+    """The people of an image as binary glTF, in the frame of the camera, y up.
+
+    Each person is a node `person0`, `person1`... whose mesh lies near the node's origin and whose
+    transform is the translation.
+
+    Args:
+        people: (P, V, 3), meters, camera axes, before the translations.
+        faces: (F, 3).
+        translations: (P, 3), meters.
+        colors: (P, 3) RGB in [0, 1], sRGB as on a screen.
     """
     trimesh = need('trimesh', 'writing OBJ and GLB')
     scene, surface = trimesh.Scene(), dict(metallicFactor=0.0, roughnessFactor=0.6)
-    for person, (vertices, color) in enumerate(zip(people, colors, strict=True)):
+    for person, color in enumerate(linear_color(np.asarray(colors))):
         material = trimesh.visual.material.PBRMaterial(baseColorFactor=[*color, 1.0], **surface)
-        mesh = _upright_mesh(vertices, faces)
+        mesh = _upright_mesh(people[person], faces)
         mesh.visual = trimesh.visual.TextureVisuals(material=material)
-        scene.add_geometry(mesh, node_name=f'person{person}', geom_name=f'person{person}')
+        transform = np.eye(4)
+        transform[:3, 3] = translations[person] * CAMERA_TO_Y_UP
+        name = f'person{person}'
+        scene.add_geometry(mesh, node_name=name, geom_name=name, transform=transform)
     with whole_file(path) as part:
         part.write_bytes(trimesh.exchange.gltf.export_glb(scene, include_normals=True))
+
+
+def linear_color(color: np.ndarray) -> np.ndarray:
+    """sRGB values in [0, 1] to linear ones (IEC 61966-2-1), as glTF's factors are defined."""
+    return np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
 
 
 def _upright_mesh(vertices, faces):
