@@ -1,13 +1,15 @@
 """Images are decoded below a limit of pixels, told by the header; JPEG 2000 never is."""
 
+import io
 import struct
 import zlib
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 
-from trunchier.files.images import ImageError, declared_size, decode_image
+from trunchier.files.images import ImageError, declared_size, decode_image, exif_focal
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
 FORMATS = {
@@ -105,3 +107,48 @@ def test_bytes_after_the_end_of_a_png_do_not_matter():
     image = np.arange(23 * 31 * 3, dtype=np.uint8).reshape(23, 31, 3)
     data = cv2.imencode('.png', image)[1].tobytes() + b'\xff' * 100
     np.testing.assert_array_equal(decode_image(data), image)
+
+
+# --- focal length by EXIF ------------------------------------------------------------------------
+DIRECTORY, FILM, LENGTH, DENSITY, UNIT, WIDTH, HEIGHT = (
+    0x8769, 0xA405, 0x920A, 0xA20E, 0xA210, 0xA002, 0xA003,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    'tags, expected',
+    [
+        ({FILM: 26}, 26 / 43.27 * 500),
+        ({FILM: 26, WIDTH: 4000, HEIGHT: 3000}, 26 / 43.27 * 500),
+        ({FILM: 26, WIDTH: 3000, HEIGHT: 4000}, 26 / 43.27 * 500),  # turned upright
+        ({FILM: 26, WIDTH: 4000, HEIGHT: 2000}, None),  # cropped
+        ({LENGTH: 50.0, DENSITY: 4438.36, UNIT: 2, WIDTH: 4000, HEIGHT: 3000}, 873.7),
+        ({LENGTH: 50.0, DENSITY: 1747.4, UNIT: 3, WIDTH: 4000, HEIGHT: 3000}, 873.7),
+        ({LENGTH: 50.0}, None),
+        ({FILM: 0}, None),
+        ({FILM: 60000}, None),
+        ({}, None),
+    ],
+)
+def test_the_focal_length_of_a_photo_is_read(tags, expected):
+    """Of 400 x 300 pixels; 50 mm on a sensor of 22.9 mm and 4000 pixels is 8737 pixels."""
+    exif = PIL.Image.Exif()
+    exif.get_ifd(DIRECTORY).update(tags)
+    file = io.BytesIO()
+    PIL.Image.new('RGB', (400, 300)).save(file, 'jpeg', exif=exif)
+    found = exif_focal(file.getvalue(), (300, 400))
+    assert found == (expected if expected is None else pytest.approx(expected, rel=1e-3))
+
+
+def test_damaged_exif_data_has_no_focal_length():
+    exif = PIL.Image.Exif()
+    exif.get_ifd(DIRECTORY).update({FILM: 26, LENGTH: 5.0})
+    file = io.BytesIO()
+    PIL.Image.new('RGB', (40, 30)).save(file, 'jpeg', exif=exif)
+    data, rng, found = bytearray(file.getvalue()), np.random.default_rng(0), set()
+    for _ in range(300):
+        broken = data.copy()
+        for position in rng.integers(20, 120, 3):
+            broken[position] = rng.integers(256)
+        found.add(exif_focal(broken[: rng.integers(20, len(data))], (30, 40)))
+    assert None in found and all(focal is None or 4 <= focal <= 4000 for focal in found)

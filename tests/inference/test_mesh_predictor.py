@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from mmengine.dataset import Compose
@@ -93,8 +94,10 @@ def test_crop_and_image_camera_agree_at_the_depth_of_the_body(focal):
     np.testing.assert_allclose(by_whole, by_crop, atol=1e-3)
 
 
-def test_vertices_lie_over_the_keypoints(inferencers, image, boxes):
-    (result,) = inferencers['mesh'](image, bboxes=boxes)
+def test_vertices_lie_over_the_keypoints_with_the_focal_length_of_4d_humans(weights, image, boxes):
+    infer = MeshInferencer(mesh_config(), weights['mesh'], device='cpu', focal='4D-Humans')
+    (result,) = infer(image, bboxes=boxes)
+    np.testing.assert_allclose(result.focal_length, 5000 / 256 * 320)
     found = result.pred_instances
     placed = found.joints + found.translation[:, None]
     pixels = placed[..., :2] / placed[..., 2:] * result.focal_length + result.principal_point
@@ -114,10 +117,53 @@ def test_focal_length_and_intrinsics_can_be_given(weights, image, boxes):
     shift = (b.pred_instances.translation - a.pred_instances.translation)[:, :2]
     depth = a.pred_instances.translation[:, 2:]
     np.testing.assert_allclose(shift, [[10, -10]] * depth / 900, atol=1e-4)
-    with pytest.raises(ValueError, match='not both'):
+    with pytest.raises(ValueError, match='not both focal and intrinsics'):
         MeshInferencer(mesh_config(), focal=900, intrinsics=matrix, **options)
     with pytest.raises(ValueError, match='one or two positive numbers'):
         MeshInferencer(mesh_config(), focal=-1, **options)
+
+
+def test_cameras_that_nobody_gave_are_realistic():
+    """EXIF's focal length, else 60 degrees along the longer side."""
+    focal = {
+        name: [predictor.metainfo(shape, exif)['focal_length'] for shape, exif in PHOTOS]
+        for name, predictor in (
+            (name, MeshPredictor(mesh_config(), None, **options))
+            for name, options in dict(
+                default={}, fov=dict(fov=90), theirs=dict(focal='4D-Humans'), given=dict(focal=9)
+            ).items()
+        )
+    }
+    wide = 320 / np.tan(np.pi / 6)
+    np.testing.assert_allclose(focal['default'], [[wide] * 2, [wide] * 2, [700] * 2])
+    np.testing.assert_allclose(focal['fov'], 320)
+    np.testing.assert_allclose(focal['theirs'], 12500)
+    np.testing.assert_allclose(focal['given'], 9)
+
+
+PHOTOS = ((480, 640), None), ((640, 480), None), ((480, 640), 700.0)  # (H, W), by EXIF
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(focal='5D-Humans'), "or '4D-Humans', got '5D-Humans'"),
+        (dict(fov=0.1), 'between 1 and 170 degrees'),
+        (dict(fov=60, focal=[900]), 'not both focal and fov'),
+    ],
+)
+def test_wrong_cameras_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        MeshPredictor(mesh_config(), None, **options)
+
+
+def test_the_focal_length_of_a_photo_is_that_of_its_exif_data(inferencers, image, tmp_path):
+    """28 mm: the picture's diagonal of 400 pixels is that of film, 43.27 mm."""
+    exif = PIL.Image.Exif()
+    exif.get_ifd(0x8769)[0xA405] = 28
+    PIL.Image.fromarray(image).save(tmp_path / 'a.jpg', exif=exif)
+    (result,) = inferencers['mesh'](tmp_path / 'a.jpg')
+    np.testing.assert_allclose(result.focal_length, 28 / 43.27 * 400, rtol=1e-6)
 
 
 def test_npz_poses_the_same_body_in_smplx(inferencers, image, tmp_path, boxes):

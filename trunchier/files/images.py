@@ -7,6 +7,10 @@ import cv2
 import numpy as np
 
 MAX_PIXELS = 200_000_000  # of one image: 600 MB decoded
+EXIF_REACH = 1 << 17  # bytes from the beginning of a file, within which EXIF is looked for
+EXIF_DIRECTORY = 0x8769
+FILM_DIAGONAL = 43.27  # mm
+UNITS = {3: 10.0, 4: 1.0, 5: 0.001}  # EXIF's units of length other than the inch, mm
 JPEG_2000 = (b'\0\0\0\x0cjP  \r\n\x87\n', b'\xff\x4f\xff\x51')  # OpenCV crashes on damaged ones
 
 
@@ -76,6 +80,40 @@ def declared_size(data: bytes | memoryview) -> tuple[int, int] | None:
     except (struct.error, LookupError, ValueError, AttributeError, OverflowError):
         pass  # damaged: the decoder will say so
     return None
+
+
+def exif_focal(data: bytes | np.ndarray, shape: tuple[int, int]) -> float | None:
+    """Focal length in pixels that the camera wrote into a photo (EXIF), or None.
+
+    From the focal length equivalent to that of 35 mm film, whose diagonal is 43.27 mm; else from
+    the focal length and the density of the sensor's pixels.
+
+    Args:
+        data: content of the image file.
+        shape: (H, W) of the decoded image. Of a file whose EXIF names another aspect ratio,
+            which was cropped, the focal length is not known.
+    """
+    data = bytes(memoryview(data)[:EXIF_REACH])
+    start = data.find(b'Exif\0\0')
+    if start < 0:
+        return None
+    from PIL import Image
+
+    exif, sides = Image.Exif(), sorted(shape)
+    try:
+        exif.load(data[start:])
+        tags = exif.get_ifd(EXIF_DIRECTORY)
+        sensor = sorted(int(tags.get(tag) or 0) for tag in (0xA002, 0xA003))  # width, height
+        if sensor[0] > 0 and abs(sensor[1] * sides[0] / (sensor[0] * sides[1]) - 1) > 0.02:
+            return None
+        if film := float(tags.get(0xA405) or 0):
+            focal = film / FILM_DIAGONAL * float(np.hypot(*sides))
+        else:  # millimeters; pixels per unit; unit: inch or as in UNITS
+            focal = float(tags[0x920A]) * float(tags[0xA20E]) / UNITS.get(tags.get(0xA210), 25.4)
+            focal *= sides[1] / sensor[1]
+    except Exception:  # damaged: PIL raises what it likes
+        return None
+    return focal if 0.1 <= focal / sides[1] <= 100 else None
 
 
 def _jpeg_size(data):

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with clean_end():
             found = list(sources.find(args['inputs']))  # fails before any model is loaded
-            options = given('flip_test', 'focal', 'body_model')
+            options = given('flip_test', 'focal', 'fov', 'body_model')
             common = given('device', 'batch_size', 'precision', 'track', 'smooth')
             common |= given('detector', 'detector_weights', 'score_thr', 'trust', 'max_pixels')
             inferencers = [
@@ -133,8 +133,11 @@ def _parser():
     add('--smooth', action='store_true', help='smooth videos over time')
     add('--max-pixels', type=int, default=MAX_PIXELS, metavar='N',
         help=f'skip images and videos of more pixels (default: {MAX_PIXELS})')
-    add('--focal', type=float, nargs='+', metavar='F',
-        help='focal length of the images, pixels: one number or fx fy (default: as 4D-Humans)')
+    add('--focal', type=_focal, nargs='+', metavar='F',
+        help='focal length of the images, pixels: one number, fx fy, or 4D-Humans for its guess '
+             "(default: the photo's EXIF data, else --fov)")
+    add('--fov', type=float, metavar='DEG',
+        help='field of view along the longer side, degrees (default: 60)')
 
     add = parser.add_argument_group('results').add_argument
     add('--out-dir', metavar='DIR', help='default: outputs (none with --viewer, --sheet or --show)')
@@ -166,6 +169,13 @@ def _formats(text):
         choices = ', '.join(FORMATS)
         raise argparse.ArgumentTypeError(f'unknown {", ".join(unknown)}; choose from {choices}')
     return formats
+
+
+def _focal(text):
+    try:
+        return text if text.lower() == '4d-humans' else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is neither a number nor 4D-Humans') from None
 
 
 def _models(names, weights, task) -> Iterator[Found]:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from ..deploy.runtime import Network
 
+LONG_LENS = '4D-Humans'  # value of `focal`
+FIELD_OF_VIEW = 60.0  # degrees along the longer side, of a photo whose lens is unknown
 PREDICTED = (
     'keypoints', 'keypoint_scores', *HEAD_FIELDS, 'camera_translation', 'vertices', 'joints',
     'translation',
@@ -34,8 +36,9 @@ class MeshPredictor(Predictor):
 
     Args:
         network: gives `global_orient`, `body_pose`, `betas` and `camera`.
-        focal: focal length of the images, pixels: a number or (fx, fy). None: as 4D-Humans,
-            5000 / 256 * the longer side.
+        focal: focal length of the images, pixels: a number or (fx, fy); or '4D-Humans': 5000 / 256
+            of the longer side, as there. None: that of the photo's EXIF data, else by `fov`.
+        fov: field of view along the longer side, degrees. None: as `focal` says, else 60.
         intrinsics: (3, 3) camera matrix, instead of `focal`.
         body_model: path of an SMPL model, see `models.mesh.body.BodyModel`; None: the embedded
             body.
@@ -50,15 +53,18 @@ class MeshPredictor(Predictor):
         cfg: Config,
         network: Network,
         *common: Any,
-        focal: float | tuple[float, float] | None = None,
+        focal: float | tuple[float, float] | str | None = None,
+        fov: float | None = None,
         intrinsics: np.ndarray | None = None,
         body_model: str | None = None,
         **options: Any,
     ):
         super().__init__(cfg, network, *common, **options)
-        self.focal, self.principal_point = _intrinsics(focal, intrinsics)
+        self.focal, self.principal_point = _intrinsics(focal, fov, intrinsics)
+        self.fov = fov
         self.settings = dict(
             focal=None if focal is None else np.ravel(focal).tolist(),
+            fov=fov,
             intrinsics=None if intrinsics is None else np.asarray(intrinsics).tolist(),
             body_model=body_model and str(body_model),
         )
@@ -89,19 +95,24 @@ class MeshPredictor(Predictor):
             person = {name: array[index] for name, array in arrays.items()}
             person['keypoints'] = points[index] * np.float32(crop.size) + np.float32(crop.center)
             person['keypoint_scores'] = np.ones(len(points[index]), np.float32)
-            box, camera = np.array([[*crop.center, crop.size[0]]]), self.metainfo(crop.shape)
+            box, camera = [[*crop.center, crop.size[0]]], self.metainfo(crop.shape, crop.focal)
             person['translation'] = full_camera(person['camera'][None], box, *camera.values())[0]
             people.append(person)
         return people
 
-    def metainfo(self, shape: tuple[int, int]) -> dict[str, np.ndarray]:
+    def metainfo(self, shape: tuple[int, int], focal: float | None = None) -> dict[str, np.ndarray]:
         """Camera of the image: `focal_length` and `principal_point`, (2,) pixels, x before y."""
         height, width = shape
-        focal, center = self.focal, self.principal_point
-        if focal is None:
-            focal = np.repeat(full_image_focal(torch.tensor([[width, height]])).numpy(), 2)
+        center = self.principal_point
         if center is None:
             center = np.array([width / 2, height / 2])
+        if isinstance(self.focal, str):
+            focal = float(full_image_focal(torch.tensor([[width, height]])))
+        elif self.focal is not None:
+            focal = self.focal
+        elif self.fov is not None or not focal:
+            focal = max(shape) / 2 / np.tan(np.deg2rad(self.fov or FIELD_OF_VIEW) / 2)
+        focal = np.broadcast_to(np.float64(focal), 2).copy()
         return dict(focal_length=focal, principal_point=center)
 
     @torch.no_grad()
@@ -141,22 +152,31 @@ def full_camera(
     return camera_crop_to_full(camera, squared, boxes[:, 2], size, focal[0]).float().numpy()
 
 
-def _intrinsics(focal, intrinsics):
-    """(2,) focal lengths and (2,) principal point; None for each that depends on the image."""
+def _intrinsics(focal, fov, intrinsics):
+    """Focal lengths as `focal` of MeshPredictor, and (2,) principal point; None: of the image."""
+    options = dict(focal=focal, fov=fov, intrinsics=intrinsics)
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise ValueError(f'give one of focal, fov and intrinsics, not both {" and ".join(given)}')
+    if fov is not None and not 1 <= fov <= 170:
+        raise ValueError(f'fov must be between 1 and 170 degrees, got {fov}')
+    if focal is None and intrinsics is None:
+        return None, None
+    text = np.ravel(focal)[0] if focal is not None else None  # of the command, [text]
+    if isinstance(text, str):
+        if text.lower() != LONG_LENS.lower():
+            raise ValueError(f'focal must be a number, (fx, fy) or {LONG_LENS!r}, got {text!r}')
+        return LONG_LENS, None
     center = None
     if intrinsics is not None:
-        if focal is not None:
-            raise ValueError('give focal or intrinsics, not both')
         matrix = np.asarray(intrinsics, np.float64)
         if matrix.shape != (3, 3):
             raise ValueError(f'intrinsics must have shape (3, 3), got {matrix.shape}')
         focal, center = matrix[[0, 1], [0, 1]], matrix[:2, 2]
-    if focal is None:
-        return None, None
     focal = np.asarray(focal, np.float64).reshape(-1)
     if focal.size not in (1, 2) or not (np.isfinite(focal).all() and (focal > 0).all()):
         raise ValueError(f'focal must be one or two positive numbers, in pixels; got {focal}')
-    return np.broadcast_to(focal, 2).copy(), center
+    return focal, center
 
 
 class MeshInferencer(Inferencer):
@@ -170,7 +190,7 @@ class MeshInferencer(Inferencer):
     metainfo.
 
     Args:
-        focal, intrinsics, body_model: see `MeshPredictor`.
+        focal, fov, intrinsics, body_model: see `MeshPredictor`.
         model, weights, options: see `Inferencer`.
     """
 

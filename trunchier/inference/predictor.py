@@ -41,6 +41,7 @@ class Crop:
     center: np.ndarray  # (2,), of the box that the crop shows, pixels of the image, x before y
     size: np.ndarray  # (2,), of the same
     shape: tuple[int, int]  # (H, W) of the image
+    focal: float | None = None  # focal length of the image by EXIF, pixels
 
 
 class Output(NamedTuple):
@@ -139,19 +140,21 @@ class Predictor:
         """What the constructor takes as `network` from a built model."""
         return ModuleNetwork(model)
 
-    def crop(self, image: np.ndarray, box: np.ndarray) -> Crop:
+    def crop(self, image: np.ndarray, box: np.ndarray, focal: float | None = None) -> Crop:
         """Cut a person out of an image of any size.
 
         Args:
             image: (H, W, 3) uint8 BGR.
             box: (4 or more,), xyxy in pixels.
+            focal: focal length of the image by EXIF, pixels, see `files.images.exif_focal`.
         """
         if max(image.shape[:2]) <= WARP_LIMIT:
-            return self.crop_box(image, box)
+            return replace(self.crop_box(image, box), focal=focal)
         part, near, factor, corner = cut_out(image, box)
         crop = self.crop_box(part, near)
         center = (crop.center + 0.5) * factor - 0.5 + corner
-        return replace(crop, center=center, size=crop.size * factor, shape=image.shape[:2])
+        of_image = dict(shape=image.shape[:2], focal=focal)
+        return replace(crop, center=center, size=crop.size * factor, **of_image)
 
     @torch.no_grad()
     def forward(self, crops: list[Crop]) -> Output:
@@ -182,8 +185,12 @@ class Predictor:
         """`decode` of tensors on the CPU."""
         raise NotImplementedError
 
-    def metainfo(self, shape: tuple[int, int]) -> dict[str, np.ndarray]:
-        """What the results of an image of `shape` (H, W) say about it."""
+    def metainfo(self, shape: tuple[int, int], focal: float | None = None) -> dict[str, np.ndarray]:
+        """What the results of an image say about it.
+
+        Args:
+            shape: (H, W). focal: by EXIF, pixels.
+        """
         return {}
 
     def derived(self, fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -185,7 +185,8 @@ def _find(items, detector, report):
 def _crop(items, predictor, keep_images):
     for item in items:
         if isinstance(item, FrameTask):
-            item.crops = [predictor.crop(item.frame.image, box) for box in item.boxes]
+            frame = item.frame
+            item.crops = [predictor.crop(frame.image, box, frame.focal) for box in item.boxes]
             item.people = [None] * len(item.crops)
             if not keep_images:
                 item.frame = replace(item.frame, image=None)
@@ -243,7 +244,7 @@ def _result(task, predictor, report):
     of_frame = dict(img_path=frame.source.path, source=frame.source.name)
     of_frame |= dict(frame_id=frame.index, time=frame.time)
     shape = dict(ori_shape=task.shape, img_shape=task.shape)
-    result.set_metainfo(of_frame | shape | predictor.metainfo(task.shape))
+    result.set_metainfo(of_frame | shape | predictor.metainfo(task.shape, frame.focal))
     return result
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from ..files import need
-from ..files.images import MAX_PIXELS, ImageError, decode_image
+from ..files.images import MAX_PIXELS, ImageError, decode_image, exif_focal
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -77,12 +77,20 @@ class Source:
 
 @dataclass(frozen=True)
 class Frame:
-    """`image`: (H, W, 3) uint8 BGR; `index`: in the source; `time`: seconds, or None."""
+    """An image of a source.
+
+    Attributes:
+        image: (H, W, 3) uint8 BGR.
+        index: in the source.
+        time: seconds, or None.
+        focal: focal length by EXIF, pixels, or None.
+    """
 
     image: np.ndarray
     source: Source
     index: int = 0
     time: float | None = None
+    focal: float | None = None
 
 
 # --- Sources --------------------------------------------------------------------------------------
@@ -215,7 +223,7 @@ def read(
     elif source.moves:
         yield from _read_video(source, start, max_pixels)
     else:
-        yield Frame(read_image(source.path, max_pixels), source)
+        yield _read_photo(source, max_pixels)
 
 
 def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -225,11 +233,17 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         Unreadable: no such file, no permission, a pipe or device, a format that OpenCV does not
             decode or that is refused, or more than `max_pixels`.
     """
-    _check_regular(path)
+    return _read_photo(Source('', 'image', str(path)), max_pixels).image
+
+
+def _read_photo(source, max_pixels):
+    _check_regular(source.path)
     try:
-        return decode_image(np.fromfile(path, np.uint8), max_pixels=max_pixels)
+        data = np.fromfile(source.path, np.uint8)
+        image = decode_image(data, max_pixels=max_pixels)
     except (OSError, ImageError) as error:
-        raise Unreadable(f'{path}: {error}') from error
+        raise Unreadable(f'{source.path}: {error}') from error
+    return Frame(image, source, focal=exif_focal(data, image.shape[:2]))
 
 
 def _check_regular(path):

@@ -21,6 +21,9 @@ PALETTE = np.array(
     ],
     np.float32,
 )  # fmt: skip
+# Focal length of pictures of meshes, in longer sides of the image: about 4D-Humans' 5000 / 256, with
+# which the networks are trained. With the camera's own one, near limbs would miss the photo's.
+LONG_LENS = 20.0
 MAX_DEPTH_RANGE = 4.0  # meters between the nearest and the farthest person of a side view
 TEXT_COLOR = (40, 40, 40)
 WHITE = 255
@@ -169,7 +172,7 @@ def side_view(
 
 @dataclass
 class MeshPainter:
-    """Draws predicted meshes.
+    """Draws predicted meshes over the people, through a long lens (LONG_LENS).
 
     Args:
         faces, style, alpha: see `render.meshes.draw_meshes`.
@@ -185,12 +188,18 @@ class MeshPainter:
     black_background: bool = False
 
     def __call__(self, image: np.ndarray, sample: BaseDataElement) -> np.ndarray:
-        """Draw the `pred_instances` of a PoseDataSample: `vertices` moved by `translation`."""
+        """Draw the `pred_instances` of a PoseDataSample: `vertices` moved by `translation`.
+
+        Size and position of each person are those of the sample's camera, perspective is less.
+        """
         instances = sample.pred_instances
         drawn = np.zeros_like(image) if self.black_background else image
         people = instances.vertices + instances.translation[:, None]
-        camera, colors = (sample.focal_length, sample.principal_point), person_colors(instances)
-        drawn = draw_bodies(drawn, people, self.faces, *camera, colors, self.alpha, self.style)
+        colors = person_colors(instances)
+        far = max(LONG_LENS * max(image.shape[:2]) / sample.focal_length[0], 1.0)
+        seen = instances.vertices + (instances.translation * np.float32([1, 1, far]))[:, None]
+        camera = far * sample.focal_length, sample.principal_point
+        drawn = draw_bodies(drawn, seen, self.faces, *camera, colors, self.alpha, self.style)
         if self.draw_bbox:
             drawn = draw_boxes(drawn, instances)
         if self.side:
