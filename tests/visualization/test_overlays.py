@@ -98,9 +98,9 @@ def test_an_image_without_people_is_copied(meta):
 def people(count=1, apart=0.0):
     translation = np.float32([[0.4 * i, 0, 6 + apart * i] for i in range(count)])
     return sample(
-        vertices=np.float32([BODY] * count),
-        translation=translation,
-        bboxes=np.float32([[20, 20, 100, 120]] * count),
+        vertices=np.float32([BODY] * count).reshape(-1, *BODY.shape),
+        translation=translation.reshape(-1, 3),
+        bboxes=np.float32([[20, 20, 100, 120]] * count).reshape(-1, 4),
     )
 
 
@@ -114,6 +114,15 @@ def test_meshes_change_the_pixels_that_they_cover_only():
     pixels = np.rint(inside[:, :2] / inside[:, 2:] * 300 + 64).astype(int)
     assert changed[pixels[:, 1].clip(0, 127), pixels[:, 0].clip(0, 127)].mean() > 0.9
     assert 0.05 < changed.mean() < 0.4
+
+
+def test_meshes_are_drawn_alike_with_every_lens():
+    image = np.zeros((128, 128, 3), np.uint8)
+    near, far = people(2, apart=1.5), people(2, apart=1.5)
+    far.set_metainfo(dict(focal_length=3 * near.focal_length))
+    far.pred_instances.translation[:, 2] *= 3
+    drawn = [MeshPainter(FACES)(image, each).astype(int) for each in (near, far)]
+    assert drawn[0].any() and np.abs(drawn[0] - drawn[1]).mean() < 0.05
 
 
 def test_colors_follow_track_ids():

@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # mmengine and mmpose log each file that they load and where they search for it.
     logging.getLogger('mmengine').setLevel(logging.ERROR)
     warnings.filterwarnings('ignore', message='The metainfo config file')
+    warnings.filterwarnings('ignore', module='PIL')  # of damaged EXIF data
 
     def given(*names):
         return {name: args[name] for name in names}

@@ -21,8 +21,8 @@ PALETTE = np.array(
     ],
     np.float32,
 )  # fmt: skip
-# Focal length of pictures of meshes, in longer sides of the image: about 4D-Humans' 5000 / 256, with
-# which the networks are trained. With the camera's own one, near limbs would miss the photo's.
+# Focal length of pictures of meshes, in longer sides of the image: about 4D-Humans' 5000 / 256, by
+# which networks are trained. With the camera's own focal length, near limbs would miss the photo's.
 LONG_LENS = 20.0
 MAX_DEPTH_RANGE = 4.0  # meters between the nearest and the farthest person of a side view
 TEXT_COLOR = (40, 40, 40)
