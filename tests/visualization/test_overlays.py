@@ -43,47 +43,104 @@ def meta():
 
 
 # --- keypoints ------------------------------------------------------------------------------------
-def test_keypoints_are_drawn_as_by_mmpose(meta):
+@pytest.mark.parametrize('style', ['mmpose', 'openpose'])
+def test_keypoints_are_drawn_as_by_mmpose_when_asked_for(meta, style):
     from mmpose.visualization import PoseLocalVisualizer
 
     image = noise(120, 130)
     before = image.copy()
-    drawn = KeypointPainter(meta, radius=3, thickness=1)(image, pose())
+    drawn = KeypointPainter(meta, radius=3, thickness=1, skeleton_style=style)(image, pose())
     np.testing.assert_array_equal(image, before)
     theirs = PoseLocalVisualizer(radius=3, line_width=1)
-    theirs.set_dataset_meta(meta)
-    expected = theirs.add_datasample('a', image[..., ::-1], pose(), draw_gt=False, draw_bbox=False)
+    theirs.set_dataset_meta(meta, style)
+    expected = theirs.add_datasample(
+        'a', image[..., ::-1], pose(), draw_gt=False, draw_bbox=False, skeleton_style=style
+    )
     np.testing.assert_array_equal(drawn, expected[..., ::-1])
-    nose = drawn[30, 20][::-1].tolist()
-    assert nose == list(meta['keypoint_colors'][0])
 
 
-def test_keypoints_below_the_threshold_are_left_out(meta):
-    image = noise(120, 130)
-    np.testing.assert_array_equal(KeypointPainter(meta)(image, pose(score=0.2)), image)
-    assert (KeypointPainter(meta, kpt_thr=0.1)(image, pose(score=0.2)) != image).any()
+def test_unknown_styles_of_skeletons_are_refused(meta):
+    with pytest.raises(ValueError, match="one of person, mmpose, openpose, got 'neon'"):
+        KeypointPainter(meta, skeleton_style='neon')
 
 
-def test_points_are_larger_in_larger_images(meta):
-    small, large = np.zeros((200, 200, 3), np.uint8), np.zeros((2000, 2000, 3), np.uint8)
-    count = [np.count_nonzero(KeypointPainter(meta)(i, pose()).any(-1)) for i in (small, large)]
-    assert count[1] > 1.5 * count[0]
+def test_skeletons_have_the_color_of_their_person_or_track(meta):
+    image = np.zeros((120, 130, 3), np.uint8)
+    drawn = KeypointPainter(meta, radius=4)(image, pose())
+    assert drawn[30, 20].tolist() == overlays.LINE_COLORS[3].tolist()  # the nose of track 3
+    other = pose()
+    other.pred_instances.track_ids = np.array([-1])
+    drawn = KeypointPainter(meta, radius=4)(image, other)
+    assert drawn[30, 20].tolist() == overlays.LINE_COLORS[0].tolist()
 
 
-def test_boxes_and_track_ids_are_drawn_when_asked_for(meta):
+def test_lines_are_anti_aliased(meta):
+    """Between background and color there are tones in between."""
+    drawn = KeypointPainter(meta)(np.full((200, 200, 3), 255, np.uint8), pose())
+    assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 60
+
+
+def test_keypoints_below_the_threshold_are_faint_and_those_without_score_absent(meta):
+    image = np.zeros((120, 130, 3), np.uint8)
+    sure, unsure, none = (
+        KeypointPainter(meta)(image, pose(score)).astype(int) for score in (0.9, 0.2, 0.0)
+    )
+    assert not none.any() and 0.3 < unsure.max() / sure.max() < 0.4
+    np.testing.assert_array_equal(unsure.any(-1), sure.any(-1))
+    lower = KeypointPainter(meta, kpt_thr=0.1)(image, pose(score=0.2))
+    np.testing.assert_array_equal(lower, sure)
+
+
+def test_keypoints_far_outside_or_without_a_position_are_drawn_as_lines_that_leave(meta):
+    image, far = noise(120, 130), pose()
+    far.pred_instances.keypoints[0, 3] = [1e9, -1e9]
+    far.pred_instances.keypoints[0, 4] = np.nan
+    drawn = KeypointPainter(meta)(image, far)
+    assert drawn[30, 20].tolist() == overlays.LINE_COLORS[3].tolist()  # the nose
+    far.pred_instances.keypoints[:] += 5000
+    np.testing.assert_array_equal(KeypointPainter(meta)(image, far), image)
+
+
+def test_heatmaps_are_blended_where_they_are_high(meta):
+    from mmengine.structures import PixelData
+
+    image, hot = np.full((120, 130, 3), 128, np.uint8), pose(score=0.0)
+    heatmaps = np.zeros((17, 120, 130), np.float32)
+    heatmaps[5, 40:50, 60:70] = 1
+    hot.pred_fields = PixelData(heatmaps=heatmaps)
+    changed = (KeypointPainter(meta)(image, hot) != image).any(-1)
+    np.testing.assert_array_equal(changed, heatmaps[5] > 0)
+
+
+def test_lines_scale_with_image_and_person(meta):
+    def painted(side, box):
+        one = pose()
+        one.pred_instances.bboxes = np.float32([box])
+        drawn = KeypointPainter(meta)(np.zeros((side, side, 3), np.uint8), one)
+        return np.count_nonzero(drawn.any(-1))
+
+    assert painted(2000, [0, 0, 900, 900]) > 1.5 * painted(200, [0, 0, 900, 900])
+    assert painted(2000, [0, 0, 900, 900]) > 1.5 * painted(2000, [10, 20, 60, 80])
+
+
+def test_boxes_scores_and_track_ids_are_drawn_when_asked_for(meta):
     image = np.zeros((120, 130, 3), np.uint8)
     plain = KeypointPainter(meta)(image, pose())
     boxed = KeypointPainter(meta, draw_bbox=True)(image, pose())
     assert not plain[100, 15:60].any() and boxed[100, 15:60].any(-1).all()
-    assert (boxed[20:40, 10:40] != plain[20:40, 10:40]).any()
+    assert boxed[100, 15].tolist() == overlays.LINE_COLORS[3].tolist()  # of track 3
+    assert (boxed[10:20, 10:40] != plain[10:20, 10:40]).any()
+    scored = pose()
+    scored.pred_instances.bbox_scores = np.array([0.87])
+    wider = KeypointPainter(meta, draw_bbox=True)(image, scored)
+    columns = [np.flatnonzero(drawn[10, :].any(-1)) for drawn in (boxed, wider)]
+    assert columns[1].max() > columns[0].max() + 10
 
 
-def test_styles_and_backgrounds_change_the_drawing(meta):
+def test_the_background_may_be_black(meta):
     image = noise(120, 130)
     black = KeypointPainter(meta, black_background=True)(image, pose())
     assert (black.any(-1)).mean() < 0.5
-    openpose = KeypointPainter(meta, skeleton_style='openpose')(image, pose())
-    assert (openpose != KeypointPainter(meta)(image, pose())).any()
 
 
 def test_an_image_without_people_is_copied(meta):
@@ -157,19 +214,38 @@ def test_the_side_view_turns_people_and_shows_all_of_them():
     assert columns[0] < columns[1]
 
 
-def test_people_far_apart_in_depth_stay_large_in_the_side_view():
-    shown = [
-        (overlays.side_view(p, FACES, (200, 200), overlays.PALETTE[:2]) != 255).any(-1)
-        for p in (np.float32([BODY + [0, 0, 6], BODY + [0, 0, z]]) for z in (10, 200))
-    ]
-    assert shown[1].mean() > 0.8 * shown[0].mean()
+@pytest.mark.parametrize('depth', [8, 200])
+def test_the_nearest_fills_the_side_view_however_far_others_stand(depth):
+    people = np.float32([BODY + [0, 0, 6], BODY + [0, 0, depth]])
+    shown = (overlays.side_view(people, FACES, (200, 200), overlays.PALETTE[:2]) != 255).any(-1)
+    rows, cols = np.nonzero(shown)
+    assert np.ptp(rows) > 0.85 * 200 and np.ptp(cols) < 200
+
+
+def test_people_are_as_high_in_the_side_view_as_in_the_image():
+    """One stands half as near, and higher in the image."""
+    people = np.float32([BODY + [0, 5, 40], BODY + [0, -10, 80]])
+    rows = people[..., 1] / people[..., 2]
+    colors = np.array([(255, 0, 0), (0, 0, 255)])
+    side = overlays.side_view(people, FACES, (400, 400), colors).astype(int)
+    found = [np.nonzero((side[..., 2 - 2 * i] < side[..., 2 * i]).any(1))[0] for i in range(2)]
+    unit = (rows.max() - rows.min()) / (max(map(max, found)) - min(map(min, found)))
+    for seen, expected in zip(found, rows, strict=True):
+        np.testing.assert_allclose(np.ptp(seen) * unit, np.ptp(expected), atol=2 * unit)
+    assert abs((found[0].min() - found[1].min()) * unit - rows[0].min() + rows[1].min()) < 2 * unit
+
+
+def test_the_side_view_has_the_background_of_the_picture():
+    painter = MeshPainter(FACES, side=True, black_background=True)
+    drawn = painter(noise(128, 160), people())
+    assert not drawn[0].any() and drawn[:, 160:].any()
 
 
 def test_the_painter_adds_the_side_boxes_and_styles():
     image = noise(128, 160)
     assert MeshPainter(FACES, side=True)(image, people()).shape == (128, 288, 3)
     boxed = MeshPainter(FACES, draw_bbox=True)(image, people())
-    assert (boxed[20, 30:90] == overlays.PALETTE[0].astype(int)).all()
+    assert (boxed[20, 30:90] == overlays.LINE_COLORS[0].astype(int)).all()
     black = MeshPainter(FACES, black_background=True)(image, people())
     assert not black[0, 0].any()
     wire = MeshPainter(FACES, style='wireframe')(image, people())

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..files.images import MAX_PIXELS
 from ..files.processes import clean_end
-from ..visualization.overlays import contact_sheet
+from ..visualization.overlays import STYLES, contact_sheet
 from ..weights.find import Found, find
 from . import sources
 from .inferencer import DEFAULT_SAVE, Inferencer
@@ -45,6 +45,10 @@ exit codes: 0 done; 1 error; 2 wrong command line; 3 done, but some input was sk
 130 interrupted, 143 terminated, 129 hung up: continue with --resume
 """
 EXIT_ERROR, EXIT_SKIPPED = 1, 3
+PAINTING = (
+    'kpt_thr', 'skeleton_style', 'radius', 'thickness', 'draw_bbox', 'style', 'alpha', 'side',
+    'black_background',
+)  # fmt: skip
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 SHEET_ROWS = 100
 
@@ -65,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with clean_end():
             found = list(sources.find(args['inputs']))  # fails before any model is loaded
-            options = given('flip_test', 'focal', 'fov', 'body_model')
+            options = given('flip_test', 'focal', 'fov', 'body_model', 'draw_heatmap')
             common = given('device', 'batch_size', 'precision', 'track', 'smooth')
             common |= given('detector', 'detector_weights', 'score_thr', 'trust', 'max_pixels')
             inferencers = [
@@ -78,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 out_dir or (None if args['viewer'] or args['sheet'] or args['show'] else 'outputs'),
                 _viewer(args['host'], args['port'], found) if args['viewer'] else None,
                 args['sheet'],
-                given('kpt_thr', 'draw_bbox', 'style', 'alpha', 'side', 'black_background'),
+                given(*PAINTING),
                 quiet,
                 **given('bboxes', 'save', 'resume', 'show'),
             )
@@ -154,8 +158,14 @@ def _parser():
 
     add = parser.add_argument_group('drawing').add_argument
     add('--kpt-thr', type=float, default=0.3, metavar='X',
-        help='minimum score of drawn keypoints (default: 0.3)')
-    add('--draw-bbox', action='store_true', help='draw boxes and track ids')
+        help='keypoints with a lower score are drawn faintly (default: 0.3)')
+    add('--skeleton-style', choices=STYLES, default='person',
+        help='person: a color per person or track (default); mmpose, openpose: a color per limb, '
+             'nothing below --kpt-thr')
+    add('--radius', type=int, metavar='PX', help='of keypoints (default: by image and person)')
+    add('--thickness', type=int, metavar='PX', help='of lines (default: by image and person)')
+    add('--draw-heatmap', action='store_true', help='draw heatmaps of pose models')
+    add('--draw-bbox', action='store_true', help='draw boxes, their scores and track ids')
     add('--style', choices=('solid', 'wireframe', 'both'), default='solid', help='mesh style')
     add('--alpha', type=float, default=0.9, help='opacity of meshes (default: 0.9)')
     add('--side', action='store_true', help='also draw meshes from the side')

@@ -1,4 +1,4 @@
-"""Overlays of predictions: keypoints by mmpose's visualizer, meshes by `trunchier.render`.
+"""Overlays of predictions: skeletons in a color per person, meshes by `trunchier.render`.
 
 Images are (H, W, 3) uint8 BGR. Functions return a new image unless they say otherwise. No display,
 OpenGL or GPU is needed.
@@ -24,31 +24,46 @@ PALETTE = np.array(
 # Focal length of pictures of meshes, in longer sides of the image: about 4D-Humans' 5000 / 256, by
 # which networks are trained. With the camera's own focal length, near limbs would miss the photo's.
 LONG_LENS = 20.0
-MAX_DEPTH_RANGE = 4.0  # meters between the nearest and the farthest person of a side view
+# BGR, saturated: the hues of PALETTE, for lines.
+LINE_COLORS = np.array(
+    [
+        [255, 144, 30], [0, 128, 255], [80, 200, 60], [230, 70, 200], [0, 215, 255],
+        [70, 70, 255], [210, 210, 0], [200, 200, 200],
+    ],
+    np.float32,
+)  # fmt: skip
+STYLES = ('person', 'mmpose', 'openpose')
+FAINT = 0.35  # opacity of keypoints below the threshold
+FIXED_POINT = 4  # fractional bits of coordinates that OpenCV draws
 TEXT_COLOR = (40, 40, 40)
 WHITE = 255
 
 
-def person_colors(instances: InstanceData) -> np.ndarray:
+def person_colors(instances: InstanceData, palette: np.ndarray = PALETTE) -> np.ndarray:
     """(P, 3) BGR: by track id where a person has one, else by index."""
     ids = np.arange(len(instances.bboxes))
     if 'track_ids' in instances:
         ids = np.where(instances.track_ids >= 0, instances.track_ids, ids)
-    return PALETTE[ids % len(PALETTE)]
+    return palette[ids % len(palette)]
 
 
 # --- Keypoints ------------------------------------------------------------------------------------
 @dataclass
 class KeypointPainter:
-    """Draws skeletons with mmpose's PoseLocalVisualizer.
+    """Draws skeletons.
 
     Args:
         dataset_meta: mmpose's parsed metainfo: skeleton, colors.
-        radius, thickness: of points and lines, pixels; None: proportional to the image.
-        kpt_thr: keypoints with a lower score are not drawn.
-        draw_bbox: draw boxes and track ids.
-        skeleton_style: 'mmpose' or 'openpose'.
+        radius, thickness: of points and lines, pixels; None: by the sizes of image and person.
+        kpt_thr: keypoints with a lower score, and lines to them, are drawn faintly; those with
+            score 0 or less are not drawn.
+        draw_bbox: draw boxes with track ids and scores of the detection.
+        skeleton_style: 'person', a color per person or track; or 'mmpose' or 'openpose', as mmpose
+            draws: a color per limb, nothing below `kpt_thr`.
         black_background: draw on black instead of on the image.
+
+    Raises:
+        ValueError: unknown style.
     """
 
     dataset_meta: dict
@@ -56,60 +71,148 @@ class KeypointPainter:
     thickness: int | None = None
     kpt_thr: float = 0.3
     draw_bbox: bool = False
-    skeleton_style: str = 'mmpose'
+    skeleton_style: str = 'person'
     black_background: bool = False
 
     def __post_init__(self):
-        from mmpose.visualization import PoseLocalVisualizer
-
-        self.visualizer, self.lock = PoseLocalVisualizer(), threading.Lock()  # it keeps the image
-        self.visualizer.set_dataset_meta(self.dataset_meta, self.skeleton_style)
+        if self.skeleton_style not in STYLES:
+            raise ValueError(
+                f'skeleton_style must be one of {", ".join(STYLES)}, got {self.skeleton_style!r}'
+            )
+        self.lock, self.visualizer = threading.Lock(), None  # mmpose's, which keeps the image
 
     def __call__(self, image: np.ndarray, sample: BaseDataElement) -> np.ndarray:
         """Draw the `pred_instances` (and heatmaps, if any) of a PoseDataSample."""
+        drawn = np.zeros_like(image) if self.black_background else image.copy()
+        instances = sample.pred_instances
+        if len(instances) == 0:
+            return drawn
+        if self.skeleton_style != 'person':
+            drawn = self._as_mmpose(drawn, sample)
+        else:
+            if 'pred_fields' in sample:
+                _blend_heatmaps(drawn, np.asarray(sample.pred_fields.heatmaps))
+            links, colors = (
+                self.dataset_meta['skeleton_links'],
+                person_colors(instances, LINE_COLORS),
+            )
+            for person in np.argsort(_diagonals(instances.bboxes)):  # small ones may be covered
+                _draw_skeleton(
+                    drawn,
+                    np.asarray(instances.keypoints[person], np.float64)[:, :2],
+                    np.asarray(instances.keypoint_scores[person]),
+                    links,
+                    colors[person].tolist(),
+                    self.kpt_thr,
+                    *self._sizes(image.shape, instances.bboxes[person]),
+                )
+        if self.draw_bbox:
+            _draw_boxes(drawn, instances)
+        return drawn
+
+    def _sizes(self, shape, box):
+        """Radius of points and thickness of lines: by the image, less for small people."""
+        unit = min(max(shape[:2]) / 640, _diagonals(box[None])[0] / 160)
+        return self.radius or max(3.2 * unit, 1.5), self.thickness or max(round(2.2 * unit), 1)
+
+    def _as_mmpose(self, image, sample):
         unit = max(image.shape[:2]) / 640
-        background = np.zeros_like(image) if self.black_background else image
-        if len(sample.pred_instances) == 0:
-            return background.copy()
         with self.lock:
+            if self.visualizer is None:
+                from mmpose.visualization import PoseLocalVisualizer
+
+                self.visualizer = PoseLocalVisualizer()
+                self.visualizer.set_dataset_meta(self.dataset_meta, self.skeleton_style)
             self.visualizer.radius = self.radius or max(2, round(4 * unit))
             self.visualizer.line_width = self.thickness or max(1, round(2 * unit))
             drawn = self.visualizer.add_datasample(
                 'image',
-                cv2.cvtColor(background, cv2.COLOR_BGR2RGB),
+                cv2.cvtColor(image, cv2.COLOR_BGR2RGB),
                 sample,
                 draw_gt=False,
-                draw_bbox=self.draw_bbox,
+                draw_bbox=False,
                 draw_heatmap='pred_fields' in sample,
                 kpt_thr=self.kpt_thr,
                 skeleton_style=self.skeleton_style,
             )
-        drawn = cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR)
-        if self.draw_bbox:
-            _draw_track_ids(drawn, sample.pred_instances)
-        return drawn
+        return cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR)
+
+
+def _diagonals(boxes):
+    return np.hypot(*(boxes[:, 2:4] - boxes[:, :2]).T)
+
+
+def _draw_skeleton(image, points, scores, links, color, threshold, radius, thickness):
+    """Draw a person in place: lines with a dark rim, points with a light one."""
+    shown = (scores > 0) & np.isfinite(points).all(1)
+    points = np.nan_to_num(points).clip(-1e4, 4e4)
+    if not shown.any():
+        return
+    margin = int(2 * radius + thickness + 4)
+    (left, top), (right, bottom) = points[shown].min(0) - margin, points[shown].max(0) + margin
+    height, width = image.shape[:2]
+    left, right = (int(np.clip(x, 0, width)) for x in (left, right))
+    top, bottom = (int(np.clip(y, 0, height)) for y in (top, bottom))
+    part = image[top:bottom, left:right]
+    if part.size == 0:
+        return
+    at = np.rint((points - [left, top]) * (1 << FIXED_POINT)).astype(int).tolist()
+    sure, rim = scores >= threshold, max(round(thickness / 2), 1)
+    for chosen, opacity in ((shown & ~sure, FAINT), (sure & shown, 1.0)):
+        if not chosen.any():
+            continue
+        layer = part if opacity == 1 else part.copy()
+        # A line is as sure as the less sure of its ends.
+        lines = [
+            (at[a], at[b])
+            for a, b in links
+            if shown[a] and shown[b] and bool(sure[a] and sure[b]) == (opacity == 1)
+        ]
+        for tone, extra in ((TEXT_COLOR, 2 * rim), (color, 0)):
+            for a, b in lines:
+                cv2.line(layer, a, b, tone, thickness + extra, cv2.LINE_AA, FIXED_POINT)
+        for index in np.flatnonzero(chosen):
+            for tone, size in (((WHITE,) * 3, radius + 0.35 * thickness + 0.5), (color, radius)):
+                size = round(size * (1 << FIXED_POINT))
+                cv2.circle(layer, at[index], size, tone, cv2.FILLED, cv2.LINE_AA, FIXED_POINT)
+        if opacity < 1:
+            cv2.addWeighted(layer, opacity, part, 1 - opacity, 0, dst=part)
+
+
+def _blend_heatmaps(image, heatmaps):
+    """Color an image by the largest of the heatmaps (K, h, w), in place."""
+    heat = cv2.resize(heatmaps.max(0).clip(0, 1), image.shape[1::-1])[..., None]
+    colors = cv2.applyColorMap(np.uint8(heat * 255), cv2.COLORMAP_JET)
+    image[:] = image + 0.7 * heat * (colors.astype(np.float32) - image)
 
 
 def draw_boxes(image: np.ndarray, instances: InstanceData) -> np.ndarray:
-    """Draw boxes and track ids in the colors of the people."""
+    """Draw boxes in the colors of the people, with track ids and scores of the detection."""
     image = image.copy()
-    width = max(1, round(max(image.shape[:2]) / 400))
-    for box, color in zip(instances.bboxes, person_colors(instances), strict=True):
-        (x1, y1), (x2, y2) = np.rint(box[:4].reshape(2, 2)).astype(int).tolist()
-        cv2.rectangle(image, (x1, y1), (x2, y2), color.tolist(), width)
-    _draw_track_ids(image, instances)
+    _draw_boxes(image, instances)
     return image
 
 
-def _draw_track_ids(image, instances):
-    """Write track ids into the upper left corners of the boxes, in place."""
-    size = max(image.shape[:2]) / 1000
-    font, width = cv2.FONT_HERSHEY_SIMPLEX, max(1, round(2 * size))
-    for box, track in zip(instances.bboxes, instances.get('track_ids', ()), strict=False):
-        if track >= 0:
-            corner = int(box[0]) + 3, int(box[1] + 28 * size) + 3
-            for color, line in ((TEXT_COLOR, width + 2), ((WHITE,) * 3, width)):
-                cv2.putText(image, f'#{track}', corner, font, size, color, line, cv2.LINE_AA)
+def _draw_boxes(image, instances):
+    """`draw_boxes`, in place. Scores of exactly 1 belong to given boxes and are not written."""
+    unit, font = max(image.shape[:2]) / 640, cv2.FONT_HERSHEY_DUPLEX
+    width, size, line = max(round(1.2 * unit), 1), max(0.42 * unit, 0.35), max(round(0.8 * unit), 1)
+    tracks, scores = instances.get('track_ids'), instances.get('bbox_scores')
+    for person, color in enumerate(person_colors(instances, LINE_COLORS).tolist()):
+        box = np.rint(np.clip(instances.bboxes[person][:4], -1e4, 4e4)).astype(int)
+        cv2.rectangle(image, box[:2].tolist(), box[2:].tolist(), color, width)
+        words = [] if tracks is None or tracks[person] < 0 else [f'#{tracks[person]}']
+        if scores is not None and np.isfinite(scores[person]) and scores[person] != 1:
+            words.append(f'{scores[person]:.2f}')
+        if not words:
+            continue
+        (wide, tall), below = cv2.getTextSize(' '.join(words), font, size, line)
+        pad = max(round(2 * unit), 1)
+        x, y = int(max(box[0], 0)), int(max(box[1], tall + below + 2 * pad))  # inside the image
+        corner = x + wide + 2 * pad, y - tall - below - 2 * pad
+        cv2.rectangle(image, (x, y), corner, color, cv2.FILLED)
+        at = x + pad, y - pad - below // 2
+        cv2.putText(image, ' '.join(words), at, font, size, TEXT_COLOR, line, cv2.LINE_AA)
 
 
 # --- Meshes ---------------------------------------------------------------------------------------
@@ -142,30 +245,39 @@ def side_view(
     shape: tuple[int, int],
     colors: np.ndarray,
     style: str = 'solid',
+    background: int = WHITE,
 ) -> np.ndarray:
-    """Draw people on white as seen from the right of the image; the nearest is on the left.
+    """Draw people as seen from the right of the image; the nearest is on the left.
 
-    The view is zoomed to show everyone. Distances in depth are scaled down if they exceed
-    MAX_DEPTH_RANGE, which would make each person tiny.
+    Relative to each other, people are as large and as high as in the image, so that each can be
+    found beside it. All are shown, as large as fits; distances in depth are true to scale, or less
+    where there is no room for them.
 
     Args:
         shape: (H, W) of the result.
         people, faces, colors, style: see `render.meshes.draw_meshes`.
+        background: gray level.
     """
-    image = np.full((*shape, 3), WHITE, np.uint8)
+    image = np.full((*shape, 3), background, np.uint8)
     if len(people) == 0:
         return image
     people = np.array(people, np.float32)
     depth = people[..., 2].mean(1)
-    spread = max(np.ptp(depth), MAX_DEPTH_RANGE)
-    people[..., 2] += ((MAX_DEPTH_RANGE / spread - 1) * (depth - depth.mean()))[:, None]
-    low, high = people.min((0, 1)), people.max((0, 1))
-    x, y, z = np.moveaxis(people - (low + high) / 2, -1, 0)
-    turned = np.stack([z, y, -x], axis=-1)  # a quarter turn about the vertical
-    reach = np.abs(turned).max((0, 1))
-    focal = 4.0 * min(shape)  # long: little perspective distortion
-    near = max(focal * reach[0] / (0.46 * shape[1]), focal * reach[1] / (0.46 * shape[0]), 1.0)
-    turned[..., 2] += near + reach[2]
+    # Along the rays of the camera to the depth of the nearest: nothing changes in the image.
+    people *= (depth.min() / depth)[:, None, None]
+    turned = people[..., [2, 1, 0]] * np.float32([1, 1, -1])  # a quarter turn about the vertical
+    turned[..., 0] -= depth.min()
+    height, width = turned[..., 1], np.ptp(turned[..., 0], axis=1).max()
+    room_x, room_y = 0.94 * shape[1], 0.92 * shape[0]
+    scale = min(room_y / max(np.ptp(height), 1e-3), room_x / max(width, 1e-3))  # pixels per meter
+    behind = depth - depth.min()
+    turned[..., 0] += (behind * min(1.0, (room_x / scale - width) / max(np.ptp(depth), 1e-3)))[
+        :, None
+    ]
+    low, high = turned.min((0, 1)), turned.max((0, 1))
+    turned -= (low + high) / 2
+    focal = 20.0 * max(shape)  # long: nearly no perspective
+    turned[..., 2] += focal / scale
     center = (shape[1] / 2, shape[0] / 2)
     return draw_bodies(image, turned, faces, (focal, focal), center, colors, 1.0, style)
 
@@ -204,7 +316,8 @@ class MeshPainter:
             drawn = draw_boxes(drawn, instances)
         if self.side:
             height, width = drawn.shape[:2]
-            view = side_view(people, self.faces, (height, min(height, width)), colors, self.style)
+            shape, background = (height, min(height, width)), 0 if self.black_background else WHITE
+            view = side_view(people, self.faces, shape, colors, self.style, background)
             drawn = np.hstack([drawn, view])
         return drawn
 
