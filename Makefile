@@ -2,7 +2,7 @@
 
 PYTHON  ?=
 VENV    := .venv
-VENV2   := .venv-numpy2
+LANES   ?=
 VENV_DOCS := .venv-docs
 VENV_AUDIT := .venv-audit
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 8 ] && echo $$n || echo 8)
@@ -12,7 +12,6 @@ SOURCES := requirements.txt $(sort $(filter-out %/docs.txt,$(wildcard requiremen
            setup.py tools/make_venv.sh
 KEY     := $(shell cat $(SOURCES) | cksum | cut -d' ' -f1)
 READY   := $(VENV)/.ready-$(KEY)
-READY2  := $(VENV2)/.ready-$(KEY)
 READY_DOCS := $(VENV_DOCS)/.ready-$(shell cksum < requirements/docs.txt | cut -d' ' -f1)
 
 # One thread per worker: the workers occupy all cores.
@@ -24,7 +23,7 @@ REACH := import json, urllib.request as u; \
          assert json.load(page)['vulnerabilities']
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-numpy2 test-upstream test-slow lint format docs audit doctor clean
+.PHONY: help setup demo test test-lanes test-upstream test-slow lint format docs audit doctor clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -38,8 +37,9 @@ demo: $(READY)  ## train, test and draw models on synthetic people; PHOTOS=dir: 
 test: $(READY) lint  ## lint, then the test suite
 	$(subst %,$(VENV),$(PYTEST))
 
-test-numpy2: $(READY2)  ## the test suite on numpy 2, current OpenCV and, if available, Python 3.12
-	$(subst %,$(VENV2),$(PYTEST))
+test-lanes: $(READY)  ## the test suite in each supported environment; LANES="oldest ..." chooses
+	$(VENV)/bin/python tests/lanes.py $(LANES) $(if $(CHECKOUT),--checkout "$(CHECKOUT)") \
+	    --pytest="-n $(WORKERS) --dist loadgroup"
 
 test-upstream: $(READY)  ## tests of CHECKOUTS="../mmpose ...", without and with this package
 	$(VENV)/bin/python tests/upstream.py $(CHECKOUTS)
@@ -74,16 +74,11 @@ doctor: $(READY)  ## report what is installed, patched and missing
 	$(VENV)/bin/python tools/doctor.py
 
 clean:  ## remove environments, builds and caches
-	rm -rf $(VENV) $(VENV2) $(VENV_DOCS) $(VENV_AUDIT) site build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .lanes $(VENV_DOCS) $(VENV_AUDIT) site build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 
 $(READY):
 	tools/make_venv.sh $(VENV) requirements.txt $(PYTHON) python3.11 python3.10 python3.12 python3
 	rm -f $(VENV)/.ready-* && touch $@
-
-$(READY2):
-	tools/make_venv.sh $(VENV2) requirements/numpy2.txt \
-	    $(PYTHON) python3.12 python3.11 python3.10 python3
-	rm -f $(VENV2)/.ready-* && touch $@
 
 $(READY_DOCS):
 	$(or $(PYTHON),python3) -m venv --clear $(VENV_DOCS)

@@ -1,6 +1,6 @@
 """Run the tests of mmpose, mmengine or mmpretrain without and with this package, and compare.
 
-    python tests/upstream.py ../mmpose ../mmengine [--select tests/test_models] [--pytest -n2]
+    python tests/upstream.py ../mmpose ../mmengine [--select tests/test_models] [--pytest=-n2]
 
 Each argument is a checkout of the version that is installed; its `tests/` are run from a copy. The
 first run does not import this package, the second imports it before everything else. Exit status 1:
@@ -28,18 +28,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('checkouts', nargs='+', type=Path, metavar='CHECKOUT')
     parser.add_argument('--select', nargs='+', default=['tests'], help='folders or files of tests')
     parser.add_argument('--pytest', default='', metavar='OPTIONS', help='further options')
+    parser.add_argument('--reports', type=Path, metavar='FOLDER', help='keep the JUnit files here')
     args = parser.parse_args(arguments)
     worse = {}
     for checkout in args.checkouts:
         if not (checkout / 'tests').is_dir():
             parser.error(f'no folder tests in {checkout}; name a checkout, sdists have no tests')
-        runs = [
-            outcomes(checkout, args.select, shlex.split(args.pytest), with_us)
-            for with_us in (False, True)
-        ]
-        for words, run in zip(('without', 'with'), runs, strict=True):
+        runs = []
+        for words in ('without', 'with'):
+            report = args.reports and args.reports.resolve() / f'{checkout.name}_{words}.xml'
+            options = shlex.split(args.pytest)
+            run = outcomes(checkout, args.select, options, words == 'with', report)
             counts = ', '.join(f'{n} {kind}' for kind, n in sorted(Counter(run.values()).items()))
-            print(f'{checkout.name} {words} trunchier: {counts}')
+            print(f'{checkout.name} {words} trunchier: {counts}', flush=True)
+            runs.append(run)
         worse |= {name: runs[1].get(name, 'absent') for name in worsened(*runs)}
     for name, outcome in worse.items():
         print(f'passes without, {outcome} with trunchier: {name}')
@@ -56,9 +58,13 @@ def worsened(without: dict[str, str], with_us: dict[str, str]) -> list[str]:
 
 
 def outcomes(
-    checkout: Path, selected: list[str], options: list[str], with_us: bool
+    checkout: Path,
+    selected: list[str],
+    options: list[str],
+    with_us: bool,
+    report: Path | None = None,
 ) -> dict[str, str]:
-    """{test: passed, failed, error or skipped} of one run.
+    """{test: passed, failed, error or skipped} of one run; `report` keeps its JUnit file.
 
     Raises:
         RuntimeError: pytest wrote no report.
@@ -68,7 +74,7 @@ def outcomes(
         shutil.copytree(checkout / 'tests', Path(folder, 'tests'))
         if (checkout / 'configs').is_dir():
             os.symlink((checkout / 'configs').resolve(), Path(folder, 'configs'))
-        report = Path(folder, 'report.xml')
+        report = report or Path(folder, 'report.xml')
         plugin = ['-p', 'trunchier'] if with_us else []
         command = [sys.executable, '-m', 'pytest', '-q', *plugin, '-p', 'no:cacheprovider']
         command += ['--continue-on-collection-errors', f'--junitxml={report}', *options, *selected]
@@ -84,12 +90,16 @@ def outcomes(
 
 def read_report(path: Path) -> dict[str, str]:
     """{test: outcome} of a JUnit file."""
-    found = {}
-    for case in ElementTree.parse(path).iter('testcase'):
-        kinds = [child.tag for child in case if child.tag in ('failure', 'error', 'skipped')]
-        outcome = dict(failure='failed').get(kinds[0], kinds[0]) if kinds else 'passed'
-        found[f'{case.get("classname")}::{case.get("name")}'] = outcome
-    return found
+    return {
+        f'{case.get("classname")}::{case.get("name")}': outcome(case)
+        for case in ElementTree.parse(path).iter('testcase')
+    }
+
+
+def outcome(case: ElementTree.Element) -> str:
+    """passed, failed, error or skipped."""
+    kinds = [child.tag for child in case if child.tag in ('failure', 'error', 'skipped')]
+    return dict(failure='failed').get(kinds[0], kinds[0]) if kinds else 'passed'
 
 
 if __name__ == '__main__':

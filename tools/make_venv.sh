@@ -3,14 +3,14 @@
 #
 #     tools/make_venv.sh FOLDER REQUIREMENTS PYTHON [PYTHON ...]
 #
-# Uses the first PYTHON that is 3.10, 3.11 or 3.12.
+# Uses the first PYTHON that is 3.10 to 3.13.
 set -eu
 cd "$(dirname "$0")/.."
 folder=$1
 requirements=$2
 shift 2
 
-usable='import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))'
+usable='import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'
 python=$folder/bin/python
 
 if ! "$python" -c "$usable" 2>/dev/null; then
@@ -18,7 +18,7 @@ if ! "$python" -c "$usable" 2>/dev/null; then
         if "$candidate" -c "$usable" 2>/dev/null; then base=$candidate; break; fi
     done
     if [ -z "${base:-}" ]; then
-        echo "no Python 3.10, 3.11 or 3.12 among: $*" >&2
+        echo "no Python 3.10 to 3.13 among: $*" >&2
         echo "install one, or name it: make PYTHON=/path/to/python3.11 ..." >&2
         exit 1
     fi

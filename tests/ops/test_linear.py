@@ -4,11 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from versions import needs_torch
 
 from trunchier.ops import linear as module
 from trunchier.ops.cpu import onednn
 from trunchier.ops.linear import cpu_linear, linear
 
+HALF = pytest.param(torch.float16, marks=needs_torch('2.4', 'float16 products on CPU'))
 pytestmark = pytest.mark.skipif(
     not onednn.available(), reason='this torch has no linear layer of oneDNN'
 )
@@ -256,7 +258,7 @@ def test_frozen_layers_need_no_gradient(choose, layer, products):
     assert products == [None]
 
 
-@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16, HALF])
 @torch.no_grad()
 def test_other_dtypes_are_left_to_torch(choose, layer, products, dtype):
     choose('onednn')
@@ -286,6 +288,7 @@ def test_onednn_is_not_used_where_it_is_switched_off(choose, layer, products):
     assert products == []
 
 
+@needs_torch('2.6', 'torch.export')
 @torch.no_grad()
 def test_compiled_and_exported_graphs_have_the_standard_operation(choose, layer, products):
     choose('onednn')

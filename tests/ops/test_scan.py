@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from golden_rule import golden_values, load_golden
+from versions import needs_torch
 
 from trunchier.ops import available_backends, backends, selective_scan, selective_scan_2d
 from trunchier.ops import scan as choice
@@ -301,6 +302,7 @@ def test_tree_is_the_recurrence(length):
     torch.testing.assert_close(scan_sequence(a, b), torch.stack(expected, 1))
 
 
+@needs_torch('2.6', 'one graph')
 @pytest.mark.parametrize('dimensions', [1, 2])
 def test_compiled_without_breaks_it_is_the_same(dimensions):
     scan = [selective_scan, selective_scan_2d][dimensions - 1]
@@ -315,6 +317,7 @@ class Scan2d(torch.nn.Module):
         return selective_scan_2d(*inputs)
 
 
+@needs_torch('2.6', 'torch.export')
 def test_graph_grows_with_the_logarithm_of_the_pixels():
     def nodes(height, width):
         inputs = tuple(t.float() for t in maps(2, height, width, 4).values())
@@ -324,6 +327,7 @@ def test_graph_grows_with_the_logarithm_of_the_pixels():
     assert large - small < 150  # three more levels of groups, not 1008 more steps
 
 
+@needs_torch('2.6', 'torch.export')
 @pytest.mark.parametrize('cached', [0, 2**18])  # read in parts, and at once
 @pytest.mark.parametrize('size', [(1, 1), (1, 14), (13, 1), (5, 7), (12, 9)])
 def test_exported_map_equals_the_loop(size, cached, monkeypatch):
@@ -334,6 +338,7 @@ def test_exported_map_equals_the_loop(size, cached, monkeypatch):
     torch.testing.assert_close(exported(*inputs.values()), expected, rtol=1e-12, atol=1e-12)
 
 
+@needs_torch('2.6', 'one graph')
 @pytest.mark.parametrize('decay', [0.01, 1, 1000])
 def test_traced_gradients_are_exact_to_1e_5_at_any_decay(decay):
     inputs = {name: t.float().double() for name, t in maps(1, 24, 18, 4, decay=decay).items()}
@@ -358,7 +363,7 @@ def test_jit_trace_is_the_same_for_another_batch():
 @pytest.fixture(scope='module')
 def interpreted():
     """{case: error} of the Triton kernels, run on CPU by Triton's interpreter."""
-    pytest.importorskip('triton', reason='triton is not installed')
+    pytest.importorskip('triton', minversion='3.2')
     script = Path(__file__).with_name('triton_interpreted.py')
     path = os.pathsep.join(str(folder) for folder in script.parents[1:3])  # golden_rule, trunchier
     environment = {**os.environ, 'TRITON_INTERPRET': '1', 'PYTHONPATH': path}

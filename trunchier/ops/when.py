@@ -13,11 +13,11 @@ try:  # not public
     from torch._C._functorch import peek_interpreter_stack
 
     forward_ad._current_level  # noqa: B018
-    _IS_KNOWN = hasattr(torch.compiler, 'is_compiling')  # torch >= 2.3
+    _IS_KNOWN = True
 except (ImportError, AttributeError):
     _IS_KNOWN = False
 
-_is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
+_is_compiling = getattr(torch.compiler, 'is_compiling', torch._utils.is_compiling)  # torch < 2.3
 is_dynamo_compiling = getattr(torch.compiler, 'is_dynamo_compiling', lambda: False)
 _OLD_AUTOCAST = not hasattr(torch.amp, 'is_autocast_available')  # torch < 2.4
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
+from versions import needs_torch
 
 from trunchier.models import TruncatedGMF, TruncatedSwin, TruncatedVMamba
 from trunchier.models.backbones.base import Stage, drop_path
@@ -248,6 +249,7 @@ def test_layer_depth_grows_by_one_per_block(backbone, num_stages):
 # --- tracing -------------------------------------------------------------------------------------
 
 
+@needs_torch('2.6', 'torch.export')
 @BACKBONES
 def test_export_keeps_the_batch_size_dynamic(backbone):
     model = little(backbone, 1).eval()
@@ -258,6 +260,7 @@ def test_export_keeps_the_batch_size_dynamic(backbone):
         torch.testing.assert_close(exported.module()(x)[0], model(x)[0])
 
 
+@needs_torch('2.6', 'one graph')
 @BACKBONES
 def test_compiles_as_one_graph(backbone):
     model = little(backbone, 1).eval()

@@ -95,7 +95,7 @@ def test_layer_norms_have_the_official_eps():
 def test_batch_norms_synchronize_on_request():
     model = TruncatedGMF(dict(TruncatedGMF.ARCHS['tiny'], channels=(20, 40, 60, 80)), 2).eval()
     count = sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
-    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model)).eval()
     assert sum(isinstance(m, nn.SyncBatchNorm) for m in synchronised.modules()) == count
     x = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
