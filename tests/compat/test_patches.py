@@ -11,6 +11,7 @@ import subprocess
 import sys
 import warnings
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,9 @@ import pytest
 import torch
 
 from trunchier.compat import patches
+
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def python(script, *paths):
@@ -70,7 +74,8 @@ def test_mmpose_models_import_on_mmcv_lite_which_is_still_known_as_lite():
 def test_calling_an_absent_op_names_it():
     from mmcv.ops import nms
 
-    with pytest.raises(RuntimeError, match=r"compiled op 'nms' .* mmcv-lite.*install mmcv"):
+    assert '\n### The full mmcv\n' in (ROOT / 'docs' / 'openmmlab.md').read_text()
+    with pytest.raises(RuntimeError, match=r"compiled op 'nms' .* mmcv-lite.*The full mmcv"):
         nms(torch.rand(4, 4), torch.rand(4), 0.5)
 
 

@@ -234,6 +234,7 @@ def test_backward_keeps_the_inputs_alone(backend, dtype):
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         selective_scan_2d(**inputs, backend=backend)
+    kept = [t for t in kept if t.numel()]  # torch 2.1's checkpoint adds an empty one
     assert {t.data_ptr() for t in kept} == {t.data_ptr() for t in inputs.values()}
 
 

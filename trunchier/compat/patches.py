@@ -88,8 +88,8 @@ def _absent_op(op):
     def absent(*args, **kwargs):
         raise RuntimeError(
             f"mmcv's compiled op '{op}' was called, but mmcv-lite has no compiled ops; models "
-            'that call it require the full mmcv: pip uninstall mmcv-lite, then install mmcv 2.1.0 '
-            'for your torch and CUDA'
+            'that call it require the full mmcv, built for your torch: see "The full mmcv" in '
+            'docs/openmmlab.md'
         )
 
     return absent
