@@ -20,7 +20,6 @@ import torch
 
 from trunchier.compat import patches
 
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
