@@ -10,8 +10,10 @@ import struct
 import zlib
 
 import cv2
+import numpy as np
 import pytest
 import torch
+from forked import Run
 from PIL import Image
 from small_models import noise, pose_config, write_clip, write_weights
 
@@ -193,6 +195,30 @@ def test_frames_that_outgrow_the_declared_size_are_refused(tmp_path):
     kept = list(sources.read(source, max_pixels=10_000))
     assert {f.image.shape[:2] for f in kept if not isinstance(f, Unreadable)} == {(48, 64)}
     assert any(isinstance(f, Unreadable) for f in kept)
+
+
+def test_damaged_videos_that_are_closed_early_never_wait_for_ever(tmp_path):
+    """A waiting decoder holds Python's lock: nothing in its own process could tell."""
+    whole = np.fromfile(write_clip(tmp_path / 'clip.mp4', 60), np.uint8)
+    clips = [sources.Source(f'{n}', 'video', str(tmp_path / f'{n}.mp4')) for n in range(10)]
+    for number, clip in enumerate(clips):
+        damaged = whole.copy()
+        damaged[np.random.default_rng(number).integers(2000, len(whole) - 3000, 40)] ^= 255
+        damaged.tofile(clip.path)
+
+    def main():
+        for number in range(80):
+            reading = sources.read(clips[number % 10])
+            for _ in range(number % 8 + 1):
+                next(reading)
+            reading.close()
+
+    cv2.setNumThreads(1)
+    process = Run(tmp_path / 'log', main)
+    try:
+        assert process.wait() == 0, process.log.read_text()
+    finally:
+        process.end()
 
 
 def annex_b(path):

@@ -398,9 +398,13 @@ def video_info(source: Source) -> tuple[float, int | None]:
 
 
 def import_av() -> ModuleType:
-    """PyAV, silenced: its exceptions say what is wrong with a file."""
+    """PyAV, silent: its exceptions say what is wrong with a file.
+
+    With any level of logging, even PANIC, a decoder's thread that has a message waits for Python's
+    lock, which the thread that closes this decoder holds: both wait for ever.
+    """
     av = need('av', 'reading and writing videos')
-    av.logging.set_level(av.logging.PANIC)
+    av.logging.set_level(None)
     return av
 
 
