@@ -98,7 +98,7 @@ def test_models_inputs_and_frames_can_be_chosen(viewer):
     viewer.source.value = 'photo'
     assert viewer.frame.disabled and '1 person in photo' in viewer.about.content
     viewer.model.value = 'Pose-B'
-    assert '**Pose-B**' in viewer.about.content and len(viewer.handles) == 2
+    assert '**Pose-B**' in viewer.about.content and list(viewer.handles) == ['/camera/image']
 
 
 def test_overlays_can_be_switched(viewer):
@@ -111,7 +111,75 @@ def test_overlays_can_be_switched(viewer):
     assert (drawn != without).any() and (without != original).any()
     assert np.abs(original[..., ::-1].astype(int) - noise(240, 320)).mean() < 3
     viewer.show_people.value = viewer.show_camera.value = False
-    assert viewer.handles == []
+    assert viewer.handles == {}
+
+
+def test_a_pose_is_shown_as_a_large_image_with_the_controls_that_it_has(viewer):
+    viewer.add(*MESH, result())
+    viewer.add(*pose(), result())
+    mesh_only = viewer.view, viewer.style, viewer.opacity, viewer.scene_folder, viewer.image
+    assert all(each.visible for each in mesh_only) and not viewer.threshold.visible
+    viewer.model.value = 'Pose-B'
+    assert not any(each.visible for each in mesh_only) and viewer.threshold.visible
+    shown, (_, painter) = viewer.handles['/camera/image'][0], pose()
+    drawn = painter(viewer_image(viewer), result())[..., ::-1]
+    assert np.abs(shown.image.astype(int) - drawn).mean() < 1
+    viewer.model.value, viewer.view.value = 'Mesh-A', 'image'
+    assert list(viewer.handles) == ['/camera/image']
+
+
+def viewer_image(viewer):
+    """The image of the first frame, as the viewer keeps it."""
+    (first, *_) = viewer.frames.values()
+    with np.load(first[0]) as arrays:
+        return cv2.imdecode(arrays['jpeg'], cv2.IMREAD_COLOR)
+
+
+@pytest.mark.parametrize('people, depth', [(1, 3.0), (4, 6.0), (6, 90.0)])
+def test_people_are_framed_wherever_they_stand(viewer, people, depth):
+    """In front of the first camera of the page, inside of its view, and not tiny."""
+    shown = result(people=people)
+    shown.pred_instances.translation[:, 2] += depth
+    viewer.add(*MESH, shown)
+    start = viewer.server.initial_camera
+    ahead = start.look_at - start.position
+    ahead /= np.linalg.norm(ahead)
+    right = np.cross([0, 1, 0], ahead)
+    right /= np.linalg.norm(right)
+    placed = shown.pred_instances.vertices + shown.pred_instances.translation[:, None]
+    seen = (placed - start.position).reshape(-1, 3) @ np.stack(
+        [right, np.cross(ahead, right), ahead]
+    ).T
+    tangents = seen[:, :2] / seen[:, 2:] / np.tan(start.fov / 2)
+    assert (seen[:, 2] > 0).all() and (np.abs(tangents) < [1.5, 1]).all()
+    assert np.ptp(tangents, axis=0).max() > 0.5
+
+
+def test_the_world_stands_still_over_a_video(viewer):
+    """People move, enter and leave; the camera, its image and the viewpoint stay."""
+    for frame, count in enumerate((1, 4, 0, 2)):
+        shown = result('clip', frame, people=4)
+        shown.pred_instances = shown.pred_instances[np.arange(4) < count]
+        viewer.add(*MESH, shown)
+    viewer.show()  # with the image behind the people of all frames
+    start, places, people = viewer.server.initial_camera, set(), []
+    for frame in range(4):
+        viewer.frame.value = frame
+        handle = viewer.handles['/camera/image'][0]
+        place = *handle.position, handle.render_width, *start.position, *start.look_at
+        places.add(tuple(np.round(place, 6)))
+        people.append(len(viewer.handles) - 2)
+        if count := people[-1]:
+            expected = result('clip', frame, people=count).pred_instances
+            first = viewer.handles['/people/0'][0].vertices
+            np.testing.assert_allclose(first, expected.vertices[0] + expected.translation[0])
+    assert len(places) == 1 and people == [1, 4, 0, 2]
+
+
+def test_no_tunnel_to_the_internet_is_offered(viewer):
+    messages = viewer.server._websock_server._broadcast_buffer.message_from_id.values()
+    themes = [each for each in messages if type(each).__name__ == 'ThemeConfigurationMessage']
+    assert [each.show_share_button for each in themes] == [False]
 
 
 def test_controls_start_with_the_options_of_the_painter(viewer):
@@ -224,7 +292,7 @@ def test_a_browser_shows_people_in_3d_image_and_controls(viewer, tmp_path):
     page = Page(viewer.address, tmp_path / 'profile')
     try:
         wait_for(lambda: '2 people in photo' in page.text())
-        for word in ('model', 'input', 'frame', 'keypoint score', 'mesh', 'opacity', 'people'):
+        for word in ('model', 'input', 'view', 'frame', 'mesh', 'opacity', 'people'):
             assert word in page.text()
 
         def blue():

@@ -1,5 +1,8 @@
 """Viewer of predictions in a browser: image or video timeline, meshes in 3D, the camera.
 
+Meshes stand in the frame of the camera (x right, y down, z forward, meters), which does not move
+over a video. Poses, and meshes if chosen, are shown as a large image.
+
 The server is viser's (optional). It listens on this machine only, unless told otherwise, and its
 address holds a token without which nothing is answered (`Guard`): other web pages in the same
 browser and other users of the machine do not see the images. Frames are kept in a temporary folder,
@@ -17,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
@@ -31,6 +35,12 @@ from .overlays import KeypointPainter, MeshPainter, person_colors
 
 MAX_SIDE = 1280  # pixels of the longer side of images sent to the browser
 ORIGINAL, OVERLAY = 'original', 'overlay'
+SCENE, PICTURE = '3D', 'image'
+VIEW_FROM = np.array([0.55, -0.3, -1.0])  # direction from the people to the first viewpoint
+FIELD_OF_VIEW = np.deg2rad(75)  # vertical, viser's default
+ASPECT = 1.15  # width / height of the page beside the controls, at least
+COVERED = 0.36  # by the controls, of half the height of the page
+FAR_STEP = 1.25  # ratio of the distances at which the image may stand behind the people
 FOLLOW_SECONDS = 0.2  # between updates while results arrive
 PLAY_FPS = 10.0
 MAX_TARGET = 1024  # bytes of the path and query of a request
@@ -69,7 +79,9 @@ class Viewer:
         self.folder = tempfile.TemporaryDirectory(prefix='trunchier-viewer-')
         self.painters = {}  # by model
         self.frames = {}  # (model, source) -> files, one per frame
-        self.handles = []  # of the objects in the 3D scene
+        self.far = {}  # (model, source) -> distance of the image behind the people
+        self.handles = {}  # name -> object in the 3D scene, and what it cannot change
+        self.framed = None  # model, source and view that the browsers' cameras were set to
         self.shown_at = 0.0
         self.lock = threading.RLock()
         self.closed = threading.Event()
@@ -80,12 +92,13 @@ class Viewer:
 
     def _build_page(self, follow):
         gui, scene = self.server.gui, self.server.scene
+        gui.configure_theme(show_share_button=False)  # it would open a tunnel to the internet
         scene.set_up_direction('-y')  # a camera's y points down
-        self.server.initial_camera.position = (2.2, -0.6, -3.2)
-        self.server.initial_camera.look_at = (0.0, 0.0, 0.0)
+        self.server.initial_camera.fov = FIELD_OF_VIEW
         self.image = gui.add_image(np.zeros((9, 16, 3), np.uint8), format='jpeg')
         self.model = gui.add_dropdown('model', ['-'])
         self.source = gui.add_dropdown('input', ['-'])
+        self.view = gui.add_dropdown('view', [SCENE, PICTURE])
         self.frame = gui.add_slider('frame', 0, 1, 1, 0)
         self.playing = gui.add_checkbox('play', False)
         self.follow = gui.add_checkbox('follow', follow, hint='show the newest frame')
@@ -95,7 +108,7 @@ class Viewer:
             self.threshold = gui.add_slider('keypoint score', 0.0, 1.0, 0.05, 0.3)
             self.style = gui.add_dropdown('mesh', ['solid', 'wireframe', 'both'])
             self.opacity = gui.add_slider('opacity', 0.1, 1.0, 0.05, 0.9)
-        with gui.add_folder('3D'):
+        with gui.add_folder('3D') as self.scene_folder:
             self.show_people = gui.add_checkbox('people', True)
             self.show_camera = gui.add_checkbox('camera and image', True)
         self.about = gui.add_markdown('')
@@ -104,7 +117,7 @@ class Viewer:
         # By name in the painters.
         self.options = dict(draw_bbox=self.boxes, kpt_thr=self.threshold)
         self.options |= dict(style=self.style, alpha=self.opacity)
-        controls = self.frame, self.content, self.show_people, self.show_camera
+        controls = self.view, self.frame, self.content, self.show_people, self.show_camera
         for control in (*controls, *self.options.values()):
             control.on_update(lambda _: self.show())
 
@@ -164,6 +177,10 @@ class Viewer:
             file = Path(self.folder.name, f'{len(self.frames)}-{len(files)}.npz')
             _save(result, file)
             files.append(file)
+            if isinstance(painter, MeshPainter) and len(result.pred_instances):
+                depth = _people(result)[..., 2].max() + 0.5
+                step = FAR_STEP ** np.ceil(np.log(max(depth, 1e-3)) / np.log(FAR_STEP))
+                self.far[model, source] = max(step, self.far.get((model, source), 0.0))
             if model not in self.painters:
                 self._take_options(painter)
                 self.painters[model] = painter
@@ -190,52 +207,94 @@ class Viewer:
             original, result = _load(files[min(self.frame.value, len(files) - 1)])
             drawn = painter(original, result) if self.content.value == OVERLAY else original
             drawn, original = (_for_browser(image) for image in (drawn, original))
+            has_meshes = isinstance(painter, MeshPainter)
+            flat = not has_meshes or self.view.value == PICTURE
+            self._show_controls(has_meshes, flat)
             self.image.image = drawn
             with self.server.atomic():
-                self._show_scene(painter, result, original, drawn)
+                self._show_scene(painter, result, drawn if flat else original, flat)
             count = len(result.pred_instances)
             people, source = 'person' if count == 1 else 'people', _plain(result.source)
             text = f'**{_plain(model)}**: {count} {people} in {source}'
-            if isinstance(painter, MeshPainter):
+            if has_meshes:
                 text += f', focal length {result.focal_length[0]:.0f} pixels'
             self.about.content = text
 
-    def _show_scene(self, painter, result, original, drawn):
-        scene = self.server.scene
-        for handle in self.handles:
-            handle.remove()
-        self.handles = []
-        instances = result.pred_instances
-        has_meshes = isinstance(painter, MeshPainter) and len(instances) > 0
-        height, width = result.ori_shape
-        if has_meshes:
-            people = instances.vertices + instances.translation[:, None]
+    def _show_controls(self, has_meshes, flat):
+        """Those that do something for this model."""
+        for control in (self.view, self.scene_folder, self.style, self.opacity):
+            control.visible = has_meshes
+        self.threshold.visible = not has_meshes
+        self.image.visible = not flat
+
+    def _show_scene(self, painter, result, image, flat):
+        """Update the objects, and remove the others."""
+        chosen, shown = (self.model.value, self.source.value), set()
+
+        def put(name, make, fixed, **changing):
+            handle, before = self.handles.get(name, (None, None))
+            shown.add(name)
+            if handle is not None and before == fixed:
+                for property_, value in changing.items():
+                    setattr(handle, property_, value)
+                return
+            if handle is not None:
+                handle.remove()
+            self.handles[name] = make(name, **changing), fixed
+
+        scene, (height, width) = self.server.scene, result.ori_shape
+        people = [] if flat else _people(result)
+        colors = person_colors(result.pred_instances)[:, ::-1].astype(int)
+        if flat:
+            focal, center, far = (
+                np.repeat(max(height, width), 2),
+                np.array([width, height]) / 2,
+                1.0,
+            )
+        else:
             focal, center = result.focal_length, result.principal_point
-            middle, far = people.mean((0, 1)), people[..., 2].max() + 0.5
-        else:  # depths are unknown
-            people, focal = [], np.repeat(1.2 * max(height, width), 2)
-            center, middle, far = np.array([width, height]) / 2, np.array([0, 0, 1.2]), 1.2
-        if self.show_people.value:
-            style = dict(wireframe=self.style.value == 'wireframe')
-            for person, vertices in enumerate(people):
-                style['color'] = tuple(person_colors(instances)[person][::-1].astype(int).tolist())
-                mesh = f'/people/{person}', vertices - middle, painter.faces
-                self.handles.append(scene.add_mesh_simple(*mesh, **style))
-        if self.show_camera.value:
-            # The image stands behind the people and fills the camera's view there.
-            corners = np.array([[0, 0], [width, 0], [width, height], [0, height]])
-            rays = np.hstack([(corners - center) / focal, np.ones((4, 1))])
-            corners = rays * far - middle
-            edges = [[-middle, corner] for corner in corners]
+            far = self.far.get(chosen, 3.0)
+        # The image stands behind the people and fills the camera's view there.
+        corners = np.array([[0, 0], [width, 0], [width, height], [0, height]])
+        corners = np.hstack([(corners - center) / focal, np.ones((4, 1))]) * far
+        wireframe = self.style.value == 'wireframe'
+        for person, vertices in enumerate(people if self.show_people.value else ()):
+            add = partial(scene.add_mesh_simple, faces=painter.faces, wireframe=wireframe)
+            color = tuple(colors[person].tolist())
+            put(f'/people/{person}', add, (chosen, wireframe), vertices=vertices, color=color)
+        if self.show_camera.value or flat:
+            size, style = (corners[2] - corners[0])[:2], dict(format='jpeg', receive_shadow=False)
+            place = (*size.tolist(), *corners.mean(0).tolist())
+            add = partial(
+                scene.add_image, render_width=size[0], render_height=size[1],
+                position=corners.mean(0), **style,
+            )  # fmt: skip
+            put('/camera/image', add, (place, image.shape), image=image)
+        if self.show_camera.value and not flat:
+            edges = [[np.zeros(3), corner] for corner in corners]
             edges = np.array(edges + [[corners[i], corners[i - 1]] for i in range(4)])
             style = dict(thickness=1.5, thickness_units='screen')
-            lines = scene.add_line_segments('/camera/frustum', edges, (90, 90, 90), **style)
-            size, style = (corners[2] - corners[0])[:2], dict(format='jpeg', receive_shadow=False)
-            photo = original if has_meshes else drawn
-            photo = scene.add_image(
-                '/camera/image', photo, *size, position=corners.mean(0), **style
-            )
-            self.handles += [lines, photo]
+            add = partial(scene.add_line_segments, points=edges, colors=(90, 90, 90), **style)
+            put('/camera/frustum', add, (place, 'lines'))
+        for name in self.handles.keys() - shown:
+            self.handles.pop(name)[0].remove()
+        if self.framed != (*chosen, flat) and (flat or len(people)):
+            self.framed = (*chosen, flat)
+            self._look(*(_at_image(corners) if flat else _at_people(people)))
+
+    def _look(self, position, target):
+        """Set the cameras of browsers that are open, and of those that open later."""
+        # Beside the controls, which cover the right of the page.
+        ahead = target - position
+        right = np.cross([0, 1, 0], ahead)
+        aside = COVERED * np.tan(FIELD_OF_VIEW / 2) * np.linalg.norm(ahead)
+        aside = aside * right / np.linalg.norm(right)
+        position, target = position + aside, target + aside
+        start = self.server.initial_camera
+        start.position, start.look_at = position, target
+        for client in self.server.get_clients().values():
+            with contextlib.suppress(AssertionError):  # it has just come, and takes the initial one
+                client.camera.position, client.camera.look_at = position, target
 
     def wait(self) -> None:
         """Serve the page until it is closed, or Ctrl-C."""
@@ -344,6 +403,30 @@ def _plain(text):
     """Text of a file or model as markdown that is no markup: it may come from a stranger."""
     text = ''.join(c if c.isprintable() else '?' for c in text)
     return re.sub(r'[!-,/:-@\[-`{-~]', lambda found: f'&#{ord(found[0])};', text)
+
+
+def _people(result):
+    """(P, V, 3), meters, in the camera's frame."""
+    instances = result.pred_instances
+    return instances.vertices + instances.translation[:, None]
+
+
+def _at_people(people):
+    """Viewpoint and target that show people; those far behind the others may be small."""
+    depth = people[..., 2].mean(1)
+    near = people[depth <= 2.5 * np.median(depth)]
+    low, high = near.min((0, 1)), near.max((0, 1))
+    target, radius = (low + high) / 2, max(np.linalg.norm(high - low) / 2, 0.5)
+    direction = VIEW_FROM / np.linalg.norm(VIEW_FROM)
+    return target + direction * radius / np.sin(FIELD_OF_VIEW / 2), target
+
+
+def _at_image(corners):
+    """Viewpoint and target that fill the page with an image."""
+    width, height = (corners[2] - corners[0])[:2]
+    target = corners.mean(0)
+    distance = 0.52 * max(height, width / ASPECT) / np.tan(FIELD_OF_VIEW / 2)
+    return target - [0, 0, distance], target
 
 
 def _set_choices(dropdown, names):
