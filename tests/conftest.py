@@ -27,10 +27,17 @@ def seeded():
 
 @pytest.fixture(scope='session', autouse=True)
 def empty_cache(tmp_path_factory):
-    """No test finds or fills the user's cache of downloads."""
+    """No test finds or fills the user's cache of downloads, or downloads from the internet."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('TRUNCHIER_OFFLINE', '1')
         patch.setenv('TRUNCHIER_HOME', str(tmp_path_factory.mktemp('home')))
         yield
+
+
+@pytest.fixture
+def online(monkeypatch):
+    """For tests with a local server."""
+    monkeypatch.delenv('TRUNCHIER_OFFLINE')
 
 
 class Files(http.server.BaseHTTPRequestHandler):
@@ -48,7 +55,7 @@ class Files(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def web():
+def web(online):
     """A local server: `web.files` is {path: bytes}, `web.url` its address, `web.asked` paths."""
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Files)
     server.files, server.asked = {}, []

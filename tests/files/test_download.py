@@ -11,6 +11,7 @@ import pytest
 
 from trunchier.files import DownloadError, download, local_file
 
+pytestmark = pytest.mark.usefixtures('online')
 CONTENT = bytes(range(256)) * 40
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 

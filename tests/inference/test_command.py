@@ -1,6 +1,8 @@
 """The command does what its help says, and its exit code reports the result."""
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from small_models import ROOT, mesh_config, noise, pose_config, write_clip, writ
 from trunchier.deploy import export
 from trunchier.deploy.graph import describe
 from trunchier.files import shipped
-from trunchier.inference import command
+from trunchier.inference import command, predictor
 from trunchier.inference.sources import import_av
 from trunchier.models.create import build_model
 from trunchier.weights.find import find
@@ -48,6 +50,11 @@ def folder(tmp_path):
     return tmp_path
 
 
+def people_in(path):
+    """Of an image; of a video its frames."""
+    return json.loads(path.read_text())['instance_info']
+
+
 def run(*given):
     return command.main([str(each) for each in given])
 
@@ -57,10 +64,15 @@ def test_images_are_predicted_drawn_and_saved(models, folder, capsys):
     printed = capsys.readouterr()
     assert code == 0 and printed.out == ''
     for i in range(3):
-        (person,) = json.loads((folder / f'out/predictions/{i}.json').read_text())
+        (person,) = people_in(folder / f'out/predictions/{i}.json')
         assert len(person['keypoints']) == 17 and person['bbox'] == [[0, 0, 80, 60]]
         assert cv2.imread(str(folder / f'out/visualizations/{i}.jpg')).shape == (60, 80, 3)
-    assert '3 frames, 3 people' in printed.err and 'network' in printed.err
+    told, written = printed.err.strip().splitlines()[-2:]
+    assert told.startswith('3 people in 3 images, ') and told.endswith('images per second)')
+    assert written == (
+        f'written: {folder}/out/predictions (3 files), {folder}/out/visualizations (3 files)'
+    )
+    assert 'network' not in printed.err  # a line for developers
     assert '\r' not in printed.err and '━' not in printed.err  # no bar into a pipe
 
 
@@ -117,7 +129,7 @@ def test_several_models_keep_their_files_apart(models, folder):
     )  # fmt: skip
     assert code == 0
     for name, joints in (('pose_model', 17), ('mesh_model', 44)):
-        (person,) = json.loads((folder / f'out/{name}/predictions/0.json').read_text())
+        (person,) = people_in(folder / f'out/{name}/predictions/0.json')
         assert len(person['keypoints']) == joints
 
 
@@ -128,9 +140,78 @@ def test_boxes_come_from_a_file(models, folder):
         folder / 'photos', '--boxes', folder / 'boxes.json', '--out-dir', folder,
         *arguments(models, 'pose'),
     )  # fmt: skip
-    people = [json.loads((folder / f'predictions/{i}.json').read_text()) for i in range(3)]
+    people = [people_in(folder / f'predictions/{i}.json') for i in range(3)]
     assert code == 0 and [len(each) for each in people] == [2, 0, 0]
     assert people[0][1]['bbox'] == [[20, 5, 70, 55]]
+
+
+def test_people_are_found_by_a_detector_of_the_cache(models, shared, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('TRUNCHIER_HOME', str(shared / 'data/detector'))
+    code = run(
+        shared / 'data/coco_tiny/000000000785.jpg', '--out-dir', tmp_path,
+        '--save', 'json', *arguments(models, 'pose'),
+    )  # fmt: skip
+    assert code == 0 and len(people_in(tmp_path / 'predictions/000000000785.json')) == 1
+    printed = capsys.readouterr().err.splitlines()
+    assert 'pose_model: weights' in printed[0] and 'yolox_nano.onnx' in printed[2]
+
+
+def test_without_a_detector_one_line_says_what_that_means(models, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    assert run('photos/0.png', *arguments(models, 'pose')) == 0
+    printed = capsys.readouterr().err
+    (line,) = (each for each in printed.splitlines() if 'ONE person' in each)
+    assert 'trunchier download yolox-nano' in line and '--boxes FILE' in line
+    assert len(people_in(folder / 'outputs/predictions/0.json')) == 1
+    (folder / 'boxes.json').write_text('[[1, 2, 30, 40]]')
+    run('photos/0.png', '--boxes', 'boxes.json', *arguments(models, 'pose'))
+    assert 'ONE person' not in capsys.readouterr().err
+
+
+def test_each_run_gets_a_folder_of_its_own_unless_one_is_named(models, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    given = ['photos', '--save', 'json', *arguments(models, 'pose')]
+    for name in ('outputs', 'outputs2', 'outputs3'):
+        assert run(*given) == 0
+        assert len(list((folder / name / 'predictions').iterdir())) == 3
+    (folder / 'outputs3/predictions/1.json').unlink()
+    assert run(*given, '--resume') == 0
+    assert len(list((folder / 'outputs3/predictions').iterdir())) == 3
+    assert not (folder / 'outputs4').exists()
+
+
+def test_a_file_that_is_given_twice_is_predicted_once(models, folder, capsys):
+    given = ['photos/../photos/1.png', 'photos']
+    given = [folder / each for each in given]
+    assert run(*given, '--out-dir', folder, '--save', 'json', *arguments(models, 'pose')) == 0
+    assert len(list((folder / 'predictions').iterdir())) == 3
+    assert 'photos/1.png is given twice; it is predicted once' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('task', ['pose', 'mesh'])
+def test_json_lines_for_pipes(models, folder, monkeypatch, capsys, task):
+    monkeypatch.chdir(folder)
+    write_clip(folder / 'clip.mp4', frames=5)
+    given = ['photos/0.png', 'clip.mp4', '--frames', '1:5:2', '--json', '-']
+    code = run(*given, *arguments(models, task))
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert code == 0 and not (folder / 'outputs').exists()
+    assert [(each['meta_info']['source'], each['frame_id'], each['time']) for each in lines] == [
+        ('photos/0.png', 0, None), ('clip.mp4', 1, 0.1), ('clip.mp4', 3, 0.3),
+    ]  # fmt: skip
+    for each in lines:
+        meta, (person,) = each['meta_info'], each['instances']
+        assert meta['image_size'] == ([80, 60] if each['time'] is None else [128, 96])
+        assert len(meta['keypoint_names']) == len(person['keypoints'])
+        assert ('focal_length' in meta) == ('transl' in person) == (task == 'mesh')
+        assert ('keypoint_scores' in person) == (task == 'pose')
+
+
+def test_a_reader_that_has_enough_ends_the_command(models, folder):
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, 'w') as closed, contextlib.redirect_stdout(closed):
+        assert run(folder / 'photos', '--json', '-', *arguments(models, 'pose')) == 1
 
 
 def test_yolox_finds_the_people_of_a_photo(models, shared, tmp_path):
@@ -138,7 +219,7 @@ def test_yolox_finds_the_people_of_a_photo(models, shared, tmp_path):
         shared / 'data/photos/000000000785.jpg', '--detector',
         shared / 'data/detector/yolox_nano.onnx', '--out-dir', tmp_path, *arguments(models, 'pose'),
     )  # fmt: skip
-    (person,) = json.loads((tmp_path / 'predictions/000000000785.json').read_text())
+    (person,) = people_in(tmp_path / 'predictions/000000000785.json')
     assert code == 0 and person['bbox_score'] > 0.8
 
 
@@ -161,7 +242,8 @@ def test_skipped_input_is_reported_and_the_rest_is_done(models, folder, capsys):
     (folder / 'photos/1.png').write_bytes(b'broken')
     code = run(folder / 'photos', '--out-dir', folder, *arguments(models, 'pose'))
     assert code == command.EXIT_SKIPPED
-    assert '1 skipped' in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert '; 1 skipped\n' in told and told.count('1.png') == 1  # once
     assert len(list((folder / 'predictions').iterdir())) == 2
 
 
@@ -179,6 +261,10 @@ def test_skipped_input_is_reported_and_the_rest_is_done(models, folder, capsys):
         (['photos', '--save', 'glb', 'POSE'], 'obj and glb require a mesh model'),
         (['photos', '--boxes', 'nowhere.json', 'POSE'], 'no file nowhere.json'),
         (['photos', '--out-dir', 'file/x', 'POSE'], 'nothing can be written to'),
+        (['photos', '--boxes', 'others.json', 'POSE'], "images ('x.jpg'...), not of photos/0.png"),
+        (['photos', '--focal', '500', 'POSE'], '--focal: not of pose_model'),
+        (['photos', '--sheet', 'sheet.doc', 'POSE'], 'OpenCV writes no .doc images'),
+        (['photos', '--detector', 'none.onnx', 'POSE'], 'no file none.onnx'),
         (['camera:63', 'POSE'], 'nothing could be predicted'),
         (['broken.png', 'POSE'], 'nothing could be predicted'),
         (['photos', '--show', 'POSE'], 'requires a display'),
@@ -191,11 +277,17 @@ def test_errors_are_one_line(given, says, models, folder, monkeypatch, capsys):
     monkeypatch.setattr(shipped, 'asset', lambda name: folder / name)
     (folder / 'file').touch()
     (folder / 'broken.png').write_bytes(b'broken')
+    (folder / 'others.json').write_text('{"x.jpg": [[1, 2, 30, 40]]}')
+    loaded = []
+    counted = lambda cfg: loaded.append(cfg) or build_model(cfg)  # noqa: E731
+    monkeypatch.setattr(predictor, 'build_model', counted)
     if 'POSE' in given:
         given = [*given[: given.index('POSE')], *arguments(models, 'pose')]
     assert run(*given) == command.EXIT_ERROR
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith('error: ') and says in last
+    if 'nothing could' not in says:
+        assert loaded == [] and not (folder / 'outputs').exists()
 
 
 def test_a_wrong_command_line_is_an_error(capsys):
@@ -232,6 +324,6 @@ def test_an_interrupted_command_can_be_resumed(models, tmp_path):
     assert process.returncode == 130
     assert 'continue with the same command and --resume' in errors
     assert run(*given, '--resume') == 0
-    assert len(json.loads((tmp_path / 'out/predictions/clip.json').read_text())) == frames
+    assert len(people_in(tmp_path / 'out/predictions/clip.json')) == frames
     with import_av().open(str(tmp_path / 'out/visualizations/clip.mp4')) as container:
         assert sum(1 for _ in container.decode(video=0)) == frames

@@ -10,8 +10,10 @@ import pytest
 import torch
 from mmengine.structures import InstanceData
 
+from trunchier.files import DownloadError
 from trunchier.inference import detection
 from trunchier.inference.sources import Frame, Source
+from trunchier.zoo.releases import RELEASES
 
 BOX, OTHER = [1, 2, 30, 40], [5, 6, 70, 80]
 
@@ -59,6 +61,15 @@ def test_boxes_by_name_find_their_image(name):
 def test_boxes_of_a_video_by_name_are_indexed_by_frame():
     finder = detection.GivenBoxes.of({'clip': [[BOX], [OTHER]]})
     assert boxes_of(finder, *(frame('clip', i, 'video') for i in range(3))) == [[BOX], [OTHER], []]
+
+
+def test_boxes_of_other_images_are_an_error():
+    inputs = [frame(name).source for name in ('a', 'b')]
+    assert detection.GivenBoxes.of({'b': [BOX]}).missing(inputs) == ['a']
+    assert detection.GivenBoxes.of([BOX]).missing(inputs) == []
+    assert detection.GivenBoxes.of({}).missing(inputs) == []  # nobody on any of them
+    with pytest.raises(ValueError, match=r"1 other images \('x.jpg'...\), not of /somewhere/a.jpg"):
+        detection.GivenBoxes.of({'x.jpg': [BOX]}).missing(inputs)
 
 
 def test_coco_annotations_and_detections_are_read(tmp_path):
@@ -221,6 +232,71 @@ def test_boxes_of_every_layout_are_in_pixels_of_the_image(monkeypatch):
         np.testing.assert_allclose(found[:, :4].reshape(-1, 4), np.reshape(expected, (-1, 4)), 1e-4)
 
 
+def test_rtmdet_gets_normalized_images(tmp_path, monkeypatch):
+    fed = []
+
+    class Network(Session):
+        def run(self, names, feed):
+            fed.append(feed['images'])
+            return self.outputs
+
+    outputs = [np.float32([[[*BOX, 0.9]]]), np.array([[0]])]
+    network = Network(outputs, (1, 3, 'height', 'width'))
+    monkeypatch.setattr(detection, '_onnx_session', lambda path, device: network)
+    path = tmp_path / 'rtmdet-nano.onnx'
+    path.touch()
+    image = np.full((320, 160, 3), (103.53, 116.28, 0), np.uint8)
+    finder = detection.make_detector(path)
+    found = finder(Frame(image, Source('a', 'image')))
+    np.testing.assert_allclose(found, [[*BOX, 0.9]])
+    assert fed[0].shape == (1, 3, 320, 320)  # the size that it was trained at
+    np.testing.assert_allclose(
+        fed[0][0, :, 0, 0], [-0.53 / 57.375, -0.28 / 57.12, -2.118], atol=1e-3
+    )
+    np.testing.assert_allclose(fed[0][0, :, 0, -1], [0.182, -0.04, -0.166], atol=1e-3)  # gray
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of downloads; a detector is its file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('TRUNCHIER_HOME', str(tmp_path / 'home'))
+    monkeypatch.setattr(detection, '_onnx_session', lambda path, device: Session([]))
+    (tmp_path / 'home').mkdir()
+    return tmp_path / 'home'
+
+
+def test_the_best_detector_of_the_cache_is_taken(cache):
+    for name in ('yolox_nano.onnx', 'rtmdet-m.onnx', 'yolox_tiny.onnx'):
+        (cache / name).touch()
+    for given, expected in (('auto', 'rtmdet-m'), ('YOLOX_nano', 'yolox_nano')):
+        assert detection.make_detector(given).path == cache / f'{expected}.onnx'
+    assert detection.name_of(detection.make_detector('auto')) == 'rtmdet-m.onnx'
+
+
+def test_the_smallest_detector_is_downloaded_if_there_is_none(cache, web, monkeypatch, capsys):
+    content = b'a detector'
+    web.files['/yolox_nano.onnx'] = content
+    facts = dict(urls=(f'{web.url}/yolox_nano.onnx',), size=0, sha256='')
+    row = RELEASES['yolox-nano']._replace(**facts)
+    monkeypatch.setitem(RELEASES, 'yolox-nano', row)
+    assert detection.make_detector().path.read_bytes() == content
+    assert detection.make_detector().path == cache / 'yolox_nano.onnx'
+    assert web.asked == ['/yolox_nano.onnx']
+    assert 'yolox_nano.onnx' in capsys.readouterr().err
+
+
+def test_offline_the_whole_image_is_taken_and_a_warning_says_so(cache, monkeypatch, caplog):
+    assert detection.make_detector() is detection.whole_image
+    assert 'ONE person' in caplog.text and 'trunchier download yolox-nano' in caplog.text
+    caplog.clear()
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    assert detection.make_detector() is detection.whole_image
+    assert 'pip install onnxruntime' in caplog.text
+    with pytest.raises(DownloadError, match='TRUNCHIER_OFFLINE'):
+        detection.make_detector('yolox-s')
+
+
 def test_models_that_are_not_yolox_are_refused(tmp_path, monkeypatch):
     (tmp_path / 'broken.onnx').write_bytes(b'no model')
     with pytest.raises(ValueError, match='broken.onnx is no ONNX model'):
@@ -278,7 +354,7 @@ def test_mmdet_models_return_their_people(monkeypatch):
 
 
 def test_a_name_unknown_to_mmdet_is_an_error():
-    with pytest.raises(ValueError, match="detector='yolox-pico': .*expected 'whole_image'"):
+    with pytest.raises(ValueError, match="detector='yolox-pico': .*expected auto, whole_image"):
         detection.make_detector('yolox-pico')
 
 

@@ -64,6 +64,8 @@ def test_calls_that_make_no_sense_are_refused_before_any_work(infer, image, monk
         (dict(show=True), RuntimeError, 'requires a display'),
         (dict(resume=True), ValueError, 'requires the out_dir'),
         (dict(out_dir=tmp_path, save=['png']), ValueError, r"cannot save \['png'\]"),
+        (dict(out_dir=tmp_path, save='json,png'), ValueError, r"cannot save \['png'\]"),
+        (dict(detector_every=0), ValueError, 'detector_every must be 1 or more'),
         (dict(out_dir=tmp_path / 'file' / 'x'), OSError, 'nothing can be written to'),
         (dict(hue='red'), TypeError, 'hue'),
     ):
@@ -93,7 +95,7 @@ def test_all_files_of_images(infer, image, tmp_path, boxes):
 
 
 def test_a_single_folder_can_be_named(infer, image, tmp_path):
-    list(infer(image, pred_out_dir=tmp_path / 'p'))
+    list(infer(image, pred_out_dir=tmp_path / 'p', save='json'))
     assert {p.name for p in tmp_path.rglob('*.*')} == {'run.json', '000000.json'}
     list(infer(image, vis_out_dir=tmp_path / 'v'))
     assert {p.name for p in (tmp_path / 'v').iterdir()} == {'run.json', '000000.jpg'}

@@ -52,7 +52,8 @@ def test_other_topdown_models_of_mmpose_equal_mmpose(tmp_path, image, boxes, fli
     ]
     write_weights_of(cfg, tmp_path / 'a.pth')
     expected = inference_topdown(init_model(cfg, str(tmp_path / 'a.pth'), 'cpu'), image, boxes)
-    infer = PoseInferencer(cfg, tmp_path / 'a.pth', device='cpu', draw_heatmap=True)
+    options = dict(flip_test=None, draw_heatmap=True)  # None: as in the config
+    infer = PoseInferencer(cfg, tmp_path / 'a.pth', device='cpu', **options)
     (result,) = infer(image, bboxes=boxes)
     assert result.pred_fields.heatmaps.shape == (17, *image.shape[:2])
     for i, each in enumerate(expected):

@@ -87,7 +87,9 @@ def test_a_video_leaves_its_files_and_nothing_unfinished(whole):
         'predictions/clip.json', 'predictions/clip.npz', 'run.json', 'visualizations/clip.mp4',
     ]  # fmt: skip
     assert not list(whole.glob('.*'))
-    predicted = json.loads((whole / 'predictions/clip.json').read_text())
+    content = json.loads((whole / 'predictions/clip.json').read_text())
+    predicted = content['instance_info']
+    assert content['meta_info']['image_size'] == [128, 96] and content['meta_info']['fps'] == 10
     assert [frame['frame_id'] for frame in predicted] == list(range(FRAMES))
     assert [person['track_id'] for person in predicted[-1]['instances']] == [0, 1]
     with np.load(whole / 'predictions/clip.npz') as arrays:

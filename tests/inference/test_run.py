@@ -6,6 +6,7 @@ import threading
 
 import cv2
 import numpy as np
+import pytest
 import torch
 from small_models import CONFIGS, mesh_config, noise, write_clip
 
@@ -101,7 +102,8 @@ def test_results_without_people_have_the_same_form(infer, image, tmp_path, boxes
     assert len(nobody.pred_instances) == 0
     for name, value in nobody.pred_instances.items():
         assert value.shape[1:] == some.pred_instances.get(name).shape[1:], name
-    assert (tmp_path / 'predictions/000001.json').read_text() == '[]'
+    content = json.loads((tmp_path / 'predictions/000001.json').read_text())
+    assert content['instance_info'] == [] and len(content['meta_info']['keypoint_names'])
     assert cv2.imread(str(tmp_path / 'visualizations/000001.jpg')).shape == image.shape
 
 
@@ -137,7 +139,7 @@ def test_frames_of_a_camera_that_arrive_in_the_meantime_are_dropped(infer, monke
     assert ids == list(range(len(ids))) and 1 <= len(ids) <= 3  # in hand, waiting
     assert infer.report.skipped == [('camera0', 'camera 0 sends no more images')]
     saved = json.loads((tmp_path / 'predictions/camera0.json').read_text())
-    assert [frame['frame_id'] for frame in saved] == ids
+    assert [frame['frame_id'] for frame in saved['instance_info']] == ids
     assert (tmp_path / 'visualizations/camera0.mp4').exists()
 
 
@@ -178,6 +180,51 @@ def test_a_stage_may_hold_frames_back(infer, tmp_path):
     for task, keypoints in zip(tasks, expected, strict=True):
         np.testing.assert_allclose(task.result.pred_instances.keypoints, keypoints, atol=1e-2)
     assert run.report.frames == 10
+
+
+# --- some of the frames ---------------------------------------------------------------------------
+def moving(frame):
+    """One person, 4 pixels further right in each frame; from frame 6 on another one, too."""
+    x = 4 * frame.index
+    boxes = [[x, 10, x + 40, 90, 0.9], [100, 5, 125, 60, 0.5]]
+    return np.float32(boxes[: 1 + (frame.index >= 6)])
+
+
+def test_boxes_between_two_detections_are_interpolated(infer, monkeypatch, tmp_path):
+    asked = []
+    clip = write_clip(tmp_path / 'clip.mp4', frames=12)
+    monkeypatch.setattr(infer, 'detector', lambda frame: asked.append(frame.index) or moving(frame))
+    boxes = [result.pred_instances.bboxes for result in infer(clip, detector_every=5)]
+    assert asked == [0, 5, 10, 11]  # the last frame, too
+    for index, found in enumerate(boxes):
+        np.testing.assert_allclose(found[0], moving(sources.Frame(None, None, index))[0, :4])
+    assert [len(found) for found in boxes] == [1] * 8 + [2] * 4  # from the nearer detection
+
+
+def test_an_interrupted_run_goes_on_with_the_same_interpolation(infer, monkeypatch, tmp_path):
+    clip = write_clip(tmp_path / 'clip.mp4', frames=12)
+    monkeypatch.setattr(infer, 'detector', moving)
+    options = dict(save='json', detector_every=5, frames=slice(1, None, 2))
+    whole = [result.pred_instances.bboxes for result in infer(clip, **options)]
+    first = infer(clip, out_dir=tmp_path, **options)
+    next(first)
+    first.close()
+    rest = list(infer(clip, out_dir=tmp_path, resume=True, **options))
+    assert 0 < len(rest) < 6 and infer.report.done_before == 6 - len(rest)
+    saved = json.loads((tmp_path / 'predictions/clip.json').read_text())
+    assert [frame['frame_id'] for frame in saved['instance_info']] == [1, 3, 5, 7, 9, 11]
+    assert saved['meta_info']['fps'] == 5
+    for found, frame in zip(whole, saved['instance_info'], strict=True):
+        np.testing.assert_allclose(found, [each['bbox'][0] for each in frame['instances']])
+
+
+def test_the_frames_of_a_video_can_be_chosen(infer, tmp_path):
+    clip = write_clip(tmp_path / 'clip.mp4', frames=9)
+    results = list(infer(clip, frames=slice(2, 8, 3)))
+    assert [(result.frame_id, result.time) for result in results] == [(2, 0.2), (5, 0.5)]
+    for wrong in (slice(-3, None), slice(4, 4), slice(0, 9, -1)):
+        with pytest.raises(ValueError, match='expected start:stop:step'):
+            infer(clip, frames=wrong)
 
 
 def test_a_network_of_nan_predicts_nobody(weights, image, tmp_path, boxes):

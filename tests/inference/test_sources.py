@@ -1,5 +1,12 @@
 """Every kind of input gives upright BGR frames in order, or an error that says what to do."""
 
+import functools
+import http.server
+import socket
+import threading
+from types import SimpleNamespace
+
+import av
 import cv2
 import numpy as np
 import pytest
@@ -59,6 +66,19 @@ def test_equal_names_are_made_unique(tmp_path, image):
     assert [s.name for s in sources.find([tmp_path / 'x', tmp_path / 'y'])] == ['same', 'same_2']
 
 
+def test_folders_below_are_searched_but_no_hidden_file_and_no_result_of_a_run(tmp_path, image):
+    for name in (
+        *('a/b/1.png', 'a/2.png', '3.png', '.hidden.png', '._3.png', '.a/4.png'),
+        *('outputs/visualizations/3.png', 'outputs/5.png'),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), image)
+    (tmp_path / 'outputs/run.json').write_text('{}')
+    (tmp_path / 'a/loop').symlink_to(tmp_path)
+    found = [source.name for source in sources.find(tmp_path)]
+    assert found == ['3', 'a_2', 'a_b_1', 'outputs_5']
+
+
 @pytest.mark.parametrize('text', ['camera:2', 'webcam:2', 'Camera:2'])
 def test_a_camera_is_named_by_its_number(text):
     (source,) = sources.find(text)
@@ -79,7 +99,7 @@ def test_sources_of_an_endless_iterator_are_found_one_by_one(image):
     [
         ('nowhere.jpg', FileNotFoundError, 'no file nowhere.jpg'),
         ('no*where.jpg', FileNotFoundError, 'no file matches'),
-        ('https://example.com/a.jpg', ValueError, 'download it'),
+        ('ftp://example.com/a.jpg', ValueError, 'ftp is not supported; give http'),
         (None, TypeError, 'NoneType is no image'),
         (True, TypeError, 'True is no image'),
         ({'a': 1}, TypeError, 'dict is no image'),
@@ -92,7 +112,7 @@ def test_invalid_input_is_named(given, error, says):
 
 
 def test_an_empty_folder_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match='holds no image and no video'):
+    with pytest.raises(FileNotFoundError, match='hold no image and no video'):
         list(sources.find(tmp_path))
 
 
@@ -221,7 +241,7 @@ def test_a_video_gives_its_frames_with_index_and_time(tmp_path):
 def test_a_video_can_be_read_from_any_frame(tmp_path):
     write_clip(tmp_path / 'clip.mp4', frames=7)
     (source,) = sources.find(tmp_path / 'clip.mp4')
-    whole, part = list(sources.read(source)), list(sources.read(source, start=4))
+    whole, part = list(sources.read(source)), list(sources.read(source, range(4, 9)))
     assert [frame.index for frame in part] == [4, 5, 6]
     np.testing.assert_array_equal(part[0].image, whole[4].image)
 
@@ -291,6 +311,92 @@ def test_a_file_that_is_no_video_is_named(tmp_path, content):
         list(sources.read(source))
     with pytest.raises(sources.Unreadable, match='broken.mp4'):
         sources.video_info(source)
+
+
+# --- the network and standard input ---------------------------------------------------------------
+class Server(http.server.SimpleHTTPRequestHandler):
+    """Files of a folder, by HTTP with ranges of bytes left out, as by simple servers."""
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def address(tmp_path):
+    handler = functools.partial(Server, directory=tmp_path)
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield f'http://127.0.0.1:{server.server_port}'
+    server.shutdown()
+    server.server_close()
+
+
+def test_images_and_videos_are_read_from_urls(tmp_path, image, address):
+    cv2.imwrite(str(tmp_path / 'a b.png'), image)
+    write_clip(tmp_path / 'clip.mp4', frames=3)
+    found = list(sources.find([f'{address}/a%20b.png?size=1', f'{address}/clip.mp4']))
+    assert [(source.name, source.kind) for source in found] == [('a b', 'image'), ('clip', 'video')]
+    np.testing.assert_array_equal(frames(found[0])[0].image, image)
+    assert sources.video_info(found[1]) == (10, 3)
+    expected = frames(tmp_path / 'clip.mp4')
+    for read, local in zip(frames(found[1]), expected, strict=True):
+        np.testing.assert_array_equal(read.image, local.image)
+
+
+@pytest.mark.parametrize(
+    'name, says',
+    [
+        ('none.png', 'none.png: HTTP Error 404'),
+        ('none.mp4', 'none.mp4 cannot be opened'),
+        ('page.html', 'a web page, not an image'),
+        ('list.mp4', 'list.mp4 cannot be opened'),
+    ],
+)
+def test_what_a_server_does_not_send_is_named(tmp_path, address, name, says):
+    (tmp_path / 'page.html').write_text('<html></html>')
+    (tmp_path / 'secret.ts').write_bytes(b'secret')
+    playlist = f'#EXTM3U\n#EXTINF:1,\nfile://{tmp_path}/secret.ts\n#EXT-X-ENDLIST\n'
+    (tmp_path / 'list.mp4').write_text(playlist)
+    (source,) = sources.find(f'{address}/{name}')
+    with pytest.raises(sources.Unreadable, match=says):
+        list(sources.read(source))
+
+
+def test_a_live_stream_is_read_as_a_camera(tmp_path):
+    with av.open(str(tmp_path / 'clip.ts'), 'w', format='mpegts') as out:
+        stream = out.add_stream('mpeg2video', rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, 'yuv420p'
+        for seed in range(6):
+            picture = av.VideoFrame.from_ndarray(noise(48, 64, seed=seed), format='bgr24')
+            out.mux(stream.encode(picture))
+        out.mux(stream.encode())
+
+    def send():
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall((tmp_path / 'clip.ts').read_bytes())
+
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        thread = threading.Thread(target=send)
+        thread.start()
+        (source,) = sources.find(f'tcp://127.0.0.1:{listener.getsockname()[1]}')
+        assert (source.kind, sources.video_info(source)) == ('camera', (sources.DEFAULT_FPS, None))
+        found = list(sources.read(source, range(1, 5, 2)))
+        thread.join()
+    assert [(frame.index, frame.image.shape) for frame in found] == [(1, (48, 64, 3)),
+                                                                    (3, (48, 64, 3))]  # fmt: skip
+
+
+@pytest.mark.parametrize('kind', ['image', 'video'])
+def test_a_dash_is_standard_input(tmp_path, image, monkeypatch, kind):
+    path = tmp_path / ('a.png' if kind == 'image' else 'clip.mp4')
+    cv2.imwrite(str(path), image) if kind == 'image' else write_clip(path, frames=2)
+    with open(path, 'rb') as file:
+        monkeypatch.setattr('sys.stdin', SimpleNamespace(buffer=file))
+        (source,) = sources.find('-')
+    assert (source.name, source.kind) == ('stdin', kind)
+    for read, local in zip(frames(source), frames(path), strict=True):
+        np.testing.assert_array_equal(read.image, local.image)
 
 
 def test_a_missing_camera_is_named():

@@ -42,6 +42,19 @@ def test_new_people_get_a_new_id_unless_their_score_is_low():
     assert tracker(np.empty((0, 5), np.float32)).tolist() == []
 
 
+def test_boxes_between_two_detections_are_on_a_line():
+    before = np.float32([[0, 0, 10, 10, 0.5], [50, 0, 60, 10, 0.9], [90, 0, 99, 10, 0.9]])
+    after = np.float32([[52, 2, 62, 12, 0.7], [4, 0, 14, 10, 0.9], [70, 0, 80, 10, 0.4]])
+    early, late = (tracking.between(before, after, share) for share in (0.25, 0.75))
+    pairs = [[1, 0, 11, 10, 0.6], [50.5, 0.5, 60.5, 10.5, 0.85]]
+    np.testing.assert_allclose(early, [*pairs, before[2]], rtol=1e-6)
+    np.testing.assert_allclose(late[:2], [[3, 0, 13, 10, 0.8], [51.5, 1.5, 61.5, 11.5, 0.75]])
+    np.testing.assert_allclose(late[2], after[2])
+    nobody = np.empty((0, 5), np.float32)
+    assert len(tracking.between(before, nobody, 0.4)) == 3
+    assert tracking.between(before, nobody, 0.6).shape == (0, 5)
+
+
 def test_one_euro_is_the_filter_of_the_paper():
     """By hand: rate 10, both cutoffs 1 Hz, beta 0: a = 1 / (1 + 10 / 2 pi)."""
     share = 1 / (1 + 10 / (2 * np.pi))

@@ -32,8 +32,10 @@ def test_json_has_mmposes_fields_and_track_ids():
     theirs = split_instances(InstanceData(**fields))
     theirs = json.loads(json.dumps(theirs))
     assert writers.instances_to_json(fields) == theirs
-    more = writers.instances_to_json({**fields, 'track_ids': np.array([4, 7])})
-    assert [each.pop('track_id') for each in more] == [4, 7] and more == theirs
+    more = writers.instances_to_json({**fields, 'track_ids': np.array([4, -1])})
+    assert more[0].pop('track_id') == 4 and more == theirs  # nor has who is not tracked
+    del fields['keypoint_scores']
+    assert 'keypoint_scores' not in writers.instances_to_json(fields)[0]
 
 
 def test_npz_files_are_joined_without_pickles(tmp_path):

@@ -327,7 +327,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize('entry', BY_ADDRESS)
-def test_nothing_behind_an_address_runs(entry, folder, monkeypatch):
+def test_nothing_behind_an_address_runs(entry, folder, monkeypatch, online):
     for name in ('TORCH_HOME', 'TRUNCHIER_HOME'):
         monkeypatch.setenv(name, str(folder))
     canary = folder / 'canary'
@@ -351,7 +351,7 @@ def test_addresses_that_cannot_be_read_safely_say_what_to_do(scheme):
 
 
 @pytest.mark.parametrize('scheme', ['torchvision', 'modelzoo', 'open-mmlab', 'openmmlab', 'mmcls'])
-def test_names_in_the_indices_of_mmengine_are_read_safely(scheme, folder, monkeypatch):
+def test_names_in_the_indices_of_mmengine_are_read_safely(scheme, folder, monkeypatch, online):
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
     server.contents = crafted(Evil(folder / 'canary'))[:1]
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()

@@ -33,7 +33,8 @@ def test_they_are_small_and_labelled(task):
 def test_a_warning_names_the_training_data(caplog):
     with caplog.at_level(logging.WARNING, logger='trunchier'):
         PoseInferencer(MODELS['pose'])
-    assert 'VMPose-T-S2.safetensors: trained on synthetic people only' in caplog.text
+    origin = 'weights that come with trunchier; trained on synthetic people only'
+    assert f'VMPose-T-S2: {origin}' in caplog.text
 
 
 def test_keypoints_are_where_they_are(people):

@@ -6,39 +6,53 @@
 import argparse
 import errno
 import inspect
+import json
 import logging
+import os
 import sys
 import tempfile
+import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import cv2
+
+from ..files import check_writable, whole_file
+from ..files.download import OFFLINE
 from ..files.images import MAX_PIXELS
 from ..files.processes import clean_end
 from ..visualization.overlays import STYLES, contact_sheet
 from ..weights.find import Found, find
-from . import sources
-from .inferencer import DEFAULT_SAVE, Inferencer
-from .results import FORMATS
-from .screen import printable
+from . import detection, sources
+from .inferencer import DEFAULT_SAVE, Inferencer, frame_range
+from .results import FORMATS, check_formats, frame_to_json
+from .screen import check_display, printable
 from .writers import write_image
 
 HELP = """Predict poses or meshes of people in images and videos; draw and save them.
 
-INPUT is an image, a video, a folder of them, a quoted glob, or a camera (camera, camera:1).
+INPUT is an image, a video, a folder of them, a quoted glob, a URL (http, https, rtsp, rtmp...),
+standard input (-), or a camera (camera, camera:1).
 """
 EXAMPLES = """examples:
-  predict image.jpg                              with the weights that come with the package
-  predict image.jpg --model VMPose-T-S2 --weights pose.pth
-  predict images/ 'more/*.png' --model VMHMR2.0-T-S2 --weights mesh.pth --save json,npz,glb,images
-  predict clip.mp4 --model VMPose-T-S2 --weights pose.pth --detector yolox_nano.onnx --smooth
-  predict clip.mp4 ... --resume                  continue an interrupted run
-  predict images/ --model SwinPose-T-S3 VMPose-T-S3 --weights a.pth b.pth --sheet sheet.jpg
+  predict photo.jpg                              with the weights that come with the package
+  predict photo.jpg --model VMPose-T-S2 --weights pose.pth
+  predict photos/ 'more/*.png' --model VMHMR2.0-T-S2 --weights mesh.pth --save json,npz,glb,images
+  predict clip.mp4 --detector-every 5 --smooth   find people in every 5th frame
+  predict clip.mp4 --frames 300:600:2            every other frame from 300 to 600
+  predict clip.mp4 --out-dir out --resume        continue an interrupted run
+  predict photos/ --model SwinPose-T-S3 VMPose-T-S3 --weights a.pth b.pth --sheet sheet.jpg
+  predict https://example.com/photo.jpg --json - | jq .instances
   predict camera --model mesh --viewer           look at the address that it prints
 
---boxes FILE: JSON of {"image.jpg": [[x1, y1, x2, y2], ...]}, of COCO annotations or detections, or
+--detector auto: the best of {detectors} that is on this machine; if there is none,
+the last is downloaded (3.7 MB), once. Offline, each image is taken for one person.
+
+--boxes FILE: JSON of {{"photo.jpg": [[x1, y1, x2, y2]]}}, of COCO annotations or detections, or
 written by --save json; or .npy (people, 4 or 5).
 
 exit codes: 0 done; 1 error; 2 wrong command line; 3 done, but some input was skipped and is listed;
@@ -51,41 +65,58 @@ PAINTING = (
 )  # fmt: skip
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 SHEET_ROWS = 100
+OUTPUTS = 'outputs'  # then outputs2, outputs3...
+LISTED = 4  # files that are named one by one
+
+log = logging.getLogger('trunchier')
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    began = time.perf_counter()
     args = vars(_parser().parse_args(arguments))
-    quiet, out_dir = args['quiet'], args['out_dir']
-    logging.basicConfig(level=logging.ERROR if quiet else logging.WARNING, format='%(message)s')
-    # mmengine and mmpose log each file that they load and where they search for it.
-    logging.getLogger('mmengine').setLevel(logging.ERROR)
-    warnings.filterwarnings('ignore', message='The metainfo config file')
-    warnings.filterwarnings('ignore', module='PIL')  # of damaged EXIF data
+    out_dir, made = args['out_dir'], False
+    if args['offline']:
+        os.environ[OFFLINE] = '1'
 
     def given(*names):
-        return {name: args[name] for name in names}
+        return {name: args[name] for name in names if args[name] is not None}
 
     try:
-        with clean_end():
-            found = list(sources.find(args['inputs']))  # fails before any model is loaded
-            options = given('flip_test', 'focal', 'fov', 'body_model', 'draw_heatmap')
+        with _messages(args['quiet'], args['verbose']), clean_end():
+            # Whatever can be checked is checked before a model is loaded.
+            found = _once(sources.find(args['inputs']))
+            models = list(_models(args['model'], args['weights'], args['task']))
+            options = _options(
+                models, given('flip_test', 'focal', 'fov', 'body_model', 'draw_heatmap')
+            )
+            shown_elsewhere = any(args[name] for name in ('viewer', 'sheet', 'show', 'json'))
+            if out_dir is None and not shown_elsewhere:
+                out_dir = _numbered(OUTPUTS, args['resume'])
+            made = out_dir is not None and not os.path.exists(out_dir)
+            _check(args, found, models, out_dir)
+            viewer = _viewer(args['host'], args['port'], found) if args['viewer'] else None
             common = given('device', 'batch_size', 'precision', 'track', 'smooth')
             common |= given('detector', 'detector_weights', 'score_thr', 'trust', 'max_pixels')
             inferencers = [
-                Inferencer(model, **common, **_accepted(model.row.load('predictor'), options))
-                for model in _models(args['model'], args['weights'], args['task'])
+                Inferencer(model, **common, **accepted)
+                for model, accepted in zip(models, options, strict=True)
             ]
+            log.info('loaded in %.1f s', time.perf_counter() - began)
             return _predict(
                 found,
                 inferencers,
-                out_dir or (None if args['viewer'] or args['sheet'] or args['show'] else 'outputs'),
-                _viewer(args['host'], args['port'], found) if args['viewer'] else None,
+                out_dir,
+                viewer,
                 args['sheet'],
+                args['json'],
                 given(*PAINTING),
-                quiet,
-                **given('bboxes', 'save', 'resume', 'show'),
+                args['quiet'],
+                **given('bboxes', 'save', 'resume', 'show', 'frames', 'detector_every'),
             )
+    except BrokenPipeError:  # as of `--json - | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_ERROR
     except SystemExit as stop:  # by a signal
         where = f' --out-dir {printable(out_dir)}' if out_dir else ''
         print(f'interrupted; continue with the same command and --resume{where}', file=sys.stderr)
@@ -96,16 +127,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             text += f', writing a temporary file below {tempfile.gettempdir()}'
         print(f'error: {printable(text)}', file=sys.stderr)
         return EXIT_ERROR
+    finally:
+        if made:
+            with suppress(OSError):  # if it is empty, after an error
+                Path(out_dir).rmdir()
 
 
 # fmt: off
 def _parser():
     parser = argparse.ArgumentParser(
-        prog='predict', description=HELP, epilog=EXAMPLES,
+        prog='predict', description=HELP,
+        epilog=EXAMPLES.format(detectors=', '.join(detection.OFFICIAL)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add('inputs', nargs='+', metavar='INPUT', help='image, video, folder, glob or camera')
+    add('inputs', nargs='+', metavar='INPUT', help='image, video, folder, glob, URL, - or camera')
+    add('--frames', type=_frames, metavar='A:B:N',
+        help='of videos and cameras: every Nth frame from A on, before B (default: all)')
 
     add = parser.add_argument_group('model').add_argument
     add('--model', nargs='+', default=['pose'], metavar='NAME',
@@ -122,12 +160,16 @@ def _parser():
     add('--batch-size', type=int, default=8, metavar='N', help='people per batch (default: 8)')
     add('--precision', choices=('fp32', 'bf16', 'fp16'), default='fp32', help='default: fp32')
     add('--flip-test', action=argparse.BooleanOptionalAction,
-        help='average each pose with that of the mirrored image (default: as in the config)')
+        help='average each pose with that of the mirrored image, for twice the time (default: no; '
+             'testing does)')
+    add('--offline', action='store_true', help='download nothing (as TRUNCHIER_OFFLINE=1)')
 
     add = parser.add_argument_group('people').add_argument
-    add('--detector', default='whole_image', metavar='NAME',
-        help='whole_image: one person fills the image; a YOLOX .onnx file; an mmdet config or name '
-             '(default: whole_image)')
+    add('--detector', default='auto', metavar='NAME',
+        help='auto, see below; one of its names; whole_image: one person fills the image; a YOLOX '
+             'or RTMDet .onnx file; an mmdet config or name (default: auto)')
+    add('--detector-every', type=int, default=1, metavar='N',
+        help='find people in every Nth frame of a video, interpolate between (default: 1)')
     add('--detector-weights', metavar='FILE', help='checkpoint of an mmdet config')
     add('--score-thr', type=float, default=0.3, metavar='X',
         help='minimum score of detections (default: 0.3)')
@@ -145,16 +187,22 @@ def _parser():
         help='field of view along the longer side, degrees (default: 60)')
 
     add = parser.add_argument_group('results').add_argument
-    add('--out-dir', metavar='DIR', help='default: outputs (none with --viewer, --sheet or --show)')
+    add('--out-dir', metavar='DIR',
+        help='default: outputs, or if it exists outputs2, outputs3... (none with --viewer, '
+             '--sheet, --show or --json)')
     add('--save', type=_formats, metavar='LIST', default=DEFAULT_SAVE,
         help=f'formats among {",".join(FORMATS)} (default: json,images,video)')
-    add('--resume', action='store_true', help='continue an interrupted run')
+    add('--json', metavar='FILE',
+        help='one JSON object per image or frame and line; - for standard output')
+    add('--resume', action='store_true',
+        help='continue an interrupted run (default: in the last outputs folder)')
     add('--sheet', metavar='FILE', help='one image with the drawings of all models side by side')
     add('--viewer', action='store_true', help='show the results on a local web page')
     add('--host', default='127.0.0.1', help='viewer host (default: 127.0.0.1, this machine only)')
     add('--port', type=int, default=8080, help='viewer port (default: 8080)')
     add('--show', action='store_true', help='show drawings in a window')
     add('--quiet', action='store_true', help='print errors only')
+    add('--verbose', action='store_true', help='also print the time of each stage')
 
     add = parser.add_argument_group('drawing').add_argument
     add('--kpt-thr', type=float, default=0.3, metavar='X',
@@ -175,11 +223,52 @@ def _parser():
 
 
 def _formats(text):
-    formats = tuple(text.replace(' ', '').split(','))
-    if unknown := [name for name in formats if name not in FORMATS]:
-        choices = ', '.join(FORMATS)
-        raise argparse.ArgumentTypeError(f'unknown {", ".join(unknown)}; choose from {choices}')
-    return formats
+    try:
+        return check_formats(text, meshes=True)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _frames(text):
+    parts = text.split(':')
+    try:
+        if len(parts) not in (2, 3):
+            raise ValueError(f'{text!r}: expected start:stop or start:stop:step')
+        return frame_range(slice(*(int(part) if part else None for part in parts)))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+@contextmanager
+def _messages(quiet, verbose):
+    """Messages of this package go to stderr meanwhile, of others those that matter."""
+    logging.basicConfig(level=logging.ERROR if quiet else logging.WARNING, format='%(message)s')
+    # mmengine and mmpose log each file that they load and where they search for it.
+    logging.getLogger('mmengine').setLevel(logging.ERROR)
+    warnings.filterwarnings('ignore', message='The metainfo config file')
+    warnings.filterwarnings('ignore', module='PIL')  # of damaged EXIF data
+    handler, before = logging.StreamHandler(sys.stderr), (log.level, log.propagate)
+    log.addHandler(handler)
+    log.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before[0])
+        log.propagate = before[1]
+
+
+def _once(found):
+    """Sources without those of a file that is given twice."""
+    kept = {}
+    for source in found:
+        is_file = source.path is not None and not sources.is_url(source.path)
+        key = os.path.realpath(source.path) if is_file else source.path or source.name
+        if key in kept:
+            log.warning('%s is given twice; it is predicted once', printable(source.path or key))
+        kept.setdefault(key, source)
+    return list(kept.values())
 
 
 def _focal(text):
@@ -196,10 +285,49 @@ def _models(names, weights, task) -> Iterator[Found]:
     return map(find, names, weights, [task] * len(names))
 
 
+def _options(models, options):
+    """Those of `options` that the predictor of each model takes; ValueError if none takes one."""
+    options = {name: value for name, value in options.items() if value is not False}
+    taken = [_accepted(model.row.load('predictor'), options) for model in models]
+    if unused := sorted(options.keys() - {name for each in taken for name in each}):
+        names = ', '.join(f'--{name.replace("_", "-")}' for name in unused)
+        raise ValueError(f'{names}: not of {" and ".join(model.name for model in models)}')
+    return taken
+
+
 def _accepted(function: Callable, options: dict[str, Any]) -> dict[str, Any]:
     """Those of `options` that `function` takes: poses and meshes have different ones."""
     names = inspect.signature(function).parameters
     return {name: value for name, value in options.items() if name in names}
+
+
+def _numbered(name, resume):
+    """First of outputs, outputs2, outputs3... that does not exist; with `resume` the last one."""
+    folders = [name]
+    while os.path.exists(folders[-1]):
+        folders.append(f'{name}{len(folders) + 1}')
+    return folders[-2] if resume and len(folders) > 1 else folders[-1]
+
+
+def _check(args, found, models, out_dir):
+    """Raise what the run would raise later."""
+    for model in models:
+        model.required_weights()
+        check_formats(args['save'], model.row.load('predictor').has_meshes)
+    if args['bboxes']:
+        detection.GivenBoxes.of(args['bboxes']).missing(found)
+    if args['body_model'] and not os.path.isfile(args['body_model']):
+        raise FileNotFoundError(f'no body model {args["body_model"]} (from {Path.cwd()})')
+    if args['show']:
+        check_display()
+    if out_dir is not None:
+        check_writable(out_dir)
+    for file in (args['sheet'], args['json'] if args['json'] != '-' else None):
+        if file:
+            check_writable(Path(file).parent)
+    if args['sheet'] and not cv2.haveImageWriter(args['sheet']):
+        suffix = Path(args['sheet']).suffix
+        raise ValueError(f'OpenCV writes no {suffix} images: {args["sheet"]}; use .jpg')
 
 
 def _viewer(host, port, found):
@@ -210,40 +338,46 @@ def _viewer(host, port, found):
     return viewer
 
 
-def _predict(found, inferencers, out_dir, viewer, sheet, painting, quiet, **call):
+def _predict(found, inferencers, out_dir, viewer, sheet, lines, painting, quiet, **call):
     """Run one inferencer after the other; returns the exit code."""
     rows = {}  # of the sheet: drawings by source and model; of a video, its first frame
     frames = skipped = 0
-    for inferencer in inferencers:
-        painter = inferencer.painter(**_accepted(inferencer.predictor.painter_type, painting))
-        folder = out_dir and Path(out_dir, *([inferencer.name] if len(inferencers) > 1 else []))
-        results = inferencer(
-            found,
-            out_dir=folder,
-            return_vis=bool(sheet),
-            return_image=bool(sheet or viewer),
-            show_progress=not quiet,
-            painter=painter,
-            **call,
-        )
-        with closing(results):
-            for result in results:
-                if sheet and (result.source in rows or len(rows) < SHEET_ROWS):
-                    row = rows.setdefault(result.source, {'input': result.image})
-                    row.setdefault(inferencer.name, result.visualization)
-                if viewer is not None:
-                    viewer.add(inferencer.name, painter, result)
-        report = inferencer.report
-        frames += report.frames + report.done_before
-        skipped += len(report.skipped)
-        if not quiet:
-            print(f'{printable(inferencer.name)}: {report}', file=sys.stderr)
-            if folder is not None:
-                print(f'written to {printable(folder)}', file=sys.stderr)
+    with _lines(lines) as file:
+        for inferencer in inferencers:
+            painter = inferencer.painter(**_accepted(inferencer.predictor.painter_type, painting))
+            folder = out_dir and Path(out_dir, *([inferencer.name] if len(inferencers) > 1 else []))
+            results = inferencer(
+                found,
+                out_dir=folder,
+                return_vis=bool(sheet),
+                return_image=bool(sheet or viewer),
+                show_progress=not quiet,
+                painter=painter,
+                **call,
+            )
+            with closing(results):
+                for result in results:
+                    if file is not None:
+                        content = dict(model=inferencer.name, **frame_to_json(result))
+                        print(json.dumps(content), file=file, flush=True)
+                    if sheet and (result.source in rows or len(rows) < SHEET_ROWS):
+                        row = rows.setdefault(result.source, {'input': result.image})
+                        row.setdefault(inferencer.name, result.visualization)
+                    if viewer is not None:
+                        viewer.add(inferencer.name, painter, result)
+            report = inferencer.report
+            frames += report.frames + report.done_before
+            skipped += len(report.skipped)
+            of_model = f'{printable(inferencer.name)}: ' if len(inferencers) > 1 else ''
+            log.info('%s%s', of_model, report)
+            log.debug('%s', report.stages())
+            if report.files:
+                log.info('written: %s', _listed(report.files))
     if sheet and frames:
         titles = ['input', *(inferencer.name for inferencer in inferencers)]
         cells = [[row.get(title) for title in titles] for row in rows.values()]
         write_image(contact_sheet(cells, titles), sheet)
+        log.info('written: %s', printable(sheet))
     if not frames:
         print(f'error: nothing could be predicted of {len(found)} inputs', file=sys.stderr)
         return EXIT_ERROR
@@ -251,3 +385,22 @@ def _predict(found, inferencers, out_dir, viewer, sheet, painting, quiet, **call
         with suppress(SystemExit):  # Ctrl-C
             viewer.wait()
     return EXIT_SKIPPED if skipped else 0
+
+
+@contextmanager
+def _lines(path):
+    """File of --json, or None."""
+    if path in (None, '-'):
+        yield sys.stdout if path else None
+        return
+    with whole_file(path) as part, open(part, 'w', encoding='utf-8') as file:
+        yield file
+    log.info('written: %s', printable(path))
+
+
+def _listed(files):
+    """Their names, or of many their folders and numbers."""
+    if len(files) <= LISTED:
+        return printable(', '.join(map(str, files)))
+    folders = Counter(file.parent for file in files)
+    return printable(', '.join(f'{folder} ({number} files)' for folder, number in folders.items()))

@@ -1,10 +1,11 @@
-"""Person boxes: the whole image, given boxes, YOLOX (ONNX), or mmdet.
+"""Person boxes: the whole image, given boxes, YOLOX or RTMDet (ONNX), or mmdet.
 
 A detector is a function of a `Frame` to boxes (P, 5) float32: x1, y1, x2, y2 in pixels of the
 image, and a score.
 """
 
 import json
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..files import need
-from .sources import Frame
+from ..files import DownloadError, need
+from ..weights.official import fetch, installed
+from .sources import Frame, Source
 
+# Official detectors by name, the best first: 'auto' takes the first that is on this machine, and
+# else downloads the last.
+OFFICIAL = ('yolox-s', 'rtmdet-m', 'yolox-tiny', 'rtmdet-nano', 'yolox-nano')
 SCORE_THRESHOLD = 0.3
 NMS_THRESHOLD = 0.45  # of YOLOX's own demo
 MAX_INPUT = 4096  # pixels per side that a model may declare
@@ -24,14 +29,17 @@ PAD_VALUE = 114  # gray of YOLOX's input outside of the image
 MIN_SIDE, MAX_COORDINATE = 1e-2, 1e7  # pixels, of boxes that are used
 PERSON = 0  # index among COCO's classes
 NO_BOXES = np.empty((0, 5), np.float32)
+RTMDET_MEAN, RTMDET_STD = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)  # BGR
 MALFORMED = (  # raised by content of another structure, and by numpy's parser of .npy headers
     ArithmeticError, AttributeError, EOFError, LookupError, RecursionError, SyntaxError, TokenError,
     TypeError,
 )  # fmt: skip
 
+log = logging.getLogger('trunchier')
+
 
 def make_detector(
-    detector: str | Path,
+    detector: str | Path = 'auto',
     device: str = 'cpu',
     weights: str | Path | None = None,
     score_thr: float = SCORE_THRESHOLD,
@@ -40,8 +48,9 @@ def make_detector(
     """The detector that a name or file stands for.
 
     Args:
-        detector: 'whole_image' (one person fills the image), an .onnx file of YOLOX, an mmdet
-            config (.py) or model name.
+        detector: 'auto' (see `automatic`); one of OFFICIAL, which is downloaded the first time;
+            'whole_image' (one person fills the image); an .onnx file of YOLOX, or of RTMDet if its
+            name says so; an mmdet config (.py) or model name.
         weights: of an mmdet config.
         score_thr: minimum score of detections.
         nms_thr: overlap (IoU) above which the weaker of two detections is dropped.
@@ -50,9 +59,14 @@ def make_detector(
         FileNotFoundError, ValueError: no such file or name, another kind of file, or a config
             without weights.
         ImportError: onnxruntime or mmdet is not installed.
+        DownloadError: a detector of OFFICIAL could not be downloaded.
     """
     if detector == 'whole_image':
         return whole_image
+    if detector == 'auto':
+        return automatic(device, score_thr, nms_thr)
+    if str(detector).lower().replace('_', '-') in OFFICIAL:
+        detector = fetch(str(detector))
     suffix = Path(detector).suffix.lower()
     if suffix in ('.json', '.npy'):
         raise ValueError(f'{detector} is no detector; give boxes with bboxes= or --boxes')
@@ -60,7 +74,36 @@ def make_detector(
         return _mmdet_detector(detector, weights, device, score_thr)
     if not Path(detector).is_file():
         raise FileNotFoundError(f'no file {detector} (from {Path.cwd()})')
-    return YoloxDetector(detector, score_thr, nms_thr, device)
+    kind = RtmdetDetector if 'rtmdet' in Path(detector).stem.lower() else YoloxDetector
+    return kind(detector, score_thr, nms_thr, device)
+
+
+def automatic(device: str, score_thr: float, nms_thr: float) -> Callable[[Frame], np.ndarray]:
+    """The best detector of OFFICIAL that is on this machine; else the smallest, downloaded.
+
+    Without a network, with $TRUNCHIER_OFFLINE or without onnxruntime, it is `whole_image`, and a
+    warning says so.
+    """
+    try:
+        need('onnxruntime', 'finding people')
+        here = (installed(name) for name in OFFICIAL)
+        path = next(filter(None, here), None) or fetch(OFFICIAL[-1])
+    except (DownloadError, ImportError) as error:
+        remedy = f'run "trunchier download {OFFICIAL[-1]}" once with a network'
+        if isinstance(error, ImportError):
+            remedy = 'pip install onnxruntime'
+        log.warning(
+            'no person detector: each image is taken for ONE person who fills it. To find '
+            f'everybody, {remedy}, or give --detector FILE.onnx or --boxes FILE'
+        )
+        log.debug('%s', error)
+        return whole_image
+    return make_detector(path, device, None, score_thr, nms_thr)
+
+
+def name_of(detector: Callable[[Frame], np.ndarray]) -> str:
+    """What a detector is called: the name of its file, or of the function."""
+    return Path(getattr(detector, 'path', '')).name or getattr(detector, '__name__', 'detector')
 
 
 def whole_image(frame: Frame) -> np.ndarray:
@@ -136,11 +179,27 @@ class GivenBoxes:
         given, index = self.boxes, frame.index if frame.source.moves else frame.source.order
         if isinstance(given, dict):
             given, index = self._named(frame.source), frame.index
+        if given is None:
+            return NO_BOXES
         if isinstance(given, list):
             return given[index] if index < len(given) else NO_BOXES
         return given
 
+    def missing(self, sources: list[Source]) -> list[str]:
+        """Names of sources that boxes by name do not name; ValueError if these are all."""
+        if not isinstance(self.boxes, dict) or not self.boxes or not sources:
+            return []
+        without = [source.name for source in sources if self._named(source) is None]
+        if len(without) == len(sources):
+            theirs = ', '.join(map(repr, list(self.boxes)[:3]))
+            raise ValueError(
+                f'the boxes are of {len(self.boxes)} other images ({theirs}...), not of '
+                f'{sources[0].path or sources[0].name}; name images as their files are named'
+            )
+        return without
+
     def _named(self, source):
+        """What is given for a source, or None."""
         path = Path(source.path or source.name)
         number = re.search(r'(\d+)$', path.stem)
         names = [str(path), path.name, path.stem, source.name]
@@ -150,7 +209,7 @@ class GivenBoxes:
                 return self.boxes[name]
         # A file may give another folder, or none.
         stems = {Path(str(name)).stem: given for name, given in self.boxes.items()}
-        return stems.get(path.stem, NO_BOXES)
+        return stems.get(path.stem)
 
 
 def _read_json(path):
@@ -159,6 +218,8 @@ def _read_json(path):
         content = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:
         raise ValueError(f'no JSON file: {error}') from error
+    if isinstance(content, dict) and 'instance_info' in content:
+        content = content['instance_info']
     if isinstance(content, dict) and 'annotations' in content:
         names = {image['id']: image['file_name'] for image in content.get('images', [])}
         return _coco(content['annotations'], names)
@@ -240,14 +301,16 @@ class YoloxDetector:
         self.session = _onnx_session(path, device)
         inputs = self.session.get_inputs()
         shape = list(inputs[0].shape) if inputs else []
-        # Symbolic dimensions stand for the size that YOLOX was trained at.
-        self.size = tuple(n if isinstance(n, int) else 640 for n in shape[2:])
+        # Symbolic dimensions stand for the size that the network was trained at.
+        trained = 320 if isinstance(self, RtmdetDetector) and 'nano' in str(path) else 640
+        self.size = tuple(n if isinstance(n, int) else trained for n in shape[2:])
         if len(shape) != 4 or shape[1] != 3 or not all(0 < n <= MAX_INPUT for n in self.size):
             raise ValueError(f'{path} takes {shape}; YOLOX takes (1, 3, height, width)')
         self.input_name = inputs[0].name
 
     def __call__(self, frame: Frame) -> np.ndarray:
         blob, ratio = letterbox(frame.image, self.size)
+        blob = self.normalize(blob)
         try:
             outputs = self.session.run(None, {self.input_name: blob})
         except Exception as error:  # onnxruntime's exceptions have no common class
@@ -257,6 +320,11 @@ class YoloxDetector:
         height, width = frame.image.shape[:2]
         boxes[:, :4] = boxes[:, :4].clip(0, [width, height, width, height])
         return boxes
+
+    @staticmethod
+    def normalize(images: np.ndarray) -> np.ndarray:
+        """(1, 3, H, W) BGR in 0..255 as the network takes them."""
+        return images
 
     def _people(self, outputs):
         """(P, 5) in pixels of the input, best first."""
@@ -278,6 +346,18 @@ class YoloxDetector:
             f'{self.path} gives {given}; expected (1, anchors, 5 + classes) as from YOLOX, or '
             'boxes (1, N, 5) and labels (1, N) as from mmdeploy'
         )
+
+
+class RtmdetDetector(YoloxDetector):
+    """RTMDet (Lyu et al., 2022) as mmdeploy exports it, boxes after NMS.
+
+    It differs from YOLOX by normalized input. Arguments: see `YoloxDetector`.
+    """
+
+    @staticmethod
+    def normalize(images: np.ndarray) -> np.ndarray:
+        mean, std = (np.float32(each).reshape(3, 1, 1) for each in (RTMDET_MEAN, RTMDET_STD))
+        return (images - mean) / std
 
 
 def _onnx_session(path, device):
@@ -356,15 +436,15 @@ def _mmdet_detector(model, weights, device, score_thr):
         from mmdet.apis import DetInferencer
     except ImportError as error:
         raise ImportError(
-            f"detector={model!r} is neither 'whole_image' nor .onnx, so it is looked up in mmdet, "
-            f'which cannot be imported: {error}'
+            f'detector={model!r} is none of auto, whole_image, {", ".join(OFFICIAL)} and .onnx '
+            f'files, so it is looked up in mmdet, which cannot be imported: {error}'
         ) from error
     try:
         inferencer = DetInferencer(model, weights, device, show_progress=False)
     except ValueError as error:
         raise ValueError(
-            f"detector={model!r}: {error}; expected 'whole_image', an .onnx file, an mmdet config, "
-            'or a name in its model zoo'
+            f'detector={model!r}: {error}; expected auto, whole_image, {", ".join(OFFICIAL)}, an '
+            '.onnx file, an mmdet config, or a name in its model zoo'
         ) from error
 
     def detect(frame):

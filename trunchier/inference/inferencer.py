@@ -10,15 +10,17 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..files import shipped
 from ..files.images import MAX_PIXELS
 from ..files.version import __version__
 from ..weights.find import Found, find, pick_device, weights_note
 from . import detection, screen, sources
 from .predictor import Predictor
-from .results import Saver
+from .results import Saver, check_formats
 from .run import Report, Run
 
 if TYPE_CHECKING:
@@ -34,12 +36,14 @@ class Inferencer:
     """Predictions on images, videos and cameras, drawn and saved.
 
     Args:
-        model: the paper's name (`VMPose-T-S3`), the encoder's (`vm-t-s3`), path of a config, a
-            Config, or what `weights.find.find` returned.
+        model: 'pose' or 'mesh' (the model of that task that comes with weights), the paper's name
+            (`VMPose-T-S3`), the encoder's (`vm-t-s3`), path of a config, a Config, or what
+            `weights.find.find` returned.
         weights: checkpoint, or an exported model (.onnx, and .pt or .pt2 with trust=True; see
             `deploy.export`). None: the weights that come with the package, if any.
         device: 'auto', 'cpu', 'cuda', 'cuda:1'...
-        detector, detector_weights, score_thr, nms_thr: see `detection.make_detector`.
+        detector, detector_weights, score_thr, nms_thr: see `detection.make_detector`. 'auto' finds
+            one in the first call without boxes.
         batch_size: people per batch.
         precision: 'fp32', 'bf16' or 'fp16' (autocast).
         track: give people in videos ids; None: if the package `trackers` is installed.
@@ -62,10 +66,10 @@ class Inferencer:
 
     def __init__(
         self,
-        model: str | Config | Found,
+        model: str | Config | Found | None = None,
         weights: str | Path | None = None,
         device: str = 'auto',
-        detector: str = 'whole_image',
+        detector: str | Path = 'auto',
         detector_weights: str | None = None,
         score_thr: float = detection.SCORE_THRESHOLD,
         nms_thr: float = detection.NMS_THRESHOLD,
@@ -79,20 +83,21 @@ class Inferencer:
     ):
         if batch_size < 1:
             raise ValueError(f'batch_size must be 1 or more, got {batch_size}')
+        model = model or self.task or 'pose'
         found = model if isinstance(model, Found) else find(model, weights, self.task)
         self.name, self.weights = found.name, found.required_weights()
         device = str(pick_device(device))
-        self.detector = detection.make_detector(
-            detector, device, detector_weights, score_thr, nms_thr
-        )
+        self._detector = detector, device, detector_weights, score_thr, nms_thr
+        if detector != 'auto':
+            self.detector  # noqa: B018  fails before the model is loaded
+        note = weights_note(self.weights)
+        log.log(logging.WARNING if note else logging.INFO, '%s', provenance(found, note))
         if cfg_options:
             found.cfg.merge_from_dict(cfg_options)
         kind = found.row.load('predictor')
         self.predictor: Predictor = kind.load(found, device, precision, **options)
         self.batch_size, self.track, self.max_pixels = batch_size, track, max_pixels
         self.smooth = dict(smooth) if isinstance(smooth, dict) else ({} if smooth else None)
-        if note := weights_note(self.weights):
-            log.warning('%s: %s', self.weights.name, screen.printable(note))
         self.report = Report()
         self.settings = dict(
             trunchier=__version__,
@@ -107,6 +112,14 @@ class Inferencer:
             **self.predictor.settings,
         )
 
+    @cached_property
+    def detector(self) -> Callable:
+        """Function of a `sources.Frame` to boxes (P, 5), see `detection`."""
+        detector = detection.make_detector(*self._detector)
+        if detector is not detection.whole_image:
+            log.info('people are found by %s', detection.name_of(detector))
+        return detector
+
     def __call__(
         self,
         inputs: Any,
@@ -116,13 +129,15 @@ class Inferencer:
         pred_out_dir: str | Path | None = None,
         vis_out_dir: str | Path | None = None,
         mesh_out_dir: str | Path | None = None,
-        save: tuple[str, ...] = DEFAULT_SAVE,
+        save: str | tuple[str, ...] = DEFAULT_SAVE,
         resume: bool = False,
         return_vis: bool = False,
         return_image: bool = False,
         show: bool = False,
         show_progress: bool = False,
         painter: Callable | None = None,
+        frames: slice | range = slice(None),
+        detector_every: int = 1,
         **painting: Any,
     ) -> Iterator[PoseDataSample]:
         """Predict; results are computed as they are asked for, one per frame.
@@ -134,34 +149,50 @@ class Inferencer:
             batch_size: people per batch, for this call.
             out_dir: folder for everything: predictions/, visualizations/, meshes/.
             pred_out_dir, vis_out_dir, mesh_out_dir: replace those of `out_dir`.
-            save: formats to write: json, npz, obj, glb, video, images.
+            save: formats to write: json, npz, obj, glb, video, images; a list, or 'json,npz'.
             resume: continue a run with the same settings where it stopped.
             return_vis: `result.visualization` is the drawn image (H, W, 3) BGR.
             return_image: `result.image` is the image itself (H, W, 3) BGR.
             show: open a window (requires a display; `--viewer` of tools/predict.py does not).
             show_progress: show a bar with rate and remaining time, if stderr is a terminal.
+            frames: those of videos and cameras to predict: slice(100, 200, 2).
+            detector_every: find people in every so many frames of a video, and interpolate their
+                boxes between these.
             painter: from `painter()`; or give options of KeypointPainter or MeshPainter as
             painting.
 
         Returns:
             Iterator of PoseDataSample. `pred_instances` holds numpy arrays: `bboxes` (P, 4),
             `bbox_scores` (P,), `keypoints` (P, K, 2) in pixels of the image, `keypoint_scores`
-            (P, K), in videos `track_ids` (P,), and for meshes see `MeshInferencer`. Metainfo:
-            `img_path`, `ori_shape` (H, W), `frame_id`, `source`, `time`. `self.report` is complete
-            after the last one.
+            (P, K), in videos `track_ids` (P,), which are -1 for uncertain people who are not
+            tracked, and for meshes see `MeshInferencer`. Metainfo: `img_path`, `ori_shape` (H, W),
+            `frame_id`, `source`, `time`, `keypoint_names`. `self.report` is complete after the
+            last one.
 
         Raises:
             FileNotFoundError, ValueError, TypeError: invalid arguments, before any work.
         """
+        frames = frame_range(frames)
+        if detector_every < 1:
+            raise ValueError(f'detector_every must be 1 or more, got {detector_every}')
+        save = check_formats(save, self.predictor.faces is not None)
         found = sources.find(inputs)
         if not isinstance(inputs, Iterator):
             found = list(found)
-        detector = self.detector if bboxes is None else detection.GivenBoxes.of(bboxes)
+        if bboxes is None:
+            detector = self.detector
+        else:
+            detector = detection.GivenBoxes.of(bboxes)
+            if isinstance(found, list) and (missing := detector.missing(found)):
+                named = screen.printable(', '.join(missing[:5]))
+                log.warning('no boxes for %d of %d inputs: %s', len(missing), len(found), named)
         painter = painter or self.painter(**painting)
         if show:
             screen.check_display()
         folders = (out_dir, pred_out_dir, vis_out_dir, mesh_out_dir)
-        saver = self._saver(folders, save, resume, bboxes, painter)
+        every = detector_every if bboxes is None else 1
+        options = dict(frames=[frames.start, frames.stop, frames.step], detector_every=every)
+        saver = self._saver(folders, save, resume, bboxes, painter, frames, options)
         draws = return_vis or show or (saver is not None and saver.draws)
         run = Run(
             self.predictor,
@@ -174,6 +205,8 @@ class Inferencer:
             keep_images=return_image,
             live=isinstance(found, list) and any(source.kind == 'camera' for source in found),
             max_pixels=self.max_pixels,
+            frames=frames,
+            detector_every=every,
         )
         self.report = run.report
         show_progress = show_progress and sys.stderr.isatty()
@@ -183,7 +216,7 @@ class Inferencer:
         """Function of an image and its result that draws it: KeypointPainter or MeshPainter."""
         return self.predictor.painter(**options)
 
-    def _saver(self, folders, save, resume, bboxes, painter):
+    def _saver(self, folders, save, resume, bboxes, painter, frames, options):
         out_dir, *others = folders = [folder and Path(folder) for folder in folders]
         if not any(folders):
             if resume:
@@ -195,9 +228,12 @@ class Inferencer:
         given = str(bboxes) if isinstance(bboxes, str | Path) else bboxes is not None
         plain = bool | int | float | str | None
         painting = {n: value for n, value in vars(painter).items() if isinstance(value, plain)}
-        settings = dict(self.settings, bboxes=given, save=sorted(save), painting=painting)
+        settings = self.settings | options
+        if bboxes is None and settings['detector'] == 'auto':
+            settings['detector'] = detection.name_of(self.detector)
+        settings |= dict(bboxes=given, save=sorted(save), painting=painting)
         home = next(filter(None, folders))
-        return Saver(home, kinds, save, settings, self.predictor.faces, resume)
+        return Saver(home, kinds, save, settings, self.predictor.faces, resume, frames)
 
     def _deliver(self, tasks, found, return_vis, return_image, show, show_progress):
         with closing(tasks):
@@ -209,3 +245,23 @@ class Inferencer:
                 if show:
                     screen.show(task.drawing, task.frame.source)
                 yield task.result
+
+
+def provenance(found: Found, note: str | None) -> str:
+    """One line: a model, where its weights are from, and what their note says about them."""
+    path = found.required_weights()
+    ours = path == shipped.asset(path.name)
+    text = f'{found.name}: weights ' + ('that come with trunchier' if ours else f'{path}')
+    return screen.printable(f'{text}; {note}' if note else text)
+
+
+def frame_range(frames: slice | range) -> range:
+    """Indices that a slice of all frames has; ValueError if it counts from the end or back."""
+    start, stop, step = frames.start or 0, frames.stop, frames.step or 1
+    stop = sources.EVERY_FRAME.stop if stop is None else stop
+    if start < 0 or stop <= start or step < 1:
+        raise ValueError(
+            f'frames {frames.start}:{frames.stop}:{frames.step} are none; expected start:stop:step '
+            'with 0 <= start < stop and step >= 1'
+        )
+    return range(start, stop, step)

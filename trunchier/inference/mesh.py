@@ -9,7 +9,7 @@ import torch
 from mmengine.registry import TRANSFORMS
 from torch import Tensor
 
-from ..conventions import HEAD_FIELDS, person
+from ..conventions import HEAD_FIELDS, JOINTS_44, person
 from ..deploy.graph import pipeline_steps
 from ..geometry import camera_crop_to_full, full_image_focal, seen_columns
 from ..models.mesh.body import BodyModel
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LONG_LENS = '4D-Humans'  # value of `focal`
 FIELD_OF_VIEW = 60.0  # degrees along the longer side, of a photo whose lens is unknown
 PREDICTED = (
-    'keypoints', 'keypoint_scores', *HEAD_FIELDS, 'camera_translation', 'vertices', 'joints',
+    'keypoints', *HEAD_FIELDS, 'camera_translation', 'vertices', 'joints',
     'translation',
 )  # fmt: skip
 
@@ -47,6 +47,8 @@ class MeshPredictor(Predictor):
 
     smoothed = ('keypoints', 'global_orient', 'body_pose', 'betas', 'translation')
     painter_type = MeshPainter
+    has_meshes = True
+    keypoint_names = JOINTS_44
 
     def __init__(
         self,
@@ -94,7 +96,6 @@ class MeshPredictor(Predictor):
         for index, crop in enumerate(crops):
             person = {name: array[index] for name, array in arrays.items()}
             person['keypoints'] = points[index] * np.float32(crop.size) + np.float32(crop.center)
-            person['keypoint_scores'] = np.ones(len(points[index]), np.float32)
             box, camera = [[*crop.center, crop.size[0]]], self.metainfo(crop.shape, crop.focal)
             person['translation'] = full_camera(person['camera'][None], box, *camera.values())[0]
             people.append(person)

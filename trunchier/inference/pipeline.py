@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .sources import Frame, Source
+from .sources import EVERY_FRAME, Frame, Source
 
 POLL_SECONDS = 0.1  # between checks whether the consumer of a full queue has closed it
 STOP_SECONDS = 3.0  # that the first stage may take for its item after it is closed
@@ -25,11 +25,11 @@ HELD_BYTES = 256 << 20  # limit of the images that wait for a batch to fill
 
 @dataclass
 class Begin:
-    """Start of a source. `start`: index of its first frame that is still to be done."""
+    """Start of a source. `fps`: of `frames`, those that are still to be done."""
 
     source: Source
     fps: float = 30.0
-    start: int = 0
+    frames: range = EVERY_FRAME
 
 
 @dataclass

@@ -29,7 +29,8 @@ class PosePredictor(Predictor):
 
     Args:
         network: gives `heatmaps` (B, K, h, w); or an mmpose estimator with another head.
-        flip_test: average with the mirrored image; None: as the config says.
+        flip_test: average with the mirrored image, for twice the time; None: as the config says, as
+            in testing.
         draw_heatmap: put heatmaps into results and drawings.
         cfg, device, precision, dataset_meta: see `Predictor`.
     """
@@ -42,7 +43,7 @@ class PosePredictor(Predictor):
         cfg: Config,
         network: Network | nn.Module,
         *common: Any,
-        flip_test: bool | None = None,
+        flip_test: bool | None = False,
         draw_heatmap: bool = False,
         **options: Any,
     ):
@@ -65,6 +66,9 @@ class PosePredictor(Predictor):
         else:
             self.network = Heatmaps(network, cfg.model.head.decoder, *flips)
         count = self.dataset_meta['num_keypoints']
+        kept = self.test_cfg.get('output_keypoint_indices') or range(count)
+        names = self.dataset_meta.get('keypoint_id2name', {})
+        self.keypoint_names = tuple(names.get(index, str(index)) for index in kept)
         self.fields = dict(keypoints=(count, 2))
         self.fields |= dict.fromkeys(('keypoint_scores', 'keypoints_visible'), (count,))
 

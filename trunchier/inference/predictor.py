@@ -68,12 +68,16 @@ class Predictor:
         fields: shapes of one predicted person's arrays, by name.
         smoothed: fields to smooth in videos.
         faces: (F, 3) of the bodies, or None.
+        has_meshes: whether there are such bodies.
+        keypoint_names: of the keypoints, in order.
         settings: options that the results depend on, as plain data.
         painter_type: class of what `painter` returns.
     """
 
     smoothed: ClassVar[tuple[str, ...]] = ()
     painter_type: ClassVar[type]
+    has_meshes: ClassVar[bool] = False
+    keypoint_names: tuple[str, ...] = ()
     faces: np.ndarray | None = None
     fields: dict[str, tuple[int, ...]]
     settings: dict[str, Any]

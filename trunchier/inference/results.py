@@ -25,7 +25,7 @@ from ..files.lock import FolderLock
 from ..geometry import matrix_to_axis_angle
 from ..visualization.overlays import person_colors
 from . import writers
-from .sources import Frame, Source
+from .sources import EVERY_FRAME, Frame, Source
 
 FOLDERS = {
     'json': 'predictions', 'npz': 'predictions', 'obj': 'meshes', 'glb': 'meshes',
@@ -35,6 +35,7 @@ FORMATS = tuple(FOLDERS)
 SEGMENT = 200  # frames of a video that are lost at most when a run is killed
 IMAGE_SUFFIX = '.jpg'
 RAW, CAMERA = 'raw_', 'camera_'  # prefixes in the npz of a segment
+INDICES = 'all_frames'  # its array of the indices of its frames, also of those without people
 
 # Fields of a person in npz and JSON. Names there are smplx's, rotation matrices are axis-angle.
 SAVED_FIELDS = (
@@ -42,6 +43,23 @@ SAVED_FIELDS = (
     'joints', 'global_orient', 'body_pose',
 )  # fmt: skip
 SMPLX_NAMES = {'translation': 'transl'}
+
+
+def check_formats(save: str | Iterable[str], meshes: bool) -> tuple[str, ...]:
+    """Names of formats, given as such or as 'json,npz'.
+
+    Args:
+        meshes: whether there are any to save.
+
+    Raises:
+        ValueError: an unknown format; a format of meshes without any.
+    """
+    save = tuple(save.replace(' ', '').split(',')) if isinstance(save, str) else tuple(save)
+    if unknown := sorted(set(save) - set(FORMATS)):
+        raise ValueError(f'cannot save {unknown}; choose from {", ".join(FORMATS)}')
+    if not meshes and {'obj', 'glb'} & set(save):
+        raise ValueError('obj and glb require a mesh model')
+    return save
 
 
 class Saver:
@@ -55,6 +73,7 @@ class Saver:
         settings: what the results depend on, as plain data for `run.json`.
         faces: (F, 3) of meshes.
         resume: continue an interrupted run with the same settings.
+        frames: indices of the frames of videos that are predicted.
 
     Attributes:
         draws: whether drawings are written.
@@ -73,15 +92,12 @@ class Saver:
         settings: dict[str, Any],
         faces: np.ndarray | None = None,
         resume: bool = False,
+        frames: range = EVERY_FRAME,
     ):
-        unknown = set(save) - set(FORMATS)
-        if unknown:
-            raise ValueError(f'cannot save {sorted(unknown)}; choose from {", ".join(FORMATS)}')
-        if {'obj', 'glb'} & set(save) and faces is None:
-            raise ValueError('obj and glb require a mesh model')
+        save = check_formats(save, faces is not None)
         kinds = {name: folders[FOLDERS[name]] for name in save}
         self.folders = {name: folder for name, folder in kinds.items() if folder}  # by format
-        self.home, self.faces, self.resume = Path(home), faces, resume
+        self.home, self.faces, self.resume, self.frames = Path(home), faces, resume, frames
         self.writes_videos = 'video' in self.folders
         self.draws = 'images' in self.folders or self.writes_videos
         self.video = None  # the _Video being written
@@ -121,39 +137,41 @@ class Saver:
     # --- earlier results -----------------------------------------------------------------------
 
     def is_done(self, source: Source) -> bool:
-        """Whether an earlier run has written all files of this source.
+        """Whether an earlier run has written all files of this source."""
+        files = self.files(source)
+        unfinished = not self.resume or not files or self.part_folder(source).exists()
+        return not unfinished and all(file.exists() for file in files)
 
-        OBJ does not count, of which there is one file per person.
-        """
+    def files(self, source: Source) -> list[Path]:
+        """Files of a source, without OBJ, of which there is one per person."""
         suffixes = dict(json='.json', npz='.npz')
         if not source.moves:
             suffixes |= dict(images=IMAGE_SUFFIX, glb='.glb')
         else:  # '': a folder
             suffixes |= dict(video='.mp4') if self.writes_videos else dict(images='')
-        files = [
+        return [
             self.folders[name] / f'{source.name}{suffix}'
             for name, suffix in suffixes.items()
             if name in self.folders
         ]
-        unfinished = not self.resume or not files or self.part_folder(source).exists()
-        return not unfinished and all(file.exists() for file in files)
 
     def part_folder(self, source: Source) -> Path:
         """Folder of an unfinished video."""
         return self.home / f'.{source.name}.part'
 
-    def frames_done(self, source: Source) -> int:
-        """Number of frames of a video that an earlier run has done, from its first on."""
+    def frames_left(self, source: Source) -> range:
+        """Indices of the frames of a video that no earlier run has done."""
         segments = self._segments(source)
-        return segments[-1][1] if segments else 0
+        done = segments[-1][1] - self.frames.start if segments else 0
+        return self.frames[-(-done // self.frames.step) :]
 
     def stored(self, source: Source) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Index and arrays (P, ...) of each of these frames."""
         return _stored(self.part_folder(source), self._segments(source))
 
     def _segments(self, source):
-        """(start, end) of the complete segments of a video that follow each other from 0 on."""
-        segments, ends, start = [], {}, 0
+        """(start, end) of the complete segments of a video that follow each other."""
+        segments, ends, start = [], {}, self.frames.start
         if self.resume and source.kind == 'video':
             for path in self.part_folder(source).glob('[0-9]*-[0-9]*.npz'):
                 complete = not self.writes_videos or path.with_suffix('.mp4').exists()
@@ -188,8 +206,9 @@ class Saver:
             self.video.add(frame, record, drawing, raw or {}, camera_of(sample))
             return
         if 'json' in self.folders:
-            people = writers.instances_to_json(record)
-            writers.write_json(people, self.folders['json'] / f'{name}.json')
+            people = dict(instance_info=writers.instances_to_json(record))
+            content = dict(meta_info=meta_info(frame.source, camera_of(sample)), **people)
+            writers.write_json(content, self.folders['json'] / f'{name}.json')
         if 'npz' in self.folders:
             save_npz(self.folders['npz'] / f'{name}.npz', **record, **camera_of(sample))
         self._add_meshes(sample, name)
@@ -236,7 +255,8 @@ class _Video:
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.segments = segments
-        self.start = self.count = segments[-1][1] if segments else 0
+        self.start = segments[-1][1] if segments else saver.frames.start
+        self.indices = []  # of the frames of the segment
         self.rows, self.camera = [], {}  # arrays (P, ...) of each frame of the segment
         self.writer, self.writing = None, self.folder / '.growing.mp4'
 
@@ -248,21 +268,23 @@ class _Video:
         raw = {RAW + name: array for name, array in raw.items()}
         self.rows.append(dict(frame=np.full(len(record['bboxes']), frame.index), **record, **raw))
         self.camera = {CAMERA + name: array for name, array in camera.items()}
-        self.count += 1
-        if self.count - self.start >= SEGMENT:
+        self.indices.append(frame.index)
+        if len(self.indices) >= SEGMENT:
             self.close_segment()
 
     def close_segment(self):
         """Complete the current segment. Its npz is written last and marks it as complete."""
-        if self.count == self.start:
+        if not self.indices:
             return
         # Taken first: a segment that cannot be written is given up.
-        segment, self.start = (self.start, self.count), self.count
+        segment, (indices, self.indices) = (self.start, self.indices[-1] + 1), (self.indices, [])
+        self.start = segment[1]
         (rows, self.rows), (writer, self.writer) = (self.rows, []), (self.writer, None)
         if writer is not None:
             writer.close()
             self.writing.rename(_path(self.folder, segment, '.mp4'))
         arrays = {n: np.concatenate([row[n] for row in rows]) for n in rows[0]}
+        arrays[INDICES] = np.array(indices)
         save_npz(_path(self.folder, segment, '.npz'), **arrays, **self.camera)
         self.segments.append(segment)
 
@@ -279,21 +301,25 @@ class _Video:
         shutil.rmtree(self.folder)
 
     def _write_json(self, path):
-        """MMPose's list of {frame_id, instances}, written frame by frame."""
+        """What MMPose's demos write, frame by frame."""
+        meta = json.dumps(meta_info(self.source, self._constants()))
         with whole_file(path) as part, open(part, 'w') as file:
-            separator = '['
+            separator = f'{{"meta_info": {meta}, "instance_info": ['
             for index, record in _stored(self.folder, self.segments):
                 people = writers.instances_to_json(record)
                 file.write(separator + json.dumps(dict(frame_id=index, instances=people)))
                 separator = ',\n'
-            file.write(']')
+            file.write(']}')
 
     def _write_npz(self, path):
         parts = [_path(self.folder, segment, '.npz') for segment in self.segments]
-        with np.load(parts[0], allow_pickle=False) as file:
+        writers.concatenate_npz(parts, path, self._constants(), leave_out=(RAW, CAMERA, INDICES))
+
+    def _constants(self):
+        """What `camera_of` says of the first frame, and the frame rate."""
+        with np.load(_path(self.folder, self.segments[0], '.npz'), allow_pickle=False) as file:
             constants = {n.removeprefix(CAMERA): a for n, a in file.items() if n.startswith(CAMERA)}
-        constants['fps'] = np.float64(self.fps)
-        writers.concatenate_npz(parts, path, constants, leave_out=(RAW, CAMERA))
+        return constants | {'fps': np.float64(self.fps)}
 
 
 def _path(folder, segment, suffix):
@@ -304,7 +330,7 @@ def _is_whole(path):
     """Whether a segment can be read; a damaged one is made again."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return 'frame' in [name for name, array in arrays.items() if array.ndim]
+            return {'frame', INDICES} <= {name for name, array in arrays.items() if array.ndim}
     except Exception:  # of zipfile, zlib, and numpy's parser
         return False
 
@@ -314,7 +340,7 @@ def _stored(folder, segments):
     for segment in segments:
         with np.load(_path(folder, segment, '.npz'), allow_pickle=False) as file:
             arrays = {n: a for n, a in file.items() if not n.startswith(CAMERA)}
-        for index in range(*segment):
+        for index in arrays.pop(INDICES).tolist():
             here = arrays['frame'] == index
             yield index, {name: array[here] for name, array in arrays.items()}
 
@@ -332,8 +358,22 @@ def to_record(instances: InstanceData) -> dict[str, np.ndarray]:
 
 
 def camera_of(sample: BaseDataElement) -> dict[str, np.ndarray]:
-    """The image's camera, by name: pixels, x before y."""
+    """The image's camera by name, in pixels, x before y; and the names of the keypoints."""
     height, width = sample.ori_shape
-    names = [name for name in ('focal_length', 'principal_point') if name in sample]
-    camera = {name: np.asarray(sample.get(name)) for name in names}
+    names = ('focal_length', 'principal_point', 'keypoint_names')
+    camera = {name: np.asarray(sample.get(name)) for name in names if name in sample}
     return camera | {'image_size': np.array([width, height])}
+
+
+def meta_info(source: Source, camera: dict[str, np.ndarray]) -> dict[str, Any]:
+    """`meta_info` of a JSON file: the path of the image or video, and what `camera_of` says."""
+    numbers = {name: np.asarray(array).tolist() for name, array in camera.items()}
+    return {'source': source.path or source.name, **numbers}
+
+
+def frame_to_json(sample: BaseDataElement) -> dict[str, Any]:
+    """A result as one JSON object: `meta_info` of its image, `frame_id`, `time`, `instances`."""
+    numbers = {name: array.tolist() for name, array in camera_of(sample).items()}
+    meta = {'source': sample.img_path or sample.source, **numbers}
+    people = writers.instances_to_json(to_record(sample.pred_instances))
+    return dict(meta_info=meta, frame_id=sample.frame_id, time=sample.time, instances=people)

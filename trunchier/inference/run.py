@@ -7,18 +7,19 @@ People are batched across frames, results come in order, and memory is bounded w
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from mmengine.structures import InstanceData, PixelData
 
 from ..files.images import MAX_PIXELS
 from . import detection, sources, tracking
-from .pipeline import Batch, Begin, End, FrameTask, Stage, Stopwatch, batches
+from .pipeline import HELD_BYTES, Batch, Begin, End, FrameTask, Stage, Stopwatch, batches
 from .pipeline import run as run_stages
 from .predictor import Predictor
 from .results import Saver
@@ -40,6 +41,9 @@ class Run:
         keep_images: keep the image in each FrameTask.
         live: drop frames that arrive while the pipeline is busy.
         max_pixels: of the largest image that is read.
+        frames: indices of those of videos and cameras to predict.
+        detector_every: find people in the first of so many frames of a video; between these, their
+            boxes are interpolated, and a camera's people stay where they were found.
 
     Attributes:
         stages: list of `pipeline.Stage`, which may be changed before the run starts. A stage after
@@ -59,19 +63,23 @@ class Run:
         keep_images: bool = False,
         live: bool = False,
         max_pixels: int = MAX_PIXELS,
+        frames: range = sources.EVERY_FRAME,
+        detector_every: int = 1,
     ):
         self.report = report = Report()
         waiting = dict(depth=1, may_drop=sources.Frame) if live else dict(depth=4)
         keep_images = keep_images or painter is not None
         stored = saver.stored if saver is not None else lambda source: ()
         options = dict(predictor=predictor, track=track, smooth=smooth, stored=stored)
+        limits = dict(max_pixels=max_pixels, frames=frames)
+        finding = dict(detector=detector, every=detector_every, stored=stored)
         self.stages = [
             Stage(
                 'read',
-                partial(_read, report=report, saver=saver, max_pixels=max_pixels),
+                partial(_read, report=report, saver=saver, **limits),
                 **waiting,
             ),
-            Stage('find people', partial(_find, detector=detector, report=report)),
+            Stage('find people', partial(_find, report=report, **finding)),
             Stage('crop', partial(_crop, predictor=predictor, keep_images=keep_images)),
             Stage('batch', partial(batches, batch_size=batch_size), depth=1),
             Stage('network', partial(_forward, predictor=predictor), depth=1),
@@ -81,7 +89,7 @@ class Run:
         if painter is not None:
             self.stages.append(Stage('draw', partial(_draw, painter=painter)))
         if saver is not None:
-            self.stages.append(Stage('save', partial(_save, saver=saver)))
+            self.stages.append(Stage('save', partial(_save, saver=saver, report=report)))
 
     def __call__(self, found: Iterable[sources.Source]) -> Iterator[FrameTask]:
         """Frames with their results, in order."""
@@ -92,17 +100,30 @@ class Run:
                 self.report.elapsed = clock.elapsed
                 if isinstance(item, FrameTask):
                     self.report.frames += 1
+                    self.report.images += not item.frame.source.moves
                     self.report.people += len(item.result.pred_instances)
                     yield item
 
 
 @dataclass
 class Report:
-    """Summary of a run. `skipped`: (where, why) of what could not be predicted."""
+    """Summary of a run.
+
+    Attributes:
+        frames, images: predicted; `images` are those frames that are not of videos and cameras.
+        people: in them.
+        done_before: frames that an earlier run has predicted.
+        files: written, without those of single frames and people.
+        skipped: (where, why) of what could not be predicted.
+        seconds: that each stage worked. They overlap.
+        elapsed: seconds in all.
+    """
 
     frames: int = 0
+    images: int = 0
     people: int = 0
     done_before: int = 0
+    files: list[Path] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     seconds: Counter = field(default_factory=Counter)
     elapsed: float = 0.0
@@ -113,26 +134,24 @@ class Report:
         log.warning('skipped %s: %s', printable(where), printable(why))
 
     def __str__(self) -> str:
-        rate = self.frames / self.elapsed if self.elapsed else 0.0
-        lines = [
-            f'{_count(self.frames, "frame", "frames")}, '
-            f'{_count(self.people, "person", "people")} in {self.elapsed:.1f} s: '
-            f'{rate:.1f} frames per second'
-        ]
-        if self.seconds:
-            shares = (
-                f'{name} {seconds:.1f} s ({100 * seconds / max(self.elapsed, 1e-9):.0f} %)'
-                for name, seconds in self.seconds.most_common()
-            )
-            lines.append('busy time of the stages, which overlap: ' + ', '.join(shares))
+        frames = ('image', 'images') if self.images == self.frames else ('frame', 'frames')
+        text = f'{_count(self.people, "person", "people")} in {_count(self.frames, *frames)}'
+        text += f', {self.elapsed:.1f} s'
+        if self.frames > 1 and self.elapsed:
+            text += f' ({self.frames / self.elapsed:.1f} {frames[1]} per second)'
         if self.done_before:
-            lines.append(f'{self.done_before} frames or images were done before')
+            text += f'; {self.done_before} done before'
         if self.skipped:
-            lines.append(f'{len(self.skipped)} skipped:')
-            lines += [f'  {printable(where)}: {printable(why)}' for where, why in self.skipped[:20]]
-            if len(self.skipped) > 20:
-                lines.append(f'  ... and {len(self.skipped) - 20} more')
-        return '\n'.join(lines)
+            text += f'; {len(self.skipped)} skipped'
+        return text
+
+    def stages(self) -> str:
+        """Busy time of the stages, one line."""
+        shares = (
+            f'{name} {seconds:.1f} s ({100 * seconds / max(self.elapsed, 1e-9):.0f} %)'
+            for name, seconds in self.seconds.most_common()
+        )
+        return 'busy time of the stages, which overlap: ' + ', '.join(shares)
 
 
 def _count(number, one, many):
@@ -140,20 +159,20 @@ def _count(number, one, many):
 
 
 # --- Stages, in order -----------------------------------------------------------------------------
-def _read(found, report, saver, max_pixels):
+def _read(found, report, saver, max_pixels, frames):
     """Sources -> Begin, Frames and End of each that is not done yet."""
     for source in found:
         if saver is not None and saver.is_done(source):
             report.done_before += 1
             continue
         try:
-            begin = Begin(source)
+            begin = Begin(source, frames=frames)
             if source.moves:
-                begin.fps, _ = sources.video_info(source)
-                begin.start = saver.frames_done(source) if saver is not None else 0
-                report.done_before += begin.start
+                begin.fps = sources.video_info(source)[0] / frames.step
+                begin.frames = saver.frames_left(source) if saver is not None else frames
+                report.done_before += len(range(frames.start, begin.frames.start, frames.step))
             yield begin
-            for frame in sources.read(source, begin.start, max_pixels):
+            for frame in sources.read(source, begin.frames, max_pixels):
                 if isinstance(frame, sources.Unreadable):
                     report.skip(source.name, frame)
                 else:
@@ -163,23 +182,70 @@ def _read(found, report, saver, max_pixels):
         yield End(source)
 
 
-def _find(items, detector, report):
+def _find(items, report, detector, every, stored):
     """Frames -> FrameTasks with boxes."""
-    live = 0
+    for item in _detect(items, detector, every, stored):
+        if isinstance(item, FrameTask):
+            usable = detection.usable(item.boxes, item.shape)
+            for box in item.boxes[~usable]:
+                report.skip(
+                    f'{item.frame.source.name}, frame {item.frame.index}',
+                    f'the box {box[:4].tolist()} is empty, not finite, too far or outside of the '
+                    'image',
+                )
+            item.boxes = item.boxes[usable]
+        yield item
+
+
+def _detect(items, detector, every, stored):
+    """Frames -> FrameTasks. Frames of a video wait for the next that people are found in."""
+    live, waiting = 0, []
     for item in items:
+        if isinstance(item, Begin):
+            live, last = 0, (None, None)
+            step, done = item.frames.step, deque(stored(item.source) if every > 1 else (), every)
+        elif isinstance(item, End):
+            yield from _interpolated(waiting, last, detector)
+            waiting = []
         if not isinstance(item, sources.Frame):
             yield item
             continue
         if item.source.kind == 'camera':  # number the frames that were not dropped
             item, live = replace(item, index=live), live + 1
-        shape, boxes = item.image.shape[:2], detector(item)
-        usable = detection.usable(boxes, shape)
-        for box in boxes[~usable]:
-            report.skip(
-                f'{item.source.name}, frame {item.index}',
-                f'the box {box[:4].tolist()} is empty, not finite, too far or outside of the image',
-            )
-        yield FrameTask(item, shape, boxes[usable])
+        task = FrameTask(item, item.image.shape[:2])
+        # Frames that wait are held in memory.
+        span = step * min(every, max(1, HELD_BYTES // max(item.image.nbytes, 1)))
+        if done:  # by an earlier run, which may have ended within a span
+            block = done[-1][0] // span
+            last = next((n, _boxes(record)) for n, record in done if n // span == block)
+            done.clear()
+        if not item.source.moves or last[0] is None or item.index // span != last[0] // span:
+            task.boxes = detector(item)
+            yield from _interpolated(waiting, last, None, item.index, task.boxes)
+            last, waiting = (item.index, task.boxes), []
+            yield task
+        elif item.source.kind == 'camera':
+            task.boxes = last[1].copy()
+            yield task
+        else:
+            waiting.append(task)
+
+
+def _interpolated(tasks, before, detector, index=None, boxes=None):
+    """Tasks with boxes between those of two frames: (index, boxes) `before`, and `index, boxes`.
+
+    Without these, people are found in the last of the tasks.
+    """
+    if tasks and index is None:
+        index, boxes = tasks[-1].frame.index, detector(tasks[-1].frame)
+    for task in tasks:
+        share = (task.frame.index - before[0]) / (index - before[0])
+        task.boxes = tracking.between(before[1], boxes, share)
+        yield task
+
+
+def _boxes(record):
+    return np.float32(np.hstack([record['bboxes'], record['bbox_scores'][:, None]]))
 
 
 def _crop(items, predictor, keep_images):
@@ -244,7 +310,9 @@ def _result(task, predictor, report):
     of_frame = dict(img_path=frame.source.path, source=frame.source.name)
     of_frame |= dict(frame_id=frame.index, time=frame.time)
     shape = dict(ori_shape=task.shape, img_shape=task.shape)
-    result.set_metainfo(of_frame | shape | predictor.metainfo(task.shape, frame.focal))
+    names = dict(keypoint_names=predictor.keypoint_names)
+    camera = predictor.metainfo(task.shape, frame.focal)
+    result.set_metainfo(of_frame | shape | names | camera)
     return result
 
 
@@ -255,7 +323,7 @@ def _draw(items, painter):
         yield item
 
 
-def _save(items, saver):
+def _save(items, saver, report):
     try:
         for item in items:
             if isinstance(item, Begin) and item.source.moves:
@@ -264,6 +332,8 @@ def _save(items, saver):
                 saver.finish()
             elif isinstance(item, FrameTask):
                 saver.add(item.frame, item.result, item.drawing, item.raw)
+            if isinstance(item, End):
+                report.files += filter(Path.exists, saver.files(item.source))
             yield item
     finally:
         saver.interrupt()  # nothing is left to do after the last End

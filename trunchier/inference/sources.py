@@ -1,4 +1,4 @@
-"""Frames of images, videos and cameras: paths, folders, globs, arrays, PIL images, tensors.
+"""Frames of images, videos and cameras: paths, folders, globs, URLs, arrays, PIL images, tensors.
 
 `find(inputs)` lists the sources without opening them; `read(source)` yields their frames, in order.
 Images are read as in OpenMMLab (OpenCV's IMREAD_COLOR): three channels in BGR, the EXIF
@@ -8,9 +8,14 @@ be read is `Unreadable`, whatever the decoder raises, and sizes are checked befo
 
 import glob
 import hashlib
+import http.client
+import io
 import os
 import re
 import stat
+import sys
+import urllib.parse
+import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,7 +29,7 @@ import numpy as np
 import torch
 
 from ..files import need
-from ..files.images import MAX_PIXELS, ImageError, decode_image, exif_focal
+from ..files.images import MAX_PIXELS, ImageError, declared_size, decode_image, exif_focal
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,6 +47,12 @@ KINDS = dict.fromkeys(IMAGE_SUFFIXES, 'image') | dict.fromkeys(VIDEO_SUFFIXES, '
 CONTAINERS = (
     'mov,avi,matroska,mpeg,mpegts,mpegvideo,asf,flv,gif,ogg,h264,hevc,m4v,mjpeg,ivf,obu,mxf'
 )
+NETWORK = 'http,https,tcp,tls,udp,rtp,srtp,rtmp,rtmps,srt'  # protocols of streams; no files
+STREAMS = ('rtsp', 'rtsps', 'rtmp', 'rtmps', 'tcp', 'udp', 'srt')
+TIMEOUT = 20.0  # seconds that a server may be silent
+MAX_BYTES = 1 << 30  # of an image of the network, or of standard input
+RESULTS = ('predictions', 'visualizations', 'meshes')  # folders beside a run.json
+EVERY_FRAME = range(sys.maxsize)
 MAX_NAME = 200  # bytes of a source's name, which leaves room for suffixes
 DEFAULT_FPS = 30.0
 CAMERA = re.compile(r'(?:camera|webcam)(?::(\d+))?', re.IGNORECASE)
@@ -57,9 +68,9 @@ class Source:
 
     Attributes:
         name: unique among the sources of a run; names of result files begin with it.
-        kind: 'image', 'video' or 'camera'.
-        path: of the file, or None.
-        content: array, PIL image, tensor or number of a camera, or None.
+        kind: 'image', 'video' or 'camera' (also a live stream).
+        path: of the file, or URL, or None.
+        content: array, PIL image, tensor, bytes of a file or number of a camera, or None.
         order: index in the run.
     """
 
@@ -98,14 +109,15 @@ def find(inputs: Any) -> Iterator[Source]:
     """Sources of `inputs`, in order; folders and globs in natural order (2 before 10).
 
     Args:
-        inputs: path of an image, a video or a folder of them; a glob; 'camera' or 'camera:1', or
-            the camera's number; a numpy array (H, W[, C]) in BGR, or (N, H, W, C) for a clip; a PIL
-            image; a torch tensor (3, H, W) in RGB, or (N, 3, H, W) for a clip; a Source; or an
-            iterable of these.
+        inputs: path of an image, a video or a folder of them, with the folders below it; a glob; an
+            http(s) URL of an image or video; the URL of a live stream (rtsp, rtmp, srt, udp, tcp);
+            '-', standard input; 'camera' or 'camera:1', or the camera's number; a numpy array
+            (H, W[, C]) in BGR, or (N, H, W, C) for a clip; a PIL image; a torch tensor (3, H, W) in
+            RGB, or (N, 3, H, W) for a clip; a Source; or an iterable of these.
 
     Raises:
         FileNotFoundError: no such file, an empty folder, a glob that matches nothing.
-        ValueError, TypeError: a URL; an array or object that is no image.
+        ValueError, TypeError: a URL of another kind; an array or object that is no image.
     """
     taken = set()
     for order, source in enumerate(_flat(inputs)):
@@ -155,11 +167,17 @@ def _from_text(text):
         yield from _flat(int(camera[1] or 0))
         return
     if re.match(r'[a-z][a-z0-9+.-]+://', text, re.IGNORECASE):
-        raise ValueError(f'{text} is a URL; download it and give its path')
+        yield _from_url(text)
+        return
+    if text == '-':
+        yield _from_bytes(sys.stdin.buffer.read(MAX_BYTES))
+        return
     path = Path(text).expanduser()
     if path.is_dir():
-        files = (file for file in path.iterdir() if file.suffix.lower() in KINDS)
-        yield from _from_files(files, f'the folder {path} holds no image and no video')
+        none = f'the folder {path} and those below it hold no image and no video'
+        for source in _from_files(_media(path), none):
+            below = Path(source.path).relative_to(path).with_suffix('')
+            yield replace(source, name='_'.join(below.parts))
     elif path.exists():
         yield _from_file(path)
     elif glob.has_magic(text):
@@ -167,6 +185,37 @@ def _from_text(text):
         yield from _from_files(files, f'no file matches {text} (from {Path.cwd()})')
     else:
         raise FileNotFoundError(f'no file {text} (from {Path.cwd()})')
+
+
+def _from_url(url):
+    parts = urllib.parse.urlsplit(url)
+    path = Path(urllib.parse.unquote(parts.path))
+    name = path.stem or parts.hostname or ''
+    if parts.scheme.lower() in STREAMS:
+        return Source(name, 'camera', url)
+    if parts.scheme.lower() not in ('http', 'https'):
+        raise ValueError(
+            f'{url}: {parts.scheme} is not supported; give http(s), {", ".join(STREAMS)}, or a path'
+        )
+    return Source(name, KINDS.get(path.suffix.lower(), 'image'), url)
+
+
+def _from_bytes(data):
+    """A file of standard input."""
+    image = declared_size(data) is not None and not data.startswith(b'GIF8')
+    return Source('stdin', 'image' if image else 'video', content=data)
+
+
+def _media(folder):
+    """Images and videos in a folder and below, but hidden ones and those that a run has written."""
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith('.')]
+    results = RESULTS if any(entry.name == 'run.json' for entry in entries) else ()
+    for entry in entries:
+        if entry.is_dir():
+            if entry.name not in results and not entry.is_symlink():  # links may form a loop
+                yield from _media(entry)
+        elif entry.suffix.lower() in KINDS:
+            yield entry
 
 
 def _from_files(paths, none):
@@ -200,11 +249,12 @@ def _from_array(array):
 
 # --- Frames ---------------------------------------------------------------------------------------
 def read(
-    source: Source, start: int = 0, max_pixels: int = MAX_PIXELS
+    source: Source, frames: range = EVERY_FRAME, max_pixels: int = MAX_PIXELS
 ) -> Iterator[Frame | Unreadable]:
-    """Frames of a source from index `start` on.
+    """Frames of a source.
 
     Args:
+        frames: indices of those of a video, clip or camera that are wanted.
         max_pixels: width times height of the largest image or video that is read.
 
     Yields:
@@ -214,16 +264,50 @@ def read(
         Unreadable: the source cannot be opened or decoded, or is truncated.
         ImportError: a video without PyAV.
     """
-    if source.kind == 'camera':
-        yield from _read_camera(source)
-    elif source.content is not None:
-        clip = source.content if source.moves else [source.content]
-        for index in range(start, len(clip)):
-            yield Frame(to_bgr(clip[index], max_pixels), source, index)
-    elif source.moves:
-        yield from _read_video(source, start, max_pixels)
+    if not source.moves:
+        yield _read_still(source, max_pixels)
+    elif source.path is not None or isinstance(source.content, bytes):
+        yield from _read_video(source, frames, max_pixels)
+    elif source.kind == 'camera':
+        yield from _read_camera(source, frames)
     else:
-        yield _read_photo(source, max_pixels)
+        for index in range(len(source.content))[frames.start : frames.stop : frames.step]:
+            yield Frame(to_bgr(source.content[index], max_pixels), source, index)
+
+
+def _read_still(source, max_pixels):
+    if source.content is not None and not isinstance(source.content, bytes):
+        return Frame(to_bgr(source.content, max_pixels), source)
+    name = source.path or source.name
+    try:
+        if source.content is not None:
+            data = source.content
+        elif is_url(source.path):
+            data = _fetch(source.path)
+        else:
+            _check_regular(source.path)
+            data = np.fromfile(source.path, np.uint8)
+        image = decode_image(data, max_pixels=max_pixels)
+    except (OSError, ImageError, http.client.HTTPException) as error:
+        raise Unreadable(f'{name}: {error}') from error
+    return Frame(image, source, focal=exif_focal(data, image.shape[:2]))
+
+
+def is_url(path: str | None) -> bool:
+    """Whether the `path` of a source is on the network."""
+    return path is not None and '://' in path
+
+
+def _fetch(url):
+    """Content of an http(s) address; OSError if it is larger than MAX_BYTES."""
+    request = urllib.request.Request(url, headers={'User-Agent': 'trunchier'})
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+        if answer.headers.get_content_type() == 'text/html':
+            raise OSError('the server sends a web page, not an image')
+        data = answer.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise OSError(f'more than {MAX_BYTES} bytes')
+    return data
 
 
 def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -233,17 +317,7 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         Unreadable: no such file, no permission, a pipe or device, a format that OpenCV does not
             decode or that is refused, or more than `max_pixels`.
     """
-    return _read_photo(Source('', 'image', str(path)), max_pixels).image
-
-
-def _read_photo(source, max_pixels):
-    _check_regular(source.path)
-    try:
-        data = np.fromfile(source.path, np.uint8)
-        image = decode_image(data, max_pixels=max_pixels)
-    except (OSError, ImageError) as error:
-        raise Unreadable(f'{source.path}: {error}') from error
-    return Frame(image, source, focal=exif_focal(data, image.shape[:2]))
+    return _read_still(Source('', 'image', str(Path(path))), max_pixels).image
 
 
 def _check_regular(path):
@@ -315,59 +389,71 @@ def _three_channels(array, rgb):
     return np.ascontiguousarray(array[..., 2::-1] if rgb else array[..., :3])
 
 
-def _read_video(source, start, max_pixels):
+def _read_video(source, frames, max_pixels):
+    name = source.path or source.name
+
     def read(frame):
-        with _unreadable(f'{source.path}: frame {index}'):
+        with _unreadable(f'{name}: frame {index}'):
             # By the display matrix, as players and OpenCV do.
             turned = np.rot90(frame.to_ndarray(format='bgr24'), round(frame.rotation / 90))
             return Frame(np.ascontiguousarray(turned), source, index, frame.time)
 
     with _opened(source) as stream:
-        _check_size(source.path, stream.width, stream.height, max_pixels)
+        _check_size(name, stream.width, stream.height, max_pixels)
         # Frames may be larger than declared.
         stream.codec_context.options = {'max_pixels': str(max_pixels)}
         stream.thread_type = 'AUTO'
         packets = stream.container.demux(stream)
         index = broken = 0
         while True:
-            with _unreadable(f'{source.path} is truncated'):
+            with _unreadable(f'{name} is truncated'):
                 packet = next(packets, None)
             if packet is None:
                 break
             try:
-                with _unreadable(f'{source.path}: broken frame after frame {index}'):
-                    frames = packet.decode()
+                with _unreadable(f'{name}: broken frame after frame {index}'):
+                    decoded = packet.decode()
             except Unreadable as error:
                 broken += 1
-                if index >= start:
+                if index >= frames.start:
                     yield error
                 continue
-            for frame in frames:
-                if index >= start:
+            for frame in decoded:
+                if index >= frames.stop:
+                    return
+                if index in frames:
                     try:
                         yield read(frame)
                     except Unreadable as error:
                         yield error
                 index += 1
         if index == 0:
-            raise Unreadable(f'{source.path}: no frame could be decoded')
+            raise Unreadable(f'{name}: no frame could be decoded')
         # An edit list may drop a few frames of a whole file.
         if index + broken < 0.99 * stream.frames - 2:
-            yield Unreadable(f'{source.path}: only {index} of {stream.frames} frames could be read')
+            yield Unreadable(f'{name}: only {index} of {stream.frames} frames could be read')
 
 
 @contextmanager
 def _opened(source):
-    """The video stream of a file."""
-    _check_regular(source.path)
-    av, path = import_av(), str(Path(source.path).absolute())  # no name of a protocol
+    """The video stream of a file, a URL or bytes."""
+    av, name = import_av(), source.path or source.name
     options = dict(format_whitelist=CONTAINERS, protocol_whitelist='file')
-    with _unreadable(f'{source.path} cannot be opened as a video'):
-        container = av.open(path, options=options, metadata_errors='replace')
+    given, timeout = name, None
+    if is_url(source.path):
+        options = dict(format_whitelist=f'{CONTAINERS},rtsp,rtp', protocol_whitelist=NETWORK)
+        timeout = TIMEOUT
+    elif source.content is not None:
+        given = io.BytesIO(source.content)
+    else:
+        _check_regular(source.path)
+        given = str(Path(source.path).absolute())  # no name of a protocol
+    with _unreadable(f'{name} cannot be opened as a video'):
+        container = av.open(given, options=options, metadata_errors='replace', timeout=timeout)
     with container:
         streams = [each for each in container.streams.video if each.codec_context is not None]
         if not streams:
-            raise Unreadable(f'{source.path} has no video stream that can be decoded')
+            raise Unreadable(f'{name} has no video stream that can be decoded')
         yield streams[0]
 
 
@@ -388,9 +474,11 @@ def video_info(source: Source) -> tuple[float, int | None]:
     Raises:
         Unreadable, ImportError: as `read`.
     """
-    if source.path is None:
-        return DEFAULT_FPS, None if source.kind == 'camera' else len(source.content)
-    with _opened(source) as stream, _unreadable(f'{source.path} has no rate'):
+    if source.kind == 'camera':
+        return DEFAULT_FPS, None
+    if source.path is None and not isinstance(source.content, bytes):
+        return DEFAULT_FPS, len(source.content)
+    with _opened(source) as stream, _unreadable(f'{source.path or source.name} has no rate'):
         fps = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
         duration = stream.container.duration  # microseconds
         frames = stream.frames or (round(duration / 1e6 * fps) if duration else None)
@@ -408,7 +496,7 @@ def import_av() -> ModuleType:
     return av
 
 
-def _read_camera(source):
+def _read_camera(source, frames):
     camera = cv2.VideoCapture(source.content)
     try:
         if not camera.isOpened():
@@ -416,10 +504,11 @@ def _read_camera(source):
                 f'cannot open camera {source.content}; is it connected, free, and readable by you '
                 '(on Linux: the group video)? Others are camera:1, camera:2...'
             )
-        for index in count():
+        for index in range(frames.stop):
             arrived, image = camera.read()
             if not arrived:
                 raise Unreadable(f'camera {source.content} sends no more images')
-            yield Frame(image, source, index)
+            if index in frames:
+                yield Frame(image, source, index)
     finally:
         camera.release()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 UNTRACKED = -1
 START_SCORE = 0.5  # minimum of the first detection of a track
+SAME_PERSON = 0.3  # minimum overlap (IoU) of two boxes of a person, some frames apart
 
 log = logging.getLogger('trunchier')
 
@@ -49,11 +50,12 @@ def track(
     for item in items:
         if isinstance(item, Begin):
             follow = Follower(item, predictor.smoothed, track, smooth)
-            for index, record in stored(item.source) if item.start else ():
-                follow.replay(index, record)
+            step = item.frames.step
+            for index, record in stored(item.source):
+                follow.replay(index // step, record)
         elif isinstance(item, FrameTask):
             people = item.result.pred_instances
-            item.raw = follow(item.frame.index, people)
+            item.raw = follow(item.frame.index // step, people)
             if item.raw and len(people):
                 for name, array in predictor.derived(people).items():
                     people.set_field(array, name)
@@ -156,6 +158,40 @@ class Tracker:
         if len(tracked):
             ids[tracked.data['index']] = tracked.tracker_id
         return ids
+
+
+def between(before: np.ndarray, after: np.ndarray, share: float) -> np.ndarray:
+    """Boxes at a time between two detections.
+
+    Args:
+        before, after: (P, 5) and (Q, 5), xyxy and score.
+        share: of the time from `before` to `after` that has passed, in [0, 1].
+
+    Returns:
+        (R, 5): those of people who are in both, by overlap, on a straight line from one to the
+        other; those of the others as in the nearer detection.
+    """
+    overlaps, pairs = box_overlaps(before, after), {}
+    for index in np.argsort(-overlaps, axis=None, kind='stable'):
+        here, there = divmod(int(index), overlaps.shape[1])
+        if overlaps[here, there] < SAME_PERSON:
+            break
+        if here not in pairs and there not in pairs.values():
+            pairs[here] = there
+    ours = sorted(pairs)
+    theirs = [pairs[here] for here in ours]
+    both = (1 - share) * before[ours] + share * after[theirs]
+    nearer, paired = (before, ours) if share < 0.5 else (after, theirs)
+    return np.float32(np.vstack([both, np.delete(nearer, paired, axis=0)]))
+
+
+def box_overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(P, Q) intersection over union of boxes (P, 4 or 5) and (Q, 4 or 5), xyxy."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:4], b[None, :, 2:4])
+    shared = (high - low).clip(0).prod(2)
+    areas = [(boxes[:, 2:4] - boxes[:, :2]).prod(1) for boxes in (a, b)]
+    return shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-9)
 
 
 @dataclass

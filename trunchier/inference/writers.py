@@ -24,7 +24,8 @@ SMPL_FIELDS = ('global_orient', 'body_pose', 'betas', 'transl')  # of a mesh in 
 def instances_to_json(fields: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     """People as MMPose writes them: `keypoints`, `keypoint_scores`, `bbox`, `bbox_score`.
 
-    `bbox` is [[x1, y1, x2, y2]]. `track_id` and SMPL_FIELDS are added where there are any.
+    `bbox` is [[x1, y1, x2, y2]]. Meshes have no `keypoint_scores`, but SMPL_FIELDS. People of
+    videos have a `track_id`, unless they are not tracked.
 
     Args:
         fields: arrays (P, ...), see `results.to_record`.
@@ -33,11 +34,12 @@ def instances_to_json(fields: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     for person in range(len(fields['bboxes'])):
         each = {
             'keypoints': fields['keypoints'][person].tolist(),
-            'keypoint_scores': fields['keypoint_scores'][person].tolist(),
             'bbox': [fields['bboxes'][person].tolist()],
             'bbox_score': float(fields['bbox_scores'][person]),
         }
-        if 'track_ids' in fields:
+        if 'keypoint_scores' in fields:
+            each['keypoint_scores'] = fields['keypoint_scores'][person].tolist()
+        if 'track_ids' in fields and fields['track_ids'][person] >= 0:
             each['track_id'] = int(fields['track_ids'][person])
         each |= {name: fields[name][person].tolist() for name in SMPL_FIELDS if name in fields}
         people.append(each)
