@@ -26,7 +26,7 @@ COMMANDS = (
     *('run', 'install_hook'),
     *('convert_weights', 'convert_smpl', 'make_synthetic', 'make_shards', 'check_data'),
 )
-LIGHT = ('models', 'download')  # begin without torch, or import it when they need it
+LIGHT = ('predict', 'models', 'download')  # begin without torch, or import it when they need it
 
 
 def main() -> int:

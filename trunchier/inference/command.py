@@ -1,10 +1,12 @@
 """The command `predict`: poses or meshes of people in images and videos, from the shell.
 
-`trunchier predict` and `tools/predict.py` both run `main`.
+`trunchier predict` and `tools/predict.py` both run `main`. Help and errors in the command line and
+the names of files come before torch is imported.
 """
 
 import argparse
 import errno
+import importlib
 import inspect
 import json
 import logging
@@ -17,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 
@@ -26,12 +28,12 @@ from ..files.download import OFFLINE
 from ..files.images import MAX_PIXELS
 from ..files.processes import clean_end
 from ..visualization.overlays import STYLES, contact_sheet
-from ..weights.find import Found, find
 from . import detection, sources
-from .inferencer import DEFAULT_SAVE, Inferencer, frame_range
-from .results import FORMATS, check_formats, frame_to_json
 from .screen import check_display, printable
-from .writers import write_image
+from .writers import DEFAULT_FORMATS, FORMATS, check_formats, write_image
+
+if TYPE_CHECKING:
+    from ..weights.find import Found
 
 HELP = """Predict poses or meshes of people in images and videos; draw and save them.
 
@@ -86,6 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _messages(args['quiet'], args['verbose']), clean_end():
             # Whatever can be checked is checked before a model is loaded.
             found = _once(sources.find(args['inputs']))
+            importlib.import_module(__package__.partition('.')[0]).register()  # imports torch
+            from .inferencer import Inferencer
+
             models = list(_models(args['model'], args['weights'], args['task']))
             options = _options(
                 models, given('flip_test', 'focal', 'fov', 'body_model', 'draw_heatmap')
@@ -190,7 +195,7 @@ def _parser():
     add('--out-dir', metavar='DIR',
         help='default: outputs, or if it exists outputs2, outputs3... (none with --viewer, '
              '--sheet, --show or --json)')
-    add('--save', type=_formats, metavar='LIST', default=DEFAULT_SAVE,
+    add('--save', type=_formats, metavar='LIST', default=DEFAULT_FORMATS,
         help=f'formats among {",".join(FORMATS)} (default: json,images,video)')
     add('--json', metavar='FILE',
         help='one JSON object per image or frame and line; - for standard output')
@@ -234,7 +239,7 @@ def _frames(text):
     try:
         if len(parts) not in (2, 3):
             raise ValueError(f'{text!r}: expected start:stop or start:stop:step')
-        return frame_range(slice(*(int(part) if part else None for part in parts)))
+        return sources.frame_range(slice(*(int(part) if part else None for part in parts)))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -278,7 +283,9 @@ def _focal(text):
         raise argparse.ArgumentTypeError(f'{text!r} is neither a number nor 4D-Humans') from None
 
 
-def _models(names, weights, task) -> Iterator[Found]:
+def _models(names, weights, task) -> Iterator['Found']:
+    from ..weights.find import find
+
     weights = weights or [None] * len(names)
     if len(weights) != len(names):
         raise ValueError(f'{len(names)} models and {len(weights)} weights; give one file per model')
@@ -340,6 +347,8 @@ def _viewer(host, port, found):
 
 def _predict(found, inferencers, out_dir, viewer, sheet, lines, painting, quiet, **call):
     """Run one inferencer after the other; returns the exit code."""
+    from .results import frame_to_json
+
     rows = {}  # of the sheet: drawings by source and model; of a video, its first frame
     frames = skipped = 0
     with _lines(lines) as file:

@@ -20,14 +20,13 @@ from ..files.version import __version__
 from ..weights.find import Found, find, pick_device, weights_note
 from . import detection, screen, sources
 from .predictor import Predictor
-from .results import Saver, check_formats
+from .results import Saver
 from .run import Report, Run
+from .writers import DEFAULT_FORMATS, check_formats
 
 if TYPE_CHECKING:
     from mmengine.config import Config
     from mmpose.structures import PoseDataSample
-
-DEFAULT_SAVE = ('json', 'images', 'video')
 
 log = logging.getLogger('trunchier')
 
@@ -129,7 +128,7 @@ class Inferencer:
         pred_out_dir: str | Path | None = None,
         vis_out_dir: str | Path | None = None,
         mesh_out_dir: str | Path | None = None,
-        save: str | tuple[str, ...] = DEFAULT_SAVE,
+        save: str | tuple[str, ...] = DEFAULT_FORMATS,
         resume: bool = False,
         return_vis: bool = False,
         return_image: bool = False,
@@ -172,7 +171,7 @@ class Inferencer:
         Raises:
             FileNotFoundError, ValueError, TypeError: invalid arguments, before any work.
         """
-        frames = frame_range(frames)
+        frames = sources.frame_range(frames)
         if detector_every < 1:
             raise ValueError(f'detector_every must be 1 or more, got {detector_every}')
         save = check_formats(save, self.predictor.faces is not None)
@@ -253,15 +252,3 @@ def provenance(found: Found, note: str | None) -> str:
     ours = path == shipped.asset(path.name)
     text = f'{found.name}: weights ' + ('that come with trunchier' if ours else f'{path}')
     return screen.printable(f'{text}; {note}' if note else text)
-
-
-def frame_range(frames: slice | range) -> range:
-    """Indices that a slice of all frames has; ValueError if it counts from the end or back."""
-    start, stop, step = frames.start or 0, frames.stop, frames.step or 1
-    stop = sources.EVERY_FRAME.stop if stop is None else stop
-    if start < 0 or stop <= start or step < 1:
-        raise ValueError(
-            f'frames {frames.start}:{frames.stop}:{frames.step} are none; expected start:stop:step '
-            'with 0 <= start < stop and step >= 1'
-        )
-    return range(start, stop, step)

@@ -26,12 +26,8 @@ from ..geometry import matrix_to_axis_angle
 from ..visualization.overlays import person_colors
 from . import writers
 from .sources import EVERY_FRAME, Frame, Source
+from .writers import FOLDERS, check_formats
 
-FOLDERS = {
-    'json': 'predictions', 'npz': 'predictions', 'obj': 'meshes', 'glb': 'meshes',
-    'video': 'visualizations', 'images': 'visualizations',
-}  # fmt: skip
-FORMATS = tuple(FOLDERS)
 SEGMENT = 200  # frames of a video that are lost at most when a run is killed
 IMAGE_SUFFIX = '.jpg'
 RAW, CAMERA = 'raw_', 'camera_'  # prefixes in the npz of a segment
@@ -43,23 +39,6 @@ SAVED_FIELDS = (
     'joints', 'global_orient', 'body_pose',
 )  # fmt: skip
 SMPLX_NAMES = {'translation': 'transl'}
-
-
-def check_formats(save: str | Iterable[str], meshes: bool) -> tuple[str, ...]:
-    """Names of formats, given as such or as 'json,npz'.
-
-    Args:
-        meshes: whether there are any to save.
-
-    Raises:
-        ValueError: an unknown format; a format of meshes without any.
-    """
-    save = tuple(save.replace(' ', '').split(',')) if isinstance(save, str) else tuple(save)
-    if unknown := sorted(set(save) - set(FORMATS)):
-        raise ValueError(f'cannot save {unknown}; choose from {", ".join(FORMATS)}')
-    if not meshes and {'obj', 'glb'} & set(save):
-        raise ValueError('obj and glb require a mesh model')
-    return save
 
 
 class Saver:

@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import torch
 
 from ..files import need
 from ..files.images import MAX_PIXELS, ImageError, declared_size, decode_image, exif_focal
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
 
 IMAGE_SUFFIXES = (
@@ -147,7 +147,7 @@ def _flat(inputs):
         raise TypeError(f'{inputs} is no image; give a path, an array or a list of them')
     elif isinstance(inputs, int | np.integer):
         yield Source(f'camera{inputs}', 'camera', content=int(inputs))
-    elif isinstance(inputs, np.ndarray | torch.Tensor):
+    elif isinstance(inputs, np.ndarray) or _is_tensor(inputs):
         yield _from_array(inputs)
     elif hasattr(inputs, 'getexif') and hasattr(inputs, 'convert'):  # PIL, without importing it
         path = getattr(inputs, 'filename', None) or None
@@ -236,10 +236,13 @@ def _natural_order(path):
     return [(int(part), '') if part.isdecimal() else (-1, part) for part in parts]
 
 
+def _is_tensor(given):
+    """Of torch, without importing it."""
+    return 'torch' in sys.modules and isinstance(given, sys.modules['torch'].Tensor)
+
+
 def _from_array(array):
-    if isinstance(array, torch.Tensor) and (
-        array.ndim not in (3, 4) or array.shape[-3] not in (1, 3, 4)
-    ):
+    if _is_tensor(array) and (array.ndim not in (3, 4) or array.shape[-3] not in (1, 3, 4)):
         raise ValueError(
             f'a tensor of shape {tuple(array.shape)} is no image; expected (3, H, W) or '
             '(N, 3, H, W) in RGB, as torchvision reads it'
@@ -310,6 +313,18 @@ def _fetch(url):
     return data
 
 
+def frame_range(frames: slice | range) -> range:
+    """Indices that a slice of all frames has; ValueError if it counts from the end or back."""
+    start, stop, step = frames.start or 0, frames.stop, frames.step or 1
+    stop = EVERY_FRAME.stop if stop is None else stop
+    if start < 0 or stop <= start or step < 1:
+        raise ValueError(
+            f'frames {frames.start}:{frames.stop}:{frames.step} are none; expected start:stop:step '
+            'with 0 <= start < stop and step >= 1'
+        )
+    return range(start, stop, step)
+
+
 def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """An image file as (H, W, 3) uint8 BGR.
 
@@ -350,9 +365,9 @@ def to_bgr(image: 'np.ndarray | torch.Tensor | Image', max_pixels: int = MAX_PIX
     Raises:
         Unreadable: another shape or type, or values that are not finite.
     """
-    if isinstance(image, torch.Tensor):
+    if _is_tensor(image):
         array = image.detach().cpu()
-        array = (array.float() if array.dtype == torch.bfloat16 else array).numpy()
+        array = (array.float() if str(array.dtype) == 'torch.bfloat16' else array).numpy()
         return _three_channels(array.transpose(1, 2, 0), rgb=True)
     if isinstance(image, np.ndarray):
         return _three_channels(image, rgb=False)

@@ -18,7 +18,30 @@ from .sources import import_av
 
 # From the camera's frame (y down, z forward) to that of OBJ and glTF (y up, z backward).
 CAMERA_TO_Y_UP = np.array([1, -1, -1], np.float32)
+FOLDERS = {
+    'json': 'predictions', 'npz': 'predictions', 'obj': 'meshes', 'glb': 'meshes',
+    'video': 'visualizations', 'images': 'visualizations',
+}  # fmt: skip
+FORMATS = tuple(FOLDERS)
+DEFAULT_FORMATS = ('json', 'images', 'video')
 SMPL_FIELDS = ('global_orient', 'body_pose', 'betas', 'transl')  # of a mesh in JSON
+
+
+def check_formats(save: str | Iterable[str], meshes: bool) -> tuple[str, ...]:
+    """Names of formats, given as such or as 'json,npz'.
+
+    Args:
+        meshes: whether there are any to save.
+
+    Raises:
+        ValueError: an unknown format; a format of meshes without any.
+    """
+    save = tuple(save.replace(' ', '').split(',')) if isinstance(save, str) else tuple(save)
+    if unknown := sorted(set(save) - set(FORMATS)):
+        raise ValueError(f'cannot save {unknown}; choose from {", ".join(FORMATS)}')
+    if not meshes and {'obj', 'glb'} & set(save):
+        raise ValueError('obj and glb require a mesh model')
+    return save
 
 
 def instances_to_json(fields: dict[str, np.ndarray]) -> list[dict[str, Any]]:

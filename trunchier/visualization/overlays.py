@@ -4,14 +4,19 @@ Images are (H, W, 3) uint8 BGR. Functions return a new image unless they say oth
 OpenGL or GPU is needed.
 """
 
+from __future__ import annotations
+
 import threading
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from mmengine.structures import BaseDataElement, InstanceData
 
 from ..files.optional import need
+
+if TYPE_CHECKING:
+    from mmengine.structures import BaseDataElement, InstanceData
 
 # BGR, light; most color-blind people can tell them apart.
 PALETTE = np.array(
