@@ -62,7 +62,10 @@ def test_offline_is_an_option_of_every_command(monkeypatch, capsys):
     assert 'TRUNCHIER_OFFLINE' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('arguments', [('--help',), ('models', 'ViT*'), ('download', 'absent')])
+@pytest.mark.parametrize(
+    'arguments',
+    [('--help',), ('models', 'ViT*'), ('download', 'absent'), ('predict', 'absent.jpg')],
+)
 def test_what_needs_no_network_imports_no_torch(arguments):
     script = (
         'import runpy, sys\n'

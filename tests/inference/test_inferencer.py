@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 from small_models import keypoints, noise, pose_config
 
+from trunchier.inference.inferencer import provenance
 from trunchier.inference.mesh import MeshInferencer
 from trunchier.inference.pose import PoseInferencer
+from trunchier.weights.find import find
 
 
 def test_every_form_of_an_image_gives_the_same(infer, image, tmp_path, boxes):
@@ -71,6 +73,15 @@ def test_calls_that_make_no_sense_are_refused_before_any_work(infer, image, monk
     ):
         with pytest.raises(error, match=says):
             infer(image, **options)
+
+
+def test_it_is_said_where_weights_are_from(weights, tmp_path):
+    name = 'td-hm_ViTPose-small_8xb64-210e_coco-256x192-62d7a712_20230314.pth'
+    found = find(pose_config(), weights['pose'])
+    assert provenance(found, None) == f'{found.name}: weights {weights["pose"]}'
+    found = found._replace(weights=tmp_path / name)
+    text = 'official, trained on people of COCO, 17 keypoints; license: Apache-2.0'
+    assert provenance(found, None).endswith(f'{name}; {text}')
 
 
 def test_models_of_other_kinds_are_refused(weights):

@@ -41,15 +41,15 @@ INPUT is an image, a video, a folder of them, a quoted glob, a URL (http, https,
 standard input (-), or a camera (camera, camera:1).
 """
 EXAMPLES = """examples:
-  predict photo.jpg                              with the weights that come with the package
-  predict photo.jpg --model VMPose-T-S2 --weights pose.pth
-  predict photos/ 'more/*.png' --model VMHMR2.0-T-S2 --weights mesh.pth --save json,npz,glb,images
-  predict clip.mp4 --detector-every 5 --smooth   find people in every 5th frame
-  predict clip.mp4 --frames 300:600:2            every other frame from 300 to 600
-  predict clip.mp4 --out-dir out --resume        continue an interrupted run
-  predict photos/ --model SwinPose-T-S3 VMPose-T-S3 --weights a.pth b.pth --sheet sheet.jpg
-  predict https://example.com/photo.jpg --json - | jq .instances
-  predict camera --model mesh --viewer           look at the address that it prints
+  trunchier predict photo.jpg                    with the weights that come with the package
+  trunchier predict photo.jpg --model VMPose-T-S2 --weights pose.pth
+  trunchier predict photos/ 'more/*.png' --model mesh --save json,npz,glb,images
+  trunchier predict clip.mp4 --detector-every 5 --smooth   find people in every 5th frame
+  trunchier predict clip.mp4 --frames 300:600:2  every other frame from 300 to 600
+  trunchier predict clip.mp4 --out-dir out --resume        continue an interrupted run
+  trunchier predict photos/ --model SwinPose-T-S3 VMPose-T-S3 --weights a.pth b.pth --sheet a.jpg
+  trunchier predict https://example.com/photo.jpg --json - | jq .instances
+  trunchier predict camera --model mesh --viewer look at the address that it prints
 
 --detector auto: the best of {detectors} that is on this machine; if there is none,
 the last is downloaded (3.7 MB), once. Offline, each image is taken for one person.
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # fmt: off
 def _parser():
     parser = argparse.ArgumentParser(
-        prog='predict', description=HELP,
+        prog='trunchier predict', description=HELP,
         epilog=EXAMPLES.format(detectors=', '.join(detection.OFFICIAL)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -18,6 +18,7 @@ from ..files import shipped
 from ..files.images import MAX_PIXELS
 from ..files.version import __version__
 from ..weights.find import Found, find, pick_device, weights_note
+from ..weights.official import release_of
 from . import detection, screen, sources
 from .predictor import Predictor
 from .results import Saver
@@ -247,8 +248,14 @@ class Inferencer:
 
 
 def provenance(found: Found, note: str | None) -> str:
-    """One line: a model, where its weights are from, and what their note says about them."""
+    """One line: a model, where its weights are from, what they were trained on, their license.
+
+    Args:
+        note: of the file; official files are known by their names.
+    """
     path = found.required_weights()
+    if note is None and (row := release_of(path)) is not None:
+        note = f'official, trained on {row.what}; license: {row.license}'
     ours = path == shipped.asset(path.name)
     text = f'{found.name}: weights ' + ('that come with trunchier' if ours else f'{path}')
     return screen.printable(f'{text}; {note}' if note else text)

@@ -51,6 +51,12 @@ def installed(name: str) -> Path | None:
     return find_file(release(name)[1].filename)
 
 
+def release_of(path: str | Path) -> Release | None:
+    """Row of the official file of this name, if it is one."""
+    name = Path(path).name
+    return next((row for row in RELEASES.values() if row.filename == name), None)
+
+
 def fetch(name: str, progress: Progress | None = None) -> Path:
     """Path of an official file; it is downloaded if it is not on this machine.
 
