@@ -72,7 +72,7 @@ def test_images_are_predicted_drawn_and_saved(models, folder, capsys):
     assert written == (
         f'written: {folder}/out/predictions (3 files), {folder}/out/visualizations (3 files)'
     )
-    assert 'network' not in printed.err  # a line for developers
+    assert 'busy time' not in printed.err  # a line for developers
     assert '\r' not in printed.err and '━' not in printed.err  # no bar into a pipe
 
 

@@ -63,7 +63,7 @@ def test_the_report_has_the_seconds_of_each_stage(infer, image):
     report = infer.report
     assert (report.frames, report.people, report.skipped) == (3, 3, [])
     assert {'read', 'crop', 'network', 'decode', 'draw'} <= report.seconds.keys()
-    assert '3 frames, 3 people' in str(report) and 'network' in str(report)
+    assert '3 people in 3 images, ' in str(report) and 'network' in report.stages()
 
 
 def test_unreadable_input_is_skipped_and_counted(infer, image, tmp_path, caplog):

@@ -92,13 +92,14 @@ def write_bad_inputs(folder):
 def test_bad_inputs_are_skipped_and_named_and_the_others_are_done(model, tmp_path, capsys):
     write_clip(tmp_path / 'clip.mp4', frames=3)
     bad = write_bad_inputs(tmp_path)
-    good = [write_photo(tmp_path / name) for name in ('a.jpg', f'{"x" * 246}.jpg', 'ü.png')]
+    names = ['a.jpg', f'{"x" * 246}.jpg', 'ü.png', *(f'{i}.png' for i in range(len(bad) - 3))]
+    good = [write_photo(tmp_path / name) for name in names]
     # Interleaved, so that something good comes after each kind of failure.
-    given = [each for pair in zip(bad, good * len(bad), strict=False) for each in pair]
+    given = [each for pair in zip(bad, good, strict=True) for each in pair]
     code = run(*given, tmp_path / 'clip.mp4', '--out-dir', tmp_path / 'out', *model)
     printed = capsys.readouterr().err
-    assert code == command.EXIT_SKIPPED and f'{len(bad) + 1} skipped:' in printed  # a frame, too
-    assert f'{len(bad) + 3} frames' in printed
+    assert code == command.EXIT_SKIPPED and f'; {len(bad) + 1} skipped\n' in printed  # a frame, too
+    assert f'{len(bad) + 3} people in {len(bad) + 3} frames, ' in printed
     for path, says in bad.items():
         assert says in printed, path
     assert not set(printed) & {'\x1b', '\r', '\t'}
