@@ -302,7 +302,7 @@ class YoloxDetector:
         inputs = self.session.get_inputs()
         shape = list(inputs[0].shape) if inputs else []
         # Symbolic dimensions stand for the size that the network was trained at.
-        trained = 320 if isinstance(self, RtmdetDetector) and 'nano' in str(path) else 640
+        trained = 320 if isinstance(self, RtmdetDetector) and 'nano' in Path(path).stem else 640
         self.size = tuple(n if isinstance(n, int) else trained for n in shape[2:])
         if len(shape) != 4 or shape[1] != 3 or not all(0 < n <= MAX_INPUT for n in self.size):
             raise ValueError(f'{path} takes {shape}; YOLOX takes (1, 3, height, width)')
