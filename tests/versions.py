@@ -1,4 +1,4 @@
-"""Marks of tests that the installed versions cannot pass."""
+"""Skips tests that the installed version of torch cannot pass, by name."""
 
 import pytest
 import torch
@@ -6,6 +6,19 @@ from mmengine.utils import digit_version
 
 
 def needs_torch(version: str, what: str) -> pytest.MarkDecorator:
-    """Skips a test on older versions of torch, by name."""
-    is_older = digit_version(torch.__version__) < digit_version(version)
-    return pytest.mark.skipif(is_older, reason=f'requires torch {version}: {what}')
+    """Mark of a test that older versions of torch cannot pass."""
+    return pytest.mark.skipif(_is_older(version), reason=_reason(version, what))
+
+
+def require_torch(version: str, what: str) -> None:
+    """The same within a fixture or a test."""
+    if _is_older(version):
+        pytest.skip(_reason(version, what))
+
+
+def _is_older(version):
+    return digit_version(torch.__version__) < digit_version(version)
+
+
+def _reason(version, what):
+    return f'requires torch {version}: {what}'

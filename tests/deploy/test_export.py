@@ -8,6 +8,7 @@ import small_models
 import torch
 import torch.nn.functional as F
 from torch import nn
+from versions import needs_torch, require_torch
 
 import trunchier
 from trunchier import zoo
@@ -27,6 +28,8 @@ onnxruntime = pytest.importorskip('onnxruntime', reason='needs onnx, onnxscript 
 def written(path, task='pose', family='swin', **options):
     """Report of writing a small model to `path`."""
     cfg = small_models.config(task, family)
+    if path.suffix in ('.onnx', '.pt2'):
+        require_torch('2.6', 'ONNX and torch.export')
     return export.write(small_models.estimator(task, family), path, facts(cfg), **options)
 
 
@@ -62,6 +65,7 @@ class Functions(nn.Module):
         return F.softplus(exact), F.gelu(x), F.softplus(exact, 2), F.gelu(x, approximate='tanh')
 
 
+@needs_torch('2.6', 'ONNX')
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
 def test_rewritten_functions_are_exact_everywhere(dtype, tmp_path):
     x = torch.cat((torch.linspace(-20, 20, 4001), torch.tensor([-1e4, -88.0, 88, 1e4]))).to(dtype)
@@ -115,6 +119,8 @@ SLOW = pytest.mark.slow
     ],
 )
 def test_low_precision_halves_the_weights_and_not_the_outputs(format, precision, tmp_path):
+    if format != 'torchscript':
+        require_torch('2.6', 'ONNX and torch.export')
     sizes = []
     cfg = small_models.config('pose')
     cfg.model.head.deconv_out_channels = (96, 96)
@@ -263,6 +269,7 @@ def test_other_models_are_refused():
 
 
 @pytest.mark.slow
+@needs_torch('2.6', 'ONNX')
 @pytest.mark.parametrize('task', zoo.TASKS)
 @pytest.mark.parametrize('name', zoo.ENCODERS)
 def test_every_model_exports_to_onnx(name, task, tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import small_models
 import torch
 from mmengine.registry import MODELS
+from versions import require_torch
 
 from trunchier.deploy import export
 from trunchier.deploy.graph import describe
@@ -28,6 +29,8 @@ def exported(tmp_path_factory):
 
     def get(task, suffix, dynamic_batch=False):
         path = folder / f'{task}-{dynamic_batch}{suffix}'
+        if suffix != '.pt':
+            require_torch('2.6', 'ONNX and torch.export')
         if path not in made:
             made[path] = small_models.estimator(task)
             found = find_config(small_models.config(task))._replace(name=f'small {task}')

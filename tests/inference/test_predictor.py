@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from mmengine.registry import Registry
 from small_models import CONFIGS, keypoints, noise
+from versions import needs_torch
 
 from trunchier.deploy import export
 from trunchier.deploy.graph import describe
@@ -94,6 +95,7 @@ def no_models(monkeypatch):
     monkeypatch.setattr(Registry, 'build', refuse)
 
 
+@needs_torch('2.6', 'ONNX')
 @pytest.mark.parametrize('dynamic', [True, False])
 def test_exported_models_predict_the_same_and_build_no_module(
     infer, weights, image, tmp_path, dynamic, boxes, inferencer_types, request

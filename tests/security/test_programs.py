@@ -6,6 +6,7 @@ import zipfile
 
 import pytest
 import torch
+from versions import require_torch
 
 from trunchier.deploy.runtime import EXTRA_FILE, ExportedNetwork, ExportError
 from trunchier.inference.pose import PoseInferencer
@@ -42,6 +43,7 @@ def torch_export(path, canary):
         def __reduce__(self):
             return open, (str(canary), 'w')
 
+    require_torch('2.6', 'torch.export')
     program = torch.export.export(torch.nn.Identity(), (torch.zeros(1),))
     whole, evil = io.BytesIO(), io.BytesIO()
     torch.export.save(program, whole)

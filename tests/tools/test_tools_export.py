@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import small_models
+from versions import require_torch
 
 pytest.importorskip('mmpose')
 pytest.importorskip('onnxruntime')
@@ -23,6 +24,7 @@ BOX = (30.0, 20.0, 300.0, 200.0)
 @pytest.fixture(scope='module')
 def work(tmp_path_factory):
     """Folder with a small pose model: config, weights, pose.onnx, and an image."""
+    require_torch('2.6', 'ONNX')
     folder = tmp_path_factory.mktemp('export')
     cfg = small_models.pose_config()
     cfg.dump(folder / 'pose.py')

@@ -192,13 +192,16 @@ def _quiet():
 
 def _traced(graph, images, dynamic_batch):
     """Program of the graph, by torch.export."""
+    if digit_version(torch.__version__) < digit_version('2.6'):
+        raise ImportError(
+            f'files of ONNX and torch.export need torch 2.6 or newer, this is {torch.__version__}; '
+            'give a .pt file (TorchScript)'
+        )
     shapes = ({0: torch.export.Dim('batch', min=1)},) if dynamic_batch else None
     return torch.export.export(graph, (images,), dynamic_shapes=shapes, strict=False)
 
 
 def _write_onnx(graph, images, path, metadata, dynamic_batch):
-    if digit_version(torch.__version__) < digit_version('2.6'):
-        raise ImportError(f'ONNX needs torch 2.6 or newer, this is {torch.__version__}')
     for module in ('onnxscript', 'onnxruntime'):
         need(module, 'writing ONNX', 'pip install onnx onnxscript onnxruntime')
     program = torch.onnx.export(
