@@ -2,9 +2,10 @@
 
     python tests/upstream.py ../mmpose ../mmengine [--select tests/test_models] [--pytest=-n2]
 
-Each argument is a checkout of the version that is installed; its `tests/` are run from a copy. The
-first run does not import this package, the second imports it before everything else. Exit status 1:
-a test passes without and does not pass with it.
+Each argument is a checkout, named as the package, of the version that is installed; its `tests/`
+are run from a copy. What they import beyond the package, such as parameterized, must be installed.
+The first run does not import this package, the second imports it before everything else. Exit
+status 1: a test passes without and does not pass with it.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,8 +72,10 @@ def outcomes(
         RuntimeError: pytest wrote no report.
     """
     with tempfile.TemporaryDirectory() as folder:
-        # The copy has no package beside its tests, so that the installed one is tested.
         shutil.copytree(checkout / 'tests', Path(folder, 'tests'))
+        installed = find_spec(checkout.name)
+        if installed:  # is what is tested; some tests look for `configs` beside it
+            os.symlink(Path(installed.origin).parent, Path(folder, checkout.name))
         if (checkout / 'configs').is_dir():
             os.symlink((checkout / 'configs').resolve(), Path(folder, 'configs'))
         report = report or Path(folder, 'report.xml')

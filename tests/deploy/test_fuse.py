@@ -11,6 +11,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from small_models import BACKBONES, backbone, estimator, lively
 from torch import nn
+from versions import require_torch
 
 import trunchier
 from trunchier.deploy.fuse import deploy
@@ -327,6 +328,8 @@ def test_deployed_models_can_be_copied_and_saved():
 @pytest.mark.parametrize('family', BACKBONES)
 @pytest.mark.parametrize('task', ['pose', 'mesh'])
 def test_bfloat16_is_close(task, family):
+    if (task, family) == ('mesh', 'swin'):  # before, torch's own autocast is off by more
+        require_torch('2.6', 'bfloat16 this exact on CPU')
     model = estimator(task, family)
     images = torch.randn(2, 3, 256, 192)
     found = outputs(deploy(model, dtype=torch.bfloat16), images)
