@@ -128,7 +128,7 @@ def test_an_error_in_a_stage_ends_every_thread():
     stages = [Stage('one', forward), Stage('broken', broken), Stage('three', forward)]
     with pytest.raises(ValueError, match='broken') as error:
         next(pipeline.run(stages, iter(int, 1), pipeline.Stopwatch()))
-    assert threading.active_count() == before, error
+    assert threading.active_count() <= before, error  # one of another test may end meanwhile
 
 
 def test_only_live_images_are_dropped_while_the_queue_is_full():
