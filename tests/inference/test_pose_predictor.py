@@ -82,4 +82,4 @@ def test_heatmaps_are_returned_and_drawn_on_request(weights, image, boxes):
     infer = PoseInferencer(pose_config(), weights['pose'], draw_heatmap=True, device='cpu')
     (result,) = infer(image, bboxes=boxes, return_vis=True)
     assert result.pred_fields.heatmaps.shape == (17, *image.shape[:2])
-    assert result.visualization.shape == (2 * image.shape[0], image.shape[1], 3)
+    assert result.visualization.shape == image.shape
