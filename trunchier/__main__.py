@@ -21,7 +21,7 @@ from .files.version import __version__
 
 # Of the scripts in tools/, those that are for users.
 COMMANDS = (
-    *('predict', 'models', 'download'),
+    *('predict', 'models', 'download', 'inspect'),
     *('train', 'test', 'export', 'benchmark', 'flops', 'doctor'),
     *('run', 'install_hook'),
     *('convert_weights', 'convert_smpl', 'make_synthetic', 'make_shards', 'check_data'),

@@ -24,8 +24,9 @@ def people():
 
 @pytest.mark.parametrize('task', MODELS)
 def test_they_are_small_and_labelled(task):
-    name, _, _, path = find(task)
-    assert name == MODELS[task]
+    found = find(task)
+    path = found.weights
+    assert found.name == MODELS[task]
     assert path.stat().st_size <= 10e6
     assert 'synthetic people only' in weights_note(path)
 

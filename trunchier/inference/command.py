@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             importlib.import_module(__package__.partition('.')[0]).register()  # imports torch
             from .inferencer import Inferencer
 
-            models = list(_models(args['model'], args['weights'], args['task']))
+            models = list(_models(args['model'], args['weights'], args['task'], args['rename']))
             options = _options(
                 models, given('flip_test', 'focal', 'fov', 'body_model', 'draw_heatmap')
             )
@@ -151,13 +151,17 @@ def _parser():
         help='of videos and cameras: every Nth frame from A on, before B (default: all)')
 
     add = parser.add_argument_group('model').add_argument
-    add('--model', nargs='+', default=['pose'], metavar='NAME',
+    add('--model', nargs='+', metavar='NAME',
         help="the paper's name (VMPose-T-S3, SwinHMR2.0-T-S3), an encoder (vm-t-s3) or a config; "
              'pose or mesh: the model that comes with weights; several: one after the other '
-             '(default: pose)')
+             '(default: what --weights is recognized as, else pose)')
     add('--task', help='pose or mesh: task of a model named by its encoder')
     add('--weights', nargs='+', metavar='FILE',
-        help='checkpoint or exported model (.onnx), one per model')
+        help='checkpoint or exported model (.onnx), one per model; `trunchier inspect FILE` '
+             'tells what it is recognized as')
+    add('--rename', nargs='+', default=[], metavar='OLD=NEW',
+        help='change the beginning of keys of the weights before they are recognized; OLD=- '
+             'leaves keys out')
     add('--trust', action='store_true',
         help='load a .pt or .pt2 file, which is a program: only from people whom you trust')
     add('--body-model', metavar='FILE', help='SMPL model written by tools/convert_smpl.py')
@@ -283,13 +287,22 @@ def _focal(text):
         raise argparse.ArgumentTypeError(f'{text!r} is neither a number nor 4D-Humans') from None
 
 
-def _models(names, weights, task) -> Iterator['Found']:
+def _models(names, weights, task, renames) -> Iterator['Found']:
     from ..weights.find import find
+    from ..weights.recognize import parse_renames
 
+    names = names or ([None] * len(weights) if weights else [task or 'pose'])
     weights = weights or [None] * len(names)
     if len(weights) != len(names):
         raise ValueError(f'{len(names)} models and {len(weights)} weights; give one file per model')
-    return map(find, names, weights, [task] * len(names))
+    renames = parse_renames(renames)
+    for name, file in zip(names, weights, strict=True):
+        found = find(name, file, task, renames)
+        if name is None:
+            log.info('%s is %s', printable(found.weights), found.name)
+        for note in found.notes:
+            log.warning('guess: %s', printable(note))
+        yield found
 
 
 def _options(models, options):

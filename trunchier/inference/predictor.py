@@ -133,7 +133,7 @@ class Predictor:
             network = ExportedNetwork(weights, device, found.name, trust)
             return cls(found.cfg, network, device, precision, **options)
         model = revert_sync_batchnorm(build_model(found.cfg))
-        meta = load_checkpoint(model, weights)
+        meta = load_checkpoint(model, weights, renames=found.renames)
         if device.type == 'cpu' and precision == 'fp32':  # autocast and GPUs are faster without
             model = deploy(model, inplace=True)
         network = cls.as_network(model.to(device).eval())

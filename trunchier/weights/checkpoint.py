@@ -39,8 +39,11 @@ INERT_CLASSES = (
 LEGACY_MAGIC, LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001  # of files of torch 1.5 and older
 
 
-def read_checkpoint(path: str | Path) -> Any:
+def read_checkpoint(path: str | Path, shapes: bool = False) -> Any:
     """Content of a file that torch.save wrote: tensors on the CPU, and plain data beside them.
+
+    Args:
+        shapes: leave the numbers unread; tensors are on the meta device.
 
     Raises:
         Refused: other classes, or more content than its size allows. Others: a damaged file.
@@ -48,12 +51,12 @@ def read_checkpoint(path: str | Path) -> Any:
     size = Path(path).stat().st_size
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            return _read_zip(archive, size)
+            return _read_zip(archive, size, shapes)
     with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return _read_legacy(data, size)
+        return _read_legacy(data, size, shapes)
 
 
-def _read_zip(archive, size):
+def _read_zip(archive, size, shapes):
     files = {info.filename: info for info in archive.infolist()}
     if any(info.compress_type != zipfile.ZIP_STORED for info in files.values()):
         raise Refused('its members are compressed, which torch.save does not do')
@@ -67,7 +70,9 @@ def _read_zip(archive, size):
     storages = {}
 
     def storage(dtype, key, count):
-        if key not in storages:
+        if key not in storages and shapes:
+            storages[key] = torch.empty(count, dtype=dtype, device='meta')
+        elif key not in storages:
             data = archive.read(f'{root}data/{key}')
             if len(data) != count * dtype.itemsize:
                 raise Refused(f'storage {key} has {len(data)} bytes, not {count} of {dtype}')
@@ -79,7 +84,7 @@ def _read_zip(archive, size):
     return CheckpointUnpickler(io.BytesIO(pickled), size, storage).load()
 
 
-def _read_legacy(file, size):
+def _read_legacy(file, size, shapes):
     """Magic number, version, system, objects, keys of the storages; then their content."""
     storages = {}
 
@@ -87,7 +92,8 @@ def _read_legacy(file, size):
         if key not in storages:
             if count * dtype.itemsize > size:
                 raise Refused(f'storage {key} of {count} {dtype} is larger than the file')
-            storages[key] = torch.zeros(count, dtype=dtype)
+            device = 'meta' if shapes else 'cpu'
+            storages[key] = torch.zeros(count, dtype=dtype, device=device)
         return storages[key]
 
     def read():
@@ -97,7 +103,7 @@ def _read_legacy(file, size):
         raise Refused('it is not a file of torch.save')
     read()
     content = read()
-    for key in read():
+    for key in () if shapes else read():
         (count,) = struct.unpack('<q', file.read(8))
         data = file.read(count * storages[key].element_size()) if count else b''
         if count != len(storages[key]) or len(data) != count * storages[key].element_size():

@@ -1,7 +1,7 @@
-"""Key maps of the official checkpoints, one family each: from its authors' state_dict to ours.
+"""Key maps of published checkpoints, one layout each: from its state_dict to ours.
 
-A family is a table of renames, and a function for what a regular expression cannot say. `FAMILIES`
-at the end lists them; a new family is one more row.
+A family is a table of renames, and a function for what a regular expression cannot say. `LAYOUTS`
+at the end lists those of backbones; a new family is one more row.
 """
 
 import re
@@ -19,29 +19,6 @@ def rename(state: State, table: list[tuple[str, str]]) -> State:
     for pattern, replacement in table:
         state = {re.sub(pattern, replacement, key): value for key, value in state.items()}
     return state
-
-
-def from_vitpose(state: State) -> State:
-    """ViTPose, or HMR2.0's backbone, to mmpose's TopdownPoseEstimator (ViTPose repository).
-
-    The position embedding's leading entry, added to every token, is added here once for all.
-    """
-    state = rename(state, VITPOSE)
-    if 'backbone.pos_embed' in state:
-        embed = state['backbone.pos_embed']
-        state['backbone.pos_embed'] = embed[:, 1:] + embed[:, :1]
-    return state
-
-
-VITPOSE = [
-    (r'^backbone\.blocks\.', r'backbone.layers.'),
-    (r'^(backbone\.layers\.\d+)\.norm', r'\1.ln'),
-    (r'^(backbone\.layers\.\d+)\.mlp\.fc1', r'\1.ffn.layers.0.0'),
-    (r'^(backbone\.layers\.\d+)\.mlp\.fc2', r'\1.ffn.layers.1'),
-    (r'^backbone\.patch_embed\.proj\.', r'backbone.patch_embed.projection.'),
-    (r'^backbone\.last_norm\.', r'backbone.ln1.'),
-    (r'^keypoint_head\.', r'head.'),
-]
 
 
 def from_swin(state: State) -> State:
@@ -143,13 +120,12 @@ VMAMBA = [
 
 
 def from_hmr2(state: State) -> State:
-    """HMR2.0's whole checkpoint (4D-Humans) to MeshEstimator: backbone, head and discriminator.
+    """Head and discriminator of HMR2.0 (4D-Humans) to those of MeshEstimator.
 
-    The body model goes, which is read from its own file, and the weight that met the head's zero
-    input; the two vectors that made up the query token are added.
+    The weight that met the head's zero input goes; the two vectors that made up the query token are
+    added.
     """
-    state = {key: value for key, value in state.items() if not re.match(HMR2_UNUSED, key)}
-    state = rename(from_vitpose(state), HMR2)
+    state = rename({k: v for k, v in state.items() if k != HMR2_UNUSED}, HMR2)
     embedding = 'head.to_token_embedding.bias', 'head.pos_embedding'
     if all(key in state for key in embedding):
         bias, position = (state.pop(key) for key in embedding)
@@ -165,7 +141,7 @@ def from_hmr2(state: State) -> State:
     return state
 
 
-HMR2_UNUSED = r'smpl\.|initialized$|smpl_head\.transformer\.to_token_embedding\.weight$'
+HMR2_UNUSED = 'smpl_head.transformer.to_token_embedding.weight'
 HMR2 = [
     (r'^smpl_head\.(transformer\.)*', r'head.'),
     (r'^(head\.layers\.\d+)\.0\.norm\.', r'\1.norm_self.'),
@@ -188,20 +164,183 @@ HMR2 = [
 ]
 
 
-class Family(NamedTuple):
-    """`signature` matches the beginning of a key that only this family has."""
+def from_timm_swin(state: State) -> State:
+    """Swin under timm's keys, whose downsampling layers already belong to the stage they lead to."""
+    if not any(key.startswith('layers.0.downsample.') for key in state):
+        state = rename(state, [(r'^layers\.(\d)\.downsample\.', r'stages.\1.downsample.')])
+    return from_swin(state)
+
+
+def from_mmpretrain_swin(state: State) -> State:
+    """Swin of mmpretrain and mmdet.
+
+    Their downsampling takes the 4 C channels of a 2x2 window by (channel, row, column), the authors
+    by (column, row, channel).
+    """
+    state = rename(state, MMPRETRAIN_SWIN)
+    for key, value in state.items():
+        if re.search(r'\.downsample\.(reduction|norm)\.', key):
+            window = value.unflatten(-1, (-1, 2, 2))
+            state[key] = window.transpose(-1, -3).flatten(-3)
+    return from_timm_swin(state)
+
+
+MMPRETRAIN_SWIN = [
+    (r'^patch_embed\.projection\.', r'patch_embed.proj.'),
+    (r'^stages\.(\d)\.downsample\.', r'layers.\1.downsample.'),
+    (r'^stages\.(\d)\.blocks\.', r'layers.\1.blocks.'),
+    *DOWNSAMPLE,
+    (r'\.attn\.w_msa\.', r'.attn.'),
+    (r'\.ffn\.layers\.0\.0\.', r'.mlp.fc1.'),
+    (r'\.ffn\.layers\.1\.', r'.mlp.fc2.'),
+]
+
+
+def from_transformers_swin(state: State) -> State:
+    """Swin of transformers."""
+    return from_swin(rename(merge_qkv(state, r'(.*)\.attention\.self'), TRANSFORMERS_SWIN))
+
+
+TRANSFORMERS_SWIN = [
+    (r'^embeddings\.patch_embeddings\.projection\.', r'patch_embed.proj.'),
+    (r'^embeddings\.norm\.', r'patch_embed.norm.'),
+    (r'^encoder\.', r''),
+    (r'\.attention\.self\.', r'.attn.'),
+    (r'\.attention\.output\.dense\.', r'.attn.proj.'),
+    (r'\.layernorm_before\.', r'.norm1.'),
+    (r'\.layernorm_after\.', r'.norm2.'),
+    (r'\.intermediate\.dense\.', r'.mlp.fc1.'),
+    (r'\.output\.dense\.', r'.mlp.fc2.'),
+    (r'^layernorm\.', r'norm.'),
+]
+
+
+def from_vit(state: State) -> State:
+    """ViT of the ViTPose authors, 4D-Humans or timm (`blocks.`) to mmpretrain's, which is ours.
+
+    In ViTPose++ the last rows of each `fc2` are those of an expert, one a data set: COCO's, the
+    first, is taken. A file that was split for one data set has them in place.
+    """
+    state = dict(state)
+    width = len(state['blocks.0.norm1.weight'])
+    for key in [key for key in state if '.mlp.experts.' not in key]:
+        first = key.replace('.mlp.fc2.', '.mlp.experts.0.')
+        if first != key and first in state and len(state[key]) < width:
+            state[key] = torch.cat([state[key], state[first]])
+    return from_mmpretrain_vit(rename({k: v for k, v in state.items() if not is_expert(k)}, VIT))
+
+
+def is_expert(key: str) -> bool:
+    """Whether a key belongs to an expert or a further head of ViTPose++."""
+    return '.mlp.experts.' in key or key.startswith('associate_')
+
+
+VIT = [
+    (r'^blocks\.', r'layers.'),
+    (r'^(layers\.\d+)\.norm', r'\1.ln'),
+    (r'^(layers\.\d+)\.mlp\.fc1', r'\1.ffn.layers.0.0'),
+    (r'^(layers\.\d+)\.mlp\.fc2', r'\1.ffn.layers.1'),
+    (r'^patch_embed\.proj\.', r'patch_embed.projection.'),
+    (r'^(last_|fc_)?norm\.', r'ln1.'),
+]
+
+
+def from_mmpretrain_vit(state: State) -> State:
+    """ViT of mmpretrain: less a class token, whose position entry is added to every other."""
+    state = {k: v for k, v in state.items() if k not in ('cls_token', 'mask_token')}
+    embed = state.get('pos_embed')
+    if embed is not None and embed.shape[1] % 2:
+        state['pos_embed'] = embed[:, 1:] + embed[:, :1]
+    return state
+
+
+def from_transformers_vit(state: State) -> State:
+    """ViT of transformers, as in its ViTPose, ViTPose++ included."""
+    return from_vit(rename(merge_qkv(state, r'(.*)\.attention\.attention'), TRANSFORMERS_VIT))
+
+
+TRANSFORMERS_VIT = [
+    (r'^embeddings\.patch_embeddings\.projection\.', r'patch_embed.proj.'),
+    (r'^embeddings\.position_embeddings$', r'pos_embed'),
+    (r'^embeddings\.cls_token$', r'cls_token'),
+    (r'^encoder\.layer\.', r'blocks.'),
+    (r'\.attention\.attention\.', r'.attn.'),
+    (r'\.attention\.output\.dense\.', r'.attn.proj.'),
+    (r'\.layernorm_before\.', r'.norm1.'),
+    (r'\.layernorm_after\.', r'.norm2.'),
+    (r'\.intermediate\.dense\.', r'.mlp.fc1.'),
+    (r'(blocks\.\d+)\.output\.dense\.', r'\1.mlp.fc2.'),
+    (r'^layernorm\.', r'last_norm.'),
+]
+
+
+def merge_qkv(state: State, module: str) -> State:
+    """`query`, `key` and `value` of the modules that match as one `qkv`."""
+    merged = {}
+    for key, value in state.items():
+        found = re.fullmatch(rf'(?P<module>{module})\.(query|key|value)\.(weight|bias)', key)
+        if found is None:
+            merged[key] = value
+        elif key.endswith(f'.query.{found[4]}'):
+            parts = [state[f'{found["module"]}.{each}.{found[4]}'] for each in QKV]
+            merged[f'{found["module"]}.qkv.{found[4]}'] = torch.cat(parts)
+    return merged
+
+
+QKV = ('query', 'key', 'value')
+
+
+def from_transformers_head(state: State) -> State:
+    """Decoder of transformers' ViTPose to mmpose's, without prefix."""
+    return rename(state, TRANSFORMERS_HEAD)
+
+
+TRANSFORMERS_HEAD = [
+    (r'^deconv1\.', r'deconv_layers.0.'),
+    (r'^batchnorm1\.', r'deconv_layers.1.'),
+    (r'^deconv2\.', r'deconv_layers.3.'),
+    (r'^batchnorm2\.', r'deconv_layers.4.'),
+    (r'^conv\.', r'final_layer.'),
+]
+
+
+class Layout(NamedTuple):
+    """Keys of a backbone, as one library or repository names them.
+
+    Attributes:
+        name: of the library or repository.
+        kind: class of the backbone, key of `zoo.ARCHS`.
+        anchor: pattern of a key of the first block, which only this layout has.
+        convert: state_dict of the backbone, without prefix -> the same under our keys.
+    """
 
     name: str
-    signature: str
+    kind: str
+    anchor: str
     convert: Callable[[State], State]
 
 
-# The first family that has a matching key converts. Add a row when you add a family.
-FAMILIES = [
-    Family('HMR2.0', r'smpl_head\.', from_hmr2),
-    Family('ViTPose', r'backbone\.last_norm\.', from_vitpose),
-    Family('Swin', r'(backbone\.)?layers\.\d\.blocks\.\d+\.attn\.qkv', from_swin),
-    Family('VMamba', r'(backbone\.)?layers\.\d\.blocks\.\d+\.(op|self_attention)\.', from_vmamba),
-    Family('GroupMixFormer', r'(backbone\.)?groupmixformer_backbone\.', from_groupmixformer),
-    Family('this package', r'(backbone\.)?(stages\.\d|layers\.\d+\.ln1)', dict),
+# The first layout that has a matching key converts. Add a row when you add a family.
+# fmt: off
+LAYOUTS = [
+    Layout('its authors or timm', 'TruncatedSwin',
+           r'layers\.0\.blocks\.0\.attn\.qkv\.weight', from_timm_swin),
+    Layout('mmpretrain or mmdet', 'TruncatedSwin',
+           r'stages\.0\.blocks\.0\.attn\.w_msa\.qkv\.weight', from_mmpretrain_swin),
+    Layout('transformers', 'TruncatedSwin',
+           r'encoder\.layers\.0\.blocks\.0\.attention\.self\.query\.weight', from_transformers_swin),
+    Layout('trunchier', 'TruncatedSwin', r'stages\.0\.blocks\.0\.attn\.qkv\.weight', dict),
+    Layout('its authors', 'TruncatedVMamba',
+           r'layers\.0\.blocks\.0\.(?:op|self_attention)\.out_proj\.weight', from_vmamba),
+    Layout('trunchier', 'TruncatedVMamba', r'stages\.0\.blocks\.0\.ss2d\.out_proj\.weight', dict),
+    Layout('its authors', 'TruncatedGMF',
+           r'groupmixformer_backbone\.0\.gma_stage\.0\.norm1\.weight', from_groupmixformer),
+    Layout('trunchier', 'TruncatedGMF', r'stages\.0\.blocks\.0\.att\.proj\.weight', dict),
+    Layout('mmpose 1.x or mmpretrain', 'VisionTransformer',
+           r'layers\.0\.ln1\.weight', from_mmpretrain_vit),
+    Layout('transformers', 'VisionTransformer',
+           r'encoder\.layer\.0\.attention\.attention\.query\.weight', from_transformers_vit),
+    Layout('mmpose 0.x, 4D-Humans or timm', 'VisionTransformer',
+           r'blocks\.0\.attn\.qkv\.weight', from_vit),
 ]
+# fmt: on

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,18 +15,25 @@ from torch import nn
 
 from .. import zoo
 from ..files import local_file, need, shipped
+from .inspection import exported_metadata, input_size, inspect_file
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
 
 class Found(NamedTuple):
-    """A model: the paper's name or the config's stem, task, a copy of the config, weights."""
+    """A model: the paper's name or the config's stem, task, a copy of the config, weights.
+
+    `renames` are those of the weights' keys, see `recognize.recognize`; `notes` say what was
+    guessed of the weights.
+    """
 
     name: str
     task: str
     cfg: Config
     weights: Path | None = None
+    renames: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def row(self) -> zoo.Task:
@@ -47,36 +55,132 @@ class Found(NamedTuple):
 
 
 def find(
-    model: str | Path | Config, weights: str | Path | None = None, task: str | None = None
+    model: str | Path | Config | None,
+    weights: str | Path | None = None,
+    task: str | None = None,
+    renames: Sequence[tuple[str, str]] = (),
 ) -> Found:
-    """A model by any of its names, with its weights.
+    """A model by any of its names, with its weights; or by its weights alone.
 
-    Shipped weights come with the config that they were trained with (the crops of the mesh model
-    are half as large as the paper's), unless `model` is a config itself.
+    Weights that state the size of their crops, or another one in the shapes, get the config of a
+    named model with that size, and so do keypoints and decoder. Shipped weights come with the
+    config that they were trained with (the crops of the mesh model are half as large as the
+    paper's), unless `model` is a config itself.
 
     Args:
         model: the paper's name (`VMPose-T-S3`), the file name or the path of a config, a Config, a
             task (its model that ships with weights), or an encoder's name (`vm-t-s3`), which also
-            needs `task`.
+            needs `task`. None: what the weights are recognized as.
         weights: path or http(s) address; None: those that ship with this package, if any.
         task: key of `zoo.TASKS`; None: that of the model.
+        renames: of the weights' keys, see `recognize.recognize`.
 
     Raises:
         FileNotFoundError: no such config or weights.
-        ValueError: an unknown name (the nearest ones are named), a model of another task, or an
-            encoder without a task.
+        ValueError: an unknown name (the nearest ones are named), a model of another task, an
+            encoder without a task, or weights of a config with crops of another size.
+        CheckpointError: weights of an unknown layout.
     """
     if isinstance(model, str) and model in zoo.TASKS:
         model, task = shipped_model(model), model
+    if model is None:
+        if weights is None:
+            raise ValueError('name a model, or give weights')
+        return _of_file(inspect_file(local_file(weights), renames), task)._replace(
+            renames=tuple(renames)
+        )
     found = find_config(model, task)
-    if weights is not None:
-        return found._replace(weights=local_file(weights))
-    path = shipped.asset(f'{found.name}.safetensors')
-    if not path.is_file():
-        return found
-    if isinstance(model, str) and not model.endswith('.py'):
-        found = found._replace(cfg=_read_config(shipped.of_repository(zoo.SHIPPED[found.name])))
-    return found._replace(weights=path)
+    is_name = isinstance(model, str) and not model.endswith('.py')
+    if weights is None:
+        path = shipped.asset(f'{found.name}.safetensors')
+        if not path.is_file():
+            return found
+    else:
+        path = local_file(weights)
+    file = inspect_file(path, renames) if path.suffix != '.onnx' or exported_metadata(path) else None
+    if file is not None:
+        stated, own = file.stated.get('input_size'), input_size(found.cfg)
+        if is_name and (file.name == found.name or found.name in _names_of(file)):
+            found = _of_file(file, task, found)
+        elif not is_name and stated and own and tuple(stated) != own and weights is not None:
+            raise ValueError(
+                f'{path} was trained on crops of {stated[0]} x {stated[1]} '
+                f'({file.stated.get("config", "as it says")}), {found.name} takes {own[0]} x '
+                f'{own[1]}: name that config, or leave the model out'
+            )
+    return found._replace(weights=path, renames=tuple(renames))
+
+
+def _names_of(file):
+    return file.identity.names if file.identity else ()
+
+
+def _of_file(file, task, found=None):
+    """The model that a file is recognized as, with a config that fits the file."""
+    name = found.name if found else file.name
+    if name not in zoo.models():
+        raise ValueError(f'{file.path} is no model to predict with:\n{file.report()}')
+    own_task = zoo.models()[name][1]
+    _check_task(name, own_task, task)
+    if name in zoo.SHIPPED and file.stated.get('config') == zoo.SHIPPED[name]:
+        cfg = _read_config(shipped.of_repository(zoo.SHIPPED[name]))
+    else:
+        cfg = (found or find_config(name)).cfg
+    notes = list(file.guesses)
+    if file.identity is not None:
+        notes += _fit_model(cfg, file.identity, file.recognized.state)
+    size = file.stated.get('input_size') or (file.identity and file.identity.image_size)
+    if size and tuple(size) != input_size(cfg):
+        _set_input_size(cfg, *size)
+    return Found(name, own_task, cfg, file.path, notes=tuple(notes))
+
+
+def _fit_model(cfg, identity, state):
+    """Give the config of a model the decoder and norms of a recognized file; returns guesses."""
+    model, notes = cfg.model, []
+    if not identity.head:
+        raise ValueError(
+            f'the decoder of this file ({identity.decoder}) is of no known size: write a config '
+            'with its numbers of heads and channels, and name it as the model'
+        )
+    if identity.num_stages and f'backbone.norm{identity.num_stages - 1}.weight' not in state:
+        model.backbone.out_norm = False
+    if 'out_channels' not in identity.head:
+        model.head.update(identity.head)
+        return notes
+    if not identity.head['deconv_out_channels']:
+        if model.get('neck'):
+            raise ValueError('a simple decoder behind an adapter is not supported; give a config')
+        model.neck = dict(type='FeatureMapProcessor', scale_factor=4.0, apply_relu=True)
+    count = identity.head['out_channels']
+    model.head.update(identity.head)
+    if count != 17:
+        if count not in KEYPOINT_SETS:
+            raise ValueError(f'{count} keypoints of unknown names: give a config with their names')
+        metainfo = f'configs/_base_/datasets/{KEYPOINT_SETS[count]}.py'
+        cfg.train_dataloader.dataset.metainfo = dict(from_file=metainfo)
+        notes.append(f'{count} keypoints are taken for those of {KEYPOINT_SETS[count]}')
+    return notes
+
+
+KEYPOINT_SETS = {14: 'aic', 16: 'mpii', 26: 'halpe26', 133: 'coco_wholebody', 136: 'halpe'}
+
+
+def _set_input_size(cfg, width, height):
+    """Crops of another size than the recipe's, pixels."""
+    codec = cfg.model.head.get('decoder')
+    if codec:
+        scale = codec.input_size[0] // codec.heatmap_size[0]
+        codec.update(input_size=(width, height), heatmap_size=(width // scale, height // scale))
+        if 'img_size' in cfg.model.backbone:
+            cfg.model.backbone.img_size = (height, width)
+    for step in cfg.test_dataloader.dataset.pipeline:
+        if step.type == 'TopdownAffine':
+            step.input_size = (width, height)
+        elif step.type == 'CropPerson':
+            step.size = height
+    if input_size(cfg) != (width, height):
+        raise ValueError(f'crops of {width} x {height} do not suit this model')
 
 
 def find_config(model: str | Path | Config, task: str | None = None) -> Found:

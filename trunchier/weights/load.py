@@ -5,6 +5,7 @@ and GroupMixFormer classifiers, ViTPose, HMR2.0, a checkpoint of mmpose or of th
 truncation drops is left out; any other difference is an error.
 """
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -19,13 +20,10 @@ from torch import nn
 
 from ..files import local_file, need, whole_file
 from .checkpoint import read_checkpoint
-from .families import FAMILIES, State, rename
+from .families import State, rename
+from .recognize import CheckpointError, recognize, stage_depths
 
 WRAPPERS = ('state_dict', 'model', 'model_ema', 'module')
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be read, or does not fit the model."""
 
 
 @WEIGHT_INITIALIZERS.register_module()
@@ -55,7 +53,10 @@ class OfficialPretrained:
 
 
 def load_checkpoint(
-    module: nn.Module, checkpoint: str | Path, parts: Sequence[str] | None = None
+    module: nn.Module,
+    checkpoint: str | Path,
+    parts: Sequence[str] | None = None,
+    renames: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any] | None:
     """Load `checkpoint` into `module`: every parameter and buffer of it or of its `parts`.
 
@@ -63,6 +64,7 @@ def load_checkpoint(
         module: a backbone, or a whole model with children `backbone`, `neck`, `head`...
         checkpoint: path or http(s) address.
         parts: names of children to load, others are left alone; None: all.
+        renames: see `recognize.recognize`.
 
     Returns:
         The metainfo of the data set that the checkpoint was trained on, if it states one.
@@ -77,11 +79,13 @@ def load_checkpoint(
     expected = module.state_dict()
     if not hasattr(module, 'discriminator'):  # only training needs it
         state = {k: v for k, v in state.items() if not k.startswith('discriminator.')}
-    fresh = None
-    if parts is not None or state.keys() != expected.keys():
+    fresh, differing = None, []
+    if parts is not None or renames or state.keys() != expected.keys():
         if parts is not None:
             expected = _of_parts(module, expected, parts)
-        state, fresh = _fit(module, convert(state, checkpoint))
+        state, fresh, differing = _fit(module, recognize(state, checkpoint, renames).state)
+        if not hasattr(module, 'discriminator'):
+            state = {k: v for k, v in state.items() if not k.startswith('discriminator.')}
         if parts is not None:
             state = {key: value for key, value in state.items() if key.split('.')[0] in parts}
     missing = [key for key in expected if key not in state and not (fresh and fresh(key))]
@@ -90,7 +94,7 @@ def load_checkpoint(
         f'{key}: file {tuple(state[key].shape)}, model {tuple(value.shape)}'
         for key, value in expected.items()
         if key in state and state[key].shape != value.shape
-    ]
+    ] + differing
     if missing or unexpected or misshapen:
         raise CheckpointError(
             f'{checkpoint} does not fit {type(module).__name__}; is it of another variant?'
@@ -103,41 +107,47 @@ def load_checkpoint(
     return meta.get('dataset_meta') if isinstance(meta, dict) else None
 
 
-def convert(state: State, checkpoint: str | Path = 'checkpoint') -> State:
-    """The state_dict of any known layout under our keys; CheckpointError if none is known."""
-    for family in FAMILIES:
-        if any(re.match(family.signature, key) for key in state):
-            return family.convert(state)
-    raise CheckpointError(
-        f'{checkpoint} has none of the known layouts ('
-        f'{", ".join(family.name for family in FAMILIES)}); its keys begin with '
-        f'{", ".join(list(state)[:3])}'
-    )
-
-
 def read_official(checkpoint: str | Path) -> State:
     """State_dict of an official file or one of ours, under our keys; see `load_checkpoint`."""
-    return convert(unwrap(read_weights(local_file(checkpoint)), checkpoint), checkpoint)
+    return recognize(unwrap(read_weights(local_file(checkpoint)), checkpoint), checkpoint).state
 
 
-def read_weights(path: str | Path) -> Any:
+def read_weights(path: str | Path, shapes: bool = False) -> Any:
     """Content of a .safetensors, .pth, .pt or .ckpt file, read without running code in it.
+
+    Args:
+        shapes: read shapes alone, as tensors on the meta device.
+
+    Returns:
+        The pickled content; of .safetensors the tensors, and as `meta` its metadata if `shapes`.
 
     Raises:
         CheckpointError: not a checkpoint, cut off, or with a class that is not allowed.
     """
     if Path(path).suffix == '.safetensors':
-        from safetensors import SafetensorError
+        from safetensors import SafetensorError, safe_open
         from safetensors.torch import load_file
 
         try:
-            return load_file(path)
+            if not shapes:
+                return load_file(path)
+            with safe_open(path, framework='pt') as file:
+                sizes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+                tensors = {key: torch.empty(size, device='meta') for key, size in sizes.items()}
+                return dict(tensors, meta=dict(file.metadata() or {}))
         except SafetensorError as error:
             raise CheckpointError(
                 f'{path} is cut off or not a safetensors file: {error}'
             ) from error
+    with open(path, 'rb') as file:
+        start = file.read(16)
+    if not start.startswith((b'PK', b'\x80')):  # a zip archive, or a pickle
+        raise CheckpointError(
+            f'{path} cannot be read as weights: it is no file of torch.save or safetensors, and '
+            f'begins with {start!r}'
+        )
     try:
-        return read_checkpoint(path)
+        return read_checkpoint(path, shapes)
     except Exception as error:
         reason = str(error).partition('\n')[0] or repr(error)
         raise CheckpointError(
@@ -188,6 +198,16 @@ of_mmengine.CheckpointLoader.register_scheme(
 )
 
 
+def wrapper_of(content: Any) -> str:
+    """Path of keys below which `unwrap` finds the state_dict, such as 'state_dict'; '' for none."""
+    path = []
+    for key in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            path.append(key)
+    return '/'.join(path)
+
+
 def unwrap(content: Any, checkpoint: str | Path = 'checkpoint') -> State:
     """The state_dict in `content`, under any of the usual keys."""
     for key in WRAPPERS:
@@ -219,8 +239,11 @@ def _of_parts(module, expected, parts):
 
 
 def _fit(module, state):
-    """`state` with the keys of `module` and without dropped stages; a test for optional keys."""
+    """`state` with the keys of `module` and without dropped stages; a test for optional keys;
+    how the dropped stages differ from those of the variant.
+    """
     whole = hasattr(module, 'backbone')
+    trained = any(key.startswith('head.') for key in state)
     prefixed = any(key.startswith('backbone.') for key in state)
     if prefixed and not whole:
         own = [key for key in state if key.startswith('backbone.')]
@@ -229,9 +252,15 @@ def _fit(module, state):
         state = {f'backbone.{key}': value for key, value in state.items()}
     backbone = module.backbone if whole else module
     if not hasattr(backbone, 'num_stages'):
-        return state, lambda key: False
+        return state, lambda key: False, []
+    depths = dict(enumerate(backbone.arch['depths']))
+    differing = [
+        f'stage {stage + 1}: file {depth} blocks, model {depths.get(stage)}'
+        for stage, depth in stage_depths(state).items()
+        if stage >= backbone.num_stages and depth != depths.get(stage)
+    ]
     state = {key: value for key, value in state.items() if _kept(key, backbone)}
-    return state, lambda key: FRESH.fullmatch(key)
+    return state, lambda key: not trained and FRESH.fullmatch(key), differing
 
 
 # Output norms of stages 1 to 3: classifiers have none, so that a truncated model keeps its initial
@@ -247,11 +276,14 @@ def _kept(key, backbone):
     return norm is None or hasattr(backbone, norm[1])
 
 
-def save_weights(state: State, path: str | Path, note: str | None = None) -> None:
+def save_weights(
+    state: State, path: str | Path, note: str | None = None, stated: dict[str, Any] | None = None
+) -> None:
     """Write a state_dict as .safetensors or .pth; the file appears complete or not at all.
 
     Args:
         note: what users of the weights should know; only .safetensors keeps it.
+        stated: what made them: `model`, `config`, `input_size`, see `inspection.stated_facts`.
 
     Raises:
         ValueError: another suffix.
@@ -264,9 +296,12 @@ def save_weights(state: State, path: str | Path, note: str | None = None) -> Non
     with whole_file(path) as part:
         try:
             if safetensors:
-                safetensors.save_file(state, part, None if note is None else dict(note=note))
+                texts = dict(note=note, trunchier=stated and json.dumps(stated))
+                texts = {key: text for key, text in texts.items() if text is not None}
+                safetensors.save_file(state, part, texts or None)
                 part.chmod(0o644)  # safetensors makes it readable for its owner alone
             else:
-                torch.save(dict(state_dict=state), part)
+                meta = dict(meta=dict(trunchier=stated)) if stated else {}
+                torch.save(dict(state_dict=state, **meta), part)
         except Exception as error:  # torch and safetensors have their own
             raise OSError(f'{path} cannot be written: {error}; is the disk full?') from error

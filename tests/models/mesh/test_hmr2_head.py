@@ -14,6 +14,7 @@ from trunchier.geometry import matrix_to_rotation_6d
 from trunchier.models import MeshEstimator
 from trunchier.models.mesh.hmr2_head import EMBEDDED_MEAN_PARAMS, HMR2Head, read_mean_params
 from trunchier.weights.families import from_hmr2
+from trunchier.weights.recognize import recognize
 from trunchier.zoo import MESH_DECODERS, model_cfg
 
 SMALL = dict(in_channels=24, depth=2, num_heads=2, head_dim=8, mlp_dim=32)
@@ -197,5 +198,5 @@ def test_released_checkpoint_fits_the_whole_model_key_by_key():
         cfg['head']['type'] = 'HMR2Head'
         model = MeshEstimator(**cfg, discriminator=dict(type='HMRDiscriminator'))
         ours = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-        converted = {key: tuple(value.shape) for key, value in from_hmr2(state).items()}
+        converted = {key: tuple(value.shape) for key, value in recognize(state).state.items()}
     assert converted == ours
