@@ -40,6 +40,7 @@ from trunchier.models.create import create_backbone, create_model
 from trunchier.models.mesh.body import SHAPES, BodyModel
 from trunchier.models.mesh.hmr2_head import MEAN_PARAMS, read_mean_params
 from trunchier.weights.find import weights_note
+from trunchier.weights.inspection import inspect_file
 from trunchier.weights.load import load_checkpoint, read_official, read_weights
 
 OWN = 'reads what this package wrote in the same run, or ships'
@@ -74,6 +75,7 @@ READERS = {
     'trunchier/visualization/viewer.py': OWN,
     'trunchier/weights/checkpoint.py': {'weights'},
     'trunchier/weights/find.py': {'weights of an inferencer', 'note'},
+    'trunchier/weights/inspection.py': {'inspect'},
     'trunchier/weights/load.py': {
         *('weights', 'checkpoint', 'official', 'init_cfg OfficialPretrained', 'create_model'),
         *('create_backbone', 'init_cfg Pretrained', 'mmengine', 'load_from', 'resume'),
@@ -201,6 +203,7 @@ ENTRIES = {
     'create_backbone': lambda path: create_backbone('swin-t-s2', weights=path),
     'weights of an inferencer': lambda path: PoseInferencer(pose_config(), weights=path),
     'note': lambda path: weights_note(path),
+    'inspect': lambda path: inspect_file(path),
     'init_cfg OfficialPretrained': with_init_cfg('OfficialPretrained'),
     'init_cfg Pretrained': with_init_cfg('Pretrained'),
     'mmengine': lambda path: of_mmengine.load_checkpoint(Model(), str(path)),

@@ -28,7 +28,9 @@ def main(arguments: list[str] | None = None) -> None:
         try:
             file = inspect_file(path, parse_renames(args.rename))
             print(printable(file.report()))
-            for key, value in file.recognized.state.items() if args.keys and file.recognized else ():
+            for key, value in (
+                file.recognized.state.items() if args.keys and file.recognized else ()
+            ):
                 print(f'  {printable(key)} {tuple(value.shape)}')
         except (RuntimeError, OSError, ValueError) as error:
             failures.append(printable(f'error: {error}'))
@@ -38,7 +40,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def printable(text: str) -> str:
     """`text` with characters that could command a terminal escaped."""
-    return ''.join(c if c.isprintable() or c == '\n' else c.encode('unicode_escape').decode() for c in text)
+    return ''.join(
+        c if c.isprintable() or c == '\n' else c.encode('unicode_escape').decode() for c in text
+    )
 
 
 if __name__ == '__main__':

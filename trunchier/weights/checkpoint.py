@@ -35,6 +35,10 @@ INERT_CLASSES = (
     ('mmcv', 'ConfigDict'),                      # mmcv.utils.config.ConfigDict
     ('pytorch_lightning', 'AttributeDict'),      # pytorch_lightning.utilities.parsing.AttributeDict
     ('lightning_fabric', 'AttributeDict'),       # lightning_fabric.utilities.data.AttributeDict
+    *(('omegaconf', name) for name in (          # hydra's config, as in 4D-Humans
+        'DictConfig', 'ListConfig', 'ContainerMetadata', 'Metadata', 'AnyNode', 'StringNode',
+        'IntegerNode', 'FloatNode', 'BooleanNode', 'BytesNode', 'PathNode', 'EnumNode', 'UnionNode',
+    )),
 )  # fmt: skip
 LEGACY_MAGIC, LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001  # of files of torch 1.5 and older
 

@@ -165,7 +165,7 @@ HMR2 = [
 
 
 def from_timm_swin(state: State) -> State:
-    """Swin under timm's keys, whose downsampling layers already belong to the stage they lead to."""
+    """Swin under timm's keys: downsampling layers belong to the stage that they lead to."""
     if not any(key.startswith('layers.0.downsample.') for key in state):
         state = rename(state, [(r'^layers\.(\d)\.downsample\.', r'stages.\1.downsample.')])
     return from_swin(state)
@@ -328,7 +328,8 @@ LAYOUTS = [
     Layout('mmpretrain or mmdet', 'TruncatedSwin',
            r'stages\.0\.blocks\.0\.attn\.w_msa\.qkv\.weight', from_mmpretrain_swin),
     Layout('transformers', 'TruncatedSwin',
-           r'encoder\.layers\.0\.blocks\.0\.attention\.self\.query\.weight', from_transformers_swin),
+           r'encoder\.layers\.0\.blocks\.0\.attention\.self\.query\.weight',
+           from_transformers_swin),
     Layout('trunchier', 'TruncatedSwin', r'stages\.0\.blocks\.0\.attn\.qkv\.weight', dict),
     Layout('its authors', 'TruncatedVMamba',
            r'layers\.0\.blocks\.0\.(?:op|self_attention)\.out_proj\.weight', from_vmamba),

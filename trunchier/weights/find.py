@@ -15,7 +15,7 @@ from torch import nn
 
 from .. import zoo
 from ..files import local_file, need, shipped
-from .inspection import exported_metadata, input_size, inspect_file
+from .inspection import exported_metadata, input_size, inspect_file, stated_facts
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -97,16 +97,18 @@ def find(
             return found
     else:
         path = local_file(weights)
-    file = inspect_file(path, renames) if path.suffix != '.onnx' or exported_metadata(path) else None
-    if file is not None:
-        stated, own = file.stated.get('input_size'), input_size(found.cfg)
-        if is_name and (file.name == found.name or found.name in _names_of(file)):
+    if is_name and (path.suffix != '.onnx' or exported_metadata(path)):
+        file = inspect_file(path, renames)
+        if found.name in (file.name, *_names_of(file)):
             found = _of_file(file, task, found)
-        elif not is_name and stated and own and tuple(stated) != own and weights is not None:
+    elif weights is not None:
+        stated, own = stated_facts(path), input_size(found.cfg)
+        size = stated.get('input_size')
+        if size and own and tuple(size) != own:
             raise ValueError(
-                f'{path} was trained on crops of {stated[0]} x {stated[1]} '
-                f'({file.stated.get("config", "as it says")}), {found.name} takes {own[0]} x '
-                f'{own[1]}: name that config, or leave the model out'
+                f'{path} was trained on crops of {size[0]} x {size[1]} '
+                f'({stated.get("config", "as it says")}), {found.name} takes {own[0]} x {own[1]}: '
+                'name that config, or leave the model out'
             )
     return found._replace(weights=path, renames=tuple(renames))
 

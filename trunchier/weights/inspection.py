@@ -64,7 +64,10 @@ class Inspected(NamedTuple):
         sizes = ' or '.join(known.backbones) or 'a size that no model here has'
         stages = f', {known.num_stages} stages' if known.num_stages else ''
         rows += [('backbone', f'{PAPER[found.layout.kind]}: {sizes}{stages}')]
-        rows += [('task', known.task or 'none: a backbone, to train from'), ('decoder', known.decoder)]
+        rows += [
+            ('task', known.task or 'none: a backbone, to train from'),
+            ('decoder', known.decoder),
+        ]
         size = self.stated.get('input_size') or known.image_size
         if size:
             rows += [('crops', f'{size[0]} x {size[1]} (width x height)')]
@@ -103,27 +106,35 @@ def inspect_file(path: str | Path, renames: Sequence[tuple[str, str]] = ()) -> I
     if not path.is_file():
         raise FileNotFoundError(f'no weights {path} (from {Path.cwd()})')
     if exported := exported_metadata(path):
-        stated = {key: exported[key] for key in STATED if key in exported}
-        return Inspected(path, '', None, None, stated, exported)
+        return Inspected(path, '', None, None, stated_facts(path), exported)
+    if path.suffix == '.onnx':
+        raise CheckpointError(f'{path} was not written by trunchier: no task in its metadata')
     content = read_weights(path, shapes=True)
     state = unwrap(content, path)
     found = recognize(state, path, renames)
     smpl = any('smpl.' in key for key in state)
     return Inspected(
-        path, wrapper_of(content), found, identify(found), stated_facts(content), None, smpl
+        path, wrapper_of(content), found, identify(found), _stated(content), None, smpl
     )
 
 
-def stated_facts(content: Any) -> dict[str, Any]:
-    """What the content of a file says about its making: of `STATED`, what is there.
+def stated_facts(path: str | Path) -> dict[str, Any]:
+    """What a file says about its making: of `STATED`, what is there; raises as `inspect_file`.
 
     Files of this package say it themselves; a checkpoint of mmengine carries the text of its
     config.
     """
+    exported = exported_metadata(path)
+    if exported is None and Path(path).suffix in ('.onnx', '.pt2'):
+        return {}
+    return _stated(dict(meta=exported) if exported else read_weights(path, shapes=True))
+
+
+def _stated(content):
     meta = content.get('meta') if isinstance(content, dict) else None
     if not isinstance(meta, dict):
         return {}
-    facts = meta.get('trunchier')
+    facts = meta if 'producer' in meta else meta.get('trunchier')
     if isinstance(facts, str):
         try:
             facts = json.loads(facts)
@@ -137,8 +148,10 @@ def stated_facts(content: Any) -> dict[str, Any]:
 def _plausible(key, value):
     if key != 'input_size':
         return isinstance(value, str) and value.isprintable() and len(value) < 200
-    return isinstance(value, list | tuple) and len(value) == 2 and all(
-        type(side) is int and 0 < side < 10_000 for side in value
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(type(side) is int and 0 < side < 10_000 for side in value)
     )
 
 
@@ -152,7 +165,15 @@ def _facts_of_config(text):
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
         }
         return dict(input_size=input_size(values))
-    except (SyntaxError, ValueError, RecursionError, MemoryError, TypeError, AttributeError, KeyError):
+    except (
+        SyntaxError,
+        ValueError,
+        RecursionError,
+        MemoryError,
+        TypeError,
+        AttributeError,
+        KeyError,
+    ):
         return {}
 
 
@@ -185,7 +206,7 @@ def input_size(cfg: Any) -> tuple[int, int] | None:
     return None
 
 
-# --- exported files ---------------------------------------------------------------------------------
+# --- exported files -------------------------------------------------------------------------------
 def exported_metadata(path: str | Path) -> dict[str, Any] | None:
     """Metadata of a model that `deploy.export` wrote; None: another file. Nothing is run."""
     path = Path(path)

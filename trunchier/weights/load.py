@@ -21,7 +21,7 @@ from torch import nn
 from ..files import local_file, need, whole_file
 from .checkpoint import read_checkpoint
 from .families import State, rename
-from .recognize import CheckpointError, recognize, stage_depths
+from .recognize import CheckpointError, identify, recognize, stage_depths
 
 WRAPPERS = ('state_dict', 'model', 'model_ema', 'module')
 
@@ -97,7 +97,8 @@ def load_checkpoint(
     ] + differing
     if missing or unexpected or misshapen:
         raise CheckpointError(
-            f'{checkpoint} does not fit {type(module).__name__}; is it of another variant?'
+            f'{checkpoint} does not fit {type(module).__name__}; is it of another variant? '
+            f'It looks like {_likely(content, checkpoint)}'
             + _listing('missing', missing)
             + _listing('unexpected', unexpected)
             + _listing('misshapen', misshapen)
@@ -219,6 +220,13 @@ def unwrap(content: Any, checkpoint: str | Path = 'checkpoint') -> State:
     if not state:
         raise CheckpointError(f'{checkpoint} holds no tensors; found keys {list(content)[:5]}')
     return rename(state, [(r'^module\.', '')])
+
+
+def _likely(content, checkpoint):
+    try:
+        return identify(recognize(unwrap(content, checkpoint), checkpoint))
+    except CheckpointError:
+        return 'none of the known models'
 
 
 def _listing(word, keys, most=12):

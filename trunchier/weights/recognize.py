@@ -57,11 +57,11 @@ POSE_HEAD = re.compile(PREFIX + r'(final_layer|deconv_layers\.0|deconv1)\.weight
 
 def parse_renames(texts: Sequence[str]) -> list[tuple[str, str]]:
     """`OLD=NEW` -> pairs for `recognize`; ValueError if one has no `=` or no OLD."""
-    pairs = [tuple(text.split('=', 1)) for text in texts]
-    for text, pair in zip(texts, pairs, strict=True):
-        if len(pair) != 2 or not pair[0]:
+    pairs = [text.partition('=') for text in texts]
+    for text, (old, equals, _) in zip(texts, pairs, strict=True):
+        if not old or not equals:
             raise ValueError(f'--rename {text}: expected OLD=NEW, two beginnings of keys')
-    return pairs
+    return [(old, new) for old, _, new in pairs]
 
 
 def recognize(
@@ -345,7 +345,11 @@ def _head(state):
     depth = 1 + max(int(m[1]) for k in state if (m := re.match(r'head\.layers\.(\d+)\.', k)))
     inner, mlp = (state[f'head.layers.0.{k}.weight'].shape[0] for k in ('to_q', 'mlp_in'))
     for row in zoo.MESH_DECODERS.values():
-        if (depth, inner, mlp) == (row['depth'], row['num_heads'] * row['head_dim'], row['mlp_dim']):
+        if (depth, inner, mlp) == (
+            row['depth'],
+            row['num_heads'] * row['head_dim'],
+            row['mlp_dim'],
+        ):
             words = f'{depth} layers, {row["num_heads"]} heads of {row["head_dim"]}, MLP of {mlp}'
             return 'mesh', dict(row), f'HMR2.0, {words}'
     return 'mesh', {}, f'HMR2.0, {depth} layers, {inner} channels in unknown heads, MLP of {mlp}'
