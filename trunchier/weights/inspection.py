@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..conventions import IMAGE_SIZE
+from ..zoo.releases import RELEASES
 from .load import read_weights, unwrap, wrapper_of
 from .recognize import PAPER, CheckpointError, Identity, Recognized, identify, recognize
 
 EXTRA_FILE = 'trunchier.json'  # metadata in exported files of torch
+CROP_SIZE = 256  # default of CropPerson
 STATED = ('model', 'config', 'input_size')  # what a file says about its making
 
 
@@ -72,6 +73,8 @@ class Inspected(NamedTuple):
         if size:
             rows += [('crops', f'{size[0]} x {size[1]} (width x height)')]
         rows += [('model', self.name or 'none of the zoo')]
+        licenses = {row.filename: row.license for row in RELEASES.values()}
+        rows += [('license', licenses.get(self.path.name) or 'not known from the file')]
         rows += [('config', self.stated['config'])] if 'config' in self.stated else []
         rows += [('left out', what) for what in found.left_out]
         rows += [('guess', what) for what in self.guesses]
@@ -201,7 +204,7 @@ def input_size(cfg: Any) -> tuple[int, int] | None:
         return int(width), int(height)
     for step in cfg['test_dataloader']['dataset']['pipeline']:
         if step['type'] == 'CropPerson':
-            side = step.get('size', IMAGE_SIZE)
+            side = step.get('size', CROP_SIZE)
             return side - 2 * (side // 8), side  # see `geometry.seen_columns`
     return None
 
