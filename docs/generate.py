@@ -20,8 +20,15 @@ import model_table  # noqa: E402
 
 from trunchier import zoo  # noqa: E402
 from trunchier.compat import patches  # noqa: E402
+from trunchier.weights.families import LAYOUTS  # noqa: E402
 
-PAGES = ('docs/models.md', 'docs/recipes.md', 'docs/troubleshooting.md', 'README.md')
+PAGES = (
+    'docs/checkpoints.md',
+    'docs/models.md',
+    'docs/recipes.md',
+    'docs/troubleshooting.md',
+    'README.md',
+)
 PART = re.compile(r'(<!-- generated: ([a-z ]+) -->\n).*?(<!-- end -->)', re.S)
 SIX = ('swin-t-s3', 'swin-b-s3', 'gmf-t-s3', 'gmf-b-s3', 'vm-t-s3', 'vm-b-s3')
 
@@ -42,6 +49,19 @@ def six_models() -> str:
     for encoder in SIX:
         pose, mesh = (sizes[zoo.paper_name(encoder, task)] for task in ('pose', 'mesh'))
         lines.append(f'| `{encoder}` | {pose} | {mesh} |')
+    return '\n'.join(lines) + '\n'
+
+
+def layouts() -> str:
+    """Layouts of checkpoints, with the models that are recognized in each."""
+    lines = ['| family | names of keys by | for example | models |', '|---|---|---|---|']
+    for layout in LAYOUTS:
+        rows = [name for name, row in zoo.BACKBONES.items() if row.type == layout.kind]
+        encoders = [name for name in zoo.ENCODERS if zoo.encoder(name).backbone_name in rows]
+        names = [task.paper_name(name) for task in zoo.TASKS.values() for name in encoders]
+        key = re.sub(r'\(\?:(\w+)\|.*?\)', r'\1', layout.anchor).replace('\\', '')
+        cells = zoo.BACKBONES[rows[0]].paper, layout.name, f'`{key}`', f'all {len(names)}'
+        lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines) + '\n'
 
 
@@ -77,6 +97,7 @@ PARTS = {
     'pose models': lambda: models('pose'),
     'mesh models': lambda: models('mesh'),
     'six models': six_models,
+    'layouts': layouts,
     'recipes': recipes,
     'symptoms': symptoms,
 }

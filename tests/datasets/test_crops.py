@@ -4,7 +4,7 @@ import people
 import pytest
 from golden_rule import golden_tensor, load_golden
 
-from trunchier.datasets import AugmentPerson, crops
+from trunchier.datasets import AugmentPerson, CropPerson, crops
 
 EXAMPLES = load_golden('hmr2_get_example')['get_example']
 DATASETS = load_golden('hmr2_datasets')
@@ -100,6 +100,16 @@ def test_demo_crop_is_the_official_one(example, shared):
     np.testing.assert_allclose(center, array(example['box_center']))
     assert side == example['box_size']
     assert gray_errors(crop, example['img']).max() < 1e-2
+
+
+@pytest.mark.parametrize('example', DATASETS['vitdet_dataset'])
+def test_the_crop_of_prediction_is_that_of_the_official_demo(example, shared):
+    image = cv2.imread(str(shared / 'golden' / example['image']))
+    box = np.float64(example['box_x1y1x2y2'])
+    record = dict(image=image, center=(box[2:] + box[:2]) / 2, scale=(box[2:] - box[:2]) / 200)
+    found = CropPerson(aspect=(192, 256), antialias='demo')(record)
+    assert found['input_side'] == pytest.approx(example['box_size'])
+    assert gray_errors(found['crop'], example['img']).max() < 0.51  # rounded
 
 
 @pytest.mark.parametrize('case', DATASETS['expand_to_aspect_ratio'])

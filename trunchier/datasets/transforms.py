@@ -84,7 +84,8 @@ class CropPerson:
         aspect: (width, height) that the box is expanded to before its longer side is taken; None in
             HMR2.0's training, (192, 256) in its evaluation.
         border: 'constant' (black) or 'replicate'.
-        antialias: blur before the crop is reduced.
+        antialias: blur before the crop is reduced; 'demo': as 4D-Humans' demo does, by half of the
+            reduction, so that 256-pixel crops are blurred of boxes beyond 563 pixels.
         official: reproduce 4D-Humans exactly: colors are not rounded (the crop is float32), and
             `antialias` blurs crops that are *enlarged*.
     """
@@ -92,12 +93,14 @@ class CropPerson:
     size: int = IMAGE_SIZE
     aspect: tuple[float, float] | None = None
     border: str = 'constant'
-    antialias: bool = False
+    antialias: bool | str = False
     official: bool = False
 
     def __post_init__(self):
         if self.border not in ('constant', 'replicate'):
             raise ValueError(f"expected border 'constant' or 'replicate', got {self.border!r}")
+        if self.antialias not in (True, False, 'demo'):
+            raise ValueError(f"expected antialias True, False or 'demo', got {self.antialias!r}")
 
     def __call__(self, record: dict) -> dict:
         augmentation = record.get('augmentation') or crops.Augmentation()
@@ -109,10 +112,11 @@ class CropPerson:
         mirrored = np.array([width - 1 - center[0], center[1]]) if augmentation.mirror else center
         side = side * augmentation.scale
         matrix = crops.crop_matrix(mirrored, side, size, augmentation.rotation)
-        sigma = crops.blur_sigma(side, size, self.official) if self.antialias else 0.0
-        crop = crops.warp(
-            image, matrix, size, augmentation.mirror, self.border, sigma=sigma, truncate=3.0
-        )
+        demo = self.antialias == 'demo'
+        reduced = side / 2 if demo else side
+        sigma = crops.blur_sigma(reduced, size, self.official) if self.antialias else 0.0
+        truncate = 4.0 if demo else 3.0
+        crop = crops.warp(image, matrix, size, augmentation.mirror, self.border, sigma, truncate)
 
         added = dict(
             crop=self._scale_colors(crop, augmentation.color),
