@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 
 from trunchier.files import check_writable  # importing trunchier registers its modules
 from trunchier.files.processes import clean_end
-from trunchier.weights.load import CheckpointError
+from trunchier.weights.load import CheckpointError, load_checkpoint
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -124,22 +124,33 @@ def distribute_on_cpu(cfg: Config) -> None:
     cfg.model_wrapper_cfg = dict(cfg.get('model_wrapper_cfg') or wrapper, device_ids=None)
 
 
-def load_safely(runner: Runner, strict: bool) -> None:
-    """Make `runner` raise CheckpointError where keys or shapes differ, which mmengine only logs."""
+def load_safely(runner: Runner, strict: bool, official: bool = False) -> None:
+    """Make `runner` raise CheckpointError where keys or shapes differ, which mmengine only logs.
+
+    `official`: also load files in other layouts, all but the discriminator.
+    """
     load = runner.load_checkpoint
 
-    def load_checkpoint(filename, *args, **kwargs):
+    def checked(filename, *args, **kwargs):
         try:
             return load(str(filename), *args, **kwargs, strict=strict)
         except Exception as error:
             if 'do not match exactly' not in str(error):  # mmengine's message about keys and shapes
                 raise
-            raise CheckpointError(
-                f'{filename} does not fit the model of this config; is it of another variant?\n'
-                f'{error}'
-            ) from error
+            text = f'{filename} does not fit the model of this config; is it of another variant?\n'
+            if not official:
+                raise CheckpointError(f'{text}{error}') from error
+        model = getattr(runner.model, 'module', runner.model)
+        discriminator = model._modules.pop('discriminator', None)  # only training needs it
+        try:
+            load_checkpoint(model, filename)
+        except CheckpointError as error:
+            raise CheckpointError(f'{text}{error}') from None
+        finally:
+            if discriminator is not None:
+                model.discriminator = discriminator
 
-    runner.load_checkpoint = load_checkpoint
+    runner.load_checkpoint = checked
 
 
 @contextlib.contextmanager

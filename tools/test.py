@@ -74,7 +74,7 @@ def main():
         runner = Runner.from_cfg(cfg)
         if args.out:
             runner.register_hook(WriteMetrics(args.out))
-        load_safely(runner, strict=True)
+        load_safely(runner, strict=True, official=True)
         runner.test()
 
 

@@ -129,9 +129,18 @@ try:
     MMPoseInferencer('SwinPose-T-S9', device='cpu', det_model='whole_image')
 except ValueError as error:
     print(error)
+infer = MMPoseInferencer('VMPose-T-S2', device='cpu', det_model='whole_image')
+ours = trunchier.create_model('VMPose-T-S2', weights='shipped').state_dict()
+state = infer.inferencer.model.state_dict()
+print(all(torch.equal(state[key], value) for key, value in ours.items()))
+try:
+    MMPoseInferencer('SwinPose-T-S3', device='cpu', det_model='whole_image')
+except ValueError as error:
+    print(error)
 """
     run = subprocess.run([sys.executable, '-W', 'ignore', '-c', script], capture_output=True,
                          text=True, cwd=tmp_path)  # fmt: skip
-    assert run.stdout.splitlines()[-2:] == ['17', 'Cannot find model: swinpose-t-s9 in mmpose'], (
-        run.stderr
-    )
+    *_, points, unknown, equal, refusal = run.stdout.splitlines()
+    assert (points, equal) == ('17', 'True'), run.stderr
+    assert unknown == 'Cannot find model: swinpose-t-s9 in mmpose'
+    assert 'no weights of td-hm_swin-t-s3_8xb64-210e_coco-256x192 are known' in refusal

@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -443,6 +444,28 @@ def test_a_checkpoint_that_cannot_be_right_is_refused(trained, folder, tmp_path,
         spoil(path, trained / 'epoch_1.pth')
     with pytest.raises((RuntimeError, FileNotFoundError), match=message):
         run_tool('test', folder / 'toy.py', path, '--work-dir', tmp_path, cwd=tmp_path)
+
+
+def test_a_checkpoint_in_another_layout_is_tested(trained, folder, tmp_path, capfd):
+    content = read_weights(trained / 'epoch_1.pth')
+    names = ('backbone.stem.', 'student.patch_embed.'), ('neck.proj.', 'student.reduce.')
+    state = content['state_dict']
+    for old, new in (*names, ('backbone.', 'student.'), ('head.', 'keypoint_head.')):
+        state = {re.sub(f'^{re.escape(old)}', new, key): value for key, value in state.items()}
+    state = {
+        re.sub(r'\.stages\.(\d)\.blocks', r'.layers.\1.blocks', k): v for k, v in state.items()
+    }
+    down = '.stages.1.downsample.', '.layers.0.downsample.'
+    state = {key.replace(*down): value for key, value in state.items()}
+    torch.save(dict(model=state), tmp_path / 'theirs.pth')
+    scores = []
+    for path in (trained / 'epoch_1.pth', tmp_path / 'theirs.pth'):
+        out = tmp_path / f'{path.stem}.json'
+        run_tool(
+            'test', folder / 'toy.py', path, '--work-dir', tmp_path, '--out', out, cwd=tmp_path
+        )
+        scores.append(out.read_text())
+    assert scores[0] == scores[1]
 
 
 # --- Slurm ---------------------------------------------------------------------------------------

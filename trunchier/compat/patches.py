@@ -161,7 +161,8 @@ def names_of_our_pose_models() -> Outcome:
     """MMPoseInferencer('VMPose-T-S3') fails: "Cannot find model: vmpose-t-s3 in mmpose".
 
     mmengine's inferencers look a name up in the model index of one package. This adds our models
-    after mmpose's own, with the full paths of their configs.
+    after mmpose's own, with the full paths of their configs and of the weights that ship here. A
+    config of ours without weights is refused: mmpose would predict with random ones.
 
     Upstream: https://github.com/open-mmlab/mmengine/issues/1581
     Condition: mmpose is installed, and our configs are found beside the package or in its wheel.
@@ -192,9 +193,23 @@ def _list_ours_after(mmpose, ours, infer):
         if mmpose in (Path(dir) / 'mmpose', Path(dir).parent):
             for model in of_package(str(ours)):
                 if 'pose2d' in Path(model['Config']).parts:
-                    yield dict(model, Config=str(ours / model['Config']))
+                    asset = PACKAGE / 'assets' / f'{model.get("Alias")}.safetensors'
+                    weights = str(asset) if asset.is_file() else model.get('Weights')
+                    yield dict(model, Config=str(ours / model['Config']), Weights=weights)
 
     infer.BaseInferencer._get_models_from_metafile = staticmethod(models_from_metafile)
+    init_model = infer.BaseInferencer._init_model
+
+    @functools.wraps(init_model)
+    def with_weights(self, cfg, weights, device='cpu'):
+        path = Path(getattr(cfg, 'filename', None) or '')
+        if weights is None and path.is_relative_to(ours / 'configs'):
+            raise ValueError(
+                f'no weights of {path.stem} are known: name some (pose2d_weights=FILE)'
+            )
+        return init_model(self, cfg, weights, device)
+
+    infer.BaseInferencer._init_model = with_weights
 
 
 def scope_of_our_own() -> Outcome:

@@ -98,6 +98,13 @@ class Inferencer:
         self.predictor: Predictor = kind.load(found, device, precision, **options)
         self.batch_size, self.track, self.max_pixels = batch_size, track, max_pixels
         self.smooth = dict(smooth) if isinstance(smooth, dict) else ({} if smooth else None)
+        own_body = self.predictor.settings.get('body_model') or found.cfg.model.get('body_model')
+        if found.smpl and not own_body:
+            log.warning(
+                '%s was trained for SMPL: its shapes mean something else on the embedded body. '
+                'Convert SMPL by tools/convert_smpl.py and give it as body_model (--body-model)',
+                screen.printable(self.weights.name),
+            )
         self.report = Report()
         self.settings = dict(
             trunchier=__version__,

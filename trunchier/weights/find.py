@@ -25,7 +25,7 @@ class Found(NamedTuple):
     """A model: the paper's name or the config's stem, task, a copy of the config, weights.
 
     `renames` are those of the weights' keys, see `recognize.recognize`; `notes` say what was
-    guessed of the weights.
+    guessed of the weights; `smpl`: whether they were trained for SMPL's body.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Found(NamedTuple):
     weights: Path | None = None
     renames: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    smpl: bool = False
 
     @property
     def row(self) -> zoo.Task:
@@ -86,7 +87,7 @@ def find(
     if model is None:
         if weights is None:
             raise ValueError('name a model, or give weights')
-        return _of_file(inspect_file(local_file(weights), renames), task)._replace(
+        return _of_file(inspect_file(_path_of(weights), renames), task)._replace(
             renames=tuple(renames)
         )
     found = find_config(model, task)
@@ -96,7 +97,7 @@ def find(
         if not path.is_file():
             return found
     else:
-        path = local_file(weights)
+        path = _path_of(weights)
     if is_name and (path.suffix != '.onnx' or exported_metadata(path)):
         file = inspect_file(path, renames)
         if found.name in (file.name, *_names_of(file)):
@@ -111,6 +112,12 @@ def find(
                 'name that config, or leave the model out'
             )
     return found._replace(weights=path, renames=tuple(renames))
+
+
+def _path_of(weights):
+    if not str(weights).startswith(('http://', 'https://')) and not Path(weights).is_file():
+        raise FileNotFoundError(f'no file of weights {weights} (from {Path.cwd()})')
+    return local_file(weights)
 
 
 def _names_of(file):
@@ -134,7 +141,7 @@ def _of_file(file, task, found=None):
     size = file.stated.get('input_size') or (file.identity and file.identity.image_size)
     if size and tuple(size) != input_size(cfg):
         _set_input_size(cfg, *size)
-    return Found(name, own_task, cfg, file.path, notes=tuple(notes))
+    return Found(name, own_task, cfg, file.path, notes=tuple(notes), smpl=file.smpl)
 
 
 def _fit_model(cfg, identity, state):

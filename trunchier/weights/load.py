@@ -83,7 +83,10 @@ def load_checkpoint(
     if parts is not None or renames or state.keys() != expected.keys():
         if parts is not None:
             expected = _of_parts(module, expected, parts)
-        state, fresh, differing = _fit(module, recognize(state, checkpoint, renames).state)
+        found = recognize(state, checkpoint, renames).state
+        trained = any(key.startswith('head.') for key in found)
+        whole = trained and (parts is None or 'head' in parts)
+        state, fresh, differing = _fit(module, found, whole)
         if not hasattr(module, 'discriminator'):
             state = {k: v for k, v in state.items() if not k.startswith('discriminator.')}
         if parts is not None:
@@ -246,12 +249,11 @@ def _of_parts(module, expected, parts):
     return {key: value for key, value in expected.items() if key.split('.')[0] in parts}
 
 
-def _fit(module, state):
+def _fit(module, state, trained):
     """`state` with the keys of `module` and without dropped stages; a test for optional keys;
-    how the dropped stages differ from those of the variant.
+    how the dropped stages differ from those of the variant. Of `trained` models nothing is dropped.
     """
     whole = hasattr(module, 'backbone')
-    trained = any(key.startswith('head.') for key in state)
     prefixed = any(key.startswith('backbone.') for key in state)
     if prefixed and not whole:
         own = [key for key in state if key.startswith('backbone.')]
@@ -267,7 +269,8 @@ def _fit(module, state):
         for stage, depth in stage_depths(state).items()
         if stage >= backbone.num_stages and depth != depths.get(stage)
     ]
-    state = {key: value for key, value in state.items() if _kept(key, backbone)}
+    if not trained:
+        state = {key: value for key, value in state.items() if _kept(key, backbone)}
     return state, lambda key: not trained and FRESH.fullmatch(key), differing
 
 

@@ -105,7 +105,7 @@ def recognize(
     ours, guesses = layout.convert(backbone), []
     parts, rest = _parts(rest, source, guesses)
     whole = bool(parts)
-    if whole and layout.kind != 'VisionTransformer':
+    if whole and layout.kind != 'VisionTransformer' and layout.name != 'trunchier':
         ours = _used(ours, parts, guesses)
     if whole or prefix:
         ours = {f'backbone.{key}': value for key, value in ours.items()}
