@@ -147,10 +147,7 @@ def test_swin_of_mmpretrain_is_the_same_function():
     assert found.layout.name == 'mmpretrain or mmdet'
     arch = dict(SWIN, channels=(16, 32, 64, 128), num_heads=(1, 2, 4, 8), depths=(2, 1, 1, 1))
     ours = TruncatedSwin(arch, out_indices=(3,), drop_path_rate=0.0).eval()
-    unused = ('relative_position_index', 'attn_mask')
-    ours.load_state_dict(
-        {k.removeprefix('backbone.'): v for k, v in found.state.items() if not k.endswith(unused)}
-    )
+    ours.load_state_dict({key: found.state[f'backbone.{key}'] for key in ours.state_dict()})
     image = torch.randn(1, 3, 96, 64)
     with torch.no_grad():
         torch.testing.assert_close(ours(image)[-1], theirs(image)[-1], rtol=1e-3, atol=1e-4)
@@ -198,7 +195,7 @@ def test_two_candidates_are_an_error_that_a_rename_decides():
         recognize(twice)
     found = recognize(twice, renames=parse_renames(['adapter.=neck.proj.', 'other.=-']))
     assert identify(found).names[-1] == 'SwinPose-T-S2'
-    assert found.guesses == []
+    assert not any('adapter' in guess for guess in found.guesses)
 
     teachers = {
         f'{who}.{key}': value for who in ('student', 'teacher') for key, value in state.items()

@@ -137,7 +137,7 @@ def _stated(content):
     meta = content.get('meta') if isinstance(content, dict) else None
     if not isinstance(meta, dict):
         return {}
-    facts = meta if 'producer' in meta else meta.get('trunchier')
+    facts = meta if 'task' in meta else meta.get('trunchier')
     if isinstance(facts, str):
         try:
             facts = json.loads(facts)
