@@ -155,7 +155,9 @@ def test_the_reference_has_every_public_module():
     assert not any('stand_ins' in module or '._' in module for module in listed)
 
 
-@pytest.mark.parametrize('page', ['README.md', 'docs/recipes.md', 'docs/troubleshooting.md'])
+@pytest.mark.parametrize(
+    'page', ['README.md', 'docs/checkpoints.md', 'docs/recipes.md', 'docs/troubleshooting.md']
+)
 def test_generated_parts_are_up_to_date(page):
     generate = load('generate')
     text = (ROOT / page).read_text()

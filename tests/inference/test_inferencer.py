@@ -140,7 +140,8 @@ except ValueError as error:
 """
     run = subprocess.run([sys.executable, '-W', 'ignore', '-c', script], capture_output=True,
                          text=True, cwd=tmp_path)  # fmt: skip
-    *_, points, unknown, equal, refusal = run.stdout.splitlines()
+    printed = [line for line in run.stdout.splitlines() if not line.startswith('Loads ')]
+    *_, points, unknown, equal, refusal = printed
     assert (points, equal) == ('17', 'True'), run.stderr
     assert unknown == 'Cannot find model: swinpose-t-s9 in mmpose'
     assert 'no weights of td-hm_swin-t-s3_8xb64-210e_coco-256x192 are known' in refusal

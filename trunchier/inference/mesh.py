@@ -74,8 +74,9 @@ class MeshPredictor(Predictor):
         self.body = BodyModel(**(path or cfg.model.get('body_model') or {})).to(self.device)
         self.faces = self.body.faces
         step = pipeline_steps(cfg).get('CropPerson', dict(type='CropPerson'))
-        # Large boxes are blurred as in 4D-Humans' demo; its evaluation, and tests here, do not.
-        self.crop_person = TRANSFORMS.build(dict(step, antialias='demo'))
+        # Large boxes are blurred as in 4D-Humans' demo, unless the config decides; its evaluation
+        # does not blur.
+        self.crop_person = TRANSFORMS.build(dict(antialias='demo') | dict(step))
         self.fields = {name: field.shape for name, field in person().items() if name in PREDICTED}
 
     def crop_box(self, image: np.ndarray, box: np.ndarray) -> Crop:
