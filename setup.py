@@ -57,6 +57,7 @@ setup(
         'detection': ['onnxruntime'],
         'export': ['onnxruntime', 'onnxscript'],
         'mesh': ['smplx', 'trimesh'],
+        'tables': ['pandas'],
         'video': ['av', 'trackers'],
         'viewer': ['viser', 'websockets'],
         'weights': ['safetensors'],

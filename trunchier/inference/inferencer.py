@@ -27,7 +27,8 @@ from .writers import DEFAULT_FORMATS, check_formats
 
 if TYPE_CHECKING:
     from mmengine.config import Config
-    from mmpose.structures import PoseDataSample
+
+    from .result import Result
 
 log = logging.getLogger('trunchier')
 
@@ -146,7 +147,7 @@ class Inferencer:
         frames: slice | range = slice(None),
         detector_every: int = 1,
         **painting: Any,
-    ) -> Iterator[PoseDataSample]:
+    ) -> Iterator[Result]:
         """Predict; results are computed as they are asked for, one per frame.
 
         Args:
@@ -169,7 +170,8 @@ class Inferencer:
             painting.
 
         Returns:
-            Iterator of PoseDataSample. `pred_instances` holds numpy arrays: `bboxes` (P, 4),
+            Iterator of `result.Result`, mmpose's PoseDataSample with `plot()`, `save()`,
+            `to_coco()` and `to_dataframe()`. `pred_instances` holds numpy arrays: `bboxes` (P, 4),
             `bbox_scores` (P,), `keypoints` (P, K, 2) in pixels of the image, `keypoint_scores`
             (P, K), in videos `track_ids` (P,), which are -1 for uncertain people who are not
             tracked, and for meshes see `MeshInferencer`. Metainfo: `img_path`, `ori_shape` (H, W),

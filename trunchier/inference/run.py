@@ -282,8 +282,8 @@ def _decode(items: Iterator[Batch], predictor, report):
 
 
 def _result(task, predictor, report):
-    """The frame's PoseDataSample; people whose prediction is not finite are left out."""
-    from mmpose.structures import PoseDataSample
+    """The frame's Result; people whose prediction is not finite are left out."""
+    from .result import Result, paint_of
 
     frame, fields = task.frame, predictor.fields
     finite = [
@@ -300,7 +300,7 @@ def _result(task, predictor, report):
     people = [task.people[index] for index in finite]
     none = {name: np.empty((0, *shape), np.float32) for name, shape in fields.items()}
     some = {name: np.stack([person[name] for person in people]) for name in fields if people}
-    result = PoseDataSample()
+    result = Result(paint=paint_of(predictor))
     result.pred_instances = InstanceData(
         **(some or none), bboxes=task.boxes[finite, :4], bbox_scores=task.boxes[finite, 4]
     )

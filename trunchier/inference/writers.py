@@ -3,6 +3,7 @@
 Each file appears complete or not at all, see `files.whole_file`.
 """
 
+import csv
 import json
 import zipfile
 from collections.abc import Iterable
@@ -72,6 +73,15 @@ def instances_to_json(fields: dict[str, np.ndarray]) -> list[dict[str, Any]]:
 def write_json(content: Any, path: str | Path) -> None:
     with whole_file(path) as part:
         part.write_text(json.dumps(content))
+
+
+def write_csv(rows: list[dict[str, Any]], path: str | Path) -> None:
+    """A line per row below the names of the columns, which are those of all rows."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with whole_file(path) as part, open(part, 'w', newline='') as file:
+        table = csv.DictWriter(file, columns)
+        table.writeheader()
+        table.writerows(rows)
 
 
 def concatenate_npz(
