@@ -1,3 +1,3 @@
 """GMFHMR2.0-T-S3, see `trunchier.configs`."""
 
-globals().update(__import__('trunchier.configs', fromlist=['']).variables('gmf-t-s3', 'mesh'))
+globals().update(__import__('trunchier.configs', fromlist=['*']).variables('gmf-t-s3', 'mesh'))

@@ -1,3 +1,3 @@
 """SwinHMR2.0-S-S2, see `trunchier.configs`."""
 
-globals().update(__import__('trunchier.configs', fromlist=['']).variables('swin-s-s2', 'mesh'))
+globals().update(__import__('trunchier.configs', fromlist=['*']).variables('swin-s-s2', 'mesh'))

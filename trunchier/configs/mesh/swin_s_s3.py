@@ -1,3 +1,3 @@
 """SwinHMR2.0-S-S3, see `trunchier.configs`."""
 
-globals().update(__import__('trunchier.configs', fromlist=['']).variables('swin-s-s3', 'mesh'))
+globals().update(__import__('trunchier.configs', fromlist=['*']).variables('swin-s-s3', 'mesh'))

@@ -1,3 +1,3 @@
 """SwinHMR2.0-T-S4, see `trunchier.configs`."""
 
-globals().update(__import__('trunchier.configs', fromlist=['']).variables('swin-t-s4', 'mesh'))
+globals().update(__import__('trunchier.configs', fromlist=['*']).variables('swin-t-s4', 'mesh'))

@@ -1,3 +1,3 @@
 """VMHMR2.0-B-S2, see `trunchier.configs`."""
 
-globals().update(__import__('trunchier.configs', fromlist=['']).variables('vm-b-s2', 'mesh'))
+globals().update(__import__('trunchier.configs', fromlist=['*']).variables('vm-b-s2', 'mesh'))

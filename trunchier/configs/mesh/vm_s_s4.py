@@ -1,3 +1,3 @@
 """VMHMR2.0-S-S4, see `trunchier.configs`."""
 
-globals().update(__import__('trunchier.configs', fromlist=['']).variables('vm-s-s4', 'mesh'))
+globals().update(__import__('trunchier.configs', fromlist=['*']).variables('vm-s-s4', 'mesh'))

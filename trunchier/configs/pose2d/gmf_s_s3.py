@@ -1,3 +1,3 @@
 """GMFPose-S-S3, see `trunchier.configs`."""
 
-globals().update(__import__('trunchier.configs', fromlist=['']).variables('gmf-s-s3', 'pose'))
+globals().update(__import__('trunchier.configs', fromlist=['*']).variables('gmf-s-s3', 'pose'))

@@ -1,3 +1,3 @@
 """SwinPose-B-S3, see `trunchier.configs`."""
 
-globals().update(__import__('trunchier.configs', fromlist=['']).variables('swin-b-s3', 'pose'))
+globals().update(__import__('trunchier.configs', fromlist=['*']).variables('swin-b-s3', 'pose'))

@@ -1,3 +1,3 @@
 """SwinPose-B-S4, see `trunchier.configs`."""
 
-globals().update(__import__('trunchier.configs', fromlist=['']).variables('swin-b-s4', 'pose'))
+globals().update(__import__('trunchier.configs', fromlist=['*']).variables('swin-b-s4', 'pose'))

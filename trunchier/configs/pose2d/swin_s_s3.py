@@ -1,3 +1,3 @@
 """SwinPose-S-S3, see `trunchier.configs`."""
 
-globals().update(__import__('trunchier.configs', fromlist=['']).variables('swin-s-s3', 'pose'))
+globals().update(__import__('trunchier.configs', fromlist=['*']).variables('swin-s-s3', 'pose'))

@@ -1,3 +1,3 @@
 """SwinPose-T-S2, see `trunchier.configs`."""
 
-globals().update(__import__('trunchier.configs', fromlist=['']).variables('swin-t-s2', 'pose'))
+globals().update(__import__('trunchier.configs', fromlist=['*']).variables('swin-t-s2', 'pose'))

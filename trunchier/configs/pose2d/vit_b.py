@@ -1,3 +1,3 @@
 """ViTPose-B, see `trunchier.configs`."""
 
-globals().update(__import__('trunchier.configs', fromlist=['']).variables('vit-b', 'pose'))
+globals().update(__import__('trunchier.configs', fromlist=['*']).variables('vit-b', 'pose'))

@@ -1,3 +1,3 @@
 """ViTPose-H, see `trunchier.configs`."""
 
-globals().update(__import__('trunchier.configs', fromlist=['']).variables('vit-h', 'pose'))
+globals().update(__import__('trunchier.configs', fromlist=['*']).variables('vit-h', 'pose'))

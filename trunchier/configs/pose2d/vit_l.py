@@ -1,3 +1,3 @@
 """ViTPose-L, see `trunchier.configs`."""
 
-globals().update(__import__('trunchier.configs', fromlist=['']).variables('vit-l', 'pose'))
+globals().update(__import__('trunchier.configs', fromlist=['*']).variables('vit-l', 'pose'))

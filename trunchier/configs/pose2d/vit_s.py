@@ -1,3 +1,3 @@
 """ViTPose-S, see `trunchier.configs`."""
 
-globals().update(__import__('trunchier.configs', fromlist=['']).variables('vit-s', 'pose'))
+globals().update(__import__('trunchier.configs', fromlist=['*']).variables('vit-s', 'pose'))

@@ -1,3 +1,3 @@
 """VMPose-B-S2, see `trunchier.configs`."""
 
-globals().update(__import__('trunchier.configs', fromlist=['']).variables('vm-b-s2', 'pose'))
+globals().update(__import__('trunchier.configs', fromlist=['*']).variables('vm-b-s2', 'pose'))

@@ -1,3 +1,3 @@
 """VMPose-T-S3, see `trunchier.configs`."""
 
-globals().update(__import__('trunchier.configs', fromlist=['']).variables('vm-t-s3', 'pose'))
+globals().update(__import__('trunchier.configs', fromlist=['*']).variables('vm-t-s3', 'pose'))

@@ -1,3 +1,3 @@
 """VMPose-T-S4, see `trunchier.configs`."""
 
-globals().update(__import__('trunchier.configs', fromlist=['']).variables('vm-t-s4', 'pose'))
+globals().update(__import__('trunchier.configs', fromlist=['*']).variables('vm-t-s4', 'pose'))
