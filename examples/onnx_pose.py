@@ -2,17 +2,26 @@
 
     python examples/onnx_pose.py VMPose-T-S2.onnx photo.jpg [x1 y1 x2 y2]
 
-OpenCV only reads the image. Without a box the whole image is taken for one person. The model is
-written by `trunchier export VMPose-T-S2 CHECKPOINT`; its metadata states crop and normalization.
+The image is a .npy file of (H, W, 3) RGB; Pillow reads other formats. Without a box the whole image
+is taken for one person. The model is written by `trunchier export VMPose-T-S2 CHECKPOINT`; its
+metadata states crop and normalization.
 """
 
 import json
 import sys
 from typing import Any
 
-import cv2
 import numpy as np
 import onnxruntime
+
+
+def read_image(path: str) -> np.ndarray:
+    """(H, W, 3) uint8, RGB."""
+    if path.endswith('.npy'):
+        return np.load(path)
+    from PIL import Image, ImageOps
+
+    return np.array(ImageOps.exif_transpose(Image.open(path)).convert('RGB'))
 
 
 def resample(image: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -29,7 +38,7 @@ def crop_person(
     """Crop the box of a person, as UDP does.
 
     Args:
-        image: (H, W, 3) uint8, BGR.
+        image: (H, W, 3) uint8, RGB.
         box: (4,), x1, y1, x2, y2 in pixels.
         meta: metadata of the exported model.
 
@@ -43,7 +52,7 @@ def crop_person(
     corner, step = (box[:2] + box[2:] - size) / 2, size / [width - 1, height - 1]
     crop = resample(image.astype(float), corner[1] + step[1] * np.arange(height)).swapaxes(0, 1)
     crop = resample(crop, corner[0] + step[0] * np.arange(width)).round()
-    crop = (crop[..., ::-1] - meta['mean']) / meta['std']  # BGR to RGB
+    crop = (crop - meta['mean']) / meta['std']
     return crop.transpose(2, 1, 0)[None].astype(np.float32), corner, step
 
 
@@ -63,7 +72,7 @@ def locate(heatmap: np.ndarray) -> np.ndarray:
 model, path, *box = sys.argv[1:]
 session = onnxruntime.InferenceSession(model, providers=['CPUExecutionProvider'])
 meta = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
-image = cv2.imread(path)
+image = read_image(path)
 box = np.array(box or (0, 0, image.shape[1], image.shape[0]), float)
 crop, corner, step = crop_person(image, box, meta)
 heatmaps = session.run(['heatmaps'], {'images': crop})[0][0]

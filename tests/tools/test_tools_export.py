@@ -29,7 +29,9 @@ def work(tmp_path_factory):
     cfg = small_models.pose_config()
     cfg.dump(folder / 'pose.py')
     small_models.write_weights(cfg, folder / 'pose.pth')
-    cv2.imwrite(str(folder / 'noise.png'), small_models.noise(211, 333))
+    image = small_models.noise(211, 333)
+    cv2.imwrite(str(folder / 'noise.png'), image)
+    np.save(folder / 'noise.npy', image[..., ::-1])
     files = [str(folder / name) for name in ('pose.py', 'pose.pth', 'pose.onnx')]
     export.main([*files[:2], '--dynamic-batch', '--output', files[2]])
     return folder
@@ -103,7 +105,8 @@ class TestExample:
         script = (
             'import sys, runpy\n'
             "sys.modules |= dict.fromkeys(('torch', 'mmengine', 'mmpose', 'trunchier'))\n"
-            f"sys.argv = ['x', {str(work / 'pose.onnx')!r}, {str(work / 'noise.png')!r}]\n"
+            "sys.modules |= dict.fromkeys(('cv2', 'PIL', 'scipy'))\n"
+            f"sys.argv = ['x', {str(work / 'pose.onnx')!r}, {str(work / 'noise.npy')!r}]\n"
             f'runpy.run_path({str(EXAMPLE)!r})\n'
         )
         run = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True)
@@ -137,3 +140,28 @@ class TestExample:
         found = np.array([names['locate'](heatmap) for heatmap in heatmaps])
         expected = codec.decode(heatmaps)[0][0] / (192, 256) * (47, 63)
         np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_example_of_meshes_places_bodies_as_the_inferencer(work, monkeypatch, capsys, tmp_path):
+    from trunchier.inference.mesh import MeshInferencer
+
+    cfg, weights, model = small_models.mesh_config(), work / 'mesh.pth', work / 'mesh.onnx'
+    cfg.dump(work / 'mesh.py')
+    small_models.write_weights(cfg, weights)
+    export.main([str(work / 'mesh.py'), str(weights), '--with-body', '--output', str(model)])
+    capsys.readouterr()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['x', str(model), str(work / 'noise.png'), *map(str, BOX)])
+    runpy.run_path(str(EXAMPLE.with_name('onnx_mesh.py')))
+    infer = MeshInferencer(work / 'mesh.py', weights, device='cpu')
+    (result,) = infer(work / 'noise.png', bboxes=np.array([BOX]))
+    people = result.pred_instances
+    with np.load('body.npz') as found:
+        # OpenCV knows a 32nd of a pixel.
+        np.testing.assert_allclose(found['translation'], people.translation[0], rtol=5e-3)
+        np.testing.assert_allclose(found['vertices'], people.vertices[0], atol=5e-3)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 44
+    pixels = np.array([line.split()[-5:-3] for line in lines[1:]], float)
+    np.testing.assert_allclose(pixels, people.keypoints[0], atol=1.0)
