@@ -80,6 +80,25 @@ def recipes() -> str:
     return '\n'.join(lines) + '\n'
 
 
+def architectures() -> str:
+    """The model of each leaf: what stands behind the encoder's name, with its channels."""
+    lines = [
+        '| encoder | `type`, `arch` | blocks | channels | stride | adapter | heatmap head, decoder |',
+        '|---|---|---|---|---|---|---|',
+    ]
+    for name, row in zoo.ENCODERS.items():
+        kind, arch = row.backbone.type, row.backbone.arch
+        depths, channels = (
+            ', '.join(map(str, zoo.ARCHS[kind][arch][key][: row.num_stages]))
+            for key in ('depths', 'channels')
+        )
+        neck = zoo.neck_cfg(name)
+        adapter = f'{neck["in_channels"]} to {neck["out_channels"]}' if neck else 'none'
+        cells = (f'`{name}`', f'`{kind}`, {arch}', depths, channels, row.stride, adapter)
+        lines.append(f'| {" | ".join(map(str, (*cells, row.decoder_channels)))} |')
+    return '\n'.join(lines) + '\n'
+
+
 def symptoms() -> str:
     """The docstring of each patch of trunchier.compat: a heading, the cause, the condition."""
     parts = []
@@ -99,6 +118,7 @@ PARTS = {
     'six models': six_models,
     'layouts': layouts,
     'recipes': recipes,
+    'architectures': architectures,
     'symptoms': symptoms,
 }
 

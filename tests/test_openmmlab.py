@@ -5,20 +5,26 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from mmengine.analysis import FlopAnalyzer, get_model_complexity_info
 from mmengine.config import Config
 from mmengine.hub import get_config, get_model
+from mmengine.infer.infer import BaseInferencer
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
+from mmengine.runner.checkpoint import load_checkpoint
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import trunchier
 from trunchier import zoo
+from trunchier.weights.load import CheckpointError
 from trunchier.zoo.releases import SHIPPED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -130,6 +136,39 @@ def test_the_index_states_the_weights_that_come_with_the_package():
         assert Path(cfg.model_path).is_file()
 
 
+def by_alias(name):
+    """Config and weights that mmpose's inferencers load for a name."""
+    return BaseInferencer._load_model_from_metafile(SimpleNamespace(scope='mmpose'), name)
+
+
+def test_the_inferencers_of_mmpose_find_the_weights_that_come_with_the_package():
+    cfg, weights = by_alias('VMPose-T-S2')
+    assert Path(weights) == ROOT / 'trunchier' / 'assets' / 'VMPose-T-S2.safetensors'
+    assert Path(cfg.filename) == ROOT / SHIPPED['VMPose-T-S2']
+    cfg, weights = by_alias('SwinPose-T-S2')
+    assert Path(cfg.filename) == ROOT / POSE and weights is None
+
+
+def test_a_name_of_mmpose_remains_a_model_of_mmpose():
+    cfg, weights = by_alias('ViTPose-S')
+    assert cfg.model.backbone.type == 'mmpretrain.VisionTransformer'
+    assert Path(cfg.filename).parts[-4:-1] == ('body_2d_keypoint', 'topdown_heatmap', 'coco')
+    assert weights.startswith('https://download.openmmlab.com/')
+
+
+def test_pose2d_inferencer_predicts_by_the_name_of_a_model(tmp_path):
+    cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((64, 48, 3), np.uint8))
+    from mmpose.apis import Pose2DInferencer
+
+    with DefaultScope.overwrite_default_scope('mmpose'):
+        infer = Pose2DInferencer('VMPose-T-S2', device='cpu', det_model='whole_image')
+        (result,) = infer(str(tmp_path / 'a.png'))
+    assert len(result['predictions'][0][0]['keypoints']) == 17
+    shipped = load_file(ROOT / 'trunchier' / 'assets' / 'VMPose-T-S2.safetensors')
+    for name, tensor in infer.model.head.state_dict().items():
+        assert torch.equal(tensor, shipped[f'head.{name}']), name
+
+
 def test_a_wrong_name_is_answered_by_similar_ones():
     with pytest.raises(FileNotFoundError, match='no config trunchier::pose2d/td-hm_swim.*swin-t'):
         get_config('trunchier::pose2d/td-hm_swim-t-s2_8xb64-210e_coco-256x192')
@@ -154,6 +193,48 @@ def test_the_default_scope_may_be_ours():
 def test_an_unknown_type_of_our_scope_is_an_error_that_names_it():
     with pytest.raises(KeyError, match='trunchier.TruncatedSwim'):
         MODELS.build(dict(type='trunchier.TruncatedSwim'))
+
+
+def test_the_scope_chooses_between_classes_of_one_name_of_two_packages():
+    from mmpose.registry import MODELS as OF_MMPOSE
+
+    class StageAdapter(nn.Identity):
+        pass
+
+    OF_MMPOSE.register_module(module=StageAdapter)
+    try:
+        options = dict(in_channels=8, out_channels=8, num_stages=3)
+        theirs = OF_MMPOSE.build(dict(type='StageAdapter'))
+        ours = OF_MMPOSE.build(dict(type='trunchier.StageAdapter', **options))
+    finally:
+        del OF_MMPOSE.module_dict['StageAdapter']
+    assert type(theirs) is StageAdapter
+    assert type(ours) is trunchier.models.StageAdapter
+
+
+def test_our_scope_and_full_names_import_us_and_a_bare_name_says_what_to_import():
+    script = (
+        'from mmengine.registry import MODELS\n'
+        'try:\n'
+        "    MODELS.build(dict(type='TruncatedSwin'))\n"
+        'except KeyError as error:\n'
+        "    print('custom_imports' in str(error) or 'import' in str(error))\n"
+        "backbone = dict(type='trunchier.TruncatedSwin', arch='tiny', num_stages=2)\n"
+        'print(MODELS.build(backbone).num_stages)\n'
+        "print(MODELS.get('trunchier.models.TruncatedGMF').__name__)\n"
+    )
+    assert python('-W', 'ignore', '-c', script).split() == ['True', '2', 'TruncatedGMF']
+
+
+class OfAnotherPackage:
+    """A class that only the program that wrote a checkpoint has."""
+
+
+def test_a_checkpoint_with_a_foreign_class_is_refused_by_its_name_and_with_a_remedy(tmp_path):
+    path = tmp_path / 'theirs.pth'
+    torch.save(dict(state_dict=dict(weight=torch.ones(1), state=OfAnotherPackage())), path)
+    with pytest.raises(CheckpointError, match='OfAnotherPackage.*save the weights alone'):
+        load_checkpoint(nn.Linear(1, 1), str(path))
 
 
 # --- new-style configs ---------------------------------------------------------------------------

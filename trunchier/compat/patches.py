@@ -162,7 +162,8 @@ def names_of_our_pose_models() -> Outcome:
 
     mmengine's inferencers look a name up in the model index of one package. This adds our models
     after mmpose's own, with the full paths of their configs and of the weights that ship here. A
-    config of ours without weights is refused: mmpose would predict with random ones.
+    config of ours without weights is refused: mmpose would predict with random ones. A name that
+    mmpose has too (`ViTPose-S` is one) remains mmpose's.
 
     Upstream: https://github.com/open-mmlab/mmengine/issues/1581
     Condition: mmpose is installed, and our configs are found beside the package or in its wheel.

@@ -156,7 +156,8 @@ def read_weights(path: str | Path, shapes: bool = False) -> Any:
         reason = str(error).partition('\n')[0] or repr(error)
         raise CheckpointError(
             f'{path} cannot be read as weights: {reason}. It is cut off, not a checkpoint, or '
-            'holds objects that are not read for safety'
+            'holds objects that are not read for safety; in the program that wrote it, save the '
+            'weights alone: torch.save(model.state_dict(), FILE)'
         ) from error
 
 
