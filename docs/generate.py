@@ -83,7 +83,7 @@ def recipes() -> str:
 def architectures() -> str:
     """The model of each leaf: what stands behind the encoder's name, with its channels."""
     lines = [
-        '| encoder | `type`, `arch` | blocks | channels | stride | adapter | heatmap head, decoder |',
+        '| encoder | `type`, `arch` | blocks | channels | stride | adapter | head, decoder |',
         '|---|---|---|---|---|---|---|',
     ]
     for name, row in zoo.ENCODERS.items():

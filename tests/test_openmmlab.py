@@ -156,6 +156,7 @@ def test_a_name_of_mmpose_remains_a_model_of_mmpose():
     assert weights.startswith('https://download.openmmlab.com/')
 
 
+@pytest.mark.slow  # docs/openmmlab.md runs the same without comparing weights
 def test_pose2d_inferencer_predicts_by_the_name_of_a_model(tmp_path):
     cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((64, 48, 3), np.uint8))
     from mmpose.apis import Pose2DInferencer
