@@ -167,7 +167,9 @@ def test_an_example_trains(name, folder, tmp_path, scope):
     frozen = {n for n, p in runner.model.named_parameters() if not p.requires_grad}
     assert moved and not moved & frozen
     assert bool(frozen) == bool(cfg.model.backbone.get('frozen_stages'))
-    assert read_weights(tmp_path / 'iter_2.pth')['state_dict']
+    content = read_weights(tmp_path / 'iter_2.pth')
+    averages = any(hook.type == 'EMAHook' for hook in cfg.custom_hooks)
+    assert content['state_dict'] and ('ema_state_dict' in content) == averages
 
 
 @slow
