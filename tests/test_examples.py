@@ -90,7 +90,7 @@ slow = pytest.mark.slow
 TRAININGS = {
     'retinanet_swin-t-s3_1x_coco': (boxes, 'TruncatedSwin', slow),
     'rtmdet_gmf-t-s4_300e_coco': (boxes, 'TruncatedGMF', slow),
-    'classifier_gmf-t-s4_in1k': (classes, 'TruncatedGMF', ()),
+    'classifier_gmf-t-s4_in1k': (classes, 'TruncatedGMF', slow),
     'upernet_swin-t-s3_160k_ade20k': (maps, 'TruncatedSwin', ()),
     'rtmpose_vm-t-s3_420e_coco-256x192': (pose_data, 'TruncatedVMamba', slow),
     'simcc_vm-t-s3_210e_coco-256x192': (pose_data, 'TruncatedVMamba', slow),
@@ -121,7 +121,7 @@ def read(name, folder, work_dir):
     cfg.default_hooks.logger.interval = 1
     cfg.work_dir = str(work_dir)
     cfg.experiment_name = f'{name}_{work_dir.name}'
-    if 'size' in cfg.model.data_preprocessor:
+    if 'size' in cfg.model.get('data_preprocessor', ()):
         cfg.model.data_preprocessor.size = (64, 64)  # mmseg pads to it
     cfg.custom_hooks = [
         hook for hook in cfg.get('custom_hooks', ()) if 'PipelineSwitch' not in hook.type
