@@ -94,7 +94,7 @@ TRAININGS = {
     'upernet_swin-t-s3_160k_ade20k': (maps, 'TruncatedSwin', ()),
     'rtmpose_vm-t-s3_420e_coco-256x192': (pose_data, 'TruncatedVMamba', slow),
     'simcc_vm-t-s3_210e_coco-256x192': (pose_data, 'TruncatedVMamba', slow),
-    'td-hm_swin-t-s3_options': (pose_data, 'TruncatedSwin', ()),
+    'td-hm_swin-t-s3_options': (pose_data, 'TruncatedSwin', slow),
     'td-hm_swin-t-s3_wandb-offline': (pose_data, 'TruncatedSwin', slow),
 }
 REQUIRES = {'upernet_swin-t-s3_160k_ade20k': 'mmseg'}  # `make setup` does not install it
