@@ -121,6 +121,7 @@ def read(name, folder, work_dir):
     cfg.default_hooks.logger.interval = 1
     cfg.work_dir = str(work_dir)
     cfg.experiment_name = f'{name}_{work_dir.name}'
+    cfg.visualizer.name = cfg.experiment_name  # mmengine keeps one instance of a name
     if 'size' in cfg.model.get('data_preprocessor', ()):
         cfg.model.data_preprocessor.size = (64, 64)  # mmseg pads to it
     cfg.custom_hooks = [

@@ -144,7 +144,7 @@ def by_alias(name):
 def test_the_inferencers_of_mmpose_find_the_weights_that_come_with_the_package():
     cfg, weights = by_alias('VMPose-T-S2')
     assert Path(weights) == ROOT / 'trunchier' / 'assets' / 'VMPose-T-S2.safetensors'
-    assert Path(cfg.filename) == ROOT / SHIPPED['VMPose-T-S2']
+    assert Path(cfg.filename) == ROOT / zoo.config_path('vm-t-s2', 'pose')
     cfg, weights = by_alias('SwinPose-T-S2')
     assert Path(cfg.filename) == ROOT / POSE and weights is None
 
