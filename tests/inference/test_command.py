@@ -3,22 +3,17 @@
 import contextlib
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from small_models import ROOT, mesh_config, noise, pose_config, write_clip, write_weights
+from small_models import mesh_config, noise, pose_config, write_clip, write_weights
 
 from trunchier.deploy import export
 from trunchier.deploy.graph import describe
 from trunchier.files import shipped
 from trunchier.inference import command, predictor
-from trunchier.inference.sources import import_av
 from trunchier.models.create import build_model
 from trunchier.weights.find import find
 from trunchier.weights.load import load_checkpoint
@@ -303,27 +298,3 @@ def test_help_shows_examples_and_exit_codes(capsys):
         run('--help')
     text = capsys.readouterr().out
     assert error.value.code == 0 and 'examples:' in text and 'exit codes:' in text
-
-
-def test_an_interrupted_command_can_be_resumed(models, tmp_path):
-    """In a process of its own, by Ctrl-C; resumed in this process."""
-    frames = 2000  # long enough for the signal to arrive in time on a busy machine
-    clip = write_clip(tmp_path / 'clip.mp4', frames=frames)
-    given = [clip, '--out-dir', tmp_path / 'out', *arguments(models, 'pose')]
-    process = subprocess.Popen(
-        [sys.executable, '-W', 'ignore', ROOT / 'tools/predict.py', *given],
-        stderr=subprocess.PIPE, text=True,
-        # Children of a shell's background job ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-    while not list(tmp_path.glob('out/.clip.part/*.mp4')):
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert 'continue with the same command and --resume' in errors
-    assert run(*given, '--resume') == 0
-    assert len(people_in(tmp_path / 'out/predictions/clip.json')) == frames
-    with import_av().open(str(tmp_path / 'out/visualizations/clip.mp4')) as container:
-        assert sum(1 for _ in container.decode(video=0)) == frames
