@@ -41,7 +41,7 @@ def test_a_warning_names_the_training_data(caplog):
 def test_keypoints_are_where_they_are(people):
     images, truth = people
     boxes = [xyxy(person['bbox']) for person in truth]
-    results = PoseInferencer(MODELS['pose'])(images, bboxes=boxes)
+    results = PoseInferencer(MODELS['pose'], flip_test=True)(images, bboxes=boxes)
     right = []
     for result, person in zip(results, truth, strict=True):
         error = result.pred_instances.keypoints[0] - person['keypoints'][:, :2]
