@@ -10,6 +10,12 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 README = ROOT / 'README.md'
 
+# What mmdet, mmpose and mmpretrain, installed without their dependencies, import.
+OPENMMLAB_NEEDS = [
+    *('mmcv-lite==2.1.0', 'torchvision', 'einops', 'importlib-metadata', 'json-tricks', 'mat4py'),
+    *('modelindex', 'munkres', 'pycocotools', 'scipy', 'shapely', 'six', 'terminaltables', 'tqdm'),
+]
+
 # Copied into trunchier/.mim of a wheel, where OpenMMLab's tools look for the configs of a package.
 CARRIED = ('configs', 'tools', 'model-index.yml')
 
@@ -48,19 +54,26 @@ setup(
     packages=find_packages(include=['trunchier', 'trunchier.*']),
     package_data={'trunchier': ['py.typed', 'assets/*']},
     entry_points={'console_scripts': ['trunchier = trunchier.__main__:main']},
-    # mmpose is not required here because its own metadata requires chumpy, which no longer builds;
-    # requirements.txt installs it without dependencies.
-    install_requires=['torch>=2.1', 'mmengine>=0.10.4', 'numpy', 'opencv-python'],
+    # What `trunchier predict` needs. mmpose is for training and other heads, and its own metadata
+    # requires chumpy, which no longer builds: `files.optional.OPENMMLAB` says how to install it.
+    install_requires=[
+        'torch>=2.1',
+        'mmengine>=0.10.4',
+        'setuptools<81',  # mmengine imports its pkg_resources
+        'numba',  # kernels of the models on CPU, renderer, synthetic people
+        'numpy',
+        'onnxruntime',  # detectors
+        'opencv-python',
+        'safetensors',
+    ],
     extras_require={
-        'cpu': ['numba'],  # kernels of the models on CPU, renderer, synthetic people
         'data': ['pycocotools', 'scipy'],
-        'detection': ['onnxruntime'],
-        'export': ['onnxruntime', 'onnxscript'],
+        'export': ['onnxscript'],
         'mesh': ['smplx', 'trimesh'],
         'tables': ['pandas'],
+        'train': OPENMMLAB_NEEDS,
         'video': ['av', 'trackers'],
         'viewer': ['viser', 'websockets'],
-        'weights': ['safetensors'],
     },
     cmdclass={'build_py': BuildWithMim},
     zip_safe=False,

@@ -160,6 +160,10 @@ def _mirror(names):
 
 
 COCO_17_FLIP = _mirror(COCO_17)
+COCO_17_SIGMAS = (
+    0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107,
+    0.087, 0.087, 0.089, 0.089,
+)  # fmt: skip
 SMPL_24_FLIP = _mirror(SMPL_24)
 JOINTS_44_FLIP = _mirror(JOINTS_44)
 # Body pose: permute the 23 joints, then negate y and z of the axis-angle. Global_orient: negate.

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from trunchier import zoo
+from trunchier.zoo.releases import RELEASES
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = dict(pose='pose2d', mesh='mesh')
@@ -98,3 +99,17 @@ def test_paper_names():
     assert zoo.paper_name('vm-b-s2', 'mesh') == 'VMHMR2.0-B-S2'
     assert zoo.paper_name('vit-h', 'pose') == 'ViTPose-H'
     assert zoo.paper_name('vit-h', 'mesh') == 'HMR2.0-H'
+
+
+def test_metafiles_name_the_official_weights_that_have_an_address():
+    folder = Path(__file__).resolve().parents[2] / 'configs'
+    for task, row in zoo.TASKS.items():
+        text = (folder / row.folder / 'metafile.yml').read_text()
+        models = {model['Alias']: model['Weights'] for model in yaml.safe_load(text)['Models']}
+        expected = {
+            name: RELEASES[name].urls[0] if name in RELEASES and RELEASES[name].urls else None
+            for name, (_, own) in zoo.models().items()
+            if own == task
+        }
+        archives = {name for name in expected if name in RELEASES and RELEASES[name].member}
+        assert models == expected | dict.fromkeys(archives)

@@ -279,7 +279,9 @@ def _metainfo(folder, name):
         for model in load(metafile)['Models']
     }.get(f'configs/{name}.py')
     info = dict(Config=str(path))  # absolute: joined to any folder it stays itself
-    return info | dict(Weights=str(PACKAGE / weights)) if weights else info
+    if not weights:
+        return info
+    return info | dict(Weights=weights if '://' in weights else str(PACKAGE / weights))
 
 
 def drawing_with_array_radius() -> Outcome:

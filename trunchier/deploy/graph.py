@@ -7,10 +7,15 @@ after it are described by the file's metadata (docs/export.md).
 import copy
 import warnings
 
+import numpy as np
 from mmengine.config import Config
 from torch import Tensor, nn
 
 from ..conventions import (
+    COCO_17,
+    COCO_17_FLIP,
+    COCO_17_SIGMAS,
+    COCO_17_SKELETON,
     FOCAL_LENGTH,
     HEAD_FIELDS,
     IMAGE_SIZE,
@@ -64,8 +69,41 @@ class PoseGraph(nn.Module):
         )
 
 
+BLUE, GREEN, ORANGE = (51, 153, 255), (0, 255, 0), (255, 128, 0)  # head and trunk, left, right
+TRUNK, COCO_TYPES = {'shoulder', 'hip'}, ('CocoDataset', 'CheckedCocoDataset')
+LIMBS = ('shoulder', 'elbow', 'wrist', 'hip', 'knee', 'ankle')
+
+
+def coco_meta() -> dict:
+    """mmpose's metainfo of COCO's 17 keypoints, as far as prediction needs it."""
+
+    def color(*names):
+        limbs = [name for name in names if name.endswith(LIMBS)]
+        sides = {name.partition('_')[0] for name in limbs}
+        own = len(limbs) == len(names) and len(sides) == 1
+        trunk = len(names) == 2 and {each.partition('_')[2] for each in names} == TRUNK
+        return (GREEN if 'left' in sides else ORANGE) if own and not trunk else BLUE
+
+    links = [(COCO_17[a], COCO_17[b]) for a, b in COCO_17_SKELETON]
+    return dict(
+        dataset_name='coco',
+        num_keypoints=len(COCO_17),
+        keypoint_id2name=dict(enumerate(COCO_17)),
+        keypoint_name2id={name: index for index, name in enumerate(COCO_17)},
+        flip_indices=list(COCO_17_FLIP),
+        num_skeleton_links=len(links),
+        skeleton_links=list(COCO_17_SKELETON),
+        keypoint_colors=np.array([color(name) for name in COCO_17]),
+        skeleton_link_colors=np.array([color(*link) for link in links]),
+        sigmas=np.array(COCO_17_SIGMAS, np.float32),
+    )
+
+
 def keypoint_meta(cfg: Config) -> dict:
     """mmpose's metainfo of the keypoints of the data set that a config names, else COCO's."""
+    dataset = cfg.get('train_dataloader', {}).get('dataset', {})
+    if dataset.get('type') in COCO_TYPES and not dataset.get('metainfo'):
+        return coco_meta()
     from mmpose.apis.inference import dataset_meta_from_config
     from mmpose.datasets.datasets.utils import parse_pose_metainfo
 

@@ -3,6 +3,13 @@
 import importlib
 from types import ModuleType
 
+# mmpose's own metadata requires chumpy, which no longer builds and which it never imports.
+OPENMMLAB = (
+    "pip install 'trunchier[train]', then pip install --no-deps mmdet==3.3.0 mmpose==1.3.2 "
+    'mmpretrain==1.2.0'
+)
+THEIRS = ('mmcv', 'mmdet', 'mmpose', 'mmpretrain')
+
 
 def need(module: str, purpose: str, remedy: str | None = None) -> ModuleType:
     """Import a module that may not be installed.
@@ -10,7 +17,7 @@ def need(module: str, purpose: str, remedy: str | None = None) -> ModuleType:
     Args:
         module: such as `trimesh` or `scipy.sparse`.
         purpose: what needs it, as the subject of a sentence: `writing OBJ and GLB`.
-        remedy: None: `pip install PACKAGE`.
+        remedy: None: `pip install PACKAGE`, of OpenMMLab's packages `OPENMMLAB`.
 
     Raises:
         ImportError: `writing OBJ and GLB needs trimesh: pip install trimesh`.
@@ -19,6 +26,6 @@ def need(module: str, purpose: str, remedy: str | None = None) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition('.')[0]
-        raise ImportError(f'{purpose} needs {package}: {remedy or "pip install " + package}') from (
-            error
-        )
+        if remedy is None:
+            remedy = OPENMMLAB if package in THEIRS else f'pip install {package}'
+        raise ImportError(f'{purpose} needs {package}: {remedy}') from error

@@ -13,7 +13,11 @@ from torch import Tensor, nn
 
 from ..deploy.graph import keypoint_meta
 from ..deploy.runtime import ModuleNetwork, Network
+from ..files import need
+from ..models.heatmaps import plain_pose_model
 from ..visualization.overlays import KeypointPainter
+from ..weights.find import build_model
+from . import topdown
 from .inferencer import Inferencer
 from .predictor import Crop, Predictor, checked
 
@@ -48,13 +52,9 @@ class PosePredictor(Predictor):
         **options: Any,
     ):
         super().__init__(cfg, network, *common, **options)
-        from mmengine.dataset import Compose
-        from mmengine.registry import init_default_scope
-        from mmpose.datasets import transforms  # noqa: F401  registers them
-
-        init_default_scope(cfg.get('default_scope', 'mmpose'))
         self.dataset_meta = self.dataset_meta or keypoint_meta(cfg)
-        self.pipeline = Compose(cfg.test_dataloader.dataset.pipeline)
+        self.is_plain = topdown.is_plain(cfg) and not isinstance(network, nn.Module)
+        self.crops = topdown.Crops(cfg) if self.is_plain else _pipeline(cfg)
         self.draw_heatmap, self.settings = draw_heatmap, dict(flip_test=flip_test)
         self.test_cfg = dict(cfg.model.get('test_cfg') or {}, output_heatmaps=draw_heatmap)
         if flip_test is not None:
@@ -64,7 +64,9 @@ class PosePredictor(Predictor):
         if isinstance(network, nn.Module):
             self.network = Undecoded(network, *flips)
         else:
-            self.network = Heatmaps(network, cfg.model.head.decoder, *flips)
+            codec = cfg.model.head.decoder
+            codec = topdown.Codec(codec) if self.is_plain else _codec(codec)
+            self.network = Heatmaps(network, codec, *flips)
         count = self.dataset_meta['num_keypoints']
         kept = self.test_cfg.get('output_keypoint_indices') or range(count)
         names = self.dataset_meta.get('keypoint_id2name', {})
@@ -73,13 +75,23 @@ class PosePredictor(Predictor):
         self.fields |= dict.fromkeys(('keypoint_scores', 'keypoints_visible'), (count,))
 
     @staticmethod
+    def build(cfg: Config) -> nn.Module:
+        """mmpose's model, or an equal one without mmpose where the config allows it."""
+        plain = topdown.is_plain(cfg)
+        return plain_pose_model(cfg.model) if plain else build_model(cfg)
+
+    @staticmethod
     def as_network(model: nn.Module) -> Network | nn.Module:
         """The model itself unless it has mmpose's plain heatmap head."""
         return ModuleNetwork(model) if type(model.head).__name__ == 'HeatmapHead' else model
 
     def crop_box(self, image: np.ndarray, box: np.ndarray) -> Crop:
+        if self.is_plain:
+            crop, center, size = self.crops(image, box[:4])
+            pixels = torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))
+            return Crop(pixels, center, size, image.shape[:2])
         data = dict(img=image, bbox=box[None, :4], bbox_score=np.ones(1), **self.dataset_meta)
-        data = self.pipeline(data)
+        data = self.crops(data)
         sample = data['data_samples']
         return Crop(data['inputs'], sample.input_center, sample.input_scale, image.shape[:2])
 
@@ -87,8 +99,6 @@ class PosePredictor(Predictor):
         return self.network(images)
 
     def people(self, tensors: dict[str, Tensor], crops: list[Crop]) -> list[dict[str, np.ndarray]]:
-        from mmpose.structures.utils import revert_heatmap
-
         kept = self.test_cfg.get('output_keypoint_indices') or slice(None)
         people = []
         for index, arrays in enumerate(self.network.decode(tensors)):
@@ -98,6 +108,8 @@ class PosePredictor(Predictor):
             keypoints[:, :2] = fractions * crop.size + crop.center - 0.5 * crop.size
             person = dict(keypoints=keypoints, keypoint_scores=scores, keypoints_visible=visible)
             if self.draw_heatmap and 'heatmaps' in tensors:
+                from mmpose.structures.utils import revert_heatmap
+
                 heatmaps = tensors['heatmaps'][index][kept]
                 person['heatmaps'] = revert_heatmap(heatmaps, crop.center, crop.size, crop.shape)
             people.append(person)
@@ -107,29 +119,46 @@ class PosePredictor(Predictor):
         return KeypointPainter(self.dataset_meta, **options)
 
 
+def _pipeline(cfg):
+    """The config's test pipeline, in mmpose."""
+    from mmengine.dataset import Compose
+    from mmengine.registry import init_default_scope
+
+    need('mmpose.datasets.transforms', 'this config')  # registers them
+    init_default_scope(cfg.get('default_scope', 'mmpose'))
+    return Compose(cfg.test_dataloader.dataset.pipeline)
+
+
+def _codec(codec):
+    return need('mmpose.registry', 'this codec').KEYPOINT_CODECS.build(codec)
+
+
 class Heatmaps:
-    """A network of heatmaps, with mmpose's flip test and the codec of the config."""
+    """A network of heatmaps, with a codec and its flip test."""
 
-    def __init__(self, network: Network, codec: dict, test_cfg: dict, flip_indices: list[int]):
-        from mmpose.registry import KEYPOINT_CODECS
-
+    def __init__(self, network: Network, codec: Any, test_cfg: dict, flip_indices: list[int]):
         self.network, self.test_cfg, self.flip_indices = network, test_cfg, flip_indices
-        self.codec = KEYPOINT_CODECS.build(codec)
+        self.codec = codec
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        from mmpose.models.utils.tta import flip_heatmaps
-
         shapes = dict(heatmaps=(len(self.flip_indices), None, None))
         heatmaps = checked(self.network(images), shapes, len(images))['heatmaps']
         if self.test_cfg.get('flip_test'):
-            mirrored = flip_heatmaps(
-                self.network(images.flip(-1))['heatmaps'],
-                flip_mode=self.test_cfg.get('flip_mode', 'heatmap'),
-                flip_indices=self.flip_indices,
-                shift_heatmap=self.test_cfg.get('shift_heatmap', False),
-            )
-            heatmaps = (heatmaps + mirrored) * 0.5
+            mirrored = self.network(images.flip(-1))['heatmaps']
+            heatmaps = (heatmaps + self._mirror(mirrored)) * 0.5
         return dict(heatmaps=heatmaps)
+
+    def _mirror(self, heatmaps):
+        if isinstance(self.codec, topdown.Codec):
+            return heatmaps.flip(-1)[:, self.flip_indices]
+        from mmpose.models.utils.tta import flip_heatmaps
+
+        return flip_heatmaps(
+            heatmaps,
+            flip_mode=self.test_cfg.get('flip_mode', 'heatmap'),
+            flip_indices=self.flip_indices,
+            shift_heatmap=self.test_cfg.get('shift_heatmap', False),
+        )
 
     def decode(self, tensors: dict[str, Tensor]) -> Iterator[tuple[np.ndarray, ...]]:
         """Keypoints (1, K, 2) in pixels of the crop, scores and visibilities (1, K), per crop."""

@@ -132,12 +132,17 @@ class Predictor:
         if is_exported(weights):
             network = ExportedNetwork(weights, device, found.name, trust)
             return cls(found.cfg, network, device, precision, **options)
-        model = revert_sync_batchnorm(build_model(found.cfg))
+        model = revert_sync_batchnorm(cls.build(found.cfg))
         meta = load_checkpoint(model, weights, renames=found.renames)
         if device.type == 'cpu' and precision == 'fp32':  # autocast and GPUs are faster without
             model = deploy(model, inplace=True)
         network = cls.as_network(model.to(device).eval())
         return cls(found.cfg, network, device, precision, meta, **options)
+
+    @staticmethod
+    def build(cfg: Config) -> nn.Module:
+        """The model of a config, on the CPU, in eval mode, with random weights."""
+        return build_model(cfg)
 
     @staticmethod
     def as_network(model: nn.Module) -> Network:

@@ -11,11 +11,13 @@ from torch import nn
 from .. import zoo
 from ..weights.find import build_model, find, find_config
 from ..weights.load import load_checkpoint
+from ..weights.official import fetch
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
 SHIPPED = 'shipped'  # the weights that come with the package
+OFFICIAL = 'official'  # those of its authors, see zoo/releases.py
 
 
 def create_model(
@@ -30,7 +32,8 @@ def create_model(
         name: the paper's name, `VMPose-T-S3` (`list_models` lists them), a config's path or a
             Config.
         weights: path or http(s) address of a checkpoint; 'shipped': the package's own weights and
-            the config that they were trained with; None: random weights.
+            the config that they were trained with; 'official': those of its authors, downloaded
+            once; None: random weights.
         num_keypoints: number of heatmaps of a pose model; None: that of its config, 17.
         changes: options of the config's `model`, merged into it:
             `backbone=dict(drop_path_rate=0.1)`.
@@ -40,7 +43,7 @@ def create_model(
 
     Raises:
         ValueError: unknown name, or `num_keypoints` of a model without keypoints.
-        FileNotFoundError, CheckpointError: no such weights, or weights of another model.
+        FileNotFoundError, CheckpointError, DownloadError: no such weights, or of another model.
     """
     found = find(name) if weights == SHIPPED else find_config(name)
     cfg = found.cfg
@@ -49,6 +52,8 @@ def create_model(
             raise ValueError(f'{found.name} has no heatmaps; leave num_keypoints out')
         changes = dict(changes, head=dict(changes.get('head', {}), out_channels=num_keypoints))
     cfg.merge_from_dict(dict(model=changes))
+    if weights == OFFICIAL:
+        weights = fetch(found.name)
     model = build_model(cfg)
     if weights is not None:
         load_checkpoint(model, found.required_weights() if weights == SHIPPED else weights)

@@ -15,7 +15,9 @@ from torch import nn
 
 from .. import zoo
 from ..files import local_file, need, shipped
+from ..zoo.releases import RELEASES
 from .inspection import exported_metadata, input_size, inspect_file, stated_facts
+from .official import fetch
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -42,9 +44,15 @@ class Found(NamedTuple):
         return zoo.TASKS[self.task]
 
     def required_weights(self) -> Path:
-        """Path of the weights; FileNotFoundError, which says what to do, if there are none."""
+        """Path of the weights; official ones of this model are downloaded, with a word.
+
+        Raises:
+            FileNotFoundError: there are none; says what to do. DownloadError: see `fetch`.
+        """
         if self.weights is not None:
             return self.weights
+        if self.name in RELEASES:
+            return fetch(self.name)
         message = (
             f'no weights of {self.name} ship with this package, and a model with random weights '
             'predicts nothing: give weights=FILE (--weights FILE), such as a checkpoint that '
@@ -327,7 +335,7 @@ def build_model(cfg: Config) -> nn.Module:
     cfg.model.init_cfg = cfg.model.backbone.init_cfg = None
     init_default_scope(cfg.get('default_scope', 'mmpose'))
     if MODELS.get(cfg.model.type) is None:
-        need('mmpose.models', f'building a {cfg.model.type}', 'see requirements.txt')
+        need('mmpose.models', f'building a {cfg.model.type}')
     elif find_spec('mmpose') is None:
         cfg.model.data_preprocessor = None  # mmpose's; only images that are not normalized need it
     return MODELS.build(cfg.model).eval()
