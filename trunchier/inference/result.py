@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from mmpose.structures import PoseDataSample
 
 from ..files import need, save_npz
 from ..visualization.overlays import person_colors
 from . import sources, writers
 from .results import camera_of, to_record
+
+if find_spec('mmpose') is not None:
+    from mmpose.structures import PoseDataSample
+else:  # what it derives from
+    from mmengine.structures import BaseDataElement as PoseDataSample
 
 if TYPE_CHECKING:
     from .predictor import Predictor
