@@ -217,20 +217,16 @@ def report_places(problems: dict[str, list[str]]) -> None:
 
 
 def report_weights() -> None:
-    import torch
+    from trunchier.files.download import cache_folder, find_file
+    from trunchier.zoo.releases import BY_HAND, RELEASES
 
-    from trunchier.zoo import BY_HAND, WEIGHTS
-
-    cache = Path(torch.hub.get_dir(), 'checkpoints')
-    names = [Path(address).name for address in WEIGHTS.values()]
-    found = [name for name in names if Path(BY_HAND, name).exists() or (cache / name).exists()]
-    print(f'\nOfficial weights in {BY_HAND} or {cache}: {len(found)} of {len(names)}')
+    found = [name for name, row in RELEASES.items() if find_file(row.filename)]
+    print(f'\nOfficial files in {BY_HAND} or {cache_folder()}: {len(found)} of {len(RELEASES)}')
     for name in found:
         print(f'  {name}')
-    by_hand = [Path(address).name for address in WEIGHTS.values() if '://' not in address]
-    absent = ', '.join(name for name in by_hand if name not in found)
-    exception = f',\n  except {absent}: put these into {BY_HAND}' if absent else ''
-    print(f'  The others are downloaded when a config first uses them{exception}')
+    absent = [name for name, row in RELEASES.items() if not row.urls and name not in found]
+    exception = f',\n  except {", ".join(absent)}: put these into {BY_HAND}' if absent else ''
+    print(f'  The others are downloaded when they are first named{exception}')
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 """Official files: addresses, purpose, licenses; and the weights that ship here. Data only.
 
 A hash or a size that is not known is left empty. OpenMMLab writes the first 8 digits of a file's
-SHA-256 into its name; the others were stated by people who downloaded the file (docs/weights.md).
+SHA-256 into its name; the others were stated by those who downloaded the file (docs/weights.md).
 """
 
 import fnmatch
