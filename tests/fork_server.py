@@ -69,6 +69,7 @@ def serve():
 def become(log, arguments, kill_at, file_limit):
     """Turn this process into `python tools/ARGUMENTS...`, which ends with its parent."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
