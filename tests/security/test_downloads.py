@@ -11,6 +11,7 @@ import pytest
 
 from trunchier.files import DownloadError, download
 
+pytestmark = pytest.mark.usefixtures('online')
 OLD, NEW = (bytes([65 + i]) * 40_000 for i in range(2))
 
 

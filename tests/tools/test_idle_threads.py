@@ -37,8 +37,9 @@ def policy(script, **chosen):
     'script',
     [
         'import launch',
-        "sys.argv = ['/usr/bin/trunchier', 'train']; import trunchier.__main__",
-        "sys.argv = ['-m', 'train']; import trunchier.__main__",
+        "sys.argv = ['/usr/bin/trunchier', 'train']; import trunchier.__main__, torch",
+        "sys.argv = ['-m', 'train']; sys.orig_argv[1:] = ['-m', 'trunchier', 'train']; "
+        'import trunchier.__main__, torch',
     ],
 )
 def test_training_and_the_command_choose_before_torch_is_imported(script):

@@ -66,7 +66,10 @@ def _read_zip(archive, size, shapes):
         raise Refused('its members are compressed, which torch.save does not do')
     if sum(info.file_size for info in files.values()) > size:
         raise Refused('its members are larger than the file')
-    root = next(name for name in files if name.endswith('/data.pkl')).removesuffix('data.pkl')
+    pickled = next((name for name in files if name.endswith('/data.pkl')), None)
+    if pickled is None:
+        raise Refused('it has no data.pkl, which torch.save writes')
+    root = pickled.removesuffix('data.pkl')
     if f'{root}constants.pkl' in files:
         raise Refused('it is a TorchScript program, not weights')
     if f'{root}byteorder' in files and archive.read(f'{root}byteorder') != b'little':

@@ -106,7 +106,7 @@ def find(
             return found
     else:
         path = _path_of(weights)
-    if is_name and (path.suffix != '.onnx' or exported_metadata(path)):
+    if is_name and (path.suffix not in ('.onnx', '.pt2') or exported_metadata(path)):
         file = inspect_file(path, renames)
         if found.name in (file.name, *_names_of(file)):
             found = _of_file(file, task, found)
