@@ -1,27 +1,16 @@
-import subprocess
-import sys
-from pathlib import Path
-
+import pytest
 import torch
+from convert_weights import main
 from golden_rule import golden_state, official_shapes
 
 from trunchier.models import TruncatedSwin
 from trunchier.weights.load import load_checkpoint
 
-TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'convert_weights.py'
-
-
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, str(TOOL), *map(str, arguments)], capture_output=True, text=True
-    )
-
 
 def test_the_written_file_loads_as_the_official_one(tmp_path):
     state = golden_state(official_shapes('swin_tiny_keys'))
     torch.save(dict(model=state, epoch=300), tmp_path / 'official.pth')
-    done = run(tmp_path / 'official.pth', tmp_path / 'clean.safetensors')
-    assert done.returncode == 0, done.stderr
+    main([str(tmp_path / 'official.pth'), str(tmp_path / 'clean.safetensors')])
     models = [TruncatedSwin('tiny', num_stages=2) for _ in range(2)]
     for model, name in zip(models, ('official.pth', 'clean.safetensors'), strict=True):
         load_checkpoint(model, tmp_path / name)
@@ -31,6 +20,6 @@ def test_the_written_file_loads_as_the_official_one(tmp_path):
 
 def test_an_unreadable_source_writes_nothing(tmp_path):
     (tmp_path / 'page.pth').write_text('<html>')
-    done = run(tmp_path / 'page.pth', tmp_path / 'clean.pth')
-    assert done.returncode == 1 and 'page.pth cannot be read' in done.stderr
+    with pytest.raises(SystemExit, match='page.pth cannot be read'):
+        main([str(tmp_path / 'page.pth'), str(tmp_path / 'clean.pth')])
     assert not (tmp_path / 'clean.pth').exists()
