@@ -281,11 +281,11 @@ def draw(predict: Callable, out: Path, name: str) -> None:
     coco = dict(from_file='configs/_base_/datasets/coco.py')  # of mmpose
     painter = KeypointPainter(parse_pose_metainfo(coco))
     rows = []
-    for path, person, result in zip(paths, people, drawn, strict=True):
+    for path, person, box, result in zip(paths, people, boxes, drawn, strict=True):
         image = cv2.imread(path)
         points = np.array(person['keypoints'], np.float32).reshape(1, -1, 3)
         scores = np.float32(points[..., 2] > 0)
-        truth = InstanceData(keypoints=points[..., :2], keypoint_scores=scores)
+        truth = InstanceData(keypoints=points[..., :2], keypoint_scores=scores, bboxes=box[None])
         annotated = painter(image, PoseDataSample(pred_instances=truth))
         rows.append([image, annotated, result.visualization])
     sheet = [left + right for left, right in zip(rows[::2], rows[1::2], strict=True)]

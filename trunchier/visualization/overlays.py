@@ -87,7 +87,10 @@ class KeypointPainter:
         self.lock, self.visualizer = threading.Lock(), None  # mmpose's, which keeps the image
 
     def __call__(self, image: np.ndarray, sample: BaseDataElement) -> np.ndarray:
-        """Draw the `pred_instances` (and heatmaps, if any) of a PoseDataSample."""
+        """Draw the `pred_instances` (and heatmaps, if any) of a PoseDataSample.
+
+        They have keypoints, keypoint_scores and bboxes, which decide sizes and order.
+        """
         drawn = np.zeros_like(image) if self.black_background else image.copy()
         instances = sample.pred_instances
         if len(instances) == 0:
