@@ -13,7 +13,8 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from trunchier.files import check_writable  # importing trunchier registers its modules
+from trunchier.engine.hooks import forget_ends_of_workers
+from trunchier.files import check_writable
 from trunchier.files.processes import clean_end
 from trunchier.weights.load import CheckpointError, load_checkpoint
 
@@ -168,6 +169,8 @@ def guarded(work_dir: str) -> Iterator[None]:
         if error.errno is None or error.filename is not None:
             raise
         raise OSError(error.errno, error.strerror, str(work_dir)) from error
+    finally:
+        forget_ends_of_workers()  # an error of torch for one would cut the report of the first
     if torch.distributed.is_initialized():
         # Together: the threads of a process group may abort a process that just exits.
         torch.distributed.barrier()

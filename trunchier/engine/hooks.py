@@ -165,11 +165,17 @@ def guard_workers(loader: DataLoader) -> None:
 
 def end_workers() -> None:
     """Terminate child processes, stopped ones too, for which Python would wait at its end."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes the ends for failures
+    forget_ends_of_workers()
     for child in multiprocessing.active_children():
         if child.daemon:
             child.terminate()
             os.kill(child.pid, signal.SIGCONT)
+
+
+def forget_ends_of_workers() -> None:
+    """Remove torch's handler, which raises RuntimeError, wherever it runs, when a worker ends."""
+    if hasattr(signal, 'SIGCHLD') and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 class _Start:
