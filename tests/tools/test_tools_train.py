@@ -280,6 +280,26 @@ def test_two_processes_of_two_train_as_one_of_four(trained, folder):
     )
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.device_count() == 1, reason='two processes need two GPUs or none')
+def test_two_processes_train_a_model_with_unused_parameters(trained, folder):
+    """The head reads the last map only: the norm of the first gets no gradient."""
+    options = ['model.backbone.out_indices=(0,1)', 'model.backbone.with_cp=True']
+    options += ['train_dataloader.batch_size=2', 'train_cfg.max_epochs=1']
+    command = [ROOT / 'tools/dist_train.sh', 'toy.py', 2, '--no-validate', '--work-dir', 'unused']
+    command += ['--cfg-options', *options]
+    with pytest.raises(AssertionError, match='find_unused_parameters=True'):
+        run(*command, cwd=folder, PORT=free_port())
+    run(*command, 'find_unused_parameters=True', cwd=folder, PORT=free_port())
+    found, wanted = (weights(path / 'epoch_1.pth') for path in (folder / 'unused', trained))
+    unused = {key: found.pop(key) for key in found.keys() - wanted.keys()}
+    assert_same(found, wanted, rtol=1e-5, atol=1e-6)
+    assert {key: value.unique().tolist() for key, value in unused.items()} == {
+        'backbone.norm0.weight': [1],
+        'backbone.norm0.bias': [0],
+    }
+
+
 # --- testing -------------------------------------------------------------------------------------
 
 
