@@ -1,6 +1,7 @@
 """Backbones, necks, estimators, and models by name."""
 
 from .backbones.groupmixformer import TruncatedGMF
+from .backbones.plain import plain_vit
 from .backbones.swin import TruncatedSwin
 from .backbones.vmamba import TruncatedVMamba
 from .create import build_model, create_backbone, create_model
@@ -14,5 +15,5 @@ from .necks.stage_adapter import StageAdapter
 __all__ = [
     'BodyModel', 'HMR2Head', 'HMRDiscriminator', 'MeshEstimator', 'MeshLoss', 'StageAdapter',
     'TruncatedGMF', 'TruncatedSwin', 'TruncatedVMamba', 'build_model', 'create_backbone',
-    'create_model',
+    'create_model', 'plain_vit',
 ]  # fmt: skip

@@ -33,7 +33,12 @@ def cpu_kernels() -> ModuleType | None:
 
 
 def window_attention(
-    qkv: Tensor, padding: Tensor, bias: Tensor, layout: Layout, backend: str = 'auto'
+    qkv: Tensor,
+    padding: Tensor,
+    bias: Tensor,
+    layout: Layout,
+    backend: str = 'auto',
+    pooled: Layout | None = None,
 ) -> Tensor:
     """Multi-head attention within the windows of a map.
 
@@ -43,6 +48,8 @@ def window_attention(
         bias: (heads, P, P), added to the score of each query and key of a window.
         layout: of the map, see `windows.window_layout`.
         backend: 'auto', 'numba' or 'torch'.
+        pooled: a layout of the same map; the mean key and value of each of its windows join those
+            of every window of `layout`.
 
     Returns:
         (B, H*W, C).
@@ -55,6 +62,8 @@ def window_attention(
     def refusal(name):
         if name == 'torch':
             return ''
+        if pooled is not None:
+            return 'has no pooled windows'
         if not inference_on_cpu(qkv, bias, padding, dtypes=DTYPES):
             return NO_KERNEL
         kernels = cpu_kernels()
@@ -71,6 +80,12 @@ def window_attention(
     positions = positions.unflatten(-1, (3, len(bias), size))
     q, k, v = positions.permute(3, 0, 1, 4, 2, 5).unbind(0)  # (B, windows, heads, P, size)
     bias = bias + layout.mask[:, None] if layout.shifted else bias[None]
+    if pooled is not None:
+        means = _window_means(qkv[..., qkv.shape[2] // 3 :], pooled)
+        means = means.unflatten(-1, (2, len(bias[0]), size)).permute(2, 0, 3, 1, 4).unsqueeze(2)
+        means = means.expand(-1, -1, layout.windows, -1, -1, -1)  # one copy a window
+        k, v = torch.cat((k, means[0]), 3), torch.cat((v, means[1]), 3)
+        bias = F.pad(bias, (0, pooled.windows))
     mixed = _attend(q, k, v, bias)  # (B, windows, P, heads, size)
     return to_tokens(mixed.flatten(3).flatten(1, 2), layout)
 
@@ -78,18 +93,25 @@ def window_attention(
 NO_KERNEL = "is for inference on CPU in float32, bfloat16 or float16, outside graphs; use 'auto'"
 
 
+def _window_means(tokens, layout):
+    """(B, H*W, C) -> (B, windows, C), the mean over the tokens of each window, less padding."""
+    padding = tokens.new_zeros(tokens.shape[2])
+    positions = to_windows(tokens, padding, layout).unflatten(1, (layout.windows, -1))
+    return positions.sum(2) / (layout.tokens >= 0).sum(1, keepdim=True).to(tokens.dtype)
+
+
 def _attend(q, k, v, bias):
-    """(B, windows, P, heads, size) of q, k, v (B, windows, heads, P, size).
+    """(B, windows, P, heads, size) of q (B, windows, heads, P, size), k, v (the same, of N keys).
 
     Args:
-        bias: (windows or 1, heads, P, P), added to the scores.
+        bias: (windows or 1, heads, P, N), added to the scores.
     """
     if q.device.type == 'cpu' and q.requires_grad:
         # torch's fused kernel has no backward for a learned bias on CPU; its fallback is slower.
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(3, 4) + bias
         return (scores.softmax(-1).to(v.dtype) @ v).transpose(2, 3)
     batch, windows, heads, n, size = q.shape
-    bias = bias.to(q.dtype).expand(batch, windows, heads, n, n).flatten(0, 1)
+    bias = bias.to(q.dtype).expand(batch, windows, heads, n, -1).flatten(0, 1)
     x = F.scaled_dot_product_attention(*(t.flatten(0, 1) for t in (q, k, v)), attn_mask=bias)
     return x.transpose(1, 2).view(batch, windows, n, heads, size)
 

@@ -20,7 +20,7 @@ def cached_plan(make: Callable) -> Callable:
     @functools.wraps(make)
     def plan(*sizes_and_device):
         *sizes, device = sizes_and_device
-        key = *map(int, sizes), device  # torch.jit.trace passes tensors as sizes
+        key = *map(_whole, sizes), device
         if key in plans:
             return plans[key]
         made = _to_tensors(make(*key[:-1]), device)
@@ -34,6 +34,11 @@ def cached_plan(make: Callable) -> Callable:
     # All that torch.compiler.assume_constant_result does, but it imports the compiler, 0.6 s.
     vars(plan).update(plans=plans, _dynamo_marked_constant=True)
     return plan
+
+
+def _whole(size):
+    """A size as int, a pair of sizes as ints: torch.jit.trace passes tensors."""
+    return tuple(map(int, size)) if isinstance(size, (tuple, list)) else int(size)
 
 
 def _to_tensors(values, device):

@@ -32,35 +32,40 @@ class Layout(NamedTuple):
 
 
 @cached_plan
-def window_layout(height: int, width: int, window: int, shift: int) -> Layout:
-    """Layout of a (height, width) map in windows of side `window`, moved by `shift`.
+def window_layout(
+    height: int, width: int, window: int | tuple[int, int], shift: int | tuple[int, int]
+) -> Layout:
+    """Layout of a (height, width) map in windows of `window` tokens a side, moved by `shift`.
 
-    The decorated function takes a device as its last argument.
+    Pairs are (vertical, horizontal). The decorated function takes a device as its last argument.
     """
-    rows, columns = (-(-n // window) * window for n in (height, width))
+    window, shift = ((n, n) if isinstance(n, int) else n for n in (window, shift))
+    rows, columns = (-(-n // side) * side for n, side in zip((height, width), window, strict=True))
 
     def to_windows(grid):  # (rows, columns) -> (windows, P)
-        grid = grid.reshape(rows // window, window, columns // window, window)
-        return grid.swapaxes(1, 2).reshape(-1, window**2)
+        grid = grid.reshape(rows // window[0], window[0], columns // window[1], window[1])
+        return grid.swapaxes(1, 2).reshape(-1, window[0] * window[1])
 
     tokens = np.full((rows, columns), -1)
     tokens[:height, :width] = np.arange(height * width).reshape(height, width)
-    tokens = to_windows(np.roll(tokens, (-shift, -shift), (0, 1)))
+    tokens = to_windows(np.roll(tokens, (-shift[0], -shift[1]), (0, 1)))
     filled = tokens.ravel() >= 0
     back = np.empty(height * width, dtype=np.int64)
     back[tokens.ravel()[filled]] = np.flatnonzero(filled)
 
     # The last `shift` rows come from the top, across the seam.
-    row = np.digitize(np.arange(rows), [rows - window, rows - shift])
-    column = np.digitize(np.arange(columns), [columns - window, columns - shift])
+    row, column = (
+        np.digitize(np.arange(n), [n - side, n - move])
+        for n, side, move in zip((rows, columns), window, shift, strict=True)
+    )
     region = to_windows(3 * row[:, None] + column).astype(np.int32)
-    y, x = np.divmod(np.arange(window**2), window)
-    dy, dx = (axis[:, None] - axis + window - 1 for axis in (y, x))
+    places = np.divmod(np.arange(window[0] * window[1]), window[1])
+    dy, dx = (axis[:, None] - axis + n - 1 for axis, n in zip(places, window, strict=True))
     padded = np.flatnonzero(~filled)
     return Layout(
         windows=len(tokens),
         num_padded=len(padded),
-        shifted=shift > 0,
+        shifted=max(shift) > 0,
         sources=tokens.ravel().clip(0),
         padded_sources=np.where(filled, tokens.ravel(), height * width),
         padded=padded,
@@ -68,7 +73,7 @@ def window_layout(height: int, width: int, window: int, shift: int) -> Layout:
         tokens=tokens.astype(np.int32),
         region=region,
         mask=np.where(region[:, :, None] == region[:, None], 0, MASKED).astype(np.float32),
-        offsets=(dy * (2 * window - 1) + dx).ravel(),
+        offsets=(dy * (2 * window[1] - 1) + dx).ravel(),
     )
 
 

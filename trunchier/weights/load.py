@@ -91,6 +91,9 @@ def load_checkpoint(
             state = {k: v for k, v in state.items() if not k.startswith('discriminator.')}
         if parts is not None:
             state = {key: value for key, value in state.items() if key.split('.')[0] in parts}
+    backbone = getattr(module, 'backbone', module)
+    if hasattr(backbone, 'adapt_state'):
+        backbone.adapt_state(state, '' if backbone is module else 'backbone.')
     missing = [key for key in expected if key not in state and not (fresh and fresh(key))]
     unexpected = [key for key in state if key not in expected]
     misshapen = [

@@ -121,16 +121,10 @@ def encoder(name: str) -> Encoder:
 def backbone_cfg(name: str) -> dict[str, Any]:
     """Config of the encoder's backbone, with the weights that the pose recipe starts from."""
     row = encoder(name)
-    arch = ARCHS[row.backbone.type][row.backbone.arch]
     if row.num_stages is None:
         return dict(
             type='mmpretrain.VisionTransformer',
-            arch=dict(
-                embed_dims=row.channels,
-                num_layers=arch['depths'][0],
-                num_heads=arch['num_heads'],
-                feedforward_channels=4 * row.channels,
-            ),
+            arch=plain_arch(row.backbone.arch),
             img_size=(256, 192),
             patch_size=16,
             patch_cfg=dict(padding=2),
@@ -145,6 +139,20 @@ def backbone_cfg(name: str) -> dict[str, Any]:
         num_stages=row.num_stages,
         drop_path_rate=row.backbone.drop_path,
         init_cfg=dict(type='OfficialPretrained', checkpoint=WEIGHTS[row.backbone_name]),
+    )
+
+
+def plain_arch(name: str) -> dict[str, int]:
+    """`arch` of mmpretrain's VisionTransformer for a size of ViTPose; ValueError if unknown."""
+    sizes = ARCHS['VisionTransformer']
+    if name not in sizes:
+        raise ValueError(f'no plain ViT {name!r}; choose from {", ".join(sizes)}')
+    (width,), (depth,) = sizes[name]['channels'], sizes[name]['depths']
+    return dict(
+        embed_dims=width,
+        num_layers=depth,
+        num_heads=sizes[name]['num_heads'],
+        feedforward_channels=4 * width,
     )
 
 

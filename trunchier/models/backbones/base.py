@@ -5,7 +5,8 @@ take them without a copy, convolutions as channels_last.
 """
 
 import contextlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -184,6 +185,32 @@ class TruncatedBackbone(BaseModule):
     def build_norm(self, channels: int) -> nn.Module:
         """Norm of an output (B, h, w, C)."""
         return nn.LayerNorm(channels)
+
+
+def modules_of_kinds(
+    backbone: nn.Module, kinds: Mapping[str, Sequence[str]], freeze: Sequence[str]
+) -> list[str]:
+    """Names of the modules in the blocks of a backbone that belong to the kinds to freeze.
+
+    Args:
+        kinds: {kind: names of its modules in a block}.
+        freeze: keys of `kinds`.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    if isinstance(freeze, str) or (unknown := [kind for kind in freeze if kind not in kinds]):
+        wrong = freeze if isinstance(freeze, str) else unknown[0]
+        raise ValueError(f'freeze={wrong!r}; give a tuple of {", ".join(map(repr, kinds))}')
+    leaves = {leaf for kind in freeze for leaf in kinds[kind]}
+    return [
+        name
+        for name, _ in backbone.named_modules()
+        if name.rpartition('.')[2] in leaves and BLOCK.fullmatch(name.rpartition('.')[0])
+    ]
+
+
+BLOCK = re.compile(r'(stages\.\d+\.blocks|layers)\.\d+')
 
 
 class Stage(nn.Module):
