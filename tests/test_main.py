@@ -4,6 +4,8 @@ import runpy
 import subprocess
 import sys
 
+import cv2
+import numpy as np
 import pytest
 
 import trunchier
@@ -101,3 +103,22 @@ def test_registering_makes_every_public_name_what_importing_makes_it():
     assert trunchier.register() is None
     assert trunchier.deploy is not sys.modules['trunchier.deploy']
     assert {*trunchier.__all__} <= {*dir(trunchier)}
+
+
+def test_a_photo_is_predicted_without_what_prediction_does_not_need(tmp_path):
+    """Each of these packages takes long to import; the fast path stays fast without a clock."""
+    cv2.imwrite(str(tmp_path / 'photo.png'), np.full((60, 80, 3), 128, np.uint8))
+    script = (
+        'import runpy, sys\n'
+        "sys.orig_argv = ['python', '-m', 'trunchier']\n"
+        "sys.argv = ['-m', 'predict', 'photo.png', '--detector', 'whole_image']\n"
+        "try: runpy.run_module('trunchier', run_name='__main__')\n"
+        'except SystemExit as stop: print(stop.code)\n'
+        "slow = ('torch.distributed.fsdp', 'numba', 'mmcv', 'mmpose', 'scipy', 'matplotlib')\n"
+        'print([name for name in slow if name in sys.modules])'
+    )
+    process = subprocess.run(
+        [sys.executable, '-c', script], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert process.stdout.splitlines() == ['0', '[]'], process.stderr
+    assert (tmp_path / 'outputs/visualizations/photo.jpg').is_file()

@@ -29,6 +29,7 @@ LAZY = {
     'list_models': 'zoo',
 }
 ROOMS = ('datasets', 'engine', 'metrics', 'models', 'synthetic')  # have registered modules
+FOR_PREDICTION = ('datasets', 'models')
 __all__ = [
     'MeshInferencer', 'PoseInferencer', '__version__', 'compat', 'create_backbone',
     'create_model', 'datasets', 'deploy', 'engine', 'export', 'list_models', 'metrics', 'models',
@@ -36,15 +37,21 @@ __all__ = [
 ]  # fmt: skip
 
 
-def register() -> None:
+def register(training: bool = True) -> None:
     """Patch OpenMMLab's packages and register every module; importing does so, but of the command.
 
     The second time, nothing happens.
+
+    Args:
+        training: False registers what prediction with the zoo's models needs, a second sooner.
     """
     global deploy  # the function, in place of the room
+    compat = importlib.import_module('.compat', __name__)
     # First: what follows may import the parts of the stack that it patches.
-    importlib.import_module('.compat', __name__).apply()
-    for room in ROOMS:
+    compat.apply()
+    if not training:
+        compat.without_sharding()
+    for room in ROOMS if training else FOR_PREDICTION:
         importlib.import_module(f'.{room}', __name__)
     deploy = importlib.import_module('.deploy.fuse', __name__).deploy
 

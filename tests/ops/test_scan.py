@@ -477,3 +477,15 @@ def test_channels_must_divide_into_groups():
     inputs['u'] = inputs['u'][:, :5]
     with pytest.raises(ValueError, match='5 channels in 3 groups'):
         selective_scan(**inputs)
+
+
+@needs_numba
+def test_a_process_that_may_end_soon_scans_the_first_maps_by_torch():
+    x = torch.zeros(1, 4, 5, 6)  # 120 elements
+    with choice.begin_with_torch(300):
+        assert [map_backend(x), map_backend(x)] == ['torch', 'torch']
+        assert map_backend(x, 'reference') == 'reference'
+        assert [map_backend(x), map_backend(x)] == ['numba', 'numba']
+    with choice.begin_with_torch(300):
+        pass
+    assert map_backend(x) == 'numba'

@@ -17,7 +17,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from ..files.download import OFFLINE
 from ..files.images import MAX_PIXELS
 from ..files.processes import clean_end
 from ..visualization.overlays import STYLES, contact_sheet
-from . import detection, sources
+from . import detection, samples, sources  # noqa: F401  samples: before mmengine
 from .screen import check_display, printable
 from .writers import DEFAULT_FORMATS, FORMATS, check_formats, write_image
 
@@ -85,11 +85,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return {name: args[name] for name in names if args[name] is not None}
 
     try:
-        with _messages(args['quiet'], args['verbose']), clean_end():
+        with _messages(args['quiet'], args['verbose']), clean_end(), ExitStack() as stack:
             # Whatever can be checked is checked before a model is loaded.
             found = _once(sources.find(args['inputs']))
-            importlib.import_module(__package__.partition('.')[0]).register()  # imports torch
+            # Imports torch. A config of the user's may name anything.
+            package = importlib.import_module(__package__.partition('.')[0])
+            package.register(training=any(n.endswith('.py') for n in args['model'] or ()))
+            from ..ops import scan
             from .inferencer import Inferencer
+
+            if len(found) == 1 and found[0].kind == 'image':
+                stack.enter_context(scan.begin_with_torch())
 
             models = list(_models(args['model'], args['weights'], args['task'], args['rename']))
             options = _options(

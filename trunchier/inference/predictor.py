@@ -132,7 +132,9 @@ class Predictor:
         if is_exported(weights):
             network = ExportedNetwork(weights, device, found.name, trust)
             return cls(found.cfg, network, device, precision, **options)
-        model = revert_sync_batchnorm(cls.build(found.cfg))
+        model = cls.build(found.cfg)
+        if any('SyncBatchNorm' in type(each).__name__ for each in model.modules()):
+            model = revert_sync_batchnorm(model)  # looks into mmcv, which takes 0.1 s
         meta = load_checkpoint(model, weights, renames=found.renames)
         if device.type == 'cpu' and precision == 'fp32':  # autocast and GPUs are faster without
             model = deploy(model, inplace=True)

@@ -1,10 +1,9 @@
-"""The result of one frame: mmpose's PoseDataSample that can be drawn, saved and converted."""
+"""The result of one frame, which can be drawn, saved and converted; see `samples` for its class."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +13,7 @@ from ..files import need, save_npz
 from ..visualization.overlays import person_colors
 from . import sources, writers
 from .results import camera_of, to_record
-
-if find_spec('mmpose') is not None:
-    from mmpose.structures import PoseDataSample
-else:  # what it derives from
-    from mmengine.structures import BaseDataElement as PoseDataSample
+from .samples import SampleOfFrame
 
 if TYPE_CHECKING:
     from .predictor import Predictor
@@ -26,7 +21,7 @@ if TYPE_CHECKING:
 PERSON = 1  # COCO's category
 
 
-class Result(PoseDataSample):
+class Result(SampleOfFrame):
     """People of an image or of a frame of a video.
 
     `len(result)` is their number. Fields and metainfo: see `Inferencer.__call__`.

@@ -17,14 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from mmengine.structures import BaseDataElement, InstanceData
 
 from ..files import check_writable, save_npz, whole_file
 from ..files.lock import FolderLock
-from ..geometry import matrix_to_axis_angle
 from ..visualization.overlays import person_colors
 from . import writers
+from .samples import InstancesOfFrame, SampleOfFrame
 from .sources import EVERY_FRAME, Frame, Source
 from .writers import FOLDERS, check_formats
 
@@ -170,7 +168,7 @@ class Saver:
     def add(
         self,
         frame: Frame,
-        sample: BaseDataElement,
+        sample: SampleOfFrame,
         drawing: np.ndarray | None = None,
         raw: dict[str, np.ndarray] | None = None,
     ) -> None:
@@ -324,19 +322,23 @@ def _stored(folder, segments):
             yield index, {name: array[here] for name, array in arrays.items()}
 
 
-def to_record(instances: InstanceData) -> dict[str, np.ndarray]:
+def to_record(instances: InstancesOfFrame) -> dict[str, np.ndarray]:
     """People as arrays (P, ...) for npz and JSON, see SAVED_FIELDS."""
     record = {}
     for name in SAVED_FIELDS:
         if name in instances:
             array = np.asarray(instances[name])
-            if array.ndim == 4:
+            if array.ndim == 4:  # of meshes, whose models need torch anyway
+                import torch
+
+                from ..geometry import matrix_to_axis_angle
+
                 array = matrix_to_axis_angle(torch.from_numpy(array)).flatten(1).numpy()
             record[SMPLX_NAMES.get(name, name)] = array
     return record
 
 
-def camera_of(sample: BaseDataElement) -> dict[str, np.ndarray]:
+def camera_of(sample: SampleOfFrame) -> dict[str, np.ndarray]:
     """The image's camera by name, in pixels, x before y; and the names of the keypoints."""
     height, width = sample.ori_shape
     names = ('focal_length', 'principal_point', 'keypoint_names')
@@ -350,7 +352,7 @@ def meta_info(source: Source, camera: dict[str, np.ndarray]) -> dict[str, Any]:
     return {'source': source.path or source.name, **numbers}
 
 
-def frame_to_json(sample: BaseDataElement) -> dict[str, Any]:
+def frame_to_json(sample: SampleOfFrame) -> dict[str, Any]:
     """A result as one JSON object: `meta_info` of its image, `frame_id`, `time`, `instances`."""
     numbers = {name: array.tolist() for name, array in camera_of(sample).items()}
     meta = {'source': sample.img_path or sample.source, **numbers}

@@ -13,17 +13,20 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from mmengine.structures import InstanceData, PixelData
 
 from ..files.images import MAX_PIXELS
 from . import detection, sources, tracking
 from .pipeline import HELD_BYTES, Batch, Begin, End, FrameTask, Stage, Stopwatch, batches
 from .pipeline import run as run_stages
-from .predictor import Predictor
 from .results import Saver
+from .samples import HeatmapsOfFrame, InstancesOfFrame
 from .screen import printable
+
+if TYPE_CHECKING:
+    from .predictor import Predictor
 
 log = logging.getLogger('trunchier')
 
@@ -301,12 +304,12 @@ def _result(task, predictor, report):
     none = {name: np.empty((0, *shape), np.float32) for name, shape in fields.items()}
     some = {name: np.stack([person[name] for person in people]) for name in fields if people}
     result = Result(paint=paint_of(predictor))
-    result.pred_instances = InstanceData(
+    result.pred_instances = InstancesOfFrame(
         **(some or none), bboxes=task.boxes[finite, :4], bbox_scores=task.boxes[finite, 4]
     )
     if people and 'heatmaps' in people[0]:
         heatmaps = np.max([person['heatmaps'] for person in people], axis=0)
-        result.pred_fields = PixelData(heatmaps=heatmaps)
+        result.pred_fields = HeatmapsOfFrame(heatmaps=heatmaps)
     of_frame = dict(img_path=frame.source.path, source=frame.source.name)
     of_frame |= dict(frame_id=frame.index, time=frame.time)
     shape = dict(ori_shape=task.shape, img_shape=task.shape)

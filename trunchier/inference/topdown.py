@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from ..models.heatmaps import is_plain as is_plain_model
-
 if TYPE_CHECKING:
     from mmengine.config import Config
 
@@ -26,6 +24,8 @@ FLIPS = dict(flip_mode='heatmap', shift_heatmap=False)
 
 def is_plain(cfg: Config) -> bool:
     """Whether a config's crops and codec are those of this module, and its flip test too."""
+    from ..models.heatmaps import is_plain as is_plain_model
+
     steps, head = cfg.test_dataloader.dataset.pipeline, cfg.model.get('head') or {}
     codec, test = head.get('decoder') or {}, cfg.model.get('test_cfg') or {}
     flips = all(test.get(name, value) == value for name, value in FLIPS.items())

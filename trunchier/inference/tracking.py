@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from mmengine.structures import InstanceData
 
 from ..files import need
-from ..geometry import matrix_to_rotation_6d, rotation_6d_to_matrix
 from .pipeline import Begin, FrameTask
+from .samples import InstancesOfFrame
 
 if TYPE_CHECKING:
     from .predictor import Predictor
@@ -80,7 +78,7 @@ class Follower:
         if self.tracker is not None and smooth is not None:
             self.smoother = TrackSmoother(begin.fps, **smooth)
 
-    def __call__(self, index: int, people: InstanceData) -> dict[str, np.ndarray]:
+    def __call__(self, index: int, people: InstancesOfFrame) -> dict[str, np.ndarray]:
         """Add `track_ids` to a frame's people and smooth their fields, in place.
 
         Returns:
@@ -104,12 +102,16 @@ class Follower:
         """Follow the people of a frame that an earlier run has stored."""
         raw = {n.removeprefix('raw_'): a for n, a in record.items() if n.startswith('raw_')}
         boxes = dict(bboxes=record['bboxes'], bbox_scores=record['bbox_scores'])
-        self(index, InstanceData(**boxes, **raw))
+        self(index, InstancesOfFrame(**boxes, **raw))
 
     def _smooth(self, track, name, index, value, unit):
         """One person's field, smoothed; rotation matrices as 6D, then orthogonalized."""
         if value.ndim != 3:
             return self.smoother(track, name, index, value, unit)
+        import torch  # of meshes, whose models need it anyway
+
+        from ..geometry import matrix_to_rotation_6d, rotation_6d_to_matrix
+
         columns = matrix_to_rotation_6d(torch.from_numpy(value)).numpy()
         columns = self.smoother(track, name, index, columns, unit)
         return rotation_6d_to_matrix(torch.from_numpy(columns)).numpy()

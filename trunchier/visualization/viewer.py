@@ -23,15 +23,17 @@ from dataclasses import replace
 from functools import partial
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import cv2
 import numpy as np
-from mmengine.structures import BaseDataElement, InstanceData
 
 from ..files.optional import need
 from .overlays import KeypointPainter, MeshPainter, person_colors
+
+if TYPE_CHECKING:
+    from mmengine.structures import BaseDataElement
 
 MAX_SIDE = 1280  # pixels of the longer side of images sent to the browser
 ORIGINAL, OVERLAY = 'original', 'overlay'
@@ -162,7 +164,7 @@ class Viewer:
     # --- frames --------------------------------------------------------------------------------
 
     def add(
-        self, model: str, painter: KeypointPainter | MeshPainter, result: BaseDataElement
+        self, model: str, painter: KeypointPainter | MeshPainter, result: 'BaseDataElement'
     ) -> None:
         """Add the result of one frame.
 
@@ -454,8 +456,8 @@ def _save(result, file):
 
 
 def _load(file):
-    """The image (BGR) and its PoseDataSample."""
-    from mmpose.structures import PoseDataSample
+    """The image (BGR) and its result."""
+    from mmengine.structures import BaseDataElement, InstanceData
 
     groups = {'instances': {}, 'meta': {}}
     with np.load(file, allow_pickle=False) as arrays:
@@ -463,7 +465,7 @@ def _load(file):
         for name in set(arrays.files) - {'jpeg'}:
             group, _, field = name.partition('_')
             groups[group][field] = arrays[name] if arrays[name].ndim else arrays[name].item()
-    result = PoseDataSample(metainfo=groups['meta'])
+    result = BaseDataElement(metainfo=groups['meta'])
     result.pred_instances = InstanceData(**groups['instances'])
     return image, result
 

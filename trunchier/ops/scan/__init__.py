@@ -14,6 +14,8 @@ import functools
 import importlib
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from torch import Tensor, float64
@@ -31,6 +33,10 @@ MAP_BACKENDS = dict(
     **SEQUENCE_BACKENDS,
 )
 MODULES = dict(torch=parallel, reference=reference)
+# Elements of maps on CPU that 'auto' scans by torch first: importing numba and loading its kernels
+# takes as long (1.7 s) as torch takes longer for so many. Set by `begin_with_torch`.
+NUMBA_LATER = 3_000_000
+first_by_torch = 0
 
 
 def selective_scan(
@@ -142,8 +148,27 @@ def selective_scan_2d(
     return scan(x, projection, A, D, delta_weight, delta_bias)
 
 
+@contextmanager
+def begin_with_torch(elements: int = NUMBA_LATER) -> Iterator[None]:
+    """Let 'auto' scan so many elements of maps on CPU by torch, meanwhile, before it loads numba.
+
+    For a process that may end after one photo. Results differ by rounding alone.
+    """
+    global first_by_torch
+    first_by_torch = elements
+    try:
+        yield
+    finally:
+        first_by_torch = 0
+
+
 def map_backend(x: Tensor, backend: str = 'auto') -> str:
     """Name of the backend that `selective_scan_2d` takes for a map like x."""
+    global first_by_torch
+    if backend == 'auto' and first_by_torch and not x.is_cuda:
+        first_by_torch = max(0, first_by_torch - x.numel())
+        if first_by_torch:
+            return 'torch'
     fastest = 'triton' if x.is_cuda else 'numba'
     if backend == 'auto' and not is_traced() and (reason := MAP_BACKENDS[fastest]()):
         _warn_of_slow_scan(fastest, reason)
