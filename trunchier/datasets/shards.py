@@ -382,6 +382,7 @@ def _walk(file, path, count):
     found = False
     try:
         with tarfile.open(fileobj=file, mode='r:') as tar:
+            file.seek(0)  # of an empty archive Python 3.10 seeks the byte before its position
             while (member := tar.next()) is not None:
                 if member.offset_data + member.size > end:
                     raise tarfile.ReadError(f'{member.name} is truncated at byte {end}')
