@@ -66,7 +66,13 @@ def test_offline_is_an_option_of_every_command(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     'arguments',
-    [('--help',), ('models', 'ViT*'), ('download', 'absent'), ('predict', 'absent.jpg')],
+    [
+        ('--help',),
+        ('models', 'ViT*'),
+        ('download', 'absent'),
+        ('predict', 'absent.jpg'),
+        ('predict', 'camera', '--model', 'VMPose-T'),
+    ],
 )
 def test_what_needs_no_network_imports_no_torch(arguments):
     script = (

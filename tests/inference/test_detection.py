@@ -227,7 +227,7 @@ def test_boxes_of_every_layout_are_in_pixels_of_the_image(monkeypatch):
         ([detection.decode_yolox(raw, (64, 96))[None]], [twice]),
         (end_to_end, [twice]),
     ):
-        monkeypatch.setattr(detection, '_onnx_session', lambda path, device, o=outputs: Session(o))
+        monkeypatch.setattr(detection, 'onnx_session', lambda path, device, o=outputs: Session(o))
         found = detection.YoloxDetector('yolox.onnx')(image)
         np.testing.assert_allclose(found[:, :4].reshape(-1, 4), np.reshape(expected, (-1, 4)), 1e-4)
 
@@ -242,7 +242,7 @@ def test_rtmdet_gets_normalized_images(tmp_path, monkeypatch):
 
     outputs = [np.float32([[[*BOX, 0.9]]]), np.array([[0]])]
     network = Network(outputs, (1, 3, 'height', 'width'))
-    monkeypatch.setattr(detection, '_onnx_session', lambda path, device: network)
+    monkeypatch.setattr(detection, 'onnx_session', lambda path, device: network)
     path = tmp_path / 'rtmdet-nano.onnx'
     path.touch()
     image = np.full((320, 160, 3), (103.53, 116.28, 0), np.uint8)
@@ -261,7 +261,7 @@ def cache(tmp_path, monkeypatch):
     """An empty cache of downloads; a detector is its file."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('TRUNCHIER_HOME', str(tmp_path / 'home'))
-    monkeypatch.setattr(detection, '_onnx_session', lambda path, device: Session([]))
+    monkeypatch.setattr(detection, 'onnx_session', lambda path, device: Session([]))
     (tmp_path / 'home').mkdir()
     return tmp_path / 'home'
 
@@ -302,10 +302,10 @@ def test_models_that_are_not_yolox_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match='broken.onnx is no ONNX model'):
         detection.make_detector(tmp_path / 'broken.onnx')
     classifier = Session([np.zeros((1, 1000))])
-    monkeypatch.setattr(detection, '_onnx_session', lambda path, device: classifier)
+    monkeypatch.setattr(detection, 'onnx_session', lambda path, device: classifier)
     with pytest.raises(ValueError, match=r'gives \[\(1, 1000\)\]; expected'):
         detection.YoloxDetector('classifier.onnx')(frame())
-    monkeypatch.setattr(detection, '_onnx_session', lambda path, device: Session([], (1, 10)))
+    monkeypatch.setattr(detection, 'onnx_session', lambda path, device: Session([], (1, 10)))
     with pytest.raises(ValueError, match=r'takes \[1, 10\]; YOLOX takes \(1, 3, height, width\)'):
         detection.YoloxDetector('text.onnx')
 

@@ -9,7 +9,7 @@ from versions import needs_torch
 
 from trunchier.deploy import export
 from trunchier.deploy.graph import describe
-from trunchier.inference import predictor
+from trunchier.inference import predictor, topdown
 from trunchier.weights.find import Found, build_model
 from trunchier.weights.load import load_checkpoint
 
@@ -43,7 +43,7 @@ def test_models_are_deployed_for_float32_on_cpu(
 def test_huge_images_give_what_small_ones_do(infer, image, monkeypatch, limit):
     """OpenCV warps 32767 pixels per side; a lower limit runs the same code."""
     (expected,) = keypoints(infer, image, bboxes=[[40, 20, 100, 120]])
-    monkeypatch.setattr(predictor, 'WARP_LIMIT', limit)
+    monkeypatch.setattr(topdown, 'WARP_LIMIT', limit)
     (found,) = keypoints(infer, image, bboxes=[[40, 20, 100, 120]])
     # Below the size of the crop the image is made smaller first, which blurs it.
     assert np.median(np.abs(found - expected)) < (0.01 if limit == 300 else 8)

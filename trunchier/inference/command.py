@@ -23,17 +23,20 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 
+from .. import zoo
 from ..files import check_writable, whole_file
 from ..files.download import OFFLINE
 from ..files.images import MAX_PIXELS
 from ..files.processes import clean_end
 from ..visualization.overlays import STYLES, contact_sheet
 from . import detection, samples, sources  # noqa: F401  samples: before mmengine
+from .exported import exported_models
 from .screen import check_display, printable
 from .writers import DEFAULT_FORMATS, FORMATS, check_formats, write_image
 
 if TYPE_CHECKING:
     from ..weights.find import Found
+    from .exported import ExportedModel
 
 HELP = """Predict poses or meshes of people in images and videos; draw and save them.
 
@@ -65,6 +68,8 @@ PAINTING = (
     'kpt_thr', 'skeleton_style', 'radius', 'thickness', 'draw_bbox', 'style', 'alpha', 'side',
     'black_background',
 )  # fmt: skip
+# Options that an exported model without torch does not take.
+NEED_TORCH = ('task', 'rename', 'trust', 'body_model', 'focal', 'fov', 'draw_heatmap', 'viewer')
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 SHEET_ROWS = 100
 OUTPUTS = 'outputs'  # then outputs2, outputs3...
@@ -88,16 +93,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _messages(args['quiet'], args['verbose']), clean_end(), ExitStack() as stack:
             # Whatever can be checked is checked before a model is loaded.
             found = _once(sources.find(args['inputs']))
-            # Imports torch. A config of the user's may name anything.
-            package = importlib.import_module(__package__.partition('.')[0])
-            package.register(training=any(n.endswith('.py') for n in args['model'] or ()))
-            from ..ops import scan
+            named = args['model'] or (), args['weights'] or ()
+            _check_names(*named, args['task'])
+            models: Sequence[Found | ExportedModel] | None = exported_models(
+                *named,
+                args['device'],
+                low=args['precision'] != 'fp32',
+                mmpose=args['skeleton_style'] != STYLES[0],
+                **{name: args[name] for name in NEED_TORCH},
+            )
+            if models is None:
+                # Imports torch. A config of the user's may name anything.
+                package = importlib.import_module(__package__.partition('.')[0])
+                package.register(training=any(name.endswith('.py') for name in named[0]))
+                from ..ops import scan
+
+                if len(found) == 1 and found[0].kind == 'image':
+                    stack.enter_context(scan.begin_with_torch())
+                models = list(_models(*named, args['task'], args['rename']))
             from .inferencer import Inferencer
 
-            if len(found) == 1 and found[0].kind == 'image':
-                stack.enter_context(scan.begin_with_torch())
-
-            models = list(_models(args['model'], args['weights'], args['task'], args['rename']))
             options = _options(
                 models, given('flip_test', 'focal', 'fov', 'body_model', 'draw_heatmap')
             )
@@ -309,6 +324,16 @@ def _models(names, weights, task, renames) -> Iterator['Found']:
         for note in found.notes:
             log.warning('guess: %s', printable(note))
         yield found
+
+
+def _check_names(names, weights, task):
+    """Raise what `find` would say of a name, before torch is imported."""
+    for name in names:
+        if not name.endswith('.py') and name not in zoo.TASKS:
+            zoo.known_name(name, task)
+    for file in weights:
+        if not sources.is_url(file) and not os.path.isfile(file):
+            raise FileNotFoundError(f'no file of weights {file} (from {Path.cwd()})')
 
 
 def _options(models, options):

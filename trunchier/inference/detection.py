@@ -298,7 +298,7 @@ class YoloxDetector:
         device: str = 'cpu',
     ):
         self.path, self.score_thr, self.nms_thr = path, score_thr, nms_thr
-        self.session = _onnx_session(path, device)
+        self.session = onnx_session(path, device)
         inputs = self.session.get_inputs()
         shape = list(inputs[0].shape) if inputs else []
         # Symbolic dimensions stand for the size that the network was trained at.
@@ -360,7 +360,8 @@ class RtmdetDetector(YoloxDetector):
         return (images - mean) / std
 
 
-def _onnx_session(path, device):
+def onnx_session(path: str | Path, device: str) -> Any:
+    """onnxruntime's session of a file; ValueError if it is no ONNX model that runs."""
     onnxruntime = need('onnxruntime', 'finding people with an ONNX model')
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..files import shipped
 from ..files.images import MAX_PIXELS
 from ..files.version import __version__
-from ..weights.find import Found, find, pick_device, weights_note
 from ..weights.official import release_of
 from . import detection, screen, sources
-from .predictor import Predictor
 from .results import Saver
 from .run import Report, Run
 from .writers import DEFAULT_FORMATS, check_formats
@@ -28,6 +26,9 @@ from .writers import DEFAULT_FORMATS, check_formats
 if TYPE_CHECKING:
     from mmengine.config import Config
 
+    from ..weights.find import Found
+    from .exported import ExportedModel
+    from .predictor import Predictor
     from .result import Result
 
 log = logging.getLogger('trunchier')
@@ -67,7 +68,7 @@ class Inferencer:
 
     def __init__(
         self,
-        model: str | Config | Found | None = None,
+        model: str | Config | Found | ExportedModel | None = None,
         weights: str | Path | None = None,
         device: str = 'auto',
         detector: str | Path = 'auto',
@@ -85,13 +86,12 @@ class Inferencer:
         if batch_size < 1:
             raise ValueError(f'batch_size must be 1 or more, got {batch_size}')
         model = model or self.task or 'pose'
-        found = model if isinstance(model, Found) else find(model, weights, self.task)
+        found, device = _found(model, weights, self.task, device)
         self.name, self.weights = found.name, found.required_weights()
-        device = str(pick_device(device))
         self._detector = detector, device, detector_weights, score_thr, nms_thr
         if detector != 'auto':
             self.detector  # noqa: B018  fails before the model is loaded
-        note = weights_note(self.weights)
+        note = _note(self.weights)
         log.log(logging.WARNING if note else logging.INFO, '%s', provenance(found, note))
         if cfg_options:
             found.cfg.merge_from_dict(cfg_options)
@@ -99,8 +99,8 @@ class Inferencer:
         self.predictor: Predictor = kind.load(found, device, precision, **options)
         self.batch_size, self.track, self.max_pixels = batch_size, track, max_pixels
         self.smooth = dict(smooth) if isinstance(smooth, dict) else ({} if smooth else None)
-        own_body = self.predictor.settings.get('body_model') or found.cfg.model.get('body_model')
-        if found.smpl and not own_body:
+        own_body = self.predictor.settings.get('body_model')
+        if found.smpl and not (own_body or found.cfg.model.get('body_model')):
             log.warning(
                 '%s was trained for SMPL: its shapes mean something else on the embedded body. '
                 'Convert SMPL by tools/convert_smpl.py and give it as body_model (--body-model)',
@@ -256,7 +256,27 @@ class Inferencer:
                 yield task.result
 
 
-def provenance(found: Found, note: str | None) -> str:
+def _found(model, weights, task, device):
+    """The model with its weights, and the device."""
+    from .exported import ExportedModel
+
+    if isinstance(model, ExportedModel):
+        return model, 'cpu'
+    from ..weights.find import Found, find, pick_device
+
+    found = model if isinstance(model, Found) else find(model, weights, task)
+    return found, str(pick_device(device))
+
+
+def _note(path):
+    if path.suffix != '.safetensors':
+        return None
+    from ..weights.find import weights_note
+
+    return weights_note(path)
+
+
+def provenance(found: Found | ExportedModel, note: str | None) -> str:
     """One line: a model, where its weights are from, what they were trained on, their license.
 
     Args:

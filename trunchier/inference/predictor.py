@@ -14,7 +14,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from mmengine.model import revert_sync_batchnorm
@@ -25,12 +24,11 @@ from ..deploy.lower import PRECISIONS
 from ..deploy.runtime import ExportedNetwork, ModuleNetwork, Network, is_exported
 from ..weights.find import Found, build_model, pick_device
 from ..weights.load import load_checkpoint
+from . import topdown
 
 if TYPE_CHECKING:
     from mmengine.config import Config
     from torch import nn
-
-WARP_LIMIT = 32766  # pixels per side that cv2.warpAffine accepts
 
 
 @dataclass
@@ -159,9 +157,9 @@ class Predictor:
             box: (4 or more,), xyxy in pixels.
             focal: focal length of the image by EXIF, pixels, see `files.images.exif_focal`.
         """
-        if max(image.shape[:2]) <= WARP_LIMIT:
+        if max(image.shape[:2]) <= topdown.WARP_LIMIT:
             return replace(self.crop_box(image, box), focal=focal)
-        part, near, factor, corner = cut_out(image, box)
+        part, near, factor, corner = topdown.cut_out(image, box)
         crop = self.crop_box(part, near)
         center = (crop.center + 0.5) * factor - 0.5 + corner
         of_image = dict(shape=image.shape[:2], focal=focal)
@@ -251,26 +249,3 @@ def to_cpu(tensors: dict[str, Tensor]) -> Output:
     event = torch.cuda.Event()
     event.record()
     return Output(copies, event.synchronize)
-
-
-def cut_out(image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
-    """The part of a huge image around a box, shrunk if it is still too large to warp.
-
-    Args: see `Predictor.crop`.
-
-    Returns:
-        the part; the box in it; the factor of shrinking; the corner (2,) of the part. x of the
-        image is (x of the part + 0.5) * factor - 0.5 + corner.
-    """
-    size, center = box[2:4] - box[:2], (box[:2] + box[2:4]) / 2
-    reach = 1.5 * size.max()  # farther than any crop of the box
-    shape = np.array(image.shape[1::-1])
-    low = np.clip(np.floor(center - reach), 0, shape - 1).astype(int)
-    high = np.clip(np.ceil(center + reach), low + 1, shape).astype(int)
-    part = image[low[1] : high[1], low[0] : high[0]]
-    factor = -(-max(part.shape[:2]) // WARP_LIMIT)
-    if factor > 1:
-        part = cv2.resize(part, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA)
-    near = box.copy()
-    near[:4] = (box[:4] - np.tile(low, 2) + 0.5) / factor - 0.5
-    return part, near, factor, low

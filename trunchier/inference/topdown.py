@@ -16,6 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     from mmengine.config import Config
 
+WARP_LIMIT = 32766  # pixels per side that cv2.warpAffine accepts
 PADDING = 1.25  # of boxes, where a config states nothing else
 BLUR = 11  # side of the kernel that smooths heatmaps before they are refined
 STEPS = ['LoadImage', 'GetBBoxCenterScale', 'TopdownAffine', 'PackPoseInputs']
@@ -47,6 +48,13 @@ class Crops:
         steps = cfg.test_dataloader.dataset.pipeline
         self.padding = steps[1].get('padding', PADDING)
         self.size = tuple(steps[2].input_size)  # (width, height)
+
+    @classmethod
+    def of(cls, padding: float, size: tuple[int, int]) -> Crops:
+        """The same of numbers: `padding` of boxes, and `size` (width, height) of crops."""
+        crops = cls.__new__(cls)
+        crops.padding, crops.size = padding, tuple(size)
+        return crops
 
     def __call__(
         self, image: np.ndarray, box: np.ndarray
@@ -117,3 +125,26 @@ class Codec:
         part = slice(border, -border)
         smooth = cv2.GaussianBlur(wide, (self.kernel, self.kernel), 0)[part, part]
         return smooth * (heatmap.max() / smooth.max())
+
+
+def cut_out(image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
+    """The part of a huge image around a box, shrunk if it is still too large to warp.
+
+    Args: see `Predictor.crop`.
+
+    Returns:
+        the part; the box in it; the factor of shrinking; the corner (2,) of the part. x of the
+        image is (x of the part + 0.5) * factor - 0.5 + corner.
+    """
+    size, center = box[2:4] - box[:2], (box[:2] + box[2:4]) / 2
+    reach = 1.5 * size.max()  # farther than any crop of the box
+    shape = np.array(image.shape[1::-1])
+    low = np.clip(np.floor(center - reach), 0, shape - 1).astype(int)
+    high = np.clip(np.ceil(center + reach), low + 1, shape).astype(int)
+    part = image[low[1] : high[1], low[0] : high[0]]
+    factor = -(-max(part.shape[:2]) // WARP_LIMIT)
+    if factor > 1:
+        part = cv2.resize(part, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA)
+    near = box.copy()
+    near[:4] = (box[:4] - np.tile(low, 2) + 0.5) / factor - 0.5
+    return part, near, factor, low

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -210,19 +209,8 @@ def find_config(model: str | Path | Config, task: str | None = None) -> Found:
         if not Path(text).is_file():
             raise FileNotFoundError(f'no config {text} (from {Path.cwd()})')
         cfg, stem = _read_config(text), Path(text).stem
-        return Found(_names().get(stem, stem), _task_of(cfg, stem, task), cfg)
-    name = _names().get(text.lower())
-    if name is None and text.lower() in zoo.ENCODERS:
-        if task is None:
-            choices = ' or '.join(row.paper_name(text.lower()) for row in zoo.TASKS.values())
-            raise ValueError(f'{text!r} is an encoder; name a model, {choices}, or give its task')
-        name = zoo.paper_name(text.lower(), task)
-    if name is None:
-        known = [*_names(), *zoo.ENCODERS]
-        near = difflib.get_close_matches(text.lower(), known, n=3, cutoff=0.5)
-        near = ' or '.join(dict.fromkeys(_names().get(each, each) for each in near))
-        hint = f'did you mean {near}?' if near else f'choose from {", ".join(zoo.models())}'
-        raise ValueError(f'no model {text!r}; {hint}')
+        return Found(zoo.names().get(stem, stem), _task_of(cfg, stem, task), cfg)
+    name = zoo.known_name(text, task)
     encoder, own_task = zoo.models()[name]
     _check_task(name, own_task, task)
     path = shipped.of_repository(zoo.config_path(encoder, own_task))
@@ -240,14 +228,6 @@ def row_of(model: nn.Module) -> zoo.Task:
 
 def _estimators():
     return ', '.join(row.estimator for row in zoo.TASKS.values())
-
-
-def _names():
-    """{the paper's name in lower case, or the stem of the config: the paper's name}."""
-    names = {name.lower(): name for name in zoo.models()}
-    for name, (encoder, task) in zoo.models().items():
-        names[Path(zoo.config_path(encoder, task)).stem] = name
-    return names
 
 
 def _read_config(path):

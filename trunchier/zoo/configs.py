@@ -1,6 +1,8 @@
 """Configs and names of the models that encoders and tasks make. Data only."""
 
+import difflib
 import fnmatch
+from pathlib import PurePosixPath
 from typing import Any
 
 from .encoders import ENCODERS, encoder, neck_cfg
@@ -42,3 +44,35 @@ def models() -> dict[str, tuple[str, str]]:
 def list_models(pattern: str = '*') -> list[str]:
     """The paper's names of the models that match a shell pattern, in any case: `VM*-S2`."""
     return [name for name in models() if fnmatch.fnmatch(name.lower(), pattern.lower())]
+
+
+def names() -> dict[str, str]:
+    """{the paper's name in lower case, or the stem of the config: the paper's name}."""
+    known = {name.lower(): name for name in models()}
+    for name, (of, task) in models().items():
+        known[PurePosixPath(config_path(of, task)).stem] = name
+    return known
+
+
+def known_name(text: str, task: str | None = None) -> str:
+    """The paper's name of a model by any of its names.
+
+    Args:
+        text: the paper's name, the stem of a config, or an encoder's name (`vm-t-s3`), which needs
+            `task`; in any case.
+
+    Raises:
+        ValueError: an unknown name (the nearest ones are named), or an encoder without a task.
+    """
+    known, name = names(), text.lower()
+    if name in known:
+        return known[name]
+    if name in ENCODERS:
+        if task is None:
+            choices = ' or '.join(row.paper_name(name) for row in TASKS.values())
+            raise ValueError(f'{text!r} is an encoder; name a model, {choices}, or give its task')
+        return paper_name(name, task)
+    near = difflib.get_close_matches(name, [*known, *ENCODERS], n=3, cutoff=0.5)
+    near = ' or '.join(dict.fromkeys(known.get(each, each) for each in near))
+    hint = f'did you mean {near}?' if near else f'choose from {", ".join(models())}'
+    raise ValueError(f'no model {text!r}; {hint}')

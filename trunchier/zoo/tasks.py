@@ -50,6 +50,7 @@ class Task(NamedTuple):
         estimator: registered class of its models.
         predictor, inferencer, graph: `module:class` below `trunchier`, see `load`: crops and
             decodes; runs over images and videos; goes into exported files.
+        exported: the same of the predictor of exported files without torch; '': there is none.
         model: (name, row) of an encoder -> the part of the model's config that it decides, less
             the neck.
     """
@@ -63,6 +64,7 @@ class Task(NamedTuple):
     inferencer: str
     graph: str
     model: Callable[[str, Encoder], dict[str, Any]]
+    exported: str = ''
 
     def paper_name(self, name: str) -> str:
         """The paper's name of the model of an encoder: 'swin-t-s3' -> 'SwinPose-T-S3'."""
@@ -94,6 +96,7 @@ TASKS = {
         inferencer='inference.pose:PoseInferencer',
         graph='deploy.graph:PoseGraph',
         model=_pose_model,
+        exported='inference.exported:ExportedPose',
     ),
     'mesh': Task(
         folder='mesh',
