@@ -194,6 +194,38 @@ def keypoints(path):
 # --- training ------------------------------------------------------------------------------------
 
 
+DISTILL = """
+_base_ = './toy.py'
+model = dict(
+    _delete_=True,
+    type='HeatmapDistiller',
+    student=_base_.model,
+    teacher=_base_.model,
+    teacher_weights='work_dirs/toy/epoch_2.pth',
+    label_weight=0,
+)
+optim_wrapper = dict(optimizer=dict(lr=0.01))
+"""
+
+
+def test_a_student_learns_from_its_teacher_resumes_and_is_tested_by_the_plain_config(
+    folder, trained
+):
+    (folder / 'distill.py').write_text(DISTILL)
+    run_tool('train', 'distill.py', cwd=folder)
+    first = folder / 'work_dirs/distill/epoch_1.pth'
+    run_tool('train', 'distill.py', '--work-dir', 'halves', '--resume', first, cwd=folder)
+    student = weights(folder / 'work_dirs/distill/epoch_2.pth')
+    assert_same(weights(folder / 'halves/epoch_2.pth'), student, rtol=0, atol=0)
+    assert student.keys() == weights(trained / 'epoch_2.pth').keys()
+    dumps = []
+    for config in ('toy.py', 'distill.py'):
+        dumps.append(folder / f'{config}.pkl')
+        options = ['work_dirs/distill/epoch_2.pth', '--dump', dumps[-1]]
+        run_tool('test', config, *options, cwd=folder)
+    assert np.array_equal(*map(keypoints, dumps))
+
+
 def test_training_moves_every_parameter_and_keeps_the_best(trained):
     first, second = weights(trained / 'epoch_1.pth'), weights(trained / 'epoch_2.pth')
     assert all((first[key] != second[key]).any() for key in first)

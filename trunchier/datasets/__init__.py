@@ -9,10 +9,11 @@ from .npz import NpzPeople
 from .people import ConcatPeople, MixedPeople, MixSampler, People
 from .shards import ShardPeople
 from .transforms import AddRealPoses, AugmentPerson, CropPerson, PackPerson
+from .weighing import WeighPerson
 
 __all__ = [
     'AddRealPoses', 'AugmentPerson', 'ConcatPeople', 'CropPerson', 'MixSampler', 'MixedPeople',
-    'NpzPeople', 'PackPerson', 'People', 'ShardPeople',
+    'NpzPeople', 'PackPerson', 'People', 'ShardPeople', 'WeighPerson',
 ]  # fmt: skip
 
 

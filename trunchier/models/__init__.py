@@ -5,6 +5,7 @@ from .backbones.plain import plain_vit
 from .backbones.swin import TruncatedSwin
 from .backbones.vmamba import TruncatedVMamba
 from .create import build_model, create_backbone, create_model
+from .distillers import BodyDistiller, HeatmapDistiller, TeacherToken, TokenDistiller
 from .mesh.body import BodyModel
 from .mesh.discriminator import HMRDiscriminator
 from .mesh.estimator import MeshEstimator
@@ -13,7 +14,8 @@ from .mesh.losses import MeshLoss
 from .necks.stage_adapter import StageAdapter
 
 __all__ = [
-    'BodyModel', 'HMR2Head', 'HMRDiscriminator', 'MeshEstimator', 'MeshLoss', 'StageAdapter',
-    'TruncatedGMF', 'TruncatedSwin', 'TruncatedVMamba', 'build_model', 'create_backbone',
-    'create_model', 'plain_vit',
+    'BodyDistiller', 'BodyModel', 'HMR2Head', 'HMRDiscriminator', 'HeatmapDistiller',
+    'MeshEstimator', 'MeshLoss', 'StageAdapter', 'TeacherToken', 'TokenDistiller', 'TruncatedGMF',
+    'TruncatedSwin', 'TruncatedVMamba', 'build_model', 'create_backbone', 'create_model',
+    'plain_vit',
 ]  # fmt: skip

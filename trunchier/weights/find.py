@@ -203,7 +203,8 @@ def find_config(model: str | Path | Config, task: str | None = None) -> Found:
     """The same without weights, with the config of the recipe; raises what `find` does."""
     if not isinstance(model, str | Path):
         name = Path(getattr(model, 'filename', None) or 'model').stem
-        return Found(name, _task_of(model, name, task), copy.deepcopy(model))
+        cfg = _of_student(copy.deepcopy(model))
+        return Found(name, _task_of(cfg, name, task), cfg)
     text = str(model)
     if text.endswith('.py'):
         if not Path(text).is_file():
@@ -233,7 +234,14 @@ def _estimators():
 def _read_config(path):
     from mmengine.config import Config
 
-    return Config.fromfile(path)
+    return _of_student(Config.fromfile(path))
+
+
+def _of_student(cfg):
+    """The config itself; that of a distiller (see `models.distillers`) with the student's model."""
+    if 'student' in cfg.model:
+        cfg.model = cfg.model.student
+    return cfg
 
 
 def _task_of(cfg, name, task):
