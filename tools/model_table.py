@@ -14,7 +14,7 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
@@ -43,9 +43,18 @@ def main() -> None:
     )
     parser.add_argument('--task', choices=[*zoo.TASKS, 'all'], default='all')
     parser.add_argument('--format', choices=FORMATS, default='markdown')
+    parser.add_argument(
+        '--freezing',
+        action='store_true',
+        help='print instead the parameters of each backbone that are trained while one kind of '
+        'layers is frozen',
+    )
     parser.add_argument('--out', type=Path, help='file to write instead of printing')
     args = parser.parse_args()
     logging.disable(logging.WARNING)
+    if args.freezing:
+        print(freezing(zoo.ENCODERS), end='')
+        return
     tasks = zoo.TASKS if args.task == 'all' else (args.task,)
     rows = [row(name, task) for task in tasks for name in zoo.ENCODERS]
     text = FORMATS[args.format](rows)
@@ -79,6 +88,22 @@ def row(name: str, task: str) -> dict:
         result[f'{part}_params_m'] = round(parts[part][0] / 1e6, 2)
         result[f'{part}_gflops'] = round(parts[part][1] / 1e9, 3)
     return result
+
+
+def freezing(names: Iterable[str]) -> str:
+    """Table of the trained parameters of backbones by the kind of layers that is frozen."""
+    lines = ['| backbone | all | mixers frozen | FFNs frozen |', '|---|---|---|---|']
+    for name in names:
+        plain = dict(type='PlainViT') if zoo.encoder(name).num_stages is None else {}
+        mixer = 'ss2d' if name.startswith('vm-') else 'attn'
+        counts = []
+        for kinds in ((), (mixer,), ('ffn',)):
+            with torch.device('meta'):
+                model = create_backbone(name, freeze=kinds, **plain)
+            trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            counts.append(f'{trained:,}')
+        lines.append(f'| {name} (`{mixer}`) | {" | ".join(counts)} |')
+    return '\n'.join(lines) + '\n'
 
 
 def published(task: str) -> dict[str, dict]:

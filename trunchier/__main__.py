@@ -24,7 +24,7 @@ COMMANDS = (
     *('predict', 'models', 'download', 'inspect'),
     *('train', 'test', 'export', 'benchmark', 'flops', 'doctor'),
     *('run', 'install_hook'),
-    *('convert_weights', 'convert_smpl', 'make_synthetic', 'make_shards', 'check_data'),
+    *('convert_weights', 'split', 'convert_smpl', 'make_synthetic', 'make_shards', 'check_data'),
 )
 LIGHT = ('predict', 'models', 'download')  # begin without torch, or import it when they need it
 

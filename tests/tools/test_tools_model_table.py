@@ -9,6 +9,7 @@ from pathlib import Path
 import model_table
 import paper_costs
 import pytest
+import torch
 
 from trunchier import zoo
 from trunchier.models.create import create_backbone
@@ -102,3 +103,13 @@ def test_a_backbone_without_a_formula_is_named():
 
     with pytest.raises(TypeError, match='no cost formula for the backbone object'):
         paper_costs.model_costs(Strange())
+
+
+def test_trained_parameters_by_kind_add_up_to_those_of_the_blocks():
+    header, _, row = model_table.freezing(['vm-t-s2']).splitlines()
+    assert header == '| backbone | all | mixers frozen | FFNs frozen |'
+    whole, mixer, ffn = (int(cell.replace(',', '')) for cell in row.split('|')[2:5])
+    with torch.device('meta'):
+        model = create_backbone('vm-t-s2')
+    blocks = sum(p.numel() for stage in model.stages for p in stage.blocks.parameters())
+    assert (whole - mixer) + (whole - ffn) == blocks

@@ -20,6 +20,7 @@ from torch import nn
 
 from ..files import local_file, need, whole_file
 from .checkpoint import read_checkpoint
+from .experts import whole_entries
 from .families import State, rename
 from .recognize import CheckpointError, identify, recognize, stage_depths
 
@@ -93,7 +94,11 @@ def load_checkpoint(
             state = {key: value for key, value in state.items() if key.split('.')[0] in parts}
     backbone = getattr(module, 'backbone', module)
     if hasattr(backbone, 'adapt_state'):
-        backbone.adapt_state(state, '' if backbone is module else 'backbone.')
+        prefix = '' if backbone is module else 'backbone.'
+        if getattr(backbone, 'experts', None):
+            experts, _ = whole_entries(unwrap(content, checkpoint))
+            state = state | {prefix + key: value for key, value in experts.items()}
+        backbone.adapt_state(state, prefix)
     missing = [key for key in expected if key not in state and not (fresh and fresh(key))]
     unexpected = [key for key in state if key not in expected]
     misshapen = [

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 
 import pytest
 import torch
@@ -154,6 +155,29 @@ def test_frozen_stages_stay_as_they_are(backbone, frozen):
             assert module.training != f'{name}.'.startswith(still), name
     changed = {key for key, value in model.state_dict().items() if not value.equal(before[key])}
     assert not [key for key in changed if key.startswith(still)]
+
+
+FIRST = {TruncatedSwin: 'attn', TruncatedGMF: 'attn', TruncatedVMamba: 'ss2d'}
+
+
+@BACKBONES
+def test_kinds_of_layers_freeze_with_the_norm_before_them(backbone):
+    still = {
+        FIRST[backbone]: re.compile(r'.*blocks\.\d+\.(attn?|ss2d|norm1)(\..*)?'),
+        'ffn': re.compile(r'.*blocks\.\d+\.(mlp|norm2)(\..*)?'),
+    }
+    for kind, pattern in still.items():
+        model = little(backbone, 2, freeze=(kind,), drop_path_rate=0.5).train()
+        backward(model(torch.randn(2, 3, 32, 32)))
+        for name, param in model.named_parameters():
+            assert (param.grad is None) == bool(pattern.fullmatch(name)), name
+        for name, module in model.named_modules():
+            assert module.training != bool(pattern.fullmatch(name)), name
+        assert any(pattern.fullmatch(name) for name, _ in model.named_parameters())
+    with pytest.raises(
+        ValueError, match=f"freeze='mlp'; give a tuple of '{FIRST[backbone]}', 'ffn'"
+    ):
+        little(backbone, 2, freeze=('mlp',))
 
 
 @BACKBONES

@@ -9,6 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trunchier.engine.optimizers import DepthDecayOptimWrapperConstructor
 from trunchier.ops.windows import window_layout
+from trunchier.weights.experts import split_expert
+from trunchier.weights.find import build_model, find
 from trunchier.weights.load import load_checkpoint
 
 pytest.importorskip('mmpretrain')
@@ -232,6 +234,98 @@ def test_learning_rates_decay_as_the_authors():
         'head.weight': 1.0,
     }
     assert {name: rates[name] for name in expected} == pytest.approx(expected)
+
+
+# --- experts -------------------------------------------------------------------------------------
+
+EXPERTS = dict(num=6, width=8)
+
+
+@pytest.mark.parametrize(
+    'arch, width, parameters',
+    [
+        ('small', 192, 39_369_984),
+        ('base', 192, 121_195_776),
+        ('large', 256, 429_156_352),
+        ('huge', 320, 893_107_200),
+    ],
+)
+def test_experts_have_as_many_parameters_as_the_authors(arch, width, parameters):
+    with torch.device('meta'):
+        model = PlainViT(arch, experts=dict(num=6, width=width))
+    assert sum(p.numel() for p in model.parameters()) + model.embed_dims == parameters
+
+
+def test_each_sample_passes_through_the_expert_of_its_data_set():
+    model = little(experts=EXPERTS)
+    images, datasets = noise(3, 3, 128, 96), torch.tensor([0, 5, 3])
+    (mixed,) = model(images, datasets)
+    for image, dataset, features in zip(images, datasets, mixed, strict=True):
+        assert torch.allclose(model(image[None], int(dataset))[0][0], features, atol=1e-12)
+    assert not torch.allclose(model(images, 0)[0], model(images, 1)[0])
+    with pytest.raises(IndexError, match='dataset 6; experts are 0 to 5'):
+        model(images, 6)
+
+
+@pytest.mark.parametrize('expert', [0, 4])
+def test_a_split_model_is_bit_equal_to_its_expert(expert):
+    model, plain = little(experts=EXPERTS), little()
+    plain.load_state_dict(split_expert(model.state_dict(), expert))
+    images = noise(2, 3, 128, 96)
+    assert torch.equal(plain(images)[0], model(images, expert)[0])
+
+
+def test_only_the_expert_of_the_batch_learns():
+    model = little(experts=EXPERTS).train()
+    (model(noise(2, 3, 128, 96), torch.tensor([2, 2]))[0] * noise(2, 24, 8, 6)).sum().backward()
+    learning = [bool(expert.weight.grad.any()) for expert in model.layers[0].ffn.experts]
+    assert learning == [False, False, True, False, False, False]
+
+
+def test_each_expert_begins_with_the_last_rows_of_a_plain_file(tmp_path):
+    plain = little((256, 192))
+    torch.save(dict(state_dict=plain.state_dict()), tmp_path / 'mae.pth')
+    model = little(experts=EXPERTS)
+    load_checkpoint(model, tmp_path / 'mae.pth')
+    images = noise(1, 3, 256, 192)
+    assert all(torch.allclose(model(images, k)[0], little_of(plain, images)) for k in range(6))
+
+
+def little_of(plain, images):
+    """Features of a plain model of 256 x 192 on the map of one of 128 x 96."""
+    smaller = little()
+    smaller.load_state_dict(plain.state_dict())
+    return smaller(images)[0]
+
+
+@pytest.mark.slow
+def test_vitpose_plus_has_the_official_values(tmp_path):
+    golden = load_golden('vitposeplus_small')
+    plain, shapes = official_shapes('vitpose_small_keys'), {}
+    for key, shape in plain.items():
+        fc2 = '.mlp.fc2.' in key
+        shapes[key] = (192, *shape[1:]) if fc2 else shape
+        for number in range(6) if fc2 else ():
+            shapes[key.replace('fc2', f'experts.{number}')] = (192, *shape[1:])
+        for number, joints in enumerate((14, 16, 17, 17, 133) if 'keypoint_head' in key else ()):
+            name = key.replace('keypoint_head', f'associate_keypoint_heads.{number}')
+            shapes[name] = (joints, *shape[1:]) if 'final' in key else shape
+    state = golden_state(shapes)
+    torch.save(dict(state_dict=state), tmp_path / 'plus.pth')
+    model = PlainViT('small', experts=dict(num=6, width=192)).eval()
+    load_checkpoint(model, tmp_path / 'plus.pth')
+    images = golden_input(**golden['input'])
+    with torch.no_grad():
+        assert_matches(model(images, torch.tensor(golden['datasets']))[0], golden['backbone'])
+    for image, name in zip(images, ('0_coco', '3_ap10k', '5_wholebody'), strict=True):
+        path = tmp_path / f'{name}.pth'
+        torch.save(dict(state_dict=split_expert(state, name[2:])), path)
+        found = find(None, path)
+        split = build_model(found.cfg)
+        load_checkpoint(split, path)
+        with torch.no_grad():
+            heatmaps = split.head(split.extract_feat(image[None]))
+        assert_matches(heatmaps, golden[f'split_{name}_heatmap'])
 
 
 # --- errors --------------------------------------------------------------------------------------

@@ -42,12 +42,16 @@ class TruncatedBackbone(BaseModule):
         with_cp: recompute each block in the backward pass instead of storing its activations.
         in_channels: channels of the input image.
         init_cfg: of mmengine; the default is the official random initialization.
+        freeze: kinds of layers, keys of `KINDS`, that are not trained in any block and stay in
+            eval mode with the norm before them. The stem and the other layers are trained.
 
     Raises:
         ValueError: an unknown arch, or stages and rates out of range.
     """
 
     ARCHS = {}
+    # Modules of a block by kind, each with the norm before it; see `freeze`.
+    KINDS = {'attn': ('attn', 'norm1'), 'ffn': ('mlp', 'norm2')}
 
     def __init__(
         self,
@@ -60,6 +64,7 @@ class TruncatedBackbone(BaseModule):
         with_cp: bool = False,
         in_channels: int = 3,
         init_cfg: dict | None = None,
+        freeze: Sequence[str] = (),
     ):
         super().__init__(init_cfg)
         self.arch = self._arch_row(arch)
@@ -109,6 +114,7 @@ class TruncatedBackbone(BaseModule):
         self._frozen = ['stem'] if frozen_stages >= 0 else []
         self._frozen += [f'stages.{i}' for i in range(frozen_stages)]
         self._frozen += [f'norm{i}' for i in out_indices if out_norm and i < frozen_stages]
+        self._frozen += modules_of_kinds(self, self.KINDS, freeze)
         for name in self._frozen:
             self.get_submodule(name).requires_grad_(False).eval()
 

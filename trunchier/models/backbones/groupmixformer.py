@@ -36,6 +36,7 @@ class TruncatedGMF(TruncatedBackbone):
     """
 
     ARCHS = zoo.ARCHS['TruncatedGMF']
+    KINDS = {'attn': ('att', 'norm1'), 'ffn': ('mlp', 'norm2')}
 
     def build_stem(self, in_channels: int) -> nn.Module:
         return Stem(in_channels, self.arch['channels'][0])

@@ -176,7 +176,7 @@ class PlainViT(VisionTransformer):
             table = f'{start}attn.relative_position_bias_table'
             if isinstance(layer.attn, WindowAttention) and f'{start}attn.qkv.weight' in state:
                 state.setdefault(table, layer.attn.relative_position_bias_table.detach())
-            if self.experts and f'{start}ffn.experts.0.weight' not in state:
+            if self.experts:
                 self._split_rows(state, f'{start}ffn.')
 
     def _split_rows(self, state, start):
@@ -187,7 +187,7 @@ class PlainViT(VisionTransformer):
                 continue
             state[f'{start}layers.1.{leaf}'] = rows[:-width]
             for k in range(num):
-                state[f'{start}experts.{k}.{leaf}'] = rows[-width:]
+                state.setdefault(f'{start}experts.{k}.{leaf}', rows[-width:])
 
     def _prepare_pos_embed(self, state_dict, prefix, *args, **kwargs):
         """mmpretrain calls it before it loads; its own knows square grids alone."""
@@ -279,17 +279,24 @@ class ExpertFFN(nn.Module):
     def forward(self, x: Tensor, identity: Tensor, dataset: int | Tensor = 0) -> Tensor:
         """(B, N, C) -> the same. `dataset` as in `PlainViT.forward`; IndexError if out of range."""
         hidden = self.layers[0](x)
-        shared = self.layers[1](hidden)
         if isinstance(dataset, int) and not self.training:
             self._check(dataset)
-            own = self.experts[dataset](hidden)
+            y = self._merged(hidden, dataset)
         else:
             chosen = torch.as_tensor(dataset, device=x.device).expand(len(x))
             self._check(int(chosen.max()))
             masks = [(chosen == k).to(x.dtype)[:, None, None] for k in range(len(self.experts))]
             own = sum(m * e(hidden) for m, e in zip(masks, self.experts, strict=True))
-        out = self.gamma2(self.layers[2](torch.cat((shared, own), dim=-1)))
-        return identity + self.dropout_layer(out)
+            y = torch.cat((self.layers[1](hidden), own), dim=-1)
+        return identity + self.dropout_layer(self.gamma2(self.layers[2](y)))
+
+    def _merged(self, hidden, dataset):
+        """The shared and the expert's rows in one product, as in a split model."""
+        pair = self.layers[1], self.experts[dataset]
+        if not all(type(layer) is nn.Linear for layer in pair):  # deployed
+            return torch.cat([layer(hidden) for layer in pair], dim=-1)
+        weight, bias = (torch.cat([getattr(each, n) for each in pair]) for n in ('weight', 'bias'))
+        return nn.functional.linear(hidden, weight, bias)
 
     def _check(self, dataset):
         if dataset not in range(len(self.experts)):

@@ -35,6 +35,7 @@ class TruncatedVMamba(TruncatedBackbone):
     """
 
     ARCHS = zoo.ARCHS['TruncatedVMamba']
+    KINDS = {'ss2d': ('ss2d', 'norm1'), 'ffn': ('mlp', 'norm2')}
 
     def __init__(self, *args: Any, scan_backend: str = 'auto', **kwargs: Any):
         super().__init__(*args, **kwargs)
