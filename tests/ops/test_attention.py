@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from versions import needs_torch
 
 from trunchier.deploy.fuse import deploy
 from trunchier.models import TruncatedGMF, TruncatedSwin
@@ -12,6 +13,7 @@ from trunchier.ops import attention, group_attention, window_attention
 from trunchier.ops.windows import window_layout
 
 needs_numba = pytest.mark.skipif(attention.cpu_kernels() is None, reason='numba is not installed')
+HALF = pytest.param(torch.float16, marks=needs_torch('2.4', 'float16 convolutions on CPU'))
 SWIN = dict(channels=(64, 96), depths=(2, 2), num_heads=(2, 4))
 GMF = dict(channels=(80, 100), depths=(1, 1), mlp_ratios=(2, 2))
 
@@ -136,7 +138,7 @@ def test_torch_computes_what_kernels_do_not_support(family, monkeypatch):
 
 @needs_numba
 @pytest.mark.parametrize('family', ['swin', 'gmf'])
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, HALF])
 def test_kernels_take_and_return_low_precision(family, dtype, monkeypatch):
     kind, arch, name = dict(
         swin=(TruncatedSwin, SWIN, 'attend_windows'), gmf=(TruncatedGMF, GMF, 'mix_groups')
