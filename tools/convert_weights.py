@@ -7,7 +7,8 @@
 
 SRC is a file or http(s) address: Swin, VMamba or GroupMixFormer classifiers, ViTPose, HMR2.0, or a
 checkpoint of tools/train.py. DST is a .safetensors or .pth file of weights alone, without optimizer
-and pickled objects. It keeps all four stages; a truncated model loads those that it has
+and pickled objects; what SRC says of its model and crops is kept. It keeps all four stages; a
+truncated model loads those that it has
 (`init_cfg=dict(type='OfficialPretrained', checkpoint=DST)`).
 """
 
@@ -15,7 +16,8 @@ import argparse
 import sys
 
 from trunchier.files.processes import clean_end
-from trunchier.weights.load import read_official, save_weights
+from trunchier.weights.inspection import stated_facts
+from trunchier.weights.load import announced_file, read_official, save_weights
 
 
 @clean_end()
@@ -35,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
             state = {k: v for k, v in state.items() if not k.startswith(args.drop)}
         if args.half:
             state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
-        save_weights(state, args.dst, args.note)
+        save_weights(state, args.dst, args.note, stated_facts(announced_file(args.src)) or None)
     except (RuntimeError, OSError, ValueError) as error:
         sys.exit(f'{type(error).__name__}: {error}')
     numbers = sum(value.numel() for value in state.values())

@@ -11,6 +11,7 @@ The command `trunchier` imports what it needs instead: `trunchier --help` needs 
 import importlib
 import runpy
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,12 @@ def register(training: bool = True) -> None:
         training: False registers what prediction with the zoo's models needs, a second sooner.
     """
     global deploy  # the function, in place of the room
+    if find_spec('torch') is None:
+        raise ImportError(
+            'torch is not installed: pip install torch mmengine; without torch, `trunchier predict '
+            '--weights FILE.onnx` runs exported pose models ("Predict without torch" in '
+            'docs/export.md)'
+        )
     compat = importlib.import_module('.compat', __name__)
     # First: what follows may import the parts of the stack that it patches.
     compat.apply()

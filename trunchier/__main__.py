@@ -44,7 +44,11 @@ def main() -> int:
         return 0 if asked else 2
     path = script(name)
     if name not in LIGHT:
-        trunchier.register()
+        try:
+            trunchier.register()
+        except ImportError as error:
+            print(f'error: {error}', file=sys.stderr)
+            return 1
     sys.argv = [f'trunchier {sys.argv[1]}', *sys.argv[2:]]
     sys.path.insert(0, str(path if path.is_dir() else path.parent))
     try:

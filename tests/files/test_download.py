@@ -3,13 +3,16 @@
 import hashlib
 import http.server
 import io
+import socket
 import tarfile
 import threading
+import urllib.request
 import zipfile
 
 import pytest
 
 from trunchier.files import DownloadError, download, local_file
+from trunchier.files.download import _Redirects
 
 pytestmark = pytest.mark.usefixtures('online')
 CONTENT = bytes(range(256)) * 40
@@ -227,3 +230,32 @@ def test_an_archive_without_the_file_is_refused_and_removed(server, tmp_path, na
     with pytest.raises(DownloadError, match='no archive with other.onnx'):
         download(f'{server}/{name}', tmp_path, name='other.onnx', member='other.onnx')
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('name', ARCHIVES)
+def test_other_parts_of_an_archive_are_kept_beside_the_file(server, tmp_path, name):
+    beside = {'read.me': 'kept.me', 'absent.me': 'absent.me'}
+    facts = dict(name='net.onnx', member='net.onnx', sha256=SHA256, beside=beside)
+    download(f'{server}/{name}', tmp_path, **facts)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ['kept.me', 'net.onnx']
+
+
+# --- servers that do not answer -------------------------------------------------------------------
+def test_a_server_that_does_not_answer_is_tried_once_by_those_in_a_hurry(tmp_path):
+    with socket.create_server(('127.0.0.1', 0)) as silent:
+        address = f'http://127.0.0.1:{silent.getsockname()[1]}/net.pth'
+        with pytest.raises(DownloadError, match='timed out'):
+            download(address, tmp_path, patience=0.1)
+        silent.settimeout(0)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):  # nobody else came
+            silent.accept()
+
+
+def test_a_redirect_from_https_to_http_is_refused():
+    request = urllib.request.Request('https://example.org/net.pth')
+    redirects, target = _Redirects(), 'http://example.org/net.pth'
+    with pytest.raises(OSError, match='redirects from https to http'):
+        redirects.redirect_request(request, None, 302, 'Found', {}, target)
+    target = 'https://elsewhere.example/net.pth'
+    assert redirects.redirect_request(request, None, 302, 'Found', {}, target).full_url == target

@@ -1,6 +1,7 @@
 """Boxes are read from every form, and YOLOX's from every kind of export."""
 
 import json
+import socket
 import sys
 from types import SimpleNamespace
 
@@ -362,3 +363,20 @@ def test_an_mmdet_config_requires_its_weights(tmp_path):
     (tmp_path / 'config.py').write_text('')
     with pytest.raises(ValueError, match='give its checkpoint'):
         detection.make_detector(str(tmp_path / 'config.py'))
+
+
+def test_behind_a_firewall_auto_waits_once_and_takes_the_whole_image(
+    cache, online, monkeypatch, tmp_path, caplog
+):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    monkeypatch.setattr(detection, 'PATIENCE', 0.1)
+    with socket.create_server(('127.0.0.1', 0)) as silent:
+        urls = (f'http://127.0.0.1:{silent.getsockname()[1]}/yolox_nano.onnx',)
+        row = RELEASES['yolox-nano']._replace(urls=urls)
+        monkeypatch.setitem(RELEASES, 'yolox-nano', row)
+        assert detection.make_detector('auto') is detection.whole_image
+        silent.settimeout(0)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):  # it asked once
+            silent.accept()
+    assert 'trunchier download yolox-nano' in caplog.text

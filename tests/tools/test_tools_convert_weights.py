@@ -4,7 +4,8 @@ from convert_weights import main
 from golden_rule import golden_state, official_shapes
 
 from trunchier.models import TruncatedSwin
-from trunchier.weights.load import load_checkpoint
+from trunchier.weights.inspection import stated_facts
+from trunchier.weights.load import load_checkpoint, save_weights
 
 
 def test_the_written_file_loads_as_the_official_one(tmp_path):
@@ -23,3 +24,12 @@ def test_an_unreadable_source_writes_nothing(tmp_path):
     with pytest.raises(SystemExit, match='page.pth cannot be read'):
         main([str(tmp_path / 'page.pth'), str(tmp_path / 'clean.pth')])
     assert not (tmp_path / 'clean.pth').exists()
+
+
+def test_what_the_source_says_of_its_model_and_crops_is_kept(tmp_path):
+    facts = dict(model='SwinPose-T-S2', input_size=[128, 96])
+    state = golden_state(official_shapes('swin_tiny_keys'))
+    save_weights(state, tmp_path / 'a.pth', stated=facts)
+    main([str(tmp_path / 'a.pth'), str(tmp_path / 'b.safetensors'), '--half'])
+    assert stated_facts(tmp_path / 'b.safetensors') == stated_facts(tmp_path / 'a.pth')
+    assert stated_facts(tmp_path / 'b.safetensors')['model'] == 'SwinPose-T-S2'

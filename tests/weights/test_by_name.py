@@ -2,12 +2,14 @@
 
 import pytest
 import torch
-from small_models import pose_config, write_weights
+from small_models import mesh_config, pose_config, write_weights
 
 from trunchier import create_model
 from trunchier.files import DownloadError
+from trunchier.inference.mesh import MeshInferencer
 from trunchier.inference.pose import PoseInferencer
 from trunchier.weights import find
+from trunchier.weights.load import load_checkpoint
 from trunchier.zoo import releases
 
 NAME = 'ViTPose-B'
@@ -54,3 +56,21 @@ def test_weights_by_hand_are_named(monkeypatch, tmp_path):
         find.find('HMR2.0-S').required_weights()
     with pytest.raises(ValueError, match='no official weights of VMPose-T-S3 are known'):
         create_model('VMPose-T-S3', weights='official')
+
+
+def test_a_model_of_smpls_body_warns_by_its_name_too(monkeypatch, tmp_path, caplog):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(find, '_read_config', lambda path: mesh_config())
+    folder = tmp_path / 'data' / 'checkpoints'
+    folder.mkdir(parents=True)
+    write_weights(mesh_config(), folder / 'HMR2.0-H.ckpt')  # without SMPL's buffers
+    MeshInferencer('HMR2.0-H', detector='whole_image', device='cpu')
+    assert 'HMR2.0-H.ckpt was trained for SMPL' in caplog.text
+
+
+def test_a_config_says_the_license_of_the_official_weights_that_it_starts_from(
+    offered, web, capsys
+):
+    model = create_model(NAME)
+    load_checkpoint(model, f'{web.url}/net.pth')
+    assert 'license: Apache-2.0' in capsys.readouterr().err

@@ -88,6 +88,8 @@ def download(
     member: str = '',
     note: str = '',
     progress: Progress | None = None,
+    beside: dict[str, str] | None = None,
+    patience: float = SECONDS,
 ) -> Path:
     """Fetch a file once, into `folder` (default: `cache_folder()`), and return its path.
 
@@ -104,6 +106,9 @@ def download(
         member: the address is of a .zip or .tar.gz, of which the file is this member.
         note: what the announcement says about the file, such as its license.
         progress: see `Progress`; None: a line, and a bar on a terminal, on stderr.
+        beside: {member: name} of other members to keep in `folder`; one that is absent is left out.
+        patience: seconds to wait for a connection and for each part of the answer; less than
+            SECONDS: there is one attempt.
 
     Raises:
         DownloadError: offline, no connection, no space, an answer that is not a file, or another
@@ -133,10 +138,11 @@ def download(
     with _locked(path.with_name(f'.{name}.lock')):
         if not path.is_file():  # another process may have been faster
             part = path.with_name(f'{remote if member else name}.part')
-            _fetch(address, part, BY_HAND / name, 0 if member else size, progress)
+            _fetch(address, part, BY_HAND / name, 0 if member else size, progress, patience)
             if member:
                 whole, part = part, path.with_name(f'{name}.member')
-                _take(whole, member, part)
+                others = {each: folder / kept for each, kept in (beside or {}).items()}
+                _take(whole, {member: part}, others)
                 whole.unlink()
             _check_hash(part, name, _expected(remote, fragment) if sha256 is None else sha256)
             os.replace(part, path)
@@ -196,13 +202,13 @@ def _locked(path: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _fetch(url, part, by_hand, size, progress):
+def _fetch(url, part, by_hand, size, progress, patience):
     """Download `url` to `part`; what is there is continued if it is of the same file."""
     facts = part.with_name(f'{part.name}.json')  # of the answer that `part` began with
     error = None
-    for _ in range(ATTEMPTS):
+    for _ in range(1 if patience < SECONDS else ATTEMPTS):
         try:
-            stated = _receive(url, part, facts, size, progress)
+            stated = _receive(url, part, facts, size, progress, patience)
         except (http.client.HTTPException, OSError, ValueError) as failure:
             error = failure
             if getattr(failure, 'errno', None) in FULL:
@@ -241,7 +247,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(request, answer, code, message, headers, url)
 
 
-def _receive(url, part, facts, size, progress):
+def _receive(url, part, facts, size, progress, patience):
     """Write the rest of `url` to `part`; returns the size of the file, None if it ended itself."""
     have = part.stat().st_size if part.exists() else 0
     begun = json.loads(facts.read_text()) if have and facts.exists() else {}
@@ -252,7 +258,7 @@ def _receive(url, part, facts, size, progress):
         headers |= {'Range': f'bytes={have}-', 'If-Range': begun['version']}
     request = urllib.request.Request(url, headers=headers)
     try:
-        answer = urllib.request.build_opener(_Redirects).open(request, timeout=SECONDS)
+        answer = urllib.request.build_opener(_Redirects).open(request, timeout=patience)
     except urllib.error.HTTPError as error:
         if error.code == 416:  # the server has nothing beyond `have`
             if have == begun.get('size'):
@@ -323,25 +329,43 @@ def _check_hash(path, name, expected):
         )
 
 
-def _take(archive, member, path):
-    """Copy one regular file out of a .zip or .tar.gz to `path`; names in it are only compared."""
+def _take(archive, wanted, others):
+    """Copy regular files out of a .zip or .tar.gz; names in it are only compared.
+
+    Args:
+        wanted, others: {end of the member's name: path}; of `others` some may be absent.
+    """
+    paths, taken = wanted | others, set()
+
+    def target(name):
+        return next((path for end, path in paths.items() if f'/{name}'.endswith(f'/{end}')), None)
+
+    def copy(source, path):
+        with whole_file(path) as new, open(new, 'wb') as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+        taken.add(path)
+
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as files:
-                names = [each for each in files.namelist() if f'/{each}'.endswith(f'/{member}')]
-                with files.open(names[0]) as source, open(path, 'wb') as target:
-                    shutil.copyfileobj(source, target, 1 << 20)
-            return
-        with tarfile.open(archive, 'r|*') as files:
-            for each in files:
-                if each.isreg() and f'/{each.name}'.endswith(f'/{member}'):
-                    with open(path, 'wb') as target:
-                        shutil.copyfileobj(files.extractfile(each), target, 1 << 20)
-                    return
-        raise IndexError
+                for name in files.namelist():
+                    if (path := target(name)) not in (None, *taken):
+                        with files.open(name) as source:
+                            copy(source, path)
+        else:
+            with tarfile.open(archive, 'r|*') as files:
+                for each in files:
+                    if each.isreg() and (path := target(each.name)) not in (None, *taken):
+                        copy(files.extractfile(each), path)
+                    if taken == {*paths.values()}:
+                        break
+        if missing := {*wanted.values()} - taken:
+            raise IndexError(missing)
     except (IndexError, tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        path.unlink(missing_ok=True)
+        for path in wanted.values():
+            path.unlink(missing_ok=True)
         archive.unlink()
         raise DownloadError(
-            f'the download {archive.name} is no archive with {member} in it; it was removed'
+            f'the download {archive.name} is no archive with {", ".join(wanted)} in it; it was '
+            'removed'
         ) from error

@@ -22,6 +22,7 @@ from .sources import Frame, Source
 # Official detectors by name, the best first: 'auto' takes the first that is on this machine, and
 # else downloads the last.
 OFFICIAL = ('yolox-s', 'rtmdet-m', 'yolox-tiny', 'rtmdet-nano', 'yolox-nano')
+PATIENCE = 5.0  # seconds that 'auto' waits for a server, as behind a firewall
 SCORE_THRESHOLD = 0.3
 NMS_THRESHOLD = 0.45  # of YOLOX's own demo
 MAX_INPUT = 4096  # pixels per side that a model may declare
@@ -87,7 +88,7 @@ def automatic(device: str, score_thr: float, nms_thr: float) -> Callable[[Frame]
     try:
         need('onnxruntime', 'finding people')
         here = (installed(name) for name in OFFICIAL)
-        path = next(filter(None, here), None) or fetch(OFFICIAL[-1])
+        path = next(filter(None, here), None) or fetch(OFFICIAL[-1], patience=PATIENCE)
     except (DownloadError, ImportError) as error:
         remedy = f'run "trunchier download {OFFICIAL[-1]}" once with a network'
         if isinstance(error, ImportError):

@@ -102,7 +102,8 @@ def find(
     if weights is None:
         path = shipped.asset(f'{found.name}.safetensors')
         if not path.is_file():
-            return found
+            row = RELEASES.get(found.name)
+            return found._replace(smpl=row is not None and row.smpl)
     else:
         path = _path_of(weights)
     if is_name and (path.suffix not in ('.onnx', '.pt2') or exported_metadata(path)):

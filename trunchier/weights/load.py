@@ -18,7 +18,8 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 from mmengine.runner import checkpoint as of_mmengine
 from torch import nn
 
-from ..files import local_file, need, whole_file
+from ..files import download, local_file, need, whole_file
+from ..zoo.releases import release_of
 from .checkpoint import read_checkpoint
 from .experts import whole_entries
 from .families import State, rename
@@ -75,7 +76,7 @@ def load_checkpoint(
         CheckpointError: unreadable file, forbidden class, unknown layout, or keys that are missing,
             unexpected or misshapen; `module` is then unchanged.
     """
-    content = read_weights(local_file(checkpoint))
+    content = read_weights(announced_file(checkpoint))
     state = unwrap(content, checkpoint)
     expected = module.state_dict()
     if not hasattr(module, 'discriminator'):  # only training needs it
@@ -177,7 +178,14 @@ def load_from_anywhere(filename: str, map_location: Any = None, **unused: Any) -
     """
     if re.match(r'(\S+:)?(s3|petrel|pavi)://', filename):
         raise ValueError(f'{filename} is not read; download it and give the path of the file')
-    return read_weights(local_file(os.path.expanduser(filename)))
+    return read_weights(announced_file(os.path.expanduser(filename)))
+
+
+def announced_file(checkpoint: str | Path) -> Path:
+    """`files.local_file`; the license of an official file is said before its download."""
+    if known := release_of(str(checkpoint)):
+        return download(str(checkpoint), note=f'license: {known[1].license}')
+    return local_file(checkpoint)
 
 
 def load_by_name(filename: str, map_location: Any = None) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from .. import zoo
 from ..files.download import (
     BY_HAND,
+    SECONDS,
     DownloadError,
     Progress,
     cache_folder,
@@ -57,14 +58,14 @@ def release_of(path: str | Path) -> Release | None:
     return next((row for row in RELEASES.values() if row.filename == name), None)
 
 
-def fetch(name: str, progress: Progress | None = None) -> Path:
+def fetch(name: str, progress: Progress | None = None, patience: float = SECONDS) -> Path:
     """Path of an official file; it is downloaded if it is not on this machine.
 
     A line on stderr says so before: the file, its license, its size, the server, the folder.
 
     Args:
         name: of `zoo.releases.RELEASES`, in any case.
-        progress: see `files.download.Progress`.
+        progress, patience: see `files.download.download`.
 
     Raises:
         ValueError: unknown name.
@@ -77,7 +78,12 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
     if not row.urls:
         raise FileNotFoundError(by_hand(name, row))
     facts: dict[str, Any] = dict(
-        name=row.filename, sha256=row.sha256, size=row.size, member=row.member
+        name=row.filename,
+        sha256=row.sha256,
+        size=row.size,
+        member=row.member,
+        beside=row.beside,
+        patience=patience,
     )
     errors = []
     for url in row.urls:

@@ -27,6 +27,7 @@ SMPL = 'MIT; its SMPL body: https://smpl.is.tue.mpg.de (not for commercial use)'
 COCO = 'people of COCO, 17 keypoints'
 IMAGENET = 'ImageNet-1K classifier; training starts from it'
 MAE_WEIGHTS = 'MAE on ImageNet-1K; training of ViTPose starts from it'
+LIGHTNING = HUMANS, TRUNC = '4D-Humans (Lightning)', 'TruncHierVFM (Lightning)'  # for SMPL
 DETECTOR = 'boxes of people, trained on COCO'
 
 
@@ -42,6 +43,7 @@ class Release(NamedTuple):
         sha256: all or the first of the file's 64 digits; '': unknown.
         size: bytes; 0: unknown.
         member: the addresses are of an archive (.zip, .tar.gz), the file is this part of it.
+        beside: {other part of the archive: name under which it is kept beside the file}.
         by_hand: page where a person can download it.
         model: the model that these weights complete, if any.
     """
@@ -56,11 +58,17 @@ class Release(NamedTuple):
     member: str = ''
     by_hand: str = ''
     model: str = ''
+    beside: dict[str, str] | None = None
 
     @property
     def filename(self) -> str:
         """Its name on this machine, without a folder."""
         return self.file or self.urls[0].rpartition('/')[2]
+
+    @property
+    def smpl(self) -> bool:
+        """Whether the model was trained for SMPL's body, whose shapes mean something else here."""
+        return self.layout in LIGHTNING
 
     @property
     def access(self) -> str:
@@ -117,13 +125,15 @@ RELEASES = {
     'ViTPose-L': _vitpose('large', '53609f55_20230314', 'ViTPose-L'),
     'ViTPose-H': _vitpose('huge',  'e32adcd4_20230314', 'ViTPose-H'),
     'HMR2.0-H': Release(
-        "people of 4D-Humans' mix, bodies (HMR2.0b)", SMPL, '4D-Humans (Lightning)',
+        "people of 4D-Humans' mix, bodies (HMR2.0b)", SMPL, HUMANS,
         (UTEXAS + 'hmr2_data.tar.gz', BERKELEY + 'hmr2_data.tar.gz'),
         file='HMR2.0-H.ckpt', model='HMR2.0-H',
         member='logs/train/multiruns/hmr2/0/checkpoints/epoch=35-step=1000000.ckpt',
+        # Mean parameters, and the regressor of 19 more joints (for tools/convert_smpl.py).
+        beside={name: name for name in ('smpl_mean_params.npz', 'SMPL_to_J19.pkl')},
     ),
     'HMR2.0-S': _by_hand(
-        "people of 4D-Humans' mix, bodies", 'see the page', 'TruncHierVFM (Lightning)',
+        "people of 4D-Humans' mix, bodies", 'see the page', TRUNC,
         'HMR2.0-S.ckpt', f'{PAPER} (last.ckpt in hmr_vit-small_d3-a4x16-m128.zip)',
         sha256='823728e846c901c75edb12d469fa240e07606a24cfd44c208244a94bb26fc423', model='HMR2.0-S',
     ),
@@ -142,7 +152,7 @@ RELEASES = {
     'ViTPose-L-authors': _by_hand(COCO, APACHE, 'mmpose 0.x', 'vitpose-l.pth', AUTHORS),
     'ViTPose-H-authors': _by_hand(COCO, APACHE, 'mmpose 0.x', 'vitpose-h.pth', AUTHORS),
     'HMR2.0a-H': Release(
-        "people of 4D-Humans' mix, bodies (HMR2.0a)", SMPL, '4D-Humans (Lightning)',
+        "people of 4D-Humans' mix, bodies (HMR2.0a)", SMPL, HUMANS,
         by_hand=UTEXAS + 'hmr2a_model.tar.gz', file='HMR2.0a-H.ckpt',
     ),
     # backbones, by the names of `BACKBONES`
