@@ -22,6 +22,7 @@ from .files.version import __version__
 # Of the scripts in tools/, those that are for users.
 COMMANDS = (
     *('predict', 'models', 'download', 'inspect'),
+    *('annotate', 'merge'),
     *('train', 'test', 'export', 'benchmark', 'flops', 'doctor'),
     *('run', 'install_hook'),
     *('convert_weights', 'split', 'convert_smpl', 'make_synthetic', 'make_shards', 'check_data'),

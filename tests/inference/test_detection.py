@@ -380,3 +380,11 @@ def test_behind_a_firewall_auto_waits_once_and_takes_the_whole_image(
         with pytest.raises(BlockingIOError):  # it asked once
             silent.accept()
     assert 'trunchier download yolox-nano' in caplog.text
+
+
+def test_boxes_of_files_with_equal_names_are_told_apart_by_their_folders():
+    boxes = {f'../{folder}/a.jpg': [[n, 0, 9, 9]] for n, folder in enumerate(('x/one', 'x/two'))}
+    given = detection.GivenBoxes(boxes)
+    for n, folder in enumerate(('one', 'two')):
+        source = Source('a', 'image', f'/data/x/{folder}/a.jpg')
+        assert given(Frame(np.zeros((9, 9, 3), np.uint8), source))[0, 0] == n

@@ -47,6 +47,8 @@ OWN = 'reads what this package wrote in the same run, or ships'
 USER = 'a config of the user, which is Python and is trusted'
 PICTURE = 'decodes pictures, see the tests of trunchier/files/images.py'
 READERS = {
+    'trunchier/annotation/merge.py': OWN,
+    'trunchier/annotation/work.py': OWN,
     'trunchier/compat/patches.py': OWN,  # metafiles of models
     'trunchier/compat/stand_ins/xtcocotools/coco.py': 'JSON of annotations, see pycocotools',
     'trunchier/datasets/annotations.py': {'pose histogram'},

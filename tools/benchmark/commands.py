@@ -11,6 +11,7 @@
     python tools/benchmark export --models all --check-only
     python tools/benchmark busy --processes 2
     python tools/benchmark soak --frames 10000 --iterations 5000 --plot soak.svg
+    python tools/benchmark annotation --num 10000
     python tools/benchmark all --out docs/benchmarks/DATE-DEVICE.md
 
 The rows of a table are measured in interleaved rounds: medians, +- half the interquartile range.
@@ -36,7 +37,7 @@ from pathlib import Path
 
 import torch
 
-from benchmark import busy, data, export, models, pipeline, scan, soak, train
+from benchmark import annotation, busy, data, export, models, pipeline, scan, soak, train
 from benchmark.report import Report, Table, progress
 
 COMMANDS = {
@@ -47,6 +48,7 @@ COMMANDS = {
     'pipeline': (pipeline, 'a video to its results, beside the network alone'),
     'export': (export, 'error and speed of exported files'),
     'busy': (busy, 'training and prediction beside busy processes'),
+    'annotation': (annotation, 'overhead of `trunchier annotate` per input'),
     'soak': (soak, 'memory, open files and threads of long runs'),
 }
 

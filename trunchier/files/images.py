@@ -8,7 +8,7 @@ import numpy as np
 
 MAX_PIXELS = 200_000_000  # of one image: 600 MB decoded
 EXIF_REACH = 1 << 17  # bytes from the beginning of a file, within which EXIF is looked for
-EXIF_DIRECTORY = 0x8769
+EXIF_DIRECTORY, EXIF_ORIENTATION = 0x8769, 274
 FILM_DIAGONAL = 43.27  # mm
 UNITS = {3: 10.0, 4: 1.0, 5: 0.001}  # EXIF's units of length other than the inch, mm
 JPEG_2000 = (b'\0\0\0\x0cjP  \r\n\x87\n', b'\xff\x4f\xff\x51')  # OpenCV crashes on damaged ones
@@ -114,6 +114,21 @@ def exif_focal(data: bytes | np.ndarray, shape: tuple[int, int]) -> float | None
     except Exception:  # damaged: PIL raises what it likes
         return None
     return focal if 0.1 <= focal / sides[1] <= 100 else None
+
+
+def is_turned(data: bytes) -> bool:
+    """Whether the EXIF data of an image file say that a viewer has to turn or mirror it."""
+    start = data[:EXIF_REACH].find(b'Exif\0\0')
+    if start < 0:
+        return False
+    from PIL import Image
+
+    exif = Image.Exif()
+    try:
+        exif.load(data[start:EXIF_REACH])
+        return exif.get(EXIF_ORIENTATION, 1) in TURNS
+    except Exception:  # damaged: PIL raises what it likes
+        return False
 
 
 def _jpeg_size(data):

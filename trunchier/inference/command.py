@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return {name: args[name] for name in names if args[name] is not None}
 
     try:
-        with _messages(args['quiet'], args['verbose']), clean_end(), ExitStack() as stack:
+        with messages(args['quiet'], args['verbose']), clean_end(), ExitStack() as stack:
             # Whatever can be checked is checked before a model is loaded.
             found = _once(sources.find(args['inputs']))
             named = args['model'] or (), args['weights'] or ()
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
                 if len(found) == 1 and found[0].kind == 'image':
                     stack.enter_context(scan.begin_with_torch())
-                models = list(_models(*named, args['task'], args['rename']))
+                models = list(parse_models(*named, args['task'], args['rename']))
             from .inferencer import Inferencer
 
             options = _options(
@@ -168,7 +168,7 @@ def _parser():
     )
     add = parser.add_argument
     add('inputs', nargs='+', metavar='INPUT', help='image, video, folder, glob, URL, - or camera')
-    add('--frames', type=_frames, metavar='A:B:N',
+    add('--frames', type=parse_frames, metavar='A:B:N',
         help='of videos and cameras: every Nth frame from A on, before B (default: all)')
 
     add = parser.add_argument_group('model').add_argument
@@ -259,7 +259,8 @@ def _formats(text):
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _frames(text):
+def parse_frames(text: str) -> range:
+    """Frames of the option A:B:N."""
     parts = text.split(':')
     try:
         if len(parts) not in (2, 3):
@@ -270,7 +271,7 @@ def _frames(text):
 
 
 @contextmanager
-def _messages(quiet, verbose):
+def messages(quiet: bool, verbose: bool) -> Iterator[None]:
     """Messages of this package go to stderr meanwhile, of others those that matter."""
     logging.basicConfig(level=logging.ERROR if quiet else logging.WARNING, format='%(message)s')
     # mmengine and mmpose log each file that they load and where they search for it.
@@ -308,18 +309,21 @@ def _focal(text):
         raise argparse.ArgumentTypeError(f'{text!r} is neither a number nor 4D-Humans') from None
 
 
-def _models(names, weights, task, renames) -> Iterator['Found']:
+def parse_models(
+    names: Sequence[str], weights: Sequence[str], task: str | None, renames: Sequence[str]
+) -> Iterator['Found']:
+    """Models of the options --model, --weights, --task and --rename."""
     from ..weights.find import find
     from ..weights.recognize import parse_renames
 
-    names = names or ([None] * len(weights) if weights else [task or 'pose'])
-    weights = weights or [None] * len(names)
+    names = names or ([''] * len(weights) if weights else [task or 'pose'])
+    weights = weights or [''] * len(names)
     if len(weights) != len(names):
         raise ValueError(f'{len(names)} models and {len(weights)} weights; give one file per model')
-    renames = parse_renames(renames)
+    pairs = parse_renames(renames)
     for name, file in zip(names, weights, strict=True):
-        found = find(name, file, task, renames)
-        if name is None:
+        found = find(name or None, file or None, task, pairs)
+        if not name:
             log.info('%s is %s', printable(found.weights), found.name)
         for note in found.notes:
             log.warning('guess: %s', printable(note))

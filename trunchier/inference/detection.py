@@ -143,8 +143,11 @@ class GivenBoxes:
     """
 
     def __init__(self, boxes: Any):
+        self.by_stem: dict[str, list] = {}  # names of the same stem, of any folder
         if isinstance(boxes, dict):
             self.boxes = {name: _one_or_many(each, name) for name, each in boxes.items()}
+            for name in boxes:
+                self.by_stem.setdefault(Path(str(name)).stem, []).append(name)
         else:
             self.boxes = _one_or_many(boxes, 'boxes')
 
@@ -208,9 +211,16 @@ class GivenBoxes:
         for name in names:
             if name in self.boxes:
                 return self.boxes[name]
-        # A file may give another folder, or none.
-        stems = {Path(str(name)).stem: given for name, given in self.boxes.items()}
-        return stems.get(path.stem)
+        # A file may give another folder, or none: the one with most of the folders in common.
+        alike = self.by_stem.get(path.stem, ())
+        best = max(reversed(alike), key=lambda name: _common_end(path, name), default=None)
+        return self.boxes.get(best)
+
+
+def _common_end(path, name):
+    """Number of folders, from the last one on, that two paths share."""
+    folders = zip(path.parts[-2::-1], Path(str(name)).parts[-2::-1], strict=False)
+    return next((n for n, (one, other) in enumerate(folders) if one != other), len(path.parts))
 
 
 def _read_json(path):
