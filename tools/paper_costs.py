@@ -35,18 +35,21 @@ def model_costs(model: nn.Module, size: tuple[int, int] = (256, 192)) -> dict[st
     """
     backbone, neck = getattr(model, 'backbone', model), getattr(model, 'neck', None)
     name = type(backbone).__name__
+    if name == 'PlainViT' and (backbone.attention, *backbone.strides) == ('full', 16):
+        name = 'VisionTransformer'
     if name not in BACKBONES:
         raise TypeError(f'no cost formula for the backbone {name}; there are {list(BACKBONES)}')
     stride = 16 if name == 'VisionTransformer' else backbone.strides[-1]
     costs = dict(backbone=(parameters(backbone), BACKBONES[name](backbone, size)))
     costs |= dict(adapter=(0, 0), decoder=(0, 0))
-    if neck is not None:
+    is_simple = getattr(neck, 'simple', False) or type(neck).__name__ == 'FeatureMapProcessor'
+    if hasattr(neck, 'num_stages'):
         costs['adapter'] = parameters(neck), adapter_macs(neck, size, stride)
     if backbone is not model:
         head = type(model.head).__name__
         if head not in HEADS:
             raise TypeError(f'no cost formula for the head {head}; there are {list(HEADS)}')
-        cells = size[0] // 16, size[1] // 16
+        cells = tuple(n // (4 if is_simple else 16) for n in size)
         costs['decoder'] = parameters(model.head), HEADS[head](model.head, cells)
     return costs
 
@@ -150,7 +153,7 @@ def heatmap_head_macs(head: nn.Module, cells: tuple[int, int]) -> int:
     """Deconvolutions with batch norm and a final convolution, on a map of `cells` (H, W)."""
     h, w = cells
     macs = 0
-    for layer in head.deconv_layers:
+    for layer in head.deconv_layers.children():
         if hasattr(layer, 'kernel_size'):
             macs += h * w * layer.weight.numel()
             h, w = h * layer.stride[0], w * layer.stride[1]

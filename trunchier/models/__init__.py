@@ -1,7 +1,7 @@
 """Backbones, necks, estimators, and models by name."""
 
+from . import optional
 from .backbones.groupmixformer import TruncatedGMF
-from .backbones.plain import plain_vit
 from .backbones.swin import TruncatedSwin
 from .backbones.vmamba import TruncatedVMamba
 from .create import build_model, create_backbone, create_model
@@ -17,5 +17,5 @@ __all__ = [
     'BodyDistiller', 'BodyModel', 'HMR2Head', 'HMRDiscriminator', 'HeatmapDistiller',
     'MeshEstimator', 'MeshLoss', 'StageAdapter', 'TeacherToken', 'TokenDistiller', 'TruncatedGMF',
     'TruncatedSwin', 'TruncatedVMamba', 'build_model', 'create_backbone', 'create_model',
-    'plain_vit',
+    'optional',
 ]  # fmt: skip

@@ -17,7 +17,7 @@ DATASETS = ('coco', 'aic', 'mpii', 'ap10k', 'apt36k', 'wholebody')  # in the ord
 EXPERT = re.compile(r'(.*\.)(mlp|ffn)\.experts\.(?:experts\.)?(\d+)\.(weight|bias)')
 SHARED = {'mlp': 'mlp.fc2', 'ffn': 'ffn.layers.1'}
 NORMS = ('norm2', 'layernorm_after', 'ln2')  # before the FFN
-HEAD = re.compile(r'(.*?)(?:associate_keypoint_heads|head\.heads)\.(\d+)\.(.*)')
+HEAD = re.compile(r'(.*?)(associate_keypoint_heads|head\.heads)\.(\w+)\.(.*)')
 
 
 def dataset_number(name: str | int) -> int:
@@ -74,11 +74,9 @@ def _one_head(state, number, keep):
     """`state` with the head of one data set under the name of a single head, or with none."""
     heads, rest = {}, {}
     for key, value in state.items():
-        match = HEAD.fullmatch(key)
-        if match and 'head.heads' in key:
-            heads.setdefault(int(match[2]), {})[f'{match[1]}head.{match[3]}'] = value
-        elif match:
-            heads.setdefault(int(match[2]) + 1, {})[f'{match[1]}keypoint_head.{match[3]}'] = value
+        if match := HEAD.fullmatch(key):
+            single = 'head' if match[2] == 'head.heads' else 'keypoint_head'
+            heads.setdefault(_head_number(match), {})[f'{match[1]}{single}.{match[4]}'] = value
         elif re.match(r'(.*\.)?(keypoint_head|head)\.', key):
             heads.setdefault(0, {})[key] = value
         else:
@@ -93,21 +91,18 @@ def _one_head(state, number, keep):
     return rest | heads[number]
 
 
-def whole_entries(state: State) -> tuple[State, State]:
-    """All experts and heads of a ViTPose++ under our keys.
+def _head_number(match):
+    """Number of the data set of a head: ours by name, the authors' less that of COCO by number."""
+    if match[2] == 'head.heads':
+        return dataset_number(match[3].removeprefix('coco_'))
+    return int(match[3]) + 1
 
-    Returns:
-        {'layers.3.ffn.experts.5.weight': ...}, {'heads.5.final_layer.weight': ...}; of heads the
-        first data set's is 'heads.0'.
-    """
-    experts, heads = {}, {}
+
+def expert_entries(state: State) -> State:
+    """All experts under our keys: {'layers.3.ffn.experts.5.weight': ...}."""
+    found = {}
     for key, value in state.items():
         if match := EXPERT.fullmatch(key):
             block = re.findall(r'\d+', match[1])[-1]
-            experts[f'layers.{block}.ffn.experts.{match[3]}.{match[4]}'] = value
-        elif match := HEAD.fullmatch(key):
-            further = 'head.heads' not in key
-            heads[f'heads.{int(match[2]) + further}.{match[3]}'] = value
-        elif match := re.fullmatch(r'(?:.*\.)?keypoint_head\.(.*)', key):
-            heads[f'heads.0.{match[1]}'] = value
-    return experts, heads
+            found[f'layers.{block}.ffn.experts.{match[3]}.{match[4]}'] = value
+    return found

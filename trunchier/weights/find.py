@@ -167,8 +167,9 @@ def _fit_model(cfg, identity, state):
         return notes
     if not identity.head['deconv_out_channels']:
         if model.get('neck'):
-            raise ValueError('a simple decoder behind an adapter is not supported; give a config')
-        model.neck = dict(type='FeatureMapProcessor', scale_factor=4.0, apply_relu=True)
+            model.neck.simple = True
+        else:
+            model.neck = dict(type='FeatureMapProcessor', scale_factor=4.0, apply_relu=True)
     count = identity.head['out_channels']
     model.head.update(identity.head)
     if count != 17:

@@ -21,7 +21,7 @@ from torch import nn
 from ..files import download, local_file, need, whole_file
 from ..zoo.releases import release_of
 from .checkpoint import read_checkpoint
-from .experts import whole_entries
+from .experts import expert_entries
 from .families import State, rename
 from .recognize import CheckpointError, identify, recognize, stage_depths
 
@@ -97,7 +97,7 @@ def load_checkpoint(
     if hasattr(backbone, 'adapt_state'):
         prefix = '' if backbone is module else 'backbone.'
         if getattr(backbone, 'experts', None):
-            experts, _ = whole_entries(unwrap(content, checkpoint))
+            experts = expert_entries(unwrap(content, checkpoint))
             state = state | {prefix + key: value for key, value in experts.items()}
         backbone.adapt_state(state, prefix)
     missing = [key for key in expected if key not in state and not (fresh and fresh(key))]

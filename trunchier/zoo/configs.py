@@ -10,15 +10,33 @@ from .tasks import TASKS
 from .tasks import task as task_row
 
 
-def model_cfg(name: str, task: str = 'pose') -> dict[str, Any]:
+def model_cfg(name: str, task: str = 'pose', decoder: str = 'classic') -> dict[str, Any]:
     """The part of a model's config that its encoder decides: backbone, neck, head, weights.
 
     Args:
         name, task: keys of `ENCODERS` and `TASKS`; ValueError if unknown.
+        decoder: of poses: 'classic' (two deconvolutions) or 'simple' (ReLU, bilinear upsampling by
+            4, a 3x3 convolution), ViTPose's.
     """
     cfg = task_row(task).model(name, encoder(name))
     neck = neck_cfg(name)
-    return cfg if neck is None else dict(cfg, neck=neck)
+    if neck is not None:
+        cfg = dict(cfg, neck=neck)
+    if decoder == 'classic':
+        return cfg
+    if decoder != 'simple' or task_row(task) is not TASKS['pose']:
+        raise ValueError(f'decoder={decoder!r} of {task}; give classic or, for poses, simple')
+    upsample = dict(type='FeatureMapProcessor', scale_factor=4.0, apply_relu=True)
+    return dict(
+        cfg,
+        head=dict(cfg['head'], **SIMPLE_HEAD),
+        neck=dict(neck, simple=True) if neck else upsample,
+    )
+
+
+SIMPLE_HEAD = dict(
+    deconv_out_channels=(), deconv_kernel_sizes=(), final_layer=dict(kernel_size=3, padding=1)
+)
 
 
 def optim_cfg(name: str) -> dict[str, Any]:

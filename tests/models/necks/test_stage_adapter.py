@@ -1,7 +1,9 @@
 import pytest
 import torch
+from torch import nn
 
-from trunchier.models import StageAdapter
+from trunchier import zoo
+from trunchier.models import StageAdapter, create_model
 
 
 @pytest.mark.parametrize('num_stages, size', [(4, (8, 6)), (3, (16, 12)), (2, (32, 24))])
@@ -49,3 +51,23 @@ def test_other_stages_are_refused(num_stages):
 def test_stage_3_cannot_change_channels():
     with pytest.raises(ValueError, match='must be 3, got 4'):
         StageAdapter(3, 4, 3)
+
+
+@pytest.mark.parametrize('name', ['swin-t-s4', 'gmf-t-s3', 'vm-t-s2', 'vit-s'])
+def test_one_word_gives_every_encoder_the_simple_decoder(name):
+    pytest.importorskip('mmpretrain')
+    cfg = zoo.model_cfg(name, decoder='simple')
+    with torch.device('meta'):
+        model = create_model(zoo.paper_name(name, 'pose'), head=cfg['head'], neck=cfg['neck'])
+        heatmaps = model.head(model.extract_feat(torch.empty(1, 3, 256, 192)))
+    assert heatmaps.shape == (1, 17, 64, 48)
+    channels = zoo.encoder(name).decoder_channels
+    assert sum(p.numel() for p in model.head.parameters()) == 17 * (9 * channels + 1)
+
+
+def test_the_simple_decoder_upsamples_what_is_positive():
+    x = torch.randn(1, 8, 4, 3)
+    (y,) = StageAdapter(8, 8, 3, simple=True)((x,))
+    assert torch.equal(y, nn.functional.interpolate(x.clamp(min=0), size=(16, 12), mode='bilinear'))
+    with pytest.raises(ValueError, match='give classic or, for poses, simple'):
+        zoo.model_cfg('vm-t-s2', 'mesh', 'simple')

@@ -18,6 +18,7 @@ class StageAdapter(BaseModule):
         in_channels: channels of the last kept stage.
         out_channels: channels of the decoder: those of stage 3 in the paper.
         num_stages: kept stages, 2, 3 or 4.
+        simple: end in a ReLU and bilinear upsampling by 4, for ViTPose's simple decoder.
         init_cfg: of mmengine; the default is PyTorch's initialization (the paper leaves it open).
 
     Raises:
@@ -25,10 +26,15 @@ class StageAdapter(BaseModule):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, num_stages: int, init_cfg: dict | None = None
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_stages: int,
+        init_cfg: dict | None = None,
+        simple: bool = False,
     ):
         super().__init__(init_cfg)
-        self.num_stages = num_stages
+        self.num_stages, self.simple = num_stages, simple
         if num_stages == 4:
             self.proj = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
         elif num_stages == 3:
@@ -43,8 +49,11 @@ class StageAdapter(BaseModule):
             raise ValueError(f'num_stages must be 2, 3 or 4, got {num_stages}')
 
     def forward(self, feats: tuple[Tensor, ...]) -> tuple[Tensor]:
-        """Maps of all stages -> a tuple of one (B, out_channels, H/16, W/16) map."""
+        """Maps of all stages -> a tuple of one (B, out_channels, H/16, W/16) map; simple: 1/4."""
         x = feats[-1]
         if self.num_stages == 2:
             x = nn.functional.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
-        return (self.proj(x),)
+        x = self.proj(x)
+        if self.simple:
+            x = nn.functional.interpolate(x.relu(), scale_factor=4, mode='bilinear')
+        return (x,)
