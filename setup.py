@@ -71,6 +71,7 @@ setup(
         'export': ['onnxscript'],
         'mesh': ['smplx', 'trimesh'],
         'tables': ['pandas'],
+        'timm': ['timm'],
         'train': OPENMMLAB_NEEDS,
         'video': ['av', 'trackers'],
         'viewer': ['viser', 'websockets'],

@@ -21,6 +21,7 @@ from pathlib import Path
 import paper_costs as costs
 import torch
 import yaml
+from mmengine.registry import MODELS
 
 from trunchier import zoo
 from trunchier.files import whole_file
@@ -49,9 +50,15 @@ def main() -> None:
         help='print instead the parameters of each backbone that are trained while one kind of '
         'layers is frozen',
     )
+    parser.add_argument(
+        '--timm', nargs='+', metavar='NAME', help='print encoders of timm, up to 1/16, instead'
+    )
     parser.add_argument('--out', type=Path, help='file to write instead of printing')
     args = parser.parse_args()
     logging.disable(logging.WARNING)
+    if args.timm:
+        print(of_timm(args.timm), end='')
+        return
     if args.freezing:
         print(freezing(zoo.ENCODERS), end='')
         return
@@ -103,6 +110,25 @@ def freezing(names: Iterable[str]) -> str:
             trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
             counts.append(f'{trained:,}')
         lines.append(f'| {name} (`{mixer}`) | {" | ".join(counts)} |')
+    return '\n'.join(lines) + '\n'
+
+
+def of_timm(names: Iterable[str]) -> str:
+    """Table of encoders of timm up to 1/16 at 256 x 192; those that cannot be built say why."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    lines = ['| encoder | channels | params (M) | GMACs |', '|---|---|---|---|']
+    for name in names:
+        try:
+            with torch.device('meta'), FlopCounterMode(display=False) as counter, torch.no_grad():
+                model = MODELS.build(dict(type='TruncatedTimm', model_name=name)).eval()
+                model(torch.empty(1, 3, 256, 192))
+        except (ValueError, AssertionError) as error:
+            lines.append(f'| `{name}` | {error} | | |')
+            continue
+        macs = counter.get_total_flops() / 2e9
+        params = costs.parameters(model) / 1e6
+        lines.append(f'| `{name}` | {model.channels[-1]} | {params:.2f} | {macs:.2f} |')
     return '\n'.join(lines) + '\n'
 
 

@@ -1,4 +1,4 @@
-"""Registers the modules that need mmpose or mmpretrain, without importing these."""
+"""Registers the modules that need mmpose, mmpretrain or timm, without importing these."""
 
 import importlib
 from typing import Any
@@ -10,6 +10,7 @@ from ..files.optional import need
 
 MODULES = {
     'PlainViT': ('mmpretrain', '.backbones.vit'),
+    'TruncatedTimm': ('timm', '.backbones.timm'),
     'MultiDatasetHead': ('mmpose', '.multi_dataset'),
     'MultiDatasetEstimator': ('mmpose', '.multi_dataset'),
 }

@@ -9,6 +9,7 @@ from .configs import (
     names,
     optim_cfg,
     paper_name,
+    timm_cfg,
 )
 from .encoders import ARCHS, BACKBONES, ENCODERS, backbone_cfg, encoder, neck_cfg, plain_arch
 from .releases import BY_HAND, SHIPPED, WEIGHTS
@@ -17,5 +18,5 @@ from .tasks import MESH_DECODERS, TASKS, Task, task
 __all__ = [
     'ARCHS', 'BACKBONES', 'BY_HAND', 'ENCODERS', 'MESH_DECODERS', 'SHIPPED', 'TASKS', 'Task',
     'WEIGHTS', 'backbone_cfg', 'config_path', 'encoder', 'known_name', 'list_models', 'model_cfg',
-    'models', 'names', 'neck_cfg', 'optim_cfg', 'paper_name', 'plain_arch', 'task',
+    'models', 'names', 'neck_cfg', 'optim_cfg', 'paper_name', 'plain_arch', 'task', 'timm_cfg',
 ]  # fmt: skip

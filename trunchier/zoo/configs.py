@@ -2,10 +2,11 @@
 
 import difflib
 import fnmatch
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from .encoders import ENCODERS, encoder, neck_cfg
+from .encoders import ENCODERS, encoder, neck_cfg, stage_feature
 from .tasks import TASKS
 from .tasks import task as task_row
 
@@ -31,6 +32,30 @@ def model_cfg(name: str, task: str = 'pose', decoder: str = 'classic') -> dict[s
         cfg,
         head=dict(cfg['head'], **SIMPLE_HEAD),
         neck=dict(neck, simple=True) if neck else upsample,
+    )
+
+
+def timm_cfg(name: str, num_stages: int, infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The part of a pose model's config that an encoder of timm decides, as `model_cfg`.
+
+    Args:
+        name: of timm.
+        num_stages: 2, 3 or 4; stage 3 (1/16) gives the width of the decoder.
+        infos: `feature_info` of the network: dicts with `reduction` and `num_chs`.
+
+    Raises:
+        ValueError: the network has no map of the stage, or none of 1/16.
+    """
+    channels, width = (infos[stage_feature(infos, i, name)]['num_chs'] for i in (num_stages - 1, 2))
+    init_cfg = dict(type='TimmPretrained')
+    return dict(
+        backbone=dict(
+            type='TruncatedTimm', model_name=name, num_stages=num_stages, init_cfg=init_cfg
+        ),
+        neck=dict(
+            type='StageAdapter', in_channels=channels, out_channels=width, num_stages=num_stages
+        ),
+        head=dict(in_channels=width),
     )
 
 

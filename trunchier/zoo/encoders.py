@@ -8,6 +8,7 @@ Layer decay is ViTPose's rate for the size, drop path each backbone's ImageNet r
 leaves both open).
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .releases import WEIGHTS
@@ -140,6 +141,21 @@ def backbone_cfg(name: str) -> dict[str, Any]:
         drop_path_rate=row.backbone.drop_path,
         init_cfg=dict(type='OfficialPretrained', checkpoint=WEIGHTS[row.backbone_name]),
     )
+
+
+def stage_feature(infos: Sequence[Mapping[str, Any]], stage: int, name: str) -> int:
+    """Index of the last feature of a stage (from 0) in the `feature_info` of a network of timm.
+
+    Raises:
+        ValueError: no feature of this stride.
+    """
+    found = [i for i, info in enumerate(infos) if info['reduction'] == STRIDES[stage]]
+    if not found:
+        strides = ', '.join(f'1/{info["reduction"]}' for info in infos)
+        raise ValueError(
+            f'{name} has no map of 1/{STRIDES[stage]} (stage {stage + 1}); its maps are {strides}'
+        )
+    return found[-1]
 
 
 def plain_arch(name: str) -> dict[str, int]:
