@@ -49,9 +49,6 @@ def _shrink(cfg):
     cfg.model.head.in_channels = 64
 
 
-CONFIGS = dict(pose=pose_config, mesh=mesh_config)
-
-
 def config(task, family='swin'):
     """Config of a small model of a task, on two stages of a family's backbone."""
     cfg = CONFIGS[task]()

@@ -2,7 +2,10 @@
 
 import copy
 import csv
+import json
 import pickle
+import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -50,6 +53,10 @@ def test_images_and_tables_are_saved_by_suffix(result, tmp_path):
     np.testing.assert_array_equal(written, result.plot())
     with np.load(result.save(tmp_path / 'a.npz')) as arrays:
         np.testing.assert_array_equal(arrays['keypoints'], result.pred_instances.keypoints)
+    content = json.loads(result.save(tmp_path / 'a.json').read_text())
+    points = [person['keypoints'] for person in content['instance_info']]
+    np.testing.assert_allclose(points, result.pred_instances.keypoints, rtol=1e-6)
+    assert content['meta_info']['image_size'] == [320, 240]
     with open(result.save(tmp_path / 'a.csv')) as file:
         rows = list(csv.DictReader(file))
     assert [int(row['person']) for row in rows] == [0, 1, 2]
@@ -101,8 +108,15 @@ def test_rows_name_frame_track_box_and_keypoints(inferencers, tmp_path, boxes):
     assert second.to_coco()[0]['image_id'] == 1
 
 
+def test_a_data_frame_has_the_rows(result, monkeypatch):
+    """pandas is optional and not installed here: what it is given decides."""
+    made = SimpleNamespace(DataFrame=lambda rows: rows)
+    monkeypatch.setitem(sys.modules, 'pandas', made)
+    assert result.to_dataframe() == result.to_rows() and len(result.to_rows()) == 3
+
+
 def test_a_data_frame_needs_pandas_and_says_so(result, monkeypatch):
-    monkeypatch.setitem(__import__('sys').modules, 'pandas', None)
+    monkeypatch.setitem(sys.modules, 'pandas', None)
     with pytest.raises(ImportError, match=r'to_dataframe\(\) needs pandas: pip install pandas'):
         result.to_dataframe()
 

@@ -18,6 +18,7 @@ from ..files import shipped
 from ..files.images import MAX_PIXELS
 from ..files.version import __version__
 from ..weights.official import release_of
+from ..zoo.releases import EXPECT
 from . import detection, screen, sources
 from .results import Saver
 from .run import Report, Run
@@ -287,4 +288,5 @@ def provenance(found: Found | ExportedModel, note: str | None) -> str:
         note = f'official, trained on {row.what}; license: {row.license}'
     ours = path == shipped.asset(path.name)
     text = f'{found.name}: weights ' + ('that come with trunchier' if ours else f'{path}')
-    return screen.printable(f'{text}; {note}' if note else text)
+    texts = text, note, EXPECT.get(found.name) if ours else None
+    return screen.printable('; '.join(filter(None, texts)))

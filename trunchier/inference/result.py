@@ -12,7 +12,7 @@ import numpy as np
 from ..files import need, save_npz
 from ..visualization.overlays import person_colors
 from . import sources, writers
-from .results import camera_of, to_record
+from .results import camera_of, to_content, to_record
 from .samples import SampleOfFrame
 
 if TYPE_CHECKING:
@@ -81,8 +81,9 @@ class Result(SampleOfFrame):
     def save(self, path: str | Path, **painting: Any) -> Path:
         """Write a file in the format of its suffix.
 
-        .npz, .csv; of meshes .glb and .obj (of several people NAME_0.obj, NAME_1.obj...); else an
-        image of `plot(**painting)`. Content: see "Files" of the guide to prediction.
+        .json (as of `--save json`), .npz, .csv; of meshes .glb and .obj (of several people
+        NAME_0.obj, NAME_1.obj...); else an image of `plot(**painting)`. Content: see
+        "Files" of the guide to prediction.
 
         Returns:
             `path`.
@@ -96,6 +97,8 @@ class Result(SampleOfFrame):
             raise ValueError(f'{suffix} requires a mesh model')
         if suffix == '.npz':
             save_npz(path, **to_record(people), **camera_of(self))
+        elif suffix == '.json':
+            writers.write_json(to_content(self), path)
         elif suffix == '.csv':
             writers.write_csv(self.to_rows(), path)
         elif suffix == '.glb':

@@ -183,9 +183,7 @@ class Saver:
             self.video.add(frame, record, drawing, raw or {}, camera_of(sample))
             return
         if 'json' in self.folders:
-            people = dict(instance_info=writers.instances_to_json(record))
-            content = dict(meta_info=meta_info(frame.source, camera_of(sample)), **people)
-            writers.write_json(content, self.folders['json'] / f'{name}.json')
+            writers.write_json(to_content(sample), self.folders['json'] / f'{name}.json')
         if 'npz' in self.folders:
             save_npz(self.folders['npz'] / f'{name}.npz', **record, **camera_of(sample))
         self._add_meshes(sample, name)
@@ -346,6 +344,17 @@ def camera_of(sample: SampleOfFrame) -> dict[str, np.ndarray]:
     return camera | {'image_size': np.array([width, height])}
 
 
+def to_content(sample: SampleOfFrame) -> dict[str, Any]:
+    """Content of a JSON file of one image."""
+    people = writers.instances_to_json(to_record(sample.pred_instances))
+    return dict(meta_info=_meta_of(sample), instance_info=people)
+
+
+def _meta_of(sample):
+    numbers = {name: array.tolist() for name, array in camera_of(sample).items()}
+    return {'source': sample.img_path or sample.source, **numbers}
+
+
 def meta_info(source: Source, camera: dict[str, np.ndarray]) -> dict[str, Any]:
     """`meta_info` of a JSON file: the path of the image or video, and what `camera_of` says."""
     numbers = {name: np.asarray(array).tolist() for name, array in camera.items()}
@@ -354,7 +363,7 @@ def meta_info(source: Source, camera: dict[str, np.ndarray]) -> dict[str, Any]:
 
 def frame_to_json(sample: SampleOfFrame) -> dict[str, Any]:
     """A result as one JSON object: `meta_info` of its image, `frame_id`, `time`, `instances`."""
-    numbers = {name: array.tolist() for name, array in camera_of(sample).items()}
-    meta = {'source': sample.img_path or sample.source, **numbers}
     people = writers.instances_to_json(to_record(sample.pred_instances))
-    return dict(meta_info=meta, frame_id=sample.frame_id, time=sample.time, instances=people)
+    return dict(
+        meta_info=_meta_of(sample), frame_id=sample.frame_id, time=sample.time, instances=people
+    )

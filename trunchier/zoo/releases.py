@@ -211,6 +211,12 @@ SHIPPED = {
     'VMHMR2.0-T-S2': 'configs/embedded/hmr2_vm-t-s2_synthetic-128.py',
 }
 
+# What to expect of those on photos; the command says it.
+EXPECT = {
+    'VMPose-T-S2': 'expect clear, upright people to be found, others not',
+    'VMHMR2.0-T-S2': 'expect nearly the mean body, whatever the pose; better: --model HMR2.0-H',
+}
+
 
 def releases(pattern: str = '*') -> dict[str, Release]:
     """Official files whose names match a shell pattern, in any case."""
