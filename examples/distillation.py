@@ -208,12 +208,12 @@ def done(path: Path, name: str, variant: str, seed: int) -> bool:
     return any((row['student'], row['variant'], row['seed']) == key for row in rows(path))
 
 
-def append(path: Path, row: tuple) -> None:
+def append(path: Path, row: tuple, columns: tuple = COLUMNS) -> None:
     new = not path.exists()
     with open(path, 'a', newline='') as file:
         writer = csv.writer(file)
         if new:
-            writer.writerow(COLUMNS)
+            writer.writerow(columns)
         writer.writerow(row)
     print(*row, flush=True)
 

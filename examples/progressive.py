@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from distillation import append, check_settings, crops, done, fit, model_cfg, rows, score
+from distillation import COLUMNS, append, check_settings, crops, done, fit, model_cfg, rows, score
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ def main() -> None:
         fit(model, train, args.steps, args.batch, 1e-3, args.seed)
         torch.save(model.state_dict(), path)
         row = (args.model, f'round {number}', args.seed, args.steps, args.width)
-        append(results, (*row, *score(model, test), len(train)))
+        append(results, (*row, *score(model, test), len(train)), (*COLUMNS[:-1], 'people'))
     for row in rows(results):
         print(row['variant'], row['pck@0.1'], row['error'])
 

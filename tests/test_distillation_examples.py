@@ -56,7 +56,7 @@ def test_rounds_of_the_progressive_loop_continue_where_they_ended(example, tmp_p
     first = example('progressive', *options, '--rounds', '1')
     both = example('progressive', *options, '--rounds', '2')
     assert both[:2] == first and len(both) == 3
-    assert [row[-1] for row in both[1:]] == ['4', '6']  # people: half of the other four
+    assert [row[-1] for row in both] == ['people', '4', '6']  # half of the other four
     weights = torch.load(tmp_path / 'round-1.pth')
     (tmp_path / 'results.csv').unlink()
     assert example('progressive', *options, '--rounds', '2') == both
