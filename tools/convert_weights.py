@@ -4,7 +4,6 @@
     python tools/convert_weights.py swin_tiny_patch4_window7_224.pth swin_tiny.safetensors
     python tools/convert_weights.py vitpose-b.pth vitpose-b_mmpose1.pth
     python tools/convert_weights.py best.pth vmpose-t-s2.safetensors --half
-    python tools/convert_weights.py vitpose+_base.pth vitpose-b_aic.safetensors --expert aic
 
 SRC is a file or http(s) address: Swin, VMamba or GroupMixFormer classifiers, ViTPose, HMR2.0, or a
 checkpoint of tools/train.py. DST is a .safetensors or .pth file of weights alone, without optimizer
@@ -17,7 +16,6 @@ import argparse
 import sys
 
 from trunchier.files.processes import clean_end
-from trunchier.weights.families import EXPERTS
 from trunchier.weights.inspection import stated_facts
 from trunchier.weights.load import announced_file, read_official, save_weights
 
@@ -32,12 +30,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('--half', action='store_true', help='store float32 weights as float16')
     parser.add_argument('--note', help='note about the weights, stored in a .safetensors file')
     parser.add_argument('--drop', metavar='PREFIX', help='skip keys with this prefix')
-    parser.add_argument(
-        '--expert', default='coco', choices=EXPERTS, help='of a whole ViTPose++ (default: coco)'
-    )
     args = parser.parse_args(arguments)
     try:
-        state = read_official(args.src, args.expert)
+        state = read_official(args.src)
         if args.drop:
             state = {k: v for k, v in state.items() if not k.startswith(args.drop)}
         if args.half:

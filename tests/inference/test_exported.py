@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from versions import require_torch
 
 from trunchier.deploy import export
 from trunchier.deploy.graph import describe
+from trunchier.inference import exported
 from trunchier.inference.exported import ExportedPose, exported_models
 from trunchier.inference.pose import PosePredictor
 from trunchier.weights.find import find_config
@@ -43,6 +45,17 @@ def test_numpy_and_torch_predict_alike(file, flip_test):
         assert ours.keys() == theirs.keys()
         np.testing.assert_allclose(ours['keypoints'], theirs['keypoints'], atol=1e-3)
         np.testing.assert_allclose(ours['keypoint_scores'], theirs['keypoint_scores'], atol=1e-6)
+
+
+def test_a_file_with_damaged_metadata_is_left_to_torch_which_says_why(file, monkeypatch):
+    for damage in (dict(keypoint_names=3), dict(codec=dict(type='UDPHeatmap')), dict(mean='x')):
+        (light,) = exported_models([], [file.weights], 'cpu')
+        texts = {key: json.dumps(each) for key, each in (light.metadata | damage).items()}
+        meta = SimpleNamespace(custom_metadata_map=texts)
+        session = SimpleNamespace(get_modelmeta=lambda meta=meta: meta)
+        with monkeypatch.context() as patch:
+            patch.setattr(exported, 'onnx_session', lambda path, device, s=session: s)
+            assert exported_models([], [file.weights], 'cpu') is None
 
 
 def test_what_needs_torch_is_left_to_it(file):

@@ -85,7 +85,9 @@ def _exported(path):
         plain = codec['type'] == 'UDPHeatmap'
         plain = plain and codec.get('heatmap_type', 'gaussian') == 'gaussian'
         if row.exported and plain and metadata['udp'] and 'heatmaps' in metadata['outputs']:
-            return ExportedModel(metadata['model'], path, session, metadata)
+            found = ExportedModel(metadata['model'], path, session, metadata)
+            ExportedPose(found)  # reads the rest
+            return found
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return None  # torch's way says what is wrong with it
     return None
@@ -174,7 +176,10 @@ class ExportedPose:
     def _run(self, images):
         step = self.batch or len(images)
         parts = [images[i : i + step] for i in range(0, len(images), step)]
-        outputs = [self.session.run(None, {INPUT: part})[self.output] for part in parts]
+        try:
+            outputs = [self.session.run(None, {INPUT: part})[self.output] for part in parts]
+        except Exception as error:  # onnxruntime's exceptions have no common class
+            raise RuntimeError(f'onnxruntime cannot run crops {images.shape}: {error}') from error
         heatmaps = np.concatenate(outputs)
         if heatmaps.ndim != 4 or heatmaps.shape[:2] != (len(images), len(self.keypoint_names)):
             raise ValueError(f'the network gives heatmaps of shape {heatmaps.shape}')

@@ -235,42 +235,6 @@ def is_expert(key: str) -> bool:
     return '.mlp.experts.' in key or key.startswith('associate_')
 
 
-# ViTPose++'s experts of people: {data set: index}. Those between are of animals (AP-10K, APT-36K).
-EXPERTS = dict(coco=0, aic=1, mpii=2, wholebody=5)
-
-
-def take_expert(state: State, name: str) -> State:
-    """A whole file of ViTPose++, with another expert and its head in place of COCO's.
-
-    Args:
-        name: one of EXPERTS; 'coco' changes nothing.
-
-    Raises:
-        ValueError: an unknown name, or a file without this expert or its head.
-    """
-    if name not in EXPERTS:
-        raise ValueError(f'no expert {name!r}; choose from {", ".join(EXPERTS)}')
-    number = EXPERTS[name]
-    if number == 0:
-        return state
-    inner, head = f'.mlp.experts.{number}.', f'associate_keypoint_heads.{number - 1}.'
-    lacking = [part for part in (inner, head) if not any(part in key for key in state)]
-    if lacking:
-        raise ValueError(
-            f'expert {name}: the file has no {" and no ".join(lacking)}*; is it a whole ViTPose++ '
-            "of its authors? Others keep COCO's head alone"
-        )
-    taken = {}
-    for key, value in state.items():
-        if inner in key:
-            taken[key.replace(inner, '.mlp.experts.0.')] = value
-        elif head in key:
-            taken[key.replace(head, 'keypoint_head.')] = value
-        elif not re.search(r'\.mlp\.experts\.|associate_keypoint_heads\.|keypoint_head\.', key):
-            taken[key] = value
-    return taken
-
-
 VIT = [
     (r'^blocks\.', r'layers.'),
     (r'^(layers\.\d+)\.norm', r'\1.ln'),

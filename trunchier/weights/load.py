@@ -22,7 +22,7 @@ from ..files import download, local_file, need, whole_file
 from ..zoo.releases import release_of
 from .checkpoint import read_checkpoint
 from .experts import expert_entries
-from .families import State, rename, take_expert
+from .families import State, rename
 from .recognize import CheckpointError, identify, recognize, stage_depths
 
 WRAPPERS = ('state_dict', 'model', 'model_ema', 'module')
@@ -120,14 +120,9 @@ def load_checkpoint(
     return meta.get('dataset_meta') if isinstance(meta, dict) else None
 
 
-def read_official(checkpoint: str | Path, expert: str = 'coco') -> State:
-    """State_dict of an official file or one of ours, under our keys; see `load_checkpoint`.
-
-    Args:
-        expert: of ViTPose++, see `families.take_expert`.
-    """
-    state = unwrap(read_weights(announced_file(checkpoint)), checkpoint)
-    return recognize(take_expert(state, expert), checkpoint).state
+def read_official(checkpoint: str | Path) -> State:
+    """State_dict of an official file or one of ours, under our keys; see `load_checkpoint`."""
+    return recognize(unwrap(read_weights(announced_file(checkpoint)), checkpoint), checkpoint).state
 
 
 def read_weights(path: str | Path, shapes: bool = False) -> Any:
