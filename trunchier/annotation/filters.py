@@ -60,11 +60,12 @@ def measures(arrays: dict[str, np.ndarray], limits: Thresholds) -> dict[str, np.
     labeled = seen & (agreement >= limits.agreement)
     found = {
         'detector score': arrays['bbox_scores'],
-        'keypoint score': scores.mean(1),
         'few keypoints': labeled.sum(1),
         'views disagree': (agreement * seen).sum(1) / count,
         'labeled': labeled,
     }
+    if 'keypoint_scores' in arrays:
+        found['keypoint score'] = scores.mean(1)
     for reason, name in (('reprojection', 'overlap'), ('joint limits', 'excess')):
         if name in arrays:
             found[reason] = arrays[name]

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from .merge import Merged
 
 BARS, WIDTH, HEIGHT = 40, 420, 120
+TITLES = {  # of the measures that reasons go by
+    'few keypoints': 'labeled keypoints',
+    'views disagree': 'agreement of the views',
+    'reprojection': 'overlap of box and body',
+    'joint limits': 'degrees beyond the limits of the joints',
+}
 LISTED = 1000  # inputs that are named one by one
 STYLE = (
     'body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}'
@@ -48,7 +54,9 @@ def write_report(
     thresholds = {reason: getattr(limits, name) for reason, name in REASONS.items()}
     thresholds['keypoint score'] = limits.keypoint_score
     plots = ''.join(
-        histogram(name, each, thresholds.get(name)) for name, each in values.items() if len(each)
+        histogram(TITLES.get(name, name), each, thresholds.get(name))
+        for name, each in values.items()
+        if len(each)
     )
     title = escape(f'Annotations by {settings.get("model")}')
     body = [
