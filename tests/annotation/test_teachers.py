@@ -1,4 +1,4 @@
-"""The commands: teachers by official names, what they write trains, errors name the remedy."""
+"""Teachers by official names; what they write trains; errors of the commands name the remedy."""
 
 import json
 
