@@ -71,6 +71,10 @@ def test_layers_are_in_the_order_of_depth():
     stem = depth['net.model.stem.0.weight']
     last = depth['net.model.stages.2.blocks.5.conv_dw.weight']
     assert stem[0] == 0 and last[0] == last[1] - 2
+    with torch.device('meta'):
+        ungrouped = TruncatedTimm('poolformer_s12', 3)
+    assert ungrouped.get_layer_depth('net.model.stem.conv.weight') == (0, 14)
+    assert ungrouped.get_layer_depth('net.model.stages.2.blocks.5.mlp.fc1.weight') == (12, 14)
     assert model.get_layer_depth('head.final_layer.weight', 'backbone.')[0] == last[1] - 1
 
 

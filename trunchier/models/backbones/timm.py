@@ -1,6 +1,7 @@
 """The first stages of any encoder of timm with a pyramid of features."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from functools import partial
 
@@ -125,9 +126,15 @@ def _build(name, size, pretrained, options):
 
 
 def _depths(net):
-    """{parameter: layer} by timm's own groups, from 0 without gaps."""
-    names = dict(net.named_parameters())
-    grouped = group_parameters(net.model, net.model.group_matcher(), reverse=True)
-    layers = {f'model.{name}': layer for name, layer in grouped.items()}
-    order = sorted({layers[name] for name in names if name in layers})
-    return {name: order.index(layers[name]) if name in layers else 0 for name in names}
+    """{parameter: layer} by timm's own groups, else by stage and block, from 0 without gaps."""
+    names = [name for name, _ in net.model.named_parameters()]
+    if hasattr(net.model, 'group_matcher'):
+        layers = group_parameters(net.model, net.model.group_matcher(), reverse=True)
+    else:  # MetaFormers: stem.conv.weight, stages.1.downsample.norm.weight, stages.1.blocks.0...
+        places = (re.match(r'stages\.(\d+)\.(?:blocks\.(\d+)\.)?', name) for name in names)
+        layers = {
+            name: tuple(int(n) for n in place.groups('-1')) if place else ()
+            for name, place in zip(names, places, strict=True)
+        }
+    order = sorted(set(layers.values()))
+    return {f'model.{name}': order.index(layers[name]) for name in names}
