@@ -318,8 +318,6 @@ def parse_models(
 
     names = names or ([''] * len(weights) if weights else [task or 'pose'])
     weights = weights or [''] * len(names)
-    if len(weights) != len(names):
-        raise ValueError(f'{len(names)} models and {len(weights)} weights; give one file per model')
     pairs = parse_renames(renames)
     for name, file in zip(names, weights, strict=True):
         found = find(name or None, file or None, task, pairs)
@@ -332,6 +330,8 @@ def parse_models(
 
 def _check_names(names, weights, task):
     """Raise what `find` would say of a name, before torch is imported."""
+    if names and weights and len(weights) != len(names):
+        raise ValueError(f'{len(names)} models and {len(weights)} weights; give one file per model')
     for name in names:
         if not name.endswith('.py') and name not in zoo.TASKS:
             zoo.known_name(name, task)
