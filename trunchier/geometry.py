@@ -189,3 +189,76 @@ def align_similarity(source: Tensor, target: Tensor) -> Tensor:
     scale, rotation, translation = similarity_transform(source, target)
     rotated = source.double() @ rotation.transpose(1, 2)
     return scale[:, None, None] * rotated + translation[:, None]
+
+
+# --- Skinning ------------------------------------------------------------------------------------
+class SkinnedPoints:
+    """Points that are weighted sums of vertices, posed by linear blend skinning without vertices.
+
+    The sum over vertices is taken once per bone: p_k = sum_j (R_j c_kj + m_kj t_j), where c_kj is
+    linear in the shape. Exact for bodies without pose correctives, and hundreds of times cheaper.
+
+    Args:
+        template: (V, 3), meters.
+        shapedirs: (V, 3, S), meters per unit of shape.
+        weights: (V, J), of skinning.
+        joint_regressor: (J, V).
+        regressor: (K, V), of the points.
+        parents: J joint indices, -1 for the root; a joint comes after its parent.
+    """
+
+    def __init__(
+        self,
+        template: Tensor,
+        shapedirs: Tensor,
+        weights: Tensor,
+        joint_regressor: Tensor,
+        regressor: Tensor,
+        parents: tuple[int, ...],
+    ):
+        template, shapedirs, weights, joint_regressor, regressor = (
+            each.double() for each in (template, shapedirs, weights, joint_regressor, regressor)
+        )
+        self.joints = (joint_regressor @ template).float()
+        self.joint_dirs = torch.einsum('jv,vcs->jcs', joint_regressor, shapedirs).float()
+        # Vertices that no point uses are left out.
+        used = regressor.abs().sum(0) > 0
+        template, shapedirs, weights = template[used], shapedirs[used], weights[used]
+        shares = regressor[:, used, None] * weights  # (K, V, J)
+        self.mass = shares.sum(1).float()
+        self.offsets = torch.einsum('kvj,vc->kjc', shares, template).float()
+        self.offset_dirs = torch.einsum('kvj,vcs->kjcs', shares, shapedirs).float()
+        depth = [0] * len(parents)
+        for joint, parent in enumerate(parents[1:], 1):
+            depth[joint] = depth[parent] + 1
+        self.levels = [
+            [joint for joint in range(len(parents)) if depth[joint] == level]
+            for level in range(1, max(depth) + 1)
+        ]
+        self.parents = parents
+
+    def __call__(self, rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
+        """Pose the body; its root joint is where the shape has it, near the origin.
+
+        Args:
+            rotations: (B, J, 3, 3), relative to the parent.
+            betas: (B, S).
+
+        Returns:
+            meters: joints (B, J, 3), points (B, K, 3).
+        """
+        rest = self.joints + torch.einsum('jcs,bs->bjc', self.joint_dirs, betas)
+        world: list[Tensor] = [rotations[:, 0]] * len(self.parents)
+        places: list[Tensor] = [rest[:, 0]] * len(self.parents)
+        for level in self.levels:
+            above = [self.parents[joint] for joint in level]
+            turned = torch.stack([world[joint] for joint in above], 1)
+            bones = (turned @ (rest[:, level] - rest[:, above])[..., None])[..., 0]
+            for i, joint in enumerate(level):
+                world[joint] = turned[:, i] @ rotations[:, joint]
+                places[joint] = places[above[i]] + bones[:, i]
+        turned, joints = torch.stack(world, 1), torch.stack(places, 1)
+        shifts = joints - (turned @ rest[..., None])[..., 0]
+        offsets = self.offsets + torch.einsum('kjcs,bs->bkjc', self.offset_dirs, betas)
+        points = torch.einsum('bjcd,bkjd->bkc', turned, offsets)
+        return joints, points + torch.einsum('kj,bjc->bkc', self.mass, shifts)

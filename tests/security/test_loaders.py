@@ -37,8 +37,10 @@ from trunchier.inference.detection import GivenBoxes, YoloxDetector
 from trunchier.inference.pose import PoseInferencer
 from trunchier.inference.sources import find, read
 from trunchier.models.create import create_backbone, create_model
+from trunchier.models.lifting import load_lifter
 from trunchier.models.mesh.body import SHAPES, BodyModel
 from trunchier.models.mesh.hmr2_head import MEAN_PARAMS, read_mean_params
+from trunchier.synthetic.keypoints import ERRORS, read_errors
 from trunchier.weights.find import weights_note
 from trunchier.weights.inspection import inspect_file
 from trunchier.weights.load import load_checkpoint, read_official, read_weights
@@ -67,6 +69,7 @@ READERS = {
     'trunchier/inference/sources.py': {'sources'},
     'trunchier/inference/writers.py': OWN,
     'trunchier/models/distillers.py': {'weights'},
+    'trunchier/models/lifting.py': {'lifter'},
     'trunchier/models/mesh/body.py': {'body'},
     'trunchier/models/mesh/hmr2_head.py': {'mean parameters'},
     'trunchier/ops/scan/cuda.py': 'loads of a Triton kernel',
@@ -74,6 +77,7 @@ READERS = {
     'trunchier/synthetic/coco.py': OWN,
     'trunchier/synthetic/dataset.py': OWN,
     'trunchier/synthetic/figure.py': OWN,
+    'trunchier/synthetic/keypoints.py': {'errors of a 2D model'},
     'trunchier/synthetic/people.py': OWN,
     'trunchier/synthetic/poses.py': OWN,
     'trunchier/visualization/viewer.py': OWN,
@@ -96,6 +100,7 @@ READERS = {
     'tools/split.py': {'weights'},
     'tools/test.py': USER,
     'tools/train.py': USER,
+    'tools/train_lifter.py': OWN,
 }
 # Functions that read data: of an imported name, by the end of their dotted name.
 READING = {
@@ -219,6 +224,8 @@ ENTRIES = {
     'pickle': lambda path: pickles.load(path),
     'npz': lambda path: read_npz(path),
     'body': body_by_config,
+    'lifter': lambda path: load_lifter(path),
+    'errors of a 2D model': lambda path: read_errors(path),
     'mean parameters': lambda path: read_mean_params(path),
     'real poses': lambda path: load_real_poses(path),
     'pose histogram': lambda path: load_probable_poses(path),
@@ -258,7 +265,17 @@ def crafted(evil):
     torch.save(state, zipped)
     torch.save(state, legacy, _use_new_zipfile_serialization=False)
     objects = np.array([evil], dtype=object)
-    names = {*SHAPES, *MEAN_PARAMS, 'body_pose', 'poses', 'imgname', 'center', 'scale', 'facts'}
+    names = {
+        *SHAPES,
+        *MEAN_PARAMS,
+        *ERRORS,
+        'body_pose',
+        'poses',
+        'imgname',
+        'center',
+        'scale',
+        'facts',
+    }
     np.savez(npz, **dict.fromkeys(sorted(names), objects))
     np.save(npy, objects)
     with tarfile.open(fileobj=tar, mode='w') as archive:

@@ -10,7 +10,7 @@ from small_models import ROOT, pose_config
 from trunchier import zoo
 from trunchier.files import shipped
 from trunchier.weights import find as module
-from trunchier.weights.find import find, find_config
+from trunchier.weights.find import find, find_config, shipped_model
 from trunchier.weights.load import save_weights
 
 
@@ -64,11 +64,15 @@ def test_a_config_of_an_unknown_estimator_needs_a_task():
 
 
 @pytest.mark.parametrize('task', zoo.TASKS)
-def test_a_task_names_the_model_that_ships_with_weights(task):
-    found = find(task)
+def test_a_task_has_a_model_that_ships_with_weights(task):
+    found = find(shipped_model(task))
     assert found.task == task and found.weights == shipped.asset(f'{found.name}.safetensors')
     assert Path(found.cfg.filename).samefile(ROOT / zoo.SHIPPED[found.name])
-    assert find(found.name)[:2] == found[:2]
+
+
+def test_the_name_of_a_task_is_its_best_model_here():
+    assert find('pose')[:2] == find('VMPose-T-S2')[:2]
+    assert find('mesh').name == find('lift').name == 'VMPose-T-S2+lift'
 
 
 def test_shipped_weights_of_a_config_keep_that_config():

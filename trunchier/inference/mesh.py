@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,11 +75,15 @@ class MeshPredictor(Predictor):
         path = dict(path=str(body_model)) if body_model is not None else None
         self.body = BodyModel(**(path or cfg.model.get('body_model') or {})).to(self.device)
         self.faces = self.body.faces
-        step = pipeline_steps(cfg).get('CropPerson', dict(type='CropPerson'))
-        # Large boxes are blurred as in 4D-Humans' demo, unless the config decides; its evaluation
-        # does not blur.
-        self.crop_person = TRANSFORMS.build(dict(antialias='demo') | dict(step))
         self.fields = {name: field.shape for name, field in person().items() if name in PREDICTED}
+
+    @cached_property
+    def crop_person(self) -> Callable:
+        """Large boxes are blurred as in 4D-Humans' demo, unless the config decides; its evaluation
+        does not blur.
+        """
+        step = pipeline_steps(self.cfg).get('CropPerson', dict(type='CropPerson'))
+        return TRANSFORMS.build(dict(antialias='demo') | dict(step))
 
     def crop_box(self, image: np.ndarray, box: np.ndarray) -> Crop:
         """The columns that the backbone sees of 4D-Humans' square crop."""

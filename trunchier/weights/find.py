@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from mmengine.registry import MODELS, init_default_scope
@@ -24,11 +24,16 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 
+LIFTED = '+lift'  # after the name of a pose model: bodies from its keypoints
+LIFTS = 'mesh'  # the task for which that is better than the shipped model
+
+
 class Found(NamedTuple):
     """A model: the paper's name or the config's stem, task, a copy of the config, weights.
 
     `renames` are those of the weights' keys, see `recognize.recognize`; `notes` say what was
-    guessed of the weights; `smpl`: whether they were trained for SMPL's body.
+    guessed of the weights; `smpl`: whether they were trained for SMPL's body; `lifted`: whether
+    its results are lifted to bodies.
     """
 
     name: str
@@ -38,11 +43,16 @@ class Found(NamedTuple):
     renames: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     smpl: bool = False
+    lifted: bool = False
 
     @property
     def row(self) -> zoo.Task:
         """Row of its task in `zoo.TASKS`."""
         return zoo.TASKS[self.task]
+
+    def predictor(self) -> Any:
+        """Class of its predictor, a subclass of `inference.predictor.Predictor`."""
+        return self.row.load('lifter' if self.lifted else 'predictor')
 
     def required_weights(self) -> Path:
         """Path of the weights; official ones of this model are downloaded, with a word.
@@ -52,8 +62,9 @@ class Found(NamedTuple):
         """
         if self.weights is not None:
             return self.weights
-        if self.name in RELEASES:
-            return fetch(self.name)
+        name = self.name.removesuffix(LIFTED)
+        if name in RELEASES:
+            return fetch(name)
         message = (
             f'no weights of {self.name} ship with this package, and a model with random weights '
             'predicts nothing: give weights=FILE (--weights FILE), such as a checkpoint that '
@@ -80,7 +91,8 @@ def find(
     Args:
         model: the paper's name (`VMPose-T-S3`), the file name or the path of a config, a Config, a
             task (its model that ships with weights), or an encoder's name (`vm-t-s3`), which also
-            needs `task`. None: what the weights are recognized as.
+            needs `task`. A pose model's name and '+lift', or 'lift' for ours: bodies lifted from
+            its keypoints, see `models.lifting`. None: what the weights are recognized as.
         weights: path or http(s) address; None: those that ship with this package, if any.
         task: key of `zoo.TASKS`; None: that of the model.
         renames: of the weights' keys, see `recognize.recognize`.
@@ -91,6 +103,14 @@ def find(
             encoder without a task, or weights of a config with crops of another size.
         CheckpointError: weights of an unknown layout.
     """
+    if isinstance(model, str) and f'+{model}'.endswith(LIFTED):
+        if task not in (None, 'mesh'):
+            raise ValueError(f'{model} gives bodies, task mesh; not {task}')
+        pose = model.removesuffix('lift').removesuffix('+') or 'pose'
+        found = find(pose, weights, 'pose', renames)
+        return found._replace(name=f'{found.name}{LIFTED}', lifted=True)
+    if model == LIFTS and weights is None:
+        return find('lift', task=task)
     if isinstance(model, str) and model in zoo.TASKS:
         model, task = shipped_model(model), model
     if model is None:

@@ -51,6 +51,7 @@ class Task(NamedTuple):
         predictor, inferencer, graph: `module:class` below `trunchier`, see `load`: crops and
             decodes; runs over images and videos; goes into exported files.
         exported: the same of the predictor of exported files without torch; '': there is none.
+        lifter: the same of a predictor that makes bodies of this task's results, if there is one.
         model: (name, row) of an encoder -> the part of the model's config that it decides, less
             the neck.
     """
@@ -65,6 +66,7 @@ class Task(NamedTuple):
     graph: str
     model: Callable[[str, Encoder], dict[str, Any]]
     exported: str = ''
+    lifter: str = ''
 
     def paper_name(self, name: str) -> str:
         """The paper's name of the model of an encoder: 'swin-t-s3' -> 'SwinPose-T-S3'."""
@@ -74,7 +76,7 @@ class Task(NamedTuple):
         return pattern.format(family=row.backbone.paper, size=size, stages=row.num_stages)
 
     def load(self, role: str) -> Any:
-        """Import the class of a role: 'predictor', 'inferencer' or 'graph'."""
+        """Import the class of a role: 'predictor', 'inferencer', 'graph' or 'lifter'."""
         module, _, name = getattr(self, role).partition(':')
         package = __package__.partition('.')[0]
         return getattr(importlib.import_module(f'{package}.{module}'), name)
@@ -97,6 +99,7 @@ TASKS = {
         graph='deploy.graph:PoseGraph',
         model=_pose_model,
         exported='inference.exported:ExportedPose',
+        lifter='inference.lift:LiftPredictor',
     ),
     'mesh': Task(
         folder='mesh',

@@ -1,0 +1,75 @@
+"""Bodies lifted from the keypoints of a pose model."""
+
+import numpy as np
+import pytest
+import torch
+
+from trunchier.deploy.export import export
+from trunchier.inference.inferencer import Inferencer
+from trunchier.inference.lift import LiftPredictor
+from trunchier.inference.mesh import MeshInferencer
+from trunchier.inference.pose import PoseInferencer
+from trunchier.models.lifting import load_lifter
+from trunchier.weights.find import find
+
+
+@pytest.fixture(scope='module')
+def infer():
+    return MeshInferencer('VMPose-T-S2+lift', device='cpu', batch_size=2)
+
+
+def test_the_body_is_that_of_the_keypoints_and_stands_on_them(infer, image, boxes, undeployed):
+    poses = next(PoseInferencer('VMPose-T-S2', device='cpu')(image, bboxes=boxes)).pred_instances
+    bodies = next(infer(image, bboxes=boxes)).pred_instances
+    keypoints, scores = (
+        torch.from_numpy(np.float32(each)) for each in (poses.keypoints, poses.keypoint_scores)
+    )
+    expected = load_lifter().lift(keypoints, scores.clamp(0, 1))
+    for name in ('global_orient', 'body_pose', 'betas'):
+        np.testing.assert_allclose(bodies[name], expected[name], atol=2e-3)
+    # The crop's camera is far away, and puts the joints where the lifter's does.
+    scale, shift = expected['camera'][:, None].split((1, 2), 2)
+    shown = scale * (torch.from_numpy(bodies.joints[..., :2]) + shift)
+    size = np.ptp(bodies.keypoints, axis=1).max()
+    np.testing.assert_allclose(bodies.keypoints, shown, atol=0.03 * size)
+
+
+def test_lift_alone_is_our_pose_model_lifted():
+    found = find('lift')
+    assert found == find('VMPose-T-S2+lift', task='mesh')._replace(cfg=found.cfg)
+    assert found.lifted and found.name == 'VMPose-T-S2+lift' and found.weights.is_file()
+    assert found.predictor() is LiftPredictor and find('pose').predictor() is not LiftPredictor
+
+
+@pytest.mark.parametrize(
+    'name, task, message',
+    [
+        ('VMHMR2.0-T-S2+lift', None, 'is a mesh model, not pose'),
+        ('VMPose-T-S9+lift', None, "no model 'VMPose-T-S9'; did you mean VMPose-T-S"),
+        ('VMPose-T-S2+lift', 'pose', r'VMPose-T-S2\+lift gives bodies, task mesh; not pose'),
+    ],
+)
+def test_what_cannot_be_lifted_is_named(name, task, message):
+    with pytest.raises(ValueError, match=message):
+        find(name, task=task)
+
+
+def test_a_model_of_other_keypoints_is_refused():
+    found = find('VMPose-T-S2')
+    meta = dict(
+        num_keypoints=17, flip_indices=[*range(17)], keypoint_id2name=dict(enumerate('abcdefghij'))
+    )
+    with pytest.raises(ValueError, match="8 of COCO's keypoints; this model has 0 of them"):
+        LiftPredictor(found.cfg, None, 'cpu', 'fp32', meta)
+
+
+def test_meshes_of_a_lifted_model_are_written(infer, image, boxes, tmp_path):
+    results = list(infer(image, bboxes=boxes[:1], out_dir=tmp_path, save='json,obj'))
+    assert results[0].pred_instances.vertices.shape == (1, 6890, 3)
+    assert {path.suffix for path in tmp_path.rglob('*') if path.is_file()} == {'.json', '.obj'}
+    assert isinstance(infer, Inferencer) and infer.name == 'VMPose-T-S2+lift'
+
+
+def test_what_is_exported_is_the_pose_model(tmp_path):
+    with pytest.raises(ValueError, match=r'export VMPose-T-S2, whose keypoints'):
+        export('VMPose-T-S2+lift', path=tmp_path / 'model.onnx')
