@@ -8,7 +8,7 @@ from trunchier.deploy.export import export
 from trunchier.inference.inferencer import Inferencer
 from trunchier.inference.lift import LiftPredictor
 from trunchier.inference.mesh import MeshInferencer
-from trunchier.inference.pose import PoseInferencer
+from trunchier.inference.pose import PoseInferencer, PosePredictor
 from trunchier.models.lifting import load_lifter
 from trunchier.weights.find import find
 
@@ -38,7 +38,8 @@ def test_lift_alone_is_our_pose_model_lifted():
     found = find('lift')
     assert found == find('VMPose-T-S2+lift', task='mesh')._replace(cfg=found.cfg)
     assert found.lifted and found.name == 'VMPose-T-S2+lift' and found.weights.is_file()
-    assert found.predictor() is LiftPredictor and find('pose').predictor() is not LiftPredictor
+    assert found.row.load('predictor') is LiftPredictor
+    assert find('pose').row.load('predictor') is PosePredictor
 
 
 @pytest.mark.parametrize(

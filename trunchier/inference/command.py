@@ -343,7 +343,7 @@ def _check_names(names, weights, task):
 def _options(models, options):
     """Those of `options` that the predictor of each model takes; ValueError if none takes one."""
     options = {name: value for name, value in options.items() if value is not False}
-    taken = [_accepted(model.predictor(), options) for model in models]
+    taken = [_accepted(model.row.load('predictor'), options) for model in models]
     if unused := sorted(options.keys() - {name for each in taken for name in each}):
         names = ', '.join(f'--{name.replace("_", "-")}' for name in unused)
         raise ValueError(f'{names}: not of {" and ".join(model.name for model in models)}')
@@ -368,7 +368,7 @@ def _check(args, found, models, out_dir):
     """Raise what the run would raise later."""
     for model in models:
         model.required_weights()
-        check_formats(args['save'], model.predictor().has_meshes)
+        check_formats(args['save'], model.row.load('predictor').has_meshes)
     if args['bboxes']:
         detection.GivenBoxes.of(args['bboxes']).missing(found)
     if args['body_model'] and not os.path.isfile(args['body_model']):

@@ -96,7 +96,8 @@ class Inferencer:
         log.log(logging.WARNING if note else logging.INFO, '%s', provenance(found, note))
         if cfg_options:
             found.cfg.merge_from_dict(cfg_options)
-        self.predictor: Predictor = found.predictor().load(found, device, precision, **options)
+        kind = found.row.load('predictor')
+        self.predictor: Predictor = kind.load(found, device, precision, **options)
         self.batch_size, self.track, self.max_pixels = batch_size, track, max_pixels
         self.smooth = dict(smooth) if isinstance(smooth, dict) else ({} if smooth else None)
         own_body = self.predictor.settings.get('body_model')

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from mmengine.registry import MODELS, init_default_scope
@@ -47,12 +47,9 @@ class Found(NamedTuple):
 
     @property
     def row(self) -> zoo.Task:
-        """Row of its task in `zoo.TASKS`."""
-        return zoo.TASKS[self.task]
-
-    def predictor(self) -> Any:
-        """Class of its predictor, a subclass of `inference.predictor.Predictor`."""
-        return self.row.load('lifter' if self.lifted else 'predictor')
+        """Row of its task in `zoo.TASKS`; that of lifted results has another predictor."""
+        row = zoo.TASKS[self.task]
+        return row._replace(predictor=row.lifter) if self.lifted else row
 
     def required_weights(self) -> Path:
         """Path of the weights; official ones of this model are downloaded, with a word.
