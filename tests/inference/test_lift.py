@@ -47,7 +47,7 @@ def test_lift_alone_is_our_pose_model_lifted():
     [
         ('VMHMR2.0-T-S2+lift', None, 'is a mesh model, not pose'),
         ('VMPose-T-S9+lift', None, "no model 'VMPose-T-S9'; did you mean VMPose-T-S"),
-        ('VMPose-T-S2+lift', 'pose', r'VMPose-T-S2\+lift gives bodies, task mesh; not pose'),
+        ('VMPose-T-S2+lift', 'pose', r'VMPose-T-S2\+lift gives results of the task mesh, not pose'),
     ],
 )
 def test_what_cannot_be_lifted_is_named(name, task, message):

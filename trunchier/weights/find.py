@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 
 LIFTED = '+lift'  # after the name of a pose model: bodies from its keypoints
-LIFTS = 'mesh'  # the task for which that is better than the shipped model
 
 
 class Found(NamedTuple):
@@ -101,14 +100,14 @@ def find(
         CheckpointError: weights of an unknown layout.
     """
     if isinstance(model, str) and f'+{model}'.endswith(LIFTED):
-        if task not in (None, 'mesh'):
-            raise ValueError(f'{model} gives bodies, task mesh; not {task}')
-        pose = model.removesuffix('lift').removesuffix('+') or 'pose'
-        found = find(pose, weights, 'pose', renames)
+        source, row = next(each for each in zoo.TASKS.items() if each[1].lifter)
+        if task not in (None, row.lifted):
+            raise ValueError(f'{model} gives results of the task {row.lifted}, not {task}')
+        found = find(model.removesuffix('lift').rstrip('+') or source, weights, source, renames)
         return found._replace(name=f'{found.name}{LIFTED}', lifted=True)
-    if model == LIFTS and weights is None:
-        return find('lift', task=task)
     if isinstance(model, str) and model in zoo.TASKS:
+        if weights is None and zoo.TASKS[model].best:
+            return find(zoo.TASKS[model].best, task=task)
         model, task = shipped_model(model), model
     if model is None:
         if weights is None:

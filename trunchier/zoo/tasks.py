@@ -51,7 +51,9 @@ class Task(NamedTuple):
         predictor, inferencer, graph: `module:class` below `trunchier`, see `load`: crops and
             decodes; runs over images and videos; goes into exported files.
         exported: the same of the predictor of exported files without torch; '': there is none.
-        lifter: the same of a predictor that makes bodies of this task's results, if there is one.
+        lifter: the same of a predictor that lifts this task's results to those of the task
+            `lifted`; '': there is none.
+        best: the best model that ships here, '': that of this task with weights.
         model: (name, row) of an encoder -> the part of the model's config that it decides, less
             the neck.
     """
@@ -67,6 +69,8 @@ class Task(NamedTuple):
     model: Callable[[str, Encoder], dict[str, Any]]
     exported: str = ''
     lifter: str = ''
+    lifted: str = ''
+    best: str = ''
 
     def paper_name(self, name: str) -> str:
         """The paper's name of the model of an encoder: 'swin-t-s3' -> 'SwinPose-T-S3'."""
@@ -100,6 +104,7 @@ TASKS = {
         model=_pose_model,
         exported='inference.exported:ExportedPose',
         lifter='inference.lift:LiftPredictor',
+        lifted='mesh',
     ),
     'mesh': Task(
         folder='mesh',
@@ -111,6 +116,7 @@ TASKS = {
         inferencer='inference.mesh:MeshInferencer',
         graph='deploy.graph:MeshGraph',
         model=_mesh_model,
+        best='lift',
     ),
 }
 
