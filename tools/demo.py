@@ -3,8 +3,8 @@
 
 Trains a pose model on synthetic people with tools/train.py and tests it on others with
 tools/test.py; then a mesh model that starts from it. Prints their scores beside those of untrained
-models and of the mean of the training people, and draws demo/pose.png and demo/mesh.png. With
---photos it then predicts on your images, with the weights that ship with the package.
+models and of the mean of the training people, beside bodies that the lifter of the package makes of the
+pose model's keypoints, and draws demo/pose.png, demo/mesh.png and demo/lifted.png. With --photos it then predicts on your images, with the weights that ship with the package.
 
     python tools/demo.py [--pose-only] [--photos DIR] [--out demo]
 """
@@ -34,6 +34,7 @@ from trunchier.geometry import axis_angle_to_matrix
 from trunchier.inference.mesh import MeshInferencer
 from trunchier.inference.pose import PoseInferencer
 from trunchier.models import BodyModel
+from trunchier.synthetic.people import BOX_PADDING
 from trunchier.zoo import TASKS
 
 TOOLS = Path(__file__).resolve().parent
@@ -64,11 +65,11 @@ def main() -> None:
     out = Path(args.out)
     make_people(out, not args.pose_only)
 
-    config = config_for('td-hm_vm-t-s2_synthetic-128x96.py', out)
-    trained = train(config, out / 'pose')
+    pose_config = config = config_for('td-hm_vm-t-s2_synthetic-128x96.py', out)
+    pose = trained = train(config, out / 'pose')
     results = {'pose': {
         'untrained': test(config, untrained(config, out), out / 'pose_untrained'),
-        'mean pose': test_constant(config, mean_keypoints(out)),
+        'mean pose': test_function(config, mean_keypoints(out)),
         'trained': test(config, trained, out / 'pose'),
     }}  # fmt: skip
     print_table('Keypoints', results['pose'], POSE_COLUMNS)
@@ -81,12 +82,16 @@ def main() -> None:
         keypoints, joints = mean_joints(people)
         results['mesh'] = {
             'untrained': test(config, untrained(config, out), out / 'mesh_untrained'),
-            'mean joints': test_constant(config, always(keypoints, joints)),
-            'mean body': test_constant(config, always(keypoints, mean_body(people))),
+            'mean joints': test_function(config, always(keypoints, joints)),
+            'mean body': test_function(config, always(keypoints, mean_body(people))),
             'trained': test(config, trained, out / 'mesh'),
         }
+        # The lifter of this package, behind the pose model that was trained above.
+        lifter = MeshInferencer(f'{pose_config}+lift', str(pose), detector='whole_image')
+        results['mesh']['lifted'] = test_function(config, lifted(lifter))
         print_table('Bodies', results['mesh'], MESH_COLUMNS)
         draw(MeshInferencer(str(config), str(trained)), out, 'mesh.png')
+        draw(lifter, out, 'lifted.png')
 
     (out / 'results.json').write_text(json.dumps(results, indent=1) + '\n')
     print(f'\nimages in {out}/; {(time.time() - begin) / 60:.1f} minutes in total')
@@ -210,6 +215,19 @@ def always(keypoints: np.ndarray, joints: np.ndarray) -> Callable:
     return predict
 
 
+def lifted(infer: Callable) -> Callable:
+    """Predictor by an inferencer, of the annotated box."""
+
+    def predict(sample):
+        half = np.array(sample.box_scale) * 100 / BOX_PADDING
+        center = np.array(sample.input_center)
+        box = np.concatenate((center - half, center + half))[None]
+        people = next(infer(sample.img_path, bboxes=box)).pred_instances
+        return dict(keypoints=people.keypoints, joints=people.joints)
+
+    return predict
+
+
 def mean_joints(people: list[dict]) -> tuple[np.ndarray, np.ndarray]:
     """Mean keypoints in the crop (44, 2) and mean joints (44, 3) relative to the pelvis."""
     crop = CropPerson(size=128, aspect=(192, 256))
@@ -239,8 +257,8 @@ def some_people(out: Path) -> list[dict]:
     return [dataset.record(i) for i in range(0, len(dataset), 5)]
 
 
-def test_constant(config: Path, predict: Callable) -> dict[str, float]:
-    """Metrics of a predictor that ignores the image, by the config's own evaluator."""
+def test_function(config: Path, predict: Callable) -> dict[str, float]:
+    """Metrics of a function of samples, by the config's own evaluator."""
     cfg = Config.fromfile(config)
     init_default_scope('mmpose')
     dataset = DATASETS.build(cfg.test_dataloader.dataset)

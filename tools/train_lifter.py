@@ -21,9 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trunchier.conventions import EVAL_14_IN_44
+from trunchier.conventions import COCO_17, EVAL_14_IN_44, JOINTS_44
+from trunchier.datasets.npz import read_people_npz
 from trunchier.files import whole_file
 from trunchier.geometry import SkinnedPoints, align_similarity, axis_angle_to_matrix
+from trunchier.inference.mesh import MeshInferencer
 from trunchier.inference.pose import PosePredictor
 from trunchier.models.lifting import BodyLifter, load_lifter
 from trunchier.synthetic.keypoints import (
@@ -34,7 +36,7 @@ from trunchier.synthetic.keypoints import (
     read_errors,
     size_of,
 )
-from trunchier.synthetic.people import SyntheticPeople
+from trunchier.synthetic.people import BOX_PADDING, SyntheticPeople
 from trunchier.weights.find import find
 from trunchier.weights.load import save_weights
 
@@ -78,6 +80,8 @@ def _arguments():
     test.add_argument('weights', nargs='?', help='default: those of the package')
     test.add_argument('--errors', help='also from the keypoints of this file of `errors`')
     test.add_argument('--num', type=int, default=2000)
+    test.add_argument('--people', nargs='+', default=[], metavar='NPZ', help='annotated people')
+    test.add_argument('--images', default='.', help='folder of their images')
     test.set_defaults(run=test_lifter)
     return parser.parse_args()
 
@@ -198,18 +202,47 @@ def test_lifter(args: argparse.Namespace) -> None:
         body = rotations, found['betas']
         sets['keypoints of the model'] = keypoints, found['scores'], *body
         sets['the same people, exact'] = found['truth'], torch.ones_like(found['scores']), *body
-    print(f'{"":24}{"people":>8}{"MPJPE":>8}{"PA-MPJPE":>10}  mm')
+    print(f'{"":36}{"people":>8}{"MPJPE":>8}{"PA-MPJPE":>10}  mm')
     for name, (keypoints, scores, *body) in sets.items():
         out = lifter.lift(keypoints, scores)
         rotations = torch.cat((out['global_orient'], out['body_pose']), 1)
-        ours, truth = (
-            _centered(points(*each)[1])[:, EXTRA] * 1000
-            for each in ((rotations, out['betas']), body)
-        )
-        error, aligned = (
-            (each - truth).norm(dim=-1).mean() for each in (ours, align_similarity(ours, truth))
-        )
-        print(f'{name:24}{len(truth):8}{error:8.1f}{aligned:10.1f}')
+        _print(name, *(points(*each)[1][:, EXTRA] for each in ((rotations, out['betas']), body)))
+    for file in args.people:
+        people = read_people_npz(file)
+        truth = torch.from_numpy(people['keypoints_3d'])[:, EVAL_14_IN_44, :3]
+        keypoints, scores = _coco_of(torch.from_numpy(people['keypoints_2d']))
+        out = lifter.lift(keypoints, scores)
+        rotations = torch.cat((out['global_orient'], out['body_pose']), 1)
+        name = Path(file).stem
+        _print(f'{name}, annotated', points(rotations, out['betas'])[1][:, EXTRA], truth)
+        infer = MeshInferencer('lift', device='cpu', detector='whole_image', lifter=args.weights)
+        joints = []
+        for row in range(len(truth)):
+            image = next(Path(args.images).rglob(Path(people['imgname'][row]).name))
+            center, half = people['center'][row], people['scale'][row] * 100 / BOX_PADDING
+            box = np.concatenate((center - half, center + half))[None]
+            joints.append(next(infer(image, bboxes=box)).pred_instances.joints[0])
+        joints = torch.from_numpy(np.stack(joints))[:, EVAL_14_IN_44]
+        _print(f'{name}, found by {infer.name.partition("+")[0]}', joints, truth)
+
+
+def _print(name, joints, truth):
+    """MPJPE and PA-MPJPE of 14 joints (P, 14, 3), centered on the hips."""
+    ours, truth = (1000 * (each - each[:, 2:4].mean(1, keepdim=True)) for each in (joints, truth))
+    aligned = align_similarity(ours, truth)
+    error, least = ((each - truth).norm(dim=-1).mean() for each in (ours, aligned))
+    print(f'{name:36}{len(truth):8}{error:8.1f}{least:10.1f}')
+
+
+def _coco_of(keypoints):
+    """Annotated (P, 44, 3) as COCO's (P, 17, 2) and scores, 0 where there is no such point."""
+    found = torch.zeros(len(keypoints), len(COCO_17), 3)
+    for index, name in enumerate(COCO_17):
+        for other in (f'extra_{name}', name):
+            if other in JOINTS_44:
+                row = keypoints[:, JOINTS_44.index(other)]
+                found[:, index] = torch.where(row[:, 2:] > 0, row, found[:, index])
+    return found[..., :2], (found[..., 2] > 0).float()
 
 
 if __name__ == '__main__':

@@ -129,7 +129,8 @@ def load_lifter(path: str | Path | None = None) -> BodyLifter:
     try:
         lifter.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     except (RuntimeError, AttributeError) as error:
+        keys = ', '.join(sorted(map(str, state))[:3]) if isinstance(state, dict) else type(state)
         raise CheckpointError(
-            f'{path} holds no BodyLifter, as tools/train_lifter.py writes it: {error}'
+            f'{path} holds no BodyLifter, as tools/train_lifter.py writes it, but {keys}...'
         ) from error
     return lifter.eval()
