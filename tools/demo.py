@@ -3,7 +3,7 @@
 
 Trains a pose model on synthetic people with tools/train.py and tests it on others with
 tools/test.py; then a mesh model that starts from it. Prints their scores beside those of untrained
-models, of the mean of the training people, and of the bodies that the lifter of the package makes of
+models, of the mean of the training people, and of bodies that the lifter of the package makes of
 that pose model's keypoints, and draws demo/pose.png, demo/mesh.png and demo/lifted.png. With
 --photos it then predicts on your images, with the weights that ship with the package.
 
