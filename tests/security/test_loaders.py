@@ -22,6 +22,7 @@ import make_shards
 import numpy as np
 import pytest
 import run
+import split
 import torch
 from mmengine.model import BaseModel, BaseModule
 from mmengine.runner import Runner
@@ -34,9 +35,11 @@ from trunchier.datasets.transforms import load_real_poses
 from trunchier.deploy.runtime import ExportedNetwork
 from trunchier.files import pickles, read_npz
 from trunchier.inference.detection import GivenBoxes, YoloxDetector
+from trunchier.inference.exported import exported_models
 from trunchier.inference.pose import PoseInferencer
 from trunchier.inference.sources import find, read
 from trunchier.models.create import create_backbone, create_model
+from trunchier.models.distillers import read_token
 from trunchier.models.lifting import load_lifter
 from trunchier.models.mesh.body import SHAPES, BodyModel
 from trunchier.models.mesh.hmr2_head import MEAN_PARAMS, read_mean_params
@@ -64,11 +67,11 @@ READERS = {
     'trunchier/files/images.py': PICTURE,
     'trunchier/files/pickles.py': {'pickle'},
     'trunchier/inference/detection.py': {'boxes', 'yolox'},
-    'trunchier/inference/exported.py': 'metadata of ONNX, see tests/inference/test_exported.py',
+    'trunchier/inference/exported.py': {'model without torch'},
     'trunchier/inference/results.py': OWN,
     'trunchier/inference/sources.py': {'sources'},
     'trunchier/inference/writers.py': OWN,
-    'trunchier/models/distillers.py': {'weights'},
+    'trunchier/models/distillers.py': {'token'},
     'trunchier/models/lifting.py': {'lifter'},
     'trunchier/models/mesh/body.py': {'body'},
     'trunchier/models/mesh/hmr2_head.py': {'mean parameters'},
@@ -97,7 +100,7 @@ READERS = {
     'tools/make_shards.py': {'make_shards'},
     'tools/model_table.py': OWN,
     'tools/run.py': {'script of trunchier run'},
-    'tools/split.py': {'weights'},
+    'tools/split.py': {'split'},
     'tools/test.py': USER,
     'tools/train.py': USER,
     'tools/train_lifter.py': OWN,
@@ -224,6 +227,9 @@ ENTRIES = {
     'pickle': lambda path: pickles.load(path),
     'npz': lambda path: read_npz(path),
     'body': body_by_config,
+    'token': lambda path: read_token(path),
+    'model without torch': lambda path: exported_models([], [path], 'cpu'),
+    'split': lambda path: split.main([str(path), '--expert', 'coco']),
     'lifter': lambda path: load_lifter(path),
     'errors of a 2D model': lambda path: read_errors(path),
     'mean parameters': lambda path: read_mean_params(path),

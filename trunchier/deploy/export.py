@@ -29,7 +29,7 @@ from torch import nn
 from ..files.optional import need
 from ..files.version import PRODUCER
 from ..files.whole import scratch_folder
-from ..weights.find import LIFTED, build_model, find, find_config
+from ..weights.find import build_model, find, find_config
 from ..weights.load import load_checkpoint
 from .graph import LAYOUTS, NO_BODY, describe, make_graph
 from .lower import PRECISIONS, lower
@@ -76,8 +76,9 @@ def export(
     """
     found = find_config(model) if weights == RANDOM else find(model, weights)
     if found.lifted:
-        pose = found.name.removesuffix(LIFTED)
-        raise ValueError(f'export {pose}, whose keypoints are lifted to bodies after its network')
+        raise ValueError(
+            f'export {found.source}, whose keypoints are lifted to bodies after its network'
+        )
     path = Path(path or found.name + FORMATS[format or 'onnx'])
     if format and path.suffix != FORMATS[format]:
         raise ValueError(f'{format} files end in {FORMATS[format]}, got {path}')

@@ -333,8 +333,9 @@ def _check_names(names, weights, task):
     if names and weights and len(weights) != len(names):
         raise ValueError(f'{len(names)} models and {len(weights)} weights; give one file per model')
     for name in names:
+        name, own = zoo.lifted_of(name, task) or (name, task)
         if not name.endswith('.py') and name not in zoo.TASKS:
-            zoo.known_name(name, task)
+            zoo.known_name(name, own)
     for file in weights:
         if not sources.is_url(file) and not os.path.isfile(file):
             raise FileNotFoundError(f'no file of weights {file} (from {Path.cwd()})')

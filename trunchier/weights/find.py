@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 
-LIFTED = '+lift'  # after the name of a pose model: bodies from its keypoints
-
-
 class Found(NamedTuple):
     """A model: the paper's name or the config's stem, task, a copy of the config, weights.
 
@@ -50,6 +47,11 @@ class Found(NamedTuple):
         row = zoo.TASKS[self.task]
         return row._replace(predictor=row.lifter) if self.lifted else row
 
+    @property
+    def source(self) -> str:
+        """Name of the model itself, whose results may be lifted."""
+        return self.name.removesuffix(zoo.LIFTED)
+
     def required_weights(self) -> Path:
         """Path of the weights; official ones of this model are downloaded, with a word.
 
@@ -58,9 +60,8 @@ class Found(NamedTuple):
         """
         if self.weights is not None:
             return self.weights
-        name = self.name.removesuffix(LIFTED)
-        if name in RELEASES:
-            return fetch(name)
+        if self.source in RELEASES:
+            return fetch(self.source)
         message = (
             f'no weights of {self.name} ship with this package, and a model with random weights '
             'predicts nothing: give weights=FILE (--weights FILE), such as a checkpoint that '
@@ -99,12 +100,9 @@ def find(
             encoder without a task, or weights of a config with crops of another size.
         CheckpointError: weights of an unknown layout.
     """
-    if isinstance(model, str) and f'+{model}'.endswith(LIFTED):
-        source, row = next(each for each in zoo.TASKS.items() if each[1].lifter)
-        if task not in (None, row.lifted):
-            raise ValueError(f'{model} gives results of the task {row.lifted}, not {task}')
-        found = find(model.removesuffix('lift').rstrip('+') or source, weights, source, renames)
-        return found._replace(name=f'{found.name}{LIFTED}', lifted=True)
+    if isinstance(model, str) and (lifted := zoo.lifted_of(model, task)):
+        found = find(lifted[0], weights, lifted[1], renames)
+        return found._replace(name=found.name + zoo.LIFTED, lifted=True)
     if isinstance(model, str) and model in zoo.TASKS:
         if weights is None and zoo.TASKS[model].best:
             return find(zoo.TASKS[model].best, task=task)

@@ -1,8 +1,10 @@
 """The models of the paper as tables, and the configs made of them. Data only."""
 
 from .configs import (
+    LIFTED,
     config_path,
     known_name,
+    lifted_of,
     list_models,
     model_cfg,
     models,
@@ -16,7 +18,8 @@ from .releases import BY_HAND, SHIPPED, WEIGHTS
 from .tasks import MESH_DECODERS, TASKS, Task, task
 
 __all__ = [
-    'ARCHS', 'BACKBONES', 'BY_HAND', 'ENCODERS', 'MESH_DECODERS', 'SHIPPED', 'TASKS', 'Task',
-    'WEIGHTS', 'backbone_cfg', 'config_path', 'encoder', 'known_name', 'list_models', 'model_cfg',
-    'models', 'names', 'neck_cfg', 'optim_cfg', 'paper_name', 'plain_arch', 'task', 'timm_cfg',
+    'ARCHS', 'BACKBONES', 'BY_HAND', 'ENCODERS', 'LIFTED', 'MESH_DECODERS', 'SHIPPED', 'TASKS',
+    'Task', 'WEIGHTS', 'backbone_cfg', 'config_path', 'encoder', 'known_name', 'lifted_of',
+    'list_models', 'model_cfg', 'models', 'names', 'neck_cfg', 'optim_cfg', 'paper_name',
+    'plain_arch', 'task', 'timm_cfg',
 ]  # fmt: skip

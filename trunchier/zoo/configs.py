@@ -69,6 +69,9 @@ def optim_cfg(name: str) -> dict[str, Any]:
     return dict(paramwise_cfg=dict(layer_decay_rate=encoder(name).backbone.layer_decay))
 
 
+LIFTED = '+lift'  # after the name of a model: its results, lifted
+
+
 def paper_name(name: str, task: str) -> str:
     """The paper's name of a model: `('swin-t-s3', 'mesh')` -> `SwinHMR2.0-T-S3`."""
     return task_row(task).paper_name(name)
@@ -95,6 +98,23 @@ def names() -> dict[str, str]:
     for name, (of, task) in models().items():
         known[PurePosixPath(config_path(of, task)).stem] = name
     return known
+
+
+def lifted_of(text: str, task: str | None = None) -> tuple[str, str] | None:
+    """Name and task of the model whose results a name lifts: 'ViTPose-B+lift', or 'lift' for ours.
+
+    Returns:
+        None: the name lifts nothing.
+
+    Raises:
+        ValueError: another `task` is wanted than that of lifted results.
+    """
+    if not f'+{text}'.endswith(LIFTED):
+        return None
+    source, row = next(each for each in TASKS.items() if each[1].lifter)
+    if task not in (None, row.lifted):
+        raise ValueError(f'{text} gives results of the task {row.lifted}, not {task}')
+    return text.removesuffix('lift').rstrip('+') or source, source
 
 
 def known_name(text: str, task: str | None = None) -> str:
