@@ -6,7 +6,7 @@ import torch
 
 from trunchier.deploy.export import export
 from trunchier.inference.inferencer import Inferencer
-from trunchier.inference.lift import LiftPredictor
+from trunchier.inference.lift import COCO_17_IN_44, LiftPredictor, fitted_camera
 from trunchier.inference.mesh import MeshInferencer
 from trunchier.inference.pose import PoseInferencer, PosePredictor
 from trunchier.models.lifting import load_lifter
@@ -27,11 +27,29 @@ def test_the_body_is_that_of_the_keypoints_and_stands_on_them(infer, image, boxe
     expected = load_lifter().lift(keypoints, scores.clamp(0, 1))
     for name in ('global_orient', 'body_pose', 'betas'):
         np.testing.assert_allclose(bodies[name], expected[name], atol=2e-3)
-    # The crop's camera is far away, and puts the joints where the lifter's does.
-    scale, shift = expected['camera'][:, None].split((1, 2), 2)
-    shown = scale * (torch.from_numpy(bodies.joints[..., :2]) + shift)
+    # The crop's camera is far away, and puts the joints where the fitted one does.
+    joints = torch.from_numpy(bodies.joints)
+    camera = fitted_camera(
+        joints[:, COCO_17_IN_44], keypoints, scores.clamp(0, 1), expected['camera']
+    )
+    scale, shift = camera[:, None].split((1, 2), 2)
     size = np.ptp(bodies.keypoints, axis=1).max()
-    np.testing.assert_allclose(bodies.keypoints, shown, atol=0.03 * size)
+    np.testing.assert_allclose(
+        bodies.keypoints, scale * (joints[..., :2] + shift), atol=0.03 * size
+    )
+
+
+def test_a_camera_is_fitted_to_keypoints_and_kept_where_they_do_not_tell():
+    torch.manual_seed(0)
+    points, camera = torch.randn(2, 17, 3), torch.tensor([[150.0, 0.5, 0.3], [90.0, 1.0, -2.0]])
+    keypoints = camera[:, None, :1] * (points[..., :2] + camera[:, None, 1:])
+    scores = torch.rand(2, 17)
+    scores[:, 3] = 0
+    keypoints[:, 3] += 1000  # not known
+    guess = camera * torch.tensor([1.2, 1.0, 1.0])
+    torch.testing.assert_close(fitted_camera(points, keypoints, scores, guess), camera)
+    nowhere = torch.zeros_like(keypoints)
+    assert torch.equal(fitted_camera(points, nowhere, scores, guess), guess)
 
 
 def test_lift_alone_is_our_pose_model_lifted():

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..conventions import COCO_17
+from ..conventions import COCO_17, JOINTS_44
 from ..models.lifting import load_lifter
 from ..models.mesh.estimator import pose_bodies
 from .mesh import MeshPredictor
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from ..deploy.runtime import Network
 
+_LIMBS = (f'extra_{name}' if f'extra_{name}' in JOINTS_44 else name for name in COCO_17)
+COCO_17_IN_44 = [JOINTS_44.index(name) for name in _LIMBS]
 LEAST_KEYPOINTS = 8  # of COCO's that a model must know by name
 
 
@@ -77,7 +79,11 @@ class LiftPredictor(MeshPredictor):
         for index, person in enumerate(self.pose.people(tensors, crops)):
             keypoints[index, ours] = torch.from_numpy(person['keypoints'][theirs]).float()
             scores[index, ours] = torch.from_numpy(person['keypoint_scores'][theirs]).float()
-        bodies = self.lifter.lift(keypoints, scores.clamp(0, 1))
+        scores = scores.clamp(0, 1)
+        bodies = self.lifter.lift(keypoints, scores)
+        pose = (bodies[name].to(self.device) for name in ('global_orient', 'body_pose', 'betas'))
+        points = self.body(*pose)['joints'][:, COCO_17_IN_44].cpu()
+        bodies['camera'] = fitted_camera(points, keypoints, scores, bodies['camera'])
         squares = [replace(crop, size=np.full(2, crop.size.max())) for crop in crops]
         center = torch.from_numpy(np.float32([crop.center for crop in squares]))
         side = torch.from_numpy(np.float32([crop.size[:1] for crop in squares]))
@@ -87,3 +93,25 @@ class LiftPredictor(MeshPredictor):
             {name: each.to(self.device) for name, each in bodies.items()}, self.body
         )
         return super().people({name: each.cpu() for name, each in posed.items()}, squares)
+
+
+def fitted_camera(points: Tensor, keypoints: Tensor, scores: Tensor, guess: Tensor) -> Tensor:
+    """The camera that puts points of a body onto keypoints: least squares, weighted by scores.
+
+    Args:
+        points: (B, K, 3), meters. keypoints: (B, K, 2), in any unit. scores: (B, K), 0 to 1.
+        guess: (B, 3), camera where the points do not tell one, such as two in the same place.
+
+    Returns:
+        (B, 3) as (s, tx, ty): a point X is at s * (X[:2] + t).
+    """
+    weights = scores[..., None].square()
+    total = weights.sum(1, keepdim=True).clamp_min(1e-6)
+    points = points[..., :2]
+    middle, center = ((weights * each).sum(1, keepdim=True) / total for each in (points, keypoints))
+    offsets = points - middle
+    scale = (weights * offsets * (keypoints - center)).sum((1, 2))
+    scale = (scale / (weights * offsets.square()).sum((1, 2)).clamp_min(1e-6))[:, None]
+    usable = (scale > 0.5 * guess[:, :1]) & (scale < 2 * guess[:, :1])
+    camera = torch.cat((scale, center[:, 0] / scale - middle[:, 0]), 1)
+    return torch.where(usable, camera, guess)
