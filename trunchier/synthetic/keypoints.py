@@ -16,7 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..conventions import COCO_17, COCO_17_FLIP, COCO_17_SIGMAS, SMPL_24_FLIP, SMPL_PARENTS
+from ..conventions import (
+    COCO_17,
+    COCO_17_FLIP,
+    COCO_17_SIGMAS,
+    SMPL_24_FLIP,
+    SMPL_PARENTS,
+    person,
+)
 from ..files import read_npz, shipped
 from ..geometry import SkinnedPoints, axis_angle_to_matrix
 from .poses import sample_pose
@@ -31,8 +38,8 @@ SWAP_SHARE = 0.012  # of people, for each of SWAPPED
 ERRORS = {  # arrays of a file of errors
     'errors': (len(COCO_17), 2),  # found less true position, by `size_of` the true ones
     'scores': (len(COCO_17),),
-    'pose': (72,),
-    'betas': (10,),
+    'pose': person()['pose'].shape,
+    'betas': person()['betas'].shape,
     'truth': (len(COCO_17), 2),  # of the same people, pixels
 }
 
