@@ -35,7 +35,6 @@ from trunchier.geometry import axis_angle_to_matrix
 from trunchier.inference.mesh import MeshInferencer
 from trunchier.inference.pose import PoseInferencer
 from trunchier.models import BodyModel
-from trunchier.synthetic.people import BOX_PADDING
 from trunchier.zoo import TASKS
 
 TOOLS = Path(__file__).resolve().parent
@@ -218,6 +217,8 @@ def always(keypoints: np.ndarray, joints: np.ndarray) -> Callable:
 
 def lifted(infer: Callable) -> Callable:
     """Predictor by an inferencer, of the annotated box."""
+
+    from trunchier.synthetic.people import BOX_PADDING  # needs numba
 
     def predict(sample):
         half = np.array(sample.box_scale) * 100 / BOX_PADDING

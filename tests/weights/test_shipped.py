@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from trunchier.conventions import EVAL_14_IN_44, PELVIS
+from trunchier.files import shipped
 from trunchier.inference.mesh import MeshInferencer
 from trunchier.inference.pose import PoseInferencer
+from trunchier.models.lifting import LIFTER
 from trunchier.synthetic.people import SyntheticPeople
 from trunchier.weights.find import find, weights_note
 
@@ -22,11 +24,9 @@ def people():
     return [one['image'][..., ::-1] for one in drawn], [one['people'][0] for one in drawn]
 
 
-@pytest.mark.parametrize('task', MODELS)
+@pytest.mark.parametrize('task', [*MODELS, 'lift'])
 def test_they_are_small_and_labelled(task):
-    found = find(task)
-    path = found.weights
-    assert found.name == MODELS[task]
+    path = shipped.asset(LIFTER) if task == 'lift' else find(MODELS[task]).weights
     assert path.stat().st_size <= 10e6
     assert 'synthetic people only' in weights_note(path)
 
@@ -49,10 +49,11 @@ def test_keypoints_are_where_they_are(people):
     assert np.mean(right) > 0.8  # always the same pose: less than 0.5
 
 
-def test_bodies_are_nearer_than_the_mean_body(people):
+@pytest.mark.parametrize('model', [MODELS['mesh'], 'lift'])
+def test_bodies_are_nearer_than_the_mean_body(people, model):
     images, truth = people
     boxes = [xyxy(person['bbox']) for person in truth]
-    results = MeshInferencer(MODELS['mesh'])(images, bboxes=boxes)
+    results = MeshInferencer(model)(images, bboxes=boxes)
     found = np.stack([centred(result.pred_instances.joints[0]) for result in results])
     wanted = np.stack([centred(person['keypoints_3d'][:, :3]) for person in truth])
     error = np.linalg.norm(found - wanted, axis=-1).mean()
