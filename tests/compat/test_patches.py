@@ -80,6 +80,7 @@ def test_calling_an_absent_op_names_it():
 
 
 @lite_only
+@pytest.mark.slow
 def test_mmdet_can_be_imported_after_mmpretrain_and_this_package():
     run = python('import mmpretrain.models, trunchier, mmdet.models\nprint("imported")')
     assert run.stdout == 'imported\n', run.stderr

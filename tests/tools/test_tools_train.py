@@ -363,6 +363,7 @@ def test_predictions_are_dumped_and_drawn(tested, folder):
 
 
 @pytest.mark.skipif(torch.cuda.device_count() == 1, reason='two processes need two GPUs or none')
+@pytest.mark.slow
 def test_two_processes_predict_as_one(tested, trained, folder):
     run(
         ROOT / 'tools/dist_test.sh',

@@ -76,11 +76,12 @@ def test_tiles_are_transposed_and_copies_scaled():
 
 
 @pytest.mark.skipif(not simd.cpu_has('avx2'), reason='a CPU without AVX2')
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'cpu, features, lanes',
     [
         ('haswell', '+avx,+avx2,+fma', 8),
-        pytest.param('x86-64', '+sse2', 4, marks=pytest.mark.slow),
+        ('x86-64', '+sse2', 4),
     ],
 )
 def test_code_for_older_cpus_computes_the_same(cpu, features, lanes, tmp_path):
