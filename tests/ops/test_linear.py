@@ -17,8 +17,9 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
-def choose(monkeypatch):
+def choose(monkeypatch, tmp_path):
     """Function that sets the variable; before and after a test nothing is chosen or measured."""
+    monkeypatch.setenv('TRUNCHIER_HOME', str(tmp_path))
 
     def choose(name):
         monkeypatch.setenv(module.VARIABLE, name)
@@ -122,6 +123,14 @@ def test_the_faster_backend_is_used(monkeypatch, products, faster):
     assert products == ([None] * 3 if faster == 'onednn' else [])
     assert cpu_linear() == dict.fromkeys(module.KINDS, faster)
     assert sorted(measured) == sorted(module.KINDS), 'each is measured once'
+
+
+def test_the_next_process_chooses_the_same_without_measuring(monkeypatch, choose):
+    monkeypatch.setattr(module, 'measure', lambda kind: {'mkl': 1.0, 'onednn': 0.5})
+    assert cpu_linear() == dict.fromkeys(module.KINDS, 'onednn')
+    choose('')
+    monkeypatch.setattr(module, 'measure', lambda kind: pytest.fail('measured'))
+    assert cpu_linear() == dict.fromkeys(module.KINDS, 'onednn')
 
 
 @torch.no_grad()

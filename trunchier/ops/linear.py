@@ -3,7 +3,8 @@
 On some CPUs MKL runs float32 products at half the speed of oneDNN, which also applies a following
 GELU in the same pass. oneDNN's operator has no gradient of its own and no tracer knows it: it is
 used outside of graphs only, and in training its gradients are such products too, once
-differentiable. The choice is measured once a process, for products of few and of many rows.
+differentiable. The choice is measured once a machine, for products of few and many rows, and kept
+in the cache folder: all processes then get the same results, to the last bit.
 (oneDNN's sum with a residual in the same pass is slower than adding in place.)
 
     TRUNCHIER_CPU_LINEAR=mkl        F.linear always
@@ -20,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..files.decided import decided
 from .cpu import onednn
 from .when import inference_on_cpu, plain_cpu, records_gradient
 
@@ -156,6 +158,11 @@ def faster(kind: str, threads: int) -> str:
     if not onednn.available():
         return 'mkl'
     keep_freed_memory()
+    question = f'product of {kind}, {threads} threads, torch {torch.__version__}'
+    return decided(question, BACKENDS, functools.partial(_measured, kind))
+
+
+def _measured(kind):
     seconds = measure(kind)
     return 'onednn' if seconds['onednn'] < MARGIN * seconds['mkl'] else 'mkl'
 
