@@ -16,6 +16,7 @@ from make_synthetic import cores
 
 from benchmark.networks import DTYPES
 from benchmark.timing import interleaved
+from trunchier.files.decided import cpu_name
 from trunchier.ops.cpu import onednn
 from trunchier.ops.linear import cpu_linear
 
@@ -34,7 +35,7 @@ def environment(device: str = 'cpu') -> dict:
     }
     facts |= {name: number for name in PACKAGES if (number := installed(name))}
     facts |= {
-        'CPU': f'{_cpu_name()}, {cores()} cores',
+        'CPU': f'{cpu_name()}, {cores()} cores',
         'threads': torch.get_num_threads(),
         'load average': f'{os.getloadavg()[0]:.1f}' if hasattr(os, 'getloadavg') else '?',
         'CPU capability': torch.backends.cpu.get_cpu_capability(),
@@ -58,14 +59,6 @@ def _commit():
     command = ['git', '-C', ROOT, 'describe', '--always', '--dirty', '--abbrev=10']
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     return run.stdout.strip() or 'no checkout'
-
-
-def _cpu_name():
-    with contextlib.suppress(OSError):
-        for line in Path('/proc/cpuinfo').read_text().splitlines():
-            if line.startswith('model name'):
-                return line.partition(':')[2].strip()
-    return platform.processor() or platform.machine()
 
 
 @contextlib.contextmanager
