@@ -3,7 +3,7 @@
 The numbers are outputs of the authors' code. No weights are stored: each entry of a state_dict is
 drawn from its official checkpoint key, so that a converted checkpoint can be checked end to end.
 A record of a tensor holds `shape`, `mean`, `std` (population) and either `samples`, the flattened
-tensor at `np.linspace(0, numel - 1, 256)`, or `data`, all of it.
+tensor at `np.linspace(0, numel - 1, 256)` or at `places`, or `data`, all of it.
 """
 
 import json
@@ -52,6 +52,23 @@ def golden_weight(key, shape):
     return np.asarray(w, dtype=np.float32)
 
 
+def golden_lifting_weight(key, shape):
+    """`golden_weight` of lifters, whose tokens and graph matrices have rows of their own."""
+    leaf = key.rsplit('.', 1)[-1]
+    scales = dict.fromkeys(
+        ('Spatial_pos_embed', 'Temporal_pos_embed', 'temp_embed', 'pos_embed_token', 'pos_embed'),
+        (0, 0.2),
+    )
+    scales |= dict(x_token=(0, 1), M=(1, 0.1), adj2=(0, 0.1))
+    if leaf == 'W':
+        scales['W'] = 0, 1 / math.sqrt(shape[-2])
+    if leaf not in scales:
+        return golden_weight(key, shape)
+    n = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode()))).standard_normal(tuple(shape))
+    mean, scale = scales[leaf]
+    return np.asarray(mean + scale * n, dtype=np.float32)
+
+
 def golden_input(seed, shape):
     """Standard normal float32 tensor of `shape`."""
     n = np.random.Generator(np.random.PCG64(seed)).standard_normal(size=tuple(shape))
@@ -73,14 +90,14 @@ def official_shapes(name):
     return shapes
 
 
-def golden_state(shapes, prefix=''):
+def golden_state(shapes, prefix='', rule=golden_weight):
     """An official checkpoint's state_dict by the rule; `prefix` is what the rule sees before a key.
 
     Entries outside the rule (indices, masks, counters) are zeros, as a converter must not use them.
     """
     state = {}
     for key, shape in shapes.items():
-        weight = golden_weight(prefix + key, shape)
+        weight = rule(prefix + key, shape)
         state[key] = torch.zeros(shape) if weight is None else torch.from_numpy(weight)
         if key.endswith(('relative_position_index', 'num_batches_tracked')):
             state[key] = state[key].long()
@@ -100,7 +117,8 @@ def golden_values(tensor, record):
     ours = tensor.detach().double().cpu().contiguous().flatten().numpy()
     if 'data' in record:
         return ours, np.asarray(record['data'], dtype=np.float64)
-    places = np.linspace(0, ours.size - 1, len(record['samples'])).astype(np.int64)
+    places = record.get('places', np.linspace(0, ours.size - 1, len(record['samples'])))
+    places = np.asarray(places, dtype=np.int64)
     return ours[places], np.asarray(record['samples'], dtype=np.float64)
 
 

@@ -27,7 +27,7 @@ from trunchier.files import whole_file
 from trunchier.geometry import SkinnedPoints, align_similarity, axis_angle_to_matrix
 from trunchier.inference.mesh import MeshInferencer
 from trunchier.inference.pose import PosePredictor
-from trunchier.models.lifting import BodyLifter, load_lifter
+from trunchier.models.lifting.body import BodyLifter, load_lifter
 from trunchier.synthetic.keypoints import (
     ERRORS,
     Batch,

@@ -9,7 +9,7 @@ from trunchier.inference.inferencer import Inferencer
 from trunchier.inference.lift import COCO_17_IN_44, LiftPredictor, fitted_camera
 from trunchier.inference.mesh import MeshInferencer
 from trunchier.inference.pose import PoseInferencer, PosePredictor
-from trunchier.models.lifting import load_lifter
+from trunchier.models.lifting.body import load_lifter
 from trunchier.weights.find import find
 
 

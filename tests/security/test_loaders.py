@@ -40,7 +40,7 @@ from trunchier.inference.pose import PoseInferencer
 from trunchier.inference.sources import find, read
 from trunchier.models.create import create_backbone, create_model
 from trunchier.models.distillers import read_token
-from trunchier.models.lifting import load_lifter
+from trunchier.models.lifting.body import load_lifter
 from trunchier.models.mesh.body import SHAPES, BodyModel
 from trunchier.models.mesh.hmr2_head import MEAN_PARAMS, read_mean_params
 from trunchier.synthetic.keypoints import ERRORS, read_errors
@@ -72,7 +72,7 @@ READERS = {
     'trunchier/inference/sources.py': {'sources'},
     'trunchier/inference/writers.py': OWN,
     'trunchier/models/distillers.py': {'token'},
-    'trunchier/models/lifting.py': {'lifter'},
+    'trunchier/models/lifting/body.py': {'lifter'},
     'trunchier/models/mesh/body.py': {'body'},
     'trunchier/models/mesh/hmr2_head.py': {'mean parameters'},
     'trunchier/ops/scan/cuda.py': 'loads of a Triton kernel',

@@ -9,7 +9,7 @@ from trunchier.conventions import EVAL_14_IN_44, PELVIS
 from trunchier.files import shipped
 from trunchier.inference.mesh import MeshInferencer
 from trunchier.inference.pose import PoseInferencer
-from trunchier.models.lifting import LIFTER
+from trunchier.models.lifting.body import LIFTER
 from trunchier.synthetic.people import SyntheticPeople
 from trunchier.weights.find import find, weights_note
 

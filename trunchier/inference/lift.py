@@ -1,4 +1,4 @@
-"""Bodies lifted from the keypoints of a pose model, see `models.lifting`."""
+"""Bodies lifted from the keypoints of a pose model, see `models.lifting.body`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..conventions import COCO_17, JOINTS_44
-from ..models.lifting import load_lifter
+from ..models.lifting.body import load_lifter
 from ..models.mesh.estimator import pose_bodies
 from .mesh import MeshPredictor
 from .pose import PosePredictor

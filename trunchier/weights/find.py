@@ -89,7 +89,7 @@ def find(
         model: the paper's name (`VMPose-T-S3`), the file name or the path of a config, a Config, a
             task (its model that ships with weights), or an encoder's name (`vm-t-s3`), which also
             needs `task`. A pose model's name and '+lift', or 'lift' for ours: bodies lifted from
-            its keypoints, see `models.lifting`. None: what the weights are recognized as.
+            its keypoints, see `models.lifting.body`. None: what the weights are recognized as.
         weights: path or http(s) address; None: those that ship with this package, if any.
         task: key of `zoo.TASKS`; None: that of the model.
         renames: of the weights' keys, see `recognize.recognize`.

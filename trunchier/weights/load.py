@@ -1,8 +1,8 @@
 """Load checkpoints: official files, mmpose's, ours; and write ours.
 
 `load_checkpoint(module, file)` fills a module from a file as its authors release it: Swin, VMamba
-and GroupMixFormer classifiers, ViTPose, HMR2.0, a checkpoint of mmpose or of this package. What
-truncation drops is left out; any other difference is an error.
+and GroupMixFormer classifiers, ViTPose, HMR2.0, MixSTE, HoT, a checkpoint of mmpose or of this
+package. What truncation drops is left out; any other difference is an error.
 """
 
 import json
@@ -23,9 +23,10 @@ from ..zoo.releases import release_of
 from .checkpoint import read_checkpoint
 from .experts import expert_entries
 from .families import State, rename
+from .lifters import from_lifter
 from .recognize import CheckpointError, identify, recognize, stage_depths
 
-WRAPPERS = ('state_dict', 'model', 'model_ema', 'module')
+WRAPPERS = ('state_dict', 'model', 'model_ema', 'model_pos', 'module')
 
 
 @WEIGHT_INITIALIZERS.register_module()
@@ -85,7 +86,7 @@ def load_checkpoint(
     if parts is not None or renames or state.keys() != expected.keys():
         if parts is not None:
             expected = _of_parts(module, expected, parts)
-        found = recognize(state, checkpoint, renames).state
+        found = from_lifter(state, expected) or recognize(state, checkpoint, renames).state
         trained = any(key.startswith('head.') for key in found)
         whole = trained and (parts is None or 'head' in parts)
         state, fresh, differing = _fit(module, found, whole)

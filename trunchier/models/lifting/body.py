@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..conventions import BODIES, COCO_17, COCO_17_FLIP, HEAD_FIELDS, SMPL_24, SMPL_24_FLIP
-from ..files import shipped
-from ..geometry import matrix_to_rotation_6d, rotation_6d_to_matrix
-from ..weights.load import CheckpointError, read_weights
+from ...conventions import BODIES, COCO_17, COCO_17_FLIP, HEAD_FIELDS, SMPL_24, SMPL_24_FLIP
+from ...files import shipped
+from ...geometry import matrix_to_rotation_6d, rotation_6d_to_matrix
+from ...weights.load import CheckpointError, read_weights
 
 LIFTER = 'BodyLifter.safetensors'  # in assets
 LIMIT = 4.0  # of normalized coordinates

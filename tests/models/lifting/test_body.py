@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from trunchier.conventions import COCO_17_FLIP, SMPL_24_FLIP
-from trunchier.models.lifting import load_lifter
+from trunchier.models.lifting.body import load_lifter
 from trunchier.synthetic.keypoints import KeypointStream
 from trunchier.weights.load import CheckpointError, save_weights
 

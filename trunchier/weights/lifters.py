@@ -1,0 +1,55 @@
+"""Key maps of published lifters: MixSTE, HoT and KTPFormer, and HoT on MotionBERT, to ours.
+
+A lifter is mmpose's PoseLifter with `backbone` and `head`. In a model with a `HourglassTokenizer`,
+the network that it runs is `backbone.backbone`.
+"""
+
+import re
+from collections.abc import Collection
+
+from .families import State, rename
+
+ANCHORS = ('STEblocks.0.attn.qkv.weight', 'ts_attn.0.weight')  # the second: MotionBERT
+
+# fmt: off
+LIFTERS = [
+    (r'^Spatial_patch_to_embedding\.',     r'backbone.embedding.'),
+    (r'^Spatial_pos_embed$',               r'backbone.spatial_position'),
+    (r'^Temporal_pos_embed$',              r'backbone.temporal_position'),
+    (r'^STEblocks\.',                      r'backbone.spatial_blocks.'),
+    (r'^TTEblocks\.',                      r'backbone.temporal_blocks.'),
+    (r'^Spatial_norm\.',                   r'backbone.spatial_norm.'),
+    (r'^Temporal_norm\.',                  r'backbone.temporal_norm.'),
+    (r'^head\.0\.',                        r'head.pre_logits.'),
+    (r'^head\.1\.',                        r'head.fc.'),
+]
+MOTIONBERT = [
+    (r'^head\.',                           r'head.fc.'),
+    (r'^pre_logits\.',                     r'head.pre_logits.'),
+    (r'^pos_embed$',                       r'backbone.spat_embed'),
+    (r'^ts_attn\.',                        r'backbone.attn_regress.'),
+    (r'^(blocks_.*\.mlp_[st])\.fc1\.',     r'\1.0.'),
+    (r'^(blocks_.*\.mlp_[st])\.fc2\.',     r'\1.2.'),
+    (r'^(joints_embed|temp_embed|norm|blocks_[st]+)\b', r'backbone.\1'),
+]
+# Of the tokenizer, around either.
+HOURGLASS = [
+    (r'^backbone\.',                       r'backbone.backbone.'),
+    (r'^pos_embed_token$',                 r'backbone.positions.0'),
+    (r'^x_token$',                         r'backbone.recovery.query'),
+    (r'^cross_attention\.(?:linear_)?',    r'backbone.recovery.'),
+]
+# fmt: on
+
+
+def from_lifter(state: State, expected: Collection[str]) -> State | None:
+    """Rename the entries of an official lifter to those of a model; None: it is of no lifter.
+
+    Args:
+        expected: keys of the model; they tell whether its network is within a tokenizer.
+    """
+    if not any(anchor in state for anchor in ANCHORS):
+        return None
+    state = rename(state, LIFTERS if ANCHORS[0] in state else MOTIONBERT)
+    wrapped = any(re.match(r'backbone\.backbone\.', key) for key in expected)
+    return rename(state, HOURGLASS) if wrapped else state
