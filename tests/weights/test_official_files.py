@@ -16,12 +16,12 @@ from golden_rule import (
     official_shapes,
 )
 from small_models import noise
-from test_recognize import NAMINGS, adapter_shapes, backbone_shapes
+from test_recognize import NAMINGS, adapter_shapes, backbone_shapes, file_of
 
 from trunchier import zoo
 from trunchier.inference import command
 from trunchier.weights.find import build_model, find
-from trunchier.weights.inspection import inspect_file
+from trunchier.weights.inspection import input_size, inspect_file
 from trunchier.weights.load import load_checkpoint, save_weights
 
 pytest.importorskip('mmpose')
@@ -118,3 +118,36 @@ def test_hierarchical_models_under_unknown_names(tmp_path, name, naming, golden)
         expected = resample(raw, adapter['weight'], adapter['bias'], stride=2)
         assert torch.allclose(model.neck((raw,))[0], expected, atol=1e-5)
     assert_head_is_official(model.head)
+
+
+def test_a_pose_file_of_larger_crops_by_path_alone(tmp_path):
+    """ViTPose-S for 384 x 288: the position embedding tells; the decoder has unknown names."""
+    golden = load_golden('vitpose_grids')['384x288']
+    shapes = official_shapes('vitpose_small_keys') | {'backbone.pos_embed': (1, 24 * 18 + 1, 384)}
+    state = golden_state(shapes)
+    for old, new in (('deconv_layers.', 'up.'), ('final_layer.', 'heat.')):
+        state = {key.replace(old, new): value for key, value in state.items()}
+    path = tmp_path / 'vitpose.pth'
+    torch.save(dict(state_dict=state), path)
+    assert '288 x 384 (width x height)' in inspect_file(path).report()
+    found, model = loaded(path)
+    assert (found.name, input_size(found.cfg)) == ('ViTPose-S', (288, 384))
+    assert found.cfg.model.head.decoder.heatmap_size == (72, 96)
+    assert any('heatmaps is keypoint_head.heat.*' in note for note in found.notes)
+    with torch.no_grad():
+        features = model.backbone(golden_input(**golden['input']))
+        assert_matches(features[0], golden['backbone'])
+        assert model.head(features).shape == (1, 17, 96, 72)
+    head = model.head.state_dict()
+    for key, value in golden_state(shapes).items():
+        if key.startswith('keypoint_head.') and 'num_batches' not in key:
+            assert torch.equal(head[key.removeprefix('keypoint_head.')], value)
+
+
+def test_the_name_of_a_file_tells_the_crops_that_its_weights_do_not(tmp_path):
+    state = {k: torch.zeros(v.shape) for k, v in file_of('VMPose-T-S2', 'mmpose 0.x').items()}
+    path = tmp_path / 'td-hm_vm-t-s2_coco-384x288.pth'
+    torch.save(dict(state_dict=state), path)
+    found = find(None, path)
+    assert input_size(found.cfg) == (288, 384)
+    assert any('crops is that in the name' in note for note in found.notes)

@@ -12,7 +12,7 @@ from golden_rule import load_golden, official_shapes
 
 import trunchier
 from trunchier import zoo
-from trunchier.weights.recognize import identify, recognize
+from trunchier.weights.recognize import CheckpointError, identify, recognize
 
 pytest.importorskip('mmpose')
 OFFICIAL = {
@@ -154,3 +154,55 @@ def test_a_model_is_recognized_in_each_naming(name):
 @pytest.mark.parametrize('name', zoo.models())
 def test_every_model_is_recognized_in_each_naming(name):
     every(name)
+
+
+# Other names of decoders, in files whose keys are sorted (safetensors).
+RENAMED = {
+    'SwinPose-T-S2': [
+        ('deconv_layers.0.', 'up.10.0.'), ('deconv_layers.1.', 'up.10.1.'),
+        ('deconv_layers.3.', 'up.9.0.'), ('deconv_layers.4.', 'up.9.1.'),
+        ('final_layer.', 'heat.'),
+    ],
+    'ViTPose-B': [('deconv_layers.', 'upsample.')],
+    'GMFHMR2.0-T-S4': [
+        ('decpose.', 'to_pose.'), ('decshape.', 'to_betas.'), ('init_cam', 'mean_camera'),
+    ],
+}  # fmt: skip
+
+
+def renamed(name):
+    state = file_of(name, '4D-Humans')
+    for old, new in RENAMED[name]:
+        state = {key.replace(f'smpl_head.{old}', f'dec.{new}'): v for key, v in state.items()}
+    return {key.replace('smpl_head.', 'dec.'): state[key] for key in sorted(state)}
+
+
+@pytest.mark.parametrize('name', RENAMED)
+def test_decoders_under_other_names_are_found_by_their_shapes(name):
+    state = renamed(name)
+    found = check(name, state)
+    assert any('is dec.' in guess for guess in found.guesses)
+    ours = {'decpose.': 'pose_out.', 'decshape.': 'betas_out.', 'init_cam': 'mean_camera'}
+    for key, value in state.items():
+        for old, new in RENAMED[name]:
+            if key.startswith(f'dec.{new}'):
+                theirs = key.removeprefix(f'dec.{new}')
+                assert found.state[f'head.{ours.get(old, old)}{theirs}'] is value, key
+
+
+def test_of_two_layers_that_could_be_one_part_the_user_decides():
+    state = renamed('SwinPose-T-S2')
+    state |= {f'aux.{kind}': state[f'dec.heat.{kind}'] for kind in ('weight', 'bias')}
+    with pytest.raises(CheckpointError, match=r'2 layers .* heatmaps: dec\.heat\.weight .*aux'):
+        recognize(state)
+    check('SwinPose-T-S2', {k: v for k, v in state.items() if not k.startswith('aux')})
+    found = recognize(state, renames=[('aux.', '-')])
+    assert 'SwinPose-T-S2' in identify(found).names
+    state = renamed('GMFHMR2.0-T-S4')
+    state['dec.other.weight'] = state['dec.to_pose.weight']
+    with pytest.raises(
+        CheckpointError, match=r"could be HMR2.0's decpose: dec\.to_pose.* dec\.other"
+    ):
+        recognize(state)
+    found = recognize(state, renames=[('dec.other.', '-')])
+    assert identify(found).names == ('GMFHMR2.0-T-S4',)

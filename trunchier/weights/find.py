@@ -162,8 +162,8 @@ def _of_file(file, task, found=None):
     notes = list(file.guesses)
     if file.identity is not None:
         notes += _fit_model(cfg, file.identity, file.recognized.state)
-    size = file.stated.get('input_size') or (file.identity and file.identity.image_size)
-    if size and tuple(size) != input_size(cfg):
+    size = file.input_size
+    if size and size != input_size(cfg):
         _set_input_size(cfg, *size)
     return Found(name, own_task, cfg, file.path, notes=tuple(notes), smpl=file.smpl)
 
@@ -206,8 +206,8 @@ def _set_input_size(cfg, width, height):
     if codec:
         scale = codec.input_size[0] // codec.heatmap_size[0]
         codec.update(input_size=(width, height), heatmap_size=(width // scale, height // scale))
-        if 'img_size' in cfg.model.backbone:
-            cfg.model.backbone.img_size = (height, width)
+    if 'img_size' in cfg.model.backbone:
+        cfg.model.backbone.img_size = (height, width)
     for step in cfg.test_dataloader.dataset.pipeline:
         if step.type == 'TopdownAffine':
             step.input_size = (width, height)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from .load import read_weights, unwrap, wrapper_of
 from .recognize import PAPER, CheckpointError, Identity, Recognized, identify, recognize
 
 EXTRA_FILE = 'trunchier.json'  # metadata in exported files of torch
+SIZE_IN_NAME = r'(?<!\d)(256|384)x(192|288)(?!\d)'
 CROP_SIZE = 256  # default of CropPerson
 STATED = ('model', 'config', 'input_size')  # what a file says about its making
 
@@ -51,6 +53,17 @@ class Inspected(NamedTuple):
         hinted = [name for name in names if any(hint and name in hint for hint in hints)]
         return next(iter([*hinted, *reversed(names)]), None)
 
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """(width, height) of the crops, pixels: stated, of the position embedding, or of the name.
+
+        In file names, as those of mmpose, the height comes first.
+        """
+        if known := self.stated.get('input_size') or self.identity and self.identity.image_size:
+            return tuple(known)
+        named = self.identity and re.search(SIZE_IN_NAME, self.path.stem)
+        return (int(named[2]), int(named[1])) if named else None
+
     def report(self) -> str:
         """Lines to print."""
         rows = [('file', f'{self.path} ({self.path.stat().st_size / 1e6:.1f} MB)')]
@@ -69,8 +82,7 @@ class Inspected(NamedTuple):
             ('task', known.task or 'none: a backbone, to train from'),
             ('decoder', known.decoder),
         ]
-        size = self.stated.get('input_size') or known.image_size
-        if size:
+        if size := self.input_size:
             rows += [('crops', f'{size[0]} x {size[1]} (width x height)')]
         rows += [('model', self.name or 'none of the zoo')]
         licenses = {row.filename: row.license for row in RELEASES.values()}
@@ -87,6 +99,8 @@ class Inspected(NamedTuple):
         guesses = list(self.recognized.guesses) if self.recognized else []
         if known and len(known.names) > 1:
             guesses.append(f'{" and ".join(known.names)} are equal; taken is {self.name}')
+        if known and self.input_size and not (self.stated.get('input_size') or known.image_size):
+            guesses.append('the size of the crops is that in the name of the file')
         return guesses
 
 

@@ -7,6 +7,7 @@ is listed. `identify` names the model of the zoo. Both also work on the meta dev
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -53,6 +54,15 @@ LEFT_OUT = {
 # Keys of decoders below any prefix, and of ours.
 MESH_HEAD = re.compile(PREFIX + r'decpose\.weight')
 POSE_HEAD = re.compile(PREFIX + r'(final_layer|deconv_layers\.0|deconv1)\.weight')
+DECONVOLUTION = re.compile(r'(.*\.)?(deconv_layers\.\d+|deconv\d)\.weight')
+MOST_DECONVOLUTIONS = 4
+MESH_LAYER = re.compile(PREFIX + r'(transformer\.)*layers\.0\.0\.fn\.to_qkv\.weight')
+# Rows of the readouts of HMR2.0's head: 24 rotations of 6 numbers, betas, camera.
+READOUTS = {
+    144: ('decpose', 'init_body_pose'),
+    10: ('decshape', 'init_betas'),
+    3: ('deccam', 'init_cam'),
+}
 
 
 def parse_renames(texts: Sequence[str]) -> list[tuple[str, str]]:
@@ -153,6 +163,11 @@ def _parts(rest, source, guesses):
         for key, value in rest.items()
         if (match := re.match(r'(?:[^.]+\.)*?(discriminator\.)', key))
     }
+    rest = {
+        k: v for k, v in rest.items() if not re.match(r'neck\.proj\.|(.*\.)?discriminator\.', k)
+    }
+    rest = rename(rest, [(r'^head\.conv\.', 'head.final_layer.')])  # transformers, simple decoder
+    rest = _name_pose_head(_name_mesh_head(rest, source, guesses), source, guesses)
     for pattern, convert in ((MESH_HEAD, _mesh_head), (POSE_HEAD, from_transformers_head)):
         found = sorted({match['prefix'] for key in rest if (match := pattern.fullmatch(key))})
         if len(found) > 1:
@@ -166,14 +181,8 @@ def _parts(rest, source, guesses):
             rest = {k: v for k, v in rest.items() if not k.startswith(found[0])}
             break
     else:
-        own = {k: v for k, v in rest.items() if re.match(r'head\.', k)}
-        if 'head.conv.weight' in own:  # transformers, simple decoder
-            own = rename(own, [(r'^head\.conv\.', 'head.final_layer.')])
-        parts |= own
+        parts |= {k: v for k, v in rest.items() if re.match(r'head\.', k)}
         rest = {k: v for k, v in rest.items() if not re.match(r'head\.', k)}
-    rest = {
-        k: v for k, v in rest.items() if not re.match(r'neck\.proj\.|(.*\.)?discriminator\.', k)
-    }
     if not any(key.startswith('neck.') for key in parts):
         adapter, rest = _adapter(rest, source, guesses)
         parts |= adapter
@@ -185,19 +194,93 @@ def _mesh_head(state):
     return {key.removeprefix('head.'): value for key, value in state.items()}
 
 
+def _name_mesh_head(rest, source, guesses):
+    """Official names for the readouts of HMR2.0's decoder, found by their shapes."""
+    anchors = [match for key in rest if (match := MESH_LAYER.fullmatch(key))]
+    if len(anchors) != 1 or any(map(MESH_HEAD.fullmatch, rest)):
+        return rest
+    width, prefix = rest[anchors[0].string].shape[1], anchors[0]['prefix']
+    for rows, (readout, mean) in READOUTS.items():
+        for name, shape in ((f'{readout}.', (rows, width)), (mean, (1, rows))):
+            known = any(key.startswith(prefix + name) for key in rest)
+            found = [key for key, value in rest.items() if value.shape == shape]
+            if known or not found:
+                continue
+            what = f"HMR2.0's {name.removesuffix('.')}"
+            old = _only(found, f'{prefix}{name}', what, rest, source, guesses)
+            rest = rename(rest, [(f'^{re.escape(old)}', prefix + name)])
+    return rest
+
+
+def _name_pose_head(rest, source, guesses):
+    """Our names for the decoder of a pose model, found by the shapes of its layers.
+
+    That is: 4x4 deconvolutions, each with a BatchNorm, or none; then a convolution with a bias.
+    """
+    layers = {k.removesuffix('weight'): v for k, v in rest.items() if v.dim() == 4}
+    ups = sorted((k for k, v in layers.items() if v.shape[2:] == (4, 4)), key=_natural)
+    lasts = [
+        name
+        for name, value in layers.items()
+        if value.shape[2:] in ((1, 1), (3, 3)) and f'{name}bias' in rest and name not in ups
+    ]
+    named = any(map(POSE_HEAD.fullmatch, rest)) or any(map(MESH_LAYER.fullmatch, rest))
+    if named and all(DECONVOLUTION.fullmatch(f'{name}weight') for name in ups):
+        return rest
+    if not ups and (len(lasts) != 1 or len(rest) > len(layers) * 2):
+        return rest  # of another network
+    chains = [
+        chain
+        for chain in itertools.permutations(ups if len(ups) <= MOST_DECONVOLUTIONS else ())
+        if all(layers[a].shape[1] == layers[b].shape[0] for a, b in itertools.pairwise(chain))
+    ]
+    norms = [key.removesuffix('running_var') for key in rest if key.endswith('.running_var')]
+    norm_of = dict(zip(ups, sorted(norms, key=_natural), strict=False))
+    if len(ups) > MOST_DECONVOLUTIONS or not chains or len(norms) != len(ups):
+        raise CheckpointError(
+            f'{source}: {len(ups)} deconvolutions of 4x4 ({", ".join(ups)}) and {len(norms)} norms '
+            f'({", ".join(norms)}) are no decoder that is known; leave others out by --rename OLD=-'
+        )
+    ups = chains[0]  # by channels; equal ones in the order of their names
+    lasts = [n for n in lasts if not ups or layers[n].shape[1] == layers[ups[-1]].shape[1]]
+    if not lasts:
+        return rest
+    weights = [f'{name}weight' for name in lasts]
+    last = _only(weights, 'head.final_layer.', 'the layer of heatmaps', rest, source, guesses)
+    places = {last: 'head.final_layer.'}
+    for i, up in enumerate(ups):
+        norm = norm_of[up]
+        places |= {up: f'head.deconv_layers.{3 * i}.', norm: f'head.deconv_layers.{3 * i + 1}.'}
+        guesses.append(
+            f'deconvolution {i + 1} is {up}* {tuple(layers[up].shape)}, its norm {norm}*'
+        )
+    return rename(rest, [(f'^{re.escape(old)}', new) for old, new in places.items()])
+
+
+def _natural(name):
+    """Key to sort names with numbers in them."""
+    return [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', name)]
+
+
+def _only(found, new, what, state, source, guesses):
+    """The only one of the keys that could be a part, which is a guess to print."""
+    if len(found) > 1:
+        raise CheckpointError(
+            f'{source} has {len(found)} layers that could be {what}: '
+            + ', '.join(f'{key} {tuple(state[key].shape)}' for key in found)
+            + f'; decide by --rename {found[0].removesuffix("weight")}={new}'
+        )
+    name = found[0].removesuffix('weight')
+    guesses.append(f'{what} is {name}*, the only {tuple(state[found[0]].shape)}')
+    return name
+
+
 def _adapter(rest, source, guesses):
     """The only 2x2 convolution or deconvolution, by its shape."""
     found = [k for k, v in rest.items() if k.endswith('.weight') and v.shape[2:] == (2, 2)]
     if not found:
         return {}, rest
-    if len(found) > 1:
-        raise CheckpointError(
-            f'{source} has {len(found)} layers that could be the adapter: '
-            + ', '.join(f'{key} {tuple(rest[key].shape)}' for key in found)
-            + f'; decide by --rename {found[0].removesuffix("weight")}=neck.proj.'
-        )
-    name = found[0].removesuffix('weight')
-    guesses.append(f'the adapter is {name}*, the only 2x2 layer {tuple(rest[found[0]].shape)}')
+    name = _only(found, 'neck.proj.', 'the adapter', rest, source, guesses)
     parts = {f'neck.proj.{k.removeprefix(name)}': v for k, v in rest.items() if k.startswith(name)}
     return parts, {k: v for k, v in rest.items() if not k.startswith(name)}
 
