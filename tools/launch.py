@@ -25,7 +25,7 @@ def parser(description: str) -> argparse.ArgumentParser:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add('config', help='config file')
+    add('config', help='config file; to train, also the name of a model or an encoder')
     add('--work-dir', help='folder for logs, checkpoints and results')
     add('--show-dir', help='draw predictions into this folder')
     add('--show', action='store_true', help='show predictions in a window')
@@ -57,13 +57,17 @@ class Settings(DictAction):
             raise argparse.ArgumentError(self, f'{values}: {error}') from error
 
 
+def is_file(config: str) -> bool:
+    """Whether a config is named by its path, not by its model."""
+    return config.endswith(('.py', '.json', '.yaml', '.yml'))
+
+
 def merge(cfg: Config, args: argparse.Namespace) -> None:
     """Write the common arguments into the config; `finish` adds --cfg-options."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.launcher = args.launcher
-    cfg.work_dir = (
-        args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
-    )
+    name = Path(args.config).stem if is_file(args.config) else args.config
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', name))
     if args.show or args.show_dir:
         draw = hook(cfg, 'visualization', 'PoseVisualizationHook')
         draw.update(enable=True, show=args.show, out_dir=args.show_dir, interval=args.interval)

@@ -1,16 +1,18 @@
 """Train a model; the arguments are those of mmpose's tools/train.py.
 
 python tools/train.py CONFIG [--work-dir DIR] [--resume [CHECKPOINT]] [--amp] ...
+python tools/train.py convnext_tiny-s3 [--task mesh] ...
 tools/dist_train.sh CONFIG GPUS [the same arguments]
 """
 
-from launch import finish, guarded, load_safely, merge, parser
+from launch import finish, guarded, is_file, load_safely, merge, parser
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from trunchier.ops.thread_choice import ThreadChoice
+from trunchier.weights.find import find_config
 
 WRAPPERS = ('OptimWrapper', 'AmpOptimWrapper', 'AutocastOptimWrapper')
 
@@ -25,7 +27,13 @@ def parse_args():
     add('--no-validate', action='store_true', help='train only')
     scale = 'scale the learning rate with the batch size, from auto_scale_lr.base_batch_size'
     add('--auto-scale-lr', action='store_true', help=scale)
+    add('--task', help='pose or mesh: task of an encoder that is named in place of a config')
     return arguments.parse_args()
+
+
+def read_config(name, task):
+    """The config of a path, or of a model by its name."""
+    return Config.fromfile(name) if is_file(name) else find_config(name, task).cfg
 
 
 def merge_args(cfg, args):
@@ -82,7 +90,7 @@ class FollowLoad(Hook):
 
 def main():
     args = parse_args()
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config, args.task)
     merge_args(cfg, args)
     with guarded(cfg.work_dir):
         runner = Runner.from_cfg(cfg)

@@ -402,6 +402,14 @@ def test_the_work_dir_is_that_of_the_command_then_the_config_then_its_name(folde
     assert merged('train', folder).work_dir == 'work_dirs/toy'
 
 
+def test_a_model_is_trained_by_its_name_too(tmp_path):
+    with command('train', 'vm-t-s2', '--task', 'mesh', cwd=tmp_path) as module:
+        args = module.parse_args()
+        cfg = module.read_config(args.config, args.task)
+        module.merge_args(cfg, args)
+    assert (cfg.model.type, cfg.work_dir) == ('MeshEstimator', 'work_dirs/vm-t-s2')
+
+
 def test_cfg_options_win_over_every_switch(folder):
     cfg = merged('train', folder, '--amp', '--cfg-options', 'optim_wrapper.type=OptimWrapper')
     assert cfg.optim_wrapper.type == 'OptimWrapper'

@@ -324,7 +324,7 @@ def parse_models(
         if not name:
             log.info('%s is %s', printable(found.weights), found.name)
         for note in found.notes:
-            log.warning('guess: %s', printable(note))
+            log.warning('note: %s', printable(note))
         yield found
 
 
@@ -334,8 +334,9 @@ def _check_names(names, weights, task):
         raise ValueError(f'{len(names)} models and {len(weights)} weights; give one file per model')
     for name in names:
         name, own = zoo.lifted_of(name, task) or (name, task)
-        if not name.endswith('.py') and name not in zoo.TASKS:
-            zoo.known_name(name, own)
+        if name.endswith('.py') or name in zoo.TASKS or zoo.timm_name(name):
+            continue
+        zoo.known_name(name, own)
     for file in weights:
         if not sources.is_url(file) and not os.path.isfile(file):
             raise FileNotFoundError(f'no file of weights {file} (from {Path.cwd()})')

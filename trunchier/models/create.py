@@ -24,17 +24,19 @@ def create_model(
     name: str | Path | Config,
     weights: str | Path | None = None,
     num_keypoints: int | None = None,
+    task: str | None = None,
     **changes: Any,
 ) -> nn.Module:
     """Build a model, on the CPU, in eval mode.
 
     Args:
-        name: the paper's name, `VMPose-T-S3` (`list_models` lists them), a config's path or a
-            Config.
+        name: the paper's name, `VMPose-T-S3` (`list_models` lists them), an encoder of timm
+            with its stages, `convnext_tiny-s3`, a config's path or a Config.
         weights: path or http(s) address of a checkpoint; 'shipped': the package's own weights and
             the config that they were trained with; 'official': those of its authors, downloaded
             once; None: random weights.
         num_keypoints: number of heatmaps of a pose model; None: that of its config, 17.
+        task: of an encoder: 'pose' (default of timm's) or 'mesh'.
         changes: options of the config's `model`, merged into it:
             `backbone=dict(drop_path_rate=0.1)`.
 
@@ -45,7 +47,7 @@ def create_model(
         ValueError: unknown name, or `num_keypoints` of a model without keypoints.
         FileNotFoundError, CheckpointError, DownloadError: no such weights, or of another model.
     """
-    found = find(name) if weights == SHIPPED else find_config(name)
+    found = find(name, task=task) if weights == SHIPPED else find_config(name, task)
     cfg = found.cfg
     if num_keypoints is not None:
         if 'out_channels' not in cfg.model.head:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -229,8 +228,8 @@ def find_config(model: str | Path | Config, task: str | None = None) -> Found:
             raise FileNotFoundError(f'no config {text} (from {Path.cwd()})')
         cfg, stem = _read_config(text), Path(text).stem
         return Found(zoo.names().get(stem, stem), _task_of(cfg, stem, task), cfg)
-    if match := TIMM_NAME.fullmatch(text):
-        return _of_timm(text, match[1], int(match[2]), task)
+    if timm_name := zoo.timm_name(text):
+        return _of_timm(text, *timm_name, task or 'pose')
     name = zoo.known_name(text, task)
     encoder, own_task = zoo.models()[name]
     _check_task(name, own_task, task)
@@ -238,28 +237,25 @@ def find_config(model: str | Path | Config, task: str | None = None) -> Found:
     return Found(name, own_task, _read_config(path))
 
 
-TIMM_NAME = re.compile(r'(\w+(?:\.\w+)?)-s([234])')  # no name of ours: these have two hyphens
-
-
 def _of_timm(text, name, num_stages, task):
-    """The pose model of an encoder of timm, such as `convnext_tiny-s3`."""
+    """The model of an encoder of timm, such as `convnext_tiny-s3`: Swin-T-S3's with another one."""
     timm = need('timm', f'the encoder {text}', "pip install 'trunchier[timm]'")
     if not timm.is_model(name.partition('.')[0]):
-        near = difflib.get_close_matches(name, timm.list_models(), 3)
+        known = zoo.names()
+        near = [known[key] for key in difflib.get_close_matches(text.lower(), known, 1)]
+        near += difflib.get_close_matches(name, timm.list_models(), 3)
         raise ValueError(f'neither trunchier nor timm has {name!r}; near: {", ".join(near)}')
-    if task is not None and zoo.task(task) is not zoo.TASKS['pose']:
-        raise ValueError(f'{text} is a pose model, not {task}; write a config for it')
-    path = shipped.of_repository(zoo.config_path('swin-t-s3', 'pose'))
-    cfg = _read_config(path)
+    cfg = _read_config(shipped.of_repository(zoo.config_path('swin-t-s3', task)))
     with torch.device('meta'):
         infos = list(timm.create_model(name).feature_info)
-    part = zoo.timm_cfg(name, num_stages, infos)
-    height_width = cfg.model.head.decoder.input_size[::-1]
-    cfg.model.backbone = dict(part['backbone'], img_size=tuple(height_width))
-    cfg.model.neck = part['neck']
+    part = zoo.timm_cfg(name, num_stages, infos, task)
+    cfg.model.backbone, cfg.model.neck = part['backbone'], part['neck']
     cfg.model.head.update(part['head'])
+    cfg.model.pop('init_cfg', None)
+    file = zoo.TASKS[task].config.format(text)
+    cfg = type(cfg)(cfg.to_dict(), cfg_text=cfg.pretty_text, filename=file)
     license = timm.get_pretrained_cfg(name).license or 'not stated'
-    return Found(text, 'pose', cfg, notes=(f"license of timm's weights of {name}: {license}",))
+    return Found(text, task, cfg, notes=(f"license of timm's weights of {name}: {license}",))
 
 
 def row_of(model: nn.Module) -> zoo.Task:

@@ -12,6 +12,7 @@ from .configs import (
     optim_cfg,
     paper_name,
     timm_cfg,
+    timm_name,
 )
 from .encoders import ARCHS, BACKBONES, ENCODERS, backbone_cfg, encoder, neck_cfg, plain_arch
 from .releases import BY_HAND, SHIPPED, WEIGHTS
@@ -21,5 +22,5 @@ __all__ = [
     'ARCHS', 'BACKBONES', 'BY_HAND', 'ENCODERS', 'LIFTED', 'MESH_DECODERS', 'SHIPPED', 'TASKS',
     'Task', 'WEIGHTS', 'backbone_cfg', 'config_path', 'encoder', 'known_name', 'lifted_of',
     'list_models', 'model_cfg', 'models', 'names', 'neck_cfg', 'optim_cfg', 'paper_name',
-    'plain_arch', 'task', 'timm_cfg',
+    'plain_arch', 'task', 'timm_cfg', 'timm_name',
 ]  # fmt: skip

@@ -2,11 +2,12 @@
 
 import difflib
 import fnmatch
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from .encoders import ENCODERS, encoder, neck_cfg, stage_feature
+from .encoders import ENCODERS, STRIDES, Backbone, Encoder, encoder, neck_cfg, stage_feature
 from .tasks import TASKS
 from .tasks import task as task_row
 
@@ -35,27 +36,45 @@ def model_cfg(name: str, task: str = 'pose', decoder: str = 'classic') -> dict[s
     )
 
 
-def timm_cfg(name: str, num_stages: int, infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The part of a pose model's config that an encoder of timm decides, as `model_cfg`.
+def timm_name(text: str) -> tuple[str, int] | None:
+    """Encoder and stages of a name such as `convnext_tiny-s3`; None: it is no such name."""
+    match = re.fullmatch(r'(\w+(?:\.\w+)?)-s([234])', text)  # ours have two hyphens
+    return (match[1], int(match[2])) if match else None
+
+
+def timm_cfg(
+    name: str, num_stages: int, infos: Sequence[Mapping[str, Any]], task: str = 'pose'
+) -> dict[str, Any]:
+    """The part of a model's config that an encoder of timm decides, as `model_cfg`.
+
+    Decoders are those of the paper's sizes T and S.
 
     Args:
         name: of timm.
         num_stages: 2, 3 or 4; stage 3 (1/16) gives the width of the decoder.
         infos: `feature_info` of the network: dicts with `reduction` and `num_chs`.
+        task: key of `TASKS`.
 
     Raises:
         ValueError: the network has no map of the stage, or none of 1/16.
     """
     channels, width = (infos[stage_feature(infos, i, name)]['num_chs'] for i in (num_stages - 1, 2))
+    backbone = Backbone('TruncatedTimm', name, name, 0.8, 's')
+    stride = STRIDES[num_stages - 1]
+    row = Encoder(name, backbone, num_stages, channels, stride, width)
     init_cfg = dict(type='TimmPretrained')
     return dict(
         backbone=dict(
-            type='TruncatedTimm', model_name=name, num_stages=num_stages, init_cfg=init_cfg
+            type='TruncatedTimm',
+            model_name=name,
+            num_stages=num_stages,
+            img_size=(256, 192),
+            init_cfg=init_cfg,
         ),
         neck=dict(
             type='StageAdapter', in_channels=channels, out_channels=width, num_stages=num_stages
         ),
-        head=dict(in_channels=width),
+        head=task_row(task).model('swin-t-s3', row)['head'],
     )
 
 

@@ -1,9 +1,12 @@
 """Encoders of timm, cut after a stage."""
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from trunchier.inference import command
 from trunchier.models import create_model
 from trunchier.weights.find import find_config
 
@@ -15,8 +18,14 @@ from trunchier.models.backbones.timm import TruncatedTimm
 SIZE = (64, 64)
 
 
-# Convolutions, attention (NHWC inside, built for one size), a family whose blocks are nested.
-@pytest.mark.parametrize('name', ['convnext_atto', 'swin_tiny_patch4_window7_224', 'starnet_s1'])
+# Convolutions, attention (NHWC inside, built for one size), families whose blocks are nested.
+@pytest.mark.parametrize(
+    'name',
+    [
+        *('convnext_atto', 'swin_tiny_patch4_window7_224', 'starnet_s1', 'pvt_v2_b0'),
+        *('mobilenetv4_conv_small', 'efficientvit_b0', 'fastvit_t8'),
+    ],
+)
 def test_the_cut_network_has_the_feature_of_the_whole(name):
     torch.manual_seed(0)
     options = dict(img_size=SIZE) if 'swin' in name else {}
@@ -27,9 +36,11 @@ def test_the_cut_network_has_the_feature_of_the_whole(name):
     images = torch.randn(1, 3, *SIZE)
     with torch.no_grad():
         found = cut(images)
-        expected = whole.forward_intermediates(images, intermediates_only=True)
-    assert [tuple(y.shape[2:]) for y in found] == [(16, 16), (8, 8)]
-    assert all(torch.equal(y, x) for y, x in zip(found, expected, strict=False))
+        features = whole.forward_intermediates(images, intermediates_only=True)
+    sides = [16, 8]
+    assert [tuple(y.shape[2:]) for y in found] == [(side, side) for side in sides]
+    for side, y in zip(sides, found, strict=True):
+        assert torch.equal(y, [x for x in features if x.shape[2] == side][-1])
     assert sum(map(torch.numel, cut.parameters())) < sum(map(torch.numel, whole.parameters()))
 
 
@@ -85,10 +96,120 @@ def test_every_parameter_learns():
     assert all(param.grad is not None for param in model.parameters())
 
 
+def gradients(model, images):
+    (y,) = model(images)
+    (y * y).sum().backward()
+    return {name: param.grad for name, param in model.named_parameters()}
+
+
+def test_blocks_that_are_recomputed_give_the_same_gradients():
+    plain = TruncatedTimm('convnext_atto', 2)
+    saving = TruncatedTimm('convnext_atto', 2, with_cp=True)
+    saving.load_state_dict(plain.state_dict())
+    calls = []
+    block = saving.net.model.stages[1].blocks[0]
+    block.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    images = torch.randn(1, 3, *SIZE)
+    found, expected = gradients(saving, images), gradients(plain, images)
+    assert len(calls) == 2
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    'name, freeze, frozen, learning',
+    [
+        ('pvt_v2_b0', ('attn',), ('attn', 'norm1'), ('mlp', 'norm2', 'patch_embed')),
+        ('convnext_atto', ('ffn',), ('mlp', 'norm'), ('conv_dw', 'stem', 'downsample')),
+    ],
+)
+def test_kinds_of_layers_are_frozen_and_stay_in_eval_mode(name, freeze, frozen, learning):
+    model = TruncatedTimm(name, 2, freeze=freeze).train()
+    params = [*model.named_parameters()]
+    for parts, trained in ((frozen, False), (learning, True)):
+        for part in parts:
+            assert {p.requires_grad for key, p in params if part in key} == {trained}
+    evals = [key for key, module in model.named_modules() if not module.training]
+    assert evals and all(any(part in key for part in frozen) for key in evals)
+
+
+@pytest.mark.parametrize('frozen_stages, last', [(0, 'stem.1.bias'), (1, 'stages.0.blocks.1')])
+def test_stages_are_frozen_with_the_stem(frozen_stages, last):
+    model = TruncatedTimm('convnext_atto', 2, frozen_stages=frozen_stages)
+    learns = [param.requires_grad for param in model.parameters()]
+    first = learns.index(True)
+    names = [name for name, _ in model.named_parameters()]
+    assert all(learns[first:]) and names[first - 1].startswith(f'net.model.{last}')
+    assert not model.net.model.stem.training and model.net.model.stages[1].training
+
+
+# Files with another number of classes and for another image size, and of the features alone.
+@pytest.mark.parametrize('classes, wrapper', [(7, 'model'), (0, None)])
+def test_a_file_in_the_layout_of_timm_starts_a_training(tmp_path, classes, wrapper):
+    name = 'swin_tiny_patch4_window7_224'
+    whole = timm.create_model(name, num_classes=classes)
+    state = whole.state_dict()
+    torch.save({wrapper: state} if wrapper else state, tmp_path / 'w.pth')
+    init_cfg = dict(type='TimmPretrained', checkpoint=str(tmp_path / 'w.pth'))
+    cut = TruncatedTimm(name, 3, img_size=SIZE, init_cfg=init_cfg)
+    cut.init_weights()
+    own = cut.net.model.state_dict()
+    same = [key for key in own if torch.equal(own[key], state[key])]
+    resized = own.keys() - same
+    assert resized and all('relative_position_bias_table' in key for key in resized)
+
+
+def test_a_file_of_another_network_is_refused(tmp_path):
+    torch.save(timm.create_model('convnext_femto').state_dict(), tmp_path / 'w.pth')
+    init_cfg = dict(type='TimmPretrained', checkpoint=str(tmp_path / 'w.pth'))
+    with pytest.raises(RuntimeError, match='size mismatch'):
+        TruncatedTimm('convnext_atto', 2, init_cfg=init_cfg).init_weights()
+
+
+def test_an_encoder_of_timm_makes_a_mesh_model_too():
+    with torch.device('meta'):
+        model = create_model('convnext_atto-s3', task='mesh', body_model=None)
+    assert type(model).__name__ == 'MeshEstimator'
+    assert model.neck.num_stages == 3 and not find_config('convnext_atto-s3').cfg.get('init_cfg')
+
+
+def test_the_command_predicts_with_an_encoder_of_timm(tmp_path):
+    name = 'convnext_atto-s2'
+    torch.save(create_model(name).state_dict(), tmp_path / 'w.pth')
+    cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((64, 48, 3), np.uint8))
+    out = tmp_path / 'out'
+    options = ['--weights', tmp_path / 'w.pth', '--out-dir', out, '--detector', 'whole_image']
+    given = [tmp_path / 'a.png', '--model', name, *options, '--save', 'json']
+    assert command.main([str(each) for each in given]) == 0
+    assert [*out.rglob('a.json')]
+
+
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        (dict(freeze=('attn',)), 'no block of convnext_atto has attn layers'),
+        (dict(freeze='ffn'), "give a tuple of 'attn', 'ffn'"),
+        (dict(frozen_stages=3), r'give -1 .none., 0 .stem. or 1 to 2'),
+        (dict(num_stages=5), 'give 1 to 4 stages'),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        TruncatedTimm('convnext_atto', **dict(dict(num_stages=2), **options))
+
+
+def test_images_of_another_size_than_the_windows_are_refused_with_the_remedy():
+    model = TruncatedTimm('swin_tiny_patch4_window7_224', 2, img_size=(64, 64))
+    with pytest.raises(ValueError, match=r'give the backbone img_size=\(64, 96\)'):
+        model(torch.zeros(1, 3, 64, 96))
+    with pytest.raises(ValueError, match=r'img_size=\(100, 70\); give multiples of 32'):
+        TruncatedTimm('swin_tiny_patch4_window7_224', 2, img_size=(100, 70))
+
+
 @pytest.mark.parametrize(
     'name, words',
     [
         ('convnext_tinyy-s3', 'near: convnext_tiny'),
+        ('vmt-s3', 'near: VM'),
         ('shvit_s1-s2', 'no map of 1/8 .stage 2.; its maps are 1/16, 1/32'),
         ('nest_tiny-s3', 'square images alone'),
     ],

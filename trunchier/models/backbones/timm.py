@@ -13,6 +13,7 @@ from timm.models import group_parameters, is_model, list_models
 from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
+from ...weights.load import WRAPPERS, read_weights
 from ...zoo.encoders import STRIDES, stage_feature
 
 REFUSED = {
@@ -21,6 +22,11 @@ REFUSED = {
     'efficientformer_': 'has an attention bias for 7 x 7 tokens alone; take efficientformerv2',
 }
 SQUARE = ('mvitv2', 'mvitv1')  # built for a square, then run on other sizes
+# Modules of a block by kind, see `freeze`: those that name it, and the norms before them.
+KINDS = {
+    'attn': (('attn', 'token_mixer'), ('norm1',)),
+    'ffn': (('mlp', 'channel_mixer'), ('norm2', 'norm')),
+}
 
 
 class TruncatedTimm(BaseModule):
@@ -35,10 +41,16 @@ class TruncatedTimm(BaseModule):
         out_indices: stages (from 0) to return, increasing; the last kept one by default.
         img_size: (height, width), pixels, for families that are built for one size.
         drop_path_rate: of the whole network; None: timm's default.
+        frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages. Frozen
+            modules stay in eval mode.
+        with_cp: recompute blocks in the backward pass, by timm's own checkpointing.
         init_cfg: of mmengine.
+        freeze: kinds of layers, keys of `KINDS`, that are not trained in any block and stay in
+            eval mode with the norm before them.
 
     Raises:
-        ValueError: an unknown name, a family that does not fit, a stage that it does not have.
+        ValueError: an unknown name, a family that does not fit, a stage that it does not have,
+            options that it cannot take.
     """
 
     def __init__(
@@ -48,13 +60,16 @@ class TruncatedTimm(BaseModule):
         out_indices: Sequence[int] | None = None,
         img_size: tuple[int, int] = (256, 192),
         drop_path_rate: float | None = None,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
         init_cfg: dict | None = None,
+        freeze: Sequence[str] = (),
     ):
         super().__init__(init_cfg)
         _check_name(model_name)
         self.model_name, self.img_size = model_name, tuple(img_size)
         options = {} if drop_path_rate is None else dict(drop_path_rate=drop_path_rate)
-        model = _build(model_name, self.img_size, False, options)
+        model, self.is_fixed = _build(model_name, self.img_size, **options)
         infos = list(model.feature_info)
         indices = (num_stages - 1,) if out_indices is None else tuple(out_indices)
         kept = sorted(set(indices) & set(range(num_stages)))
@@ -71,10 +86,63 @@ class TruncatedTimm(BaseModule):
             raise ValueError(f'timm cannot cut {model_name} (no prune_intermediate_layers)')
         self.net = FeatureGetterNet(model, places)  # cuts, and returns (B, C, H, W)
         self._depths = _depths(self.net)
+        if with_cp:
+            try:
+                model.set_grad_checkpointing(True)
+            except (AssertionError, AttributeError) as error:
+                raise ValueError(f'with_cp=True: timm cannot recompute {model_name}') from error
+        if frozen_stages not in range(-1, num_stages + 1):
+            raise ValueError(
+                f'frozen_stages={frozen_stages}; give -1 (none), 0 (stem) or 1 to {num_stages}'
+            )
+        last = [infos[stage_feature(infos, i, model_name)]['module'] for i in range(frozen_stages)]
+        self._freeze_up_to(last, frozen_stages)
+        for module in self._of_kinds(freeze):
+            module.requires_grad_(False)
+        self._frozen = [
+            module
+            for module in self.net.modules()
+            if (own := [*module.parameters()]) and not any(p.requires_grad for p in own)
+        ]
+        self.train()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> tuple of (B, C_i, H / stride, W / stride), one for each out index."""
+        if self.is_fixed and tuple(x.shape[2:]) != self.img_size:
+            size = tuple(x.shape[2:])
+            raise ValueError(
+                f'{self.model_name} was built for images of {self.img_size} (height, width), got '
+                f'{size}; give the backbone img_size={size}'
+            )
         return tuple(self.net(x))
+
+    def train(self, mode: bool = True) -> nn.Module:
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    def _freeze_up_to(self, modules, frozen_stages):
+        """Freeze the layers up to the last one of these modules, or the stem alone."""
+        if frozen_stages < 0:
+            return
+        inside = tuple(f'model.{name}.' for name in modules)
+        depth = max((d for name, d in self._depths.items() if name.startswith(inside)), default=0)
+        for name, param in self.net.named_parameters():
+            param.requires_grad_(self._depths[name] > depth)
+
+    def _of_kinds(self, freeze):
+        if isinstance(freeze, str) or (unknown := [kind for kind in freeze if kind not in KINDS]):
+            wrong = freeze if isinstance(freeze, str) else unknown[0]
+            raise ValueError(f'freeze={wrong!r}; give a tuple of {", ".join(map(repr, KINDS))}')
+        for kind in freeze:
+            named, norms = KINDS[kind]
+            blocks = [dict(block.named_children()) for block in self.net.modules()]
+            blocks = [block for block in blocks if block.keys() & set(named)]
+            if not blocks:
+                raise ValueError(f'no block of {self.model_name} has {kind} layers to freeze')
+            for block in blocks:
+                yield from (block[name] for name in (*named, *norms) if name in block)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """(layer, num_layers) of a parameter for layer-wise decay, by timm's groups of layers."""
@@ -87,12 +155,21 @@ class TruncatedTimm(BaseModule):
 class TimmPretrained:
     """`init_cfg=dict(type='TimmPretrained')`: start a `TruncatedTimm` from timm's own weights.
 
-    timm downloads them once (Hugging Face, safetensors) and states their license.
+    timm downloads them once (Hugging Face, safetensors), states their license, and fits them to
+    the image size.
+
+    Args:
+        checkpoint: file of the whole network in timm's layout or in one that timm converts, read
+            without running what is in it; None: download.
     """
 
+    def __init__(self, checkpoint: str | None = None):
+        self.checkpoint = checkpoint
+
     def __call__(self, module: nn.Module) -> None:
-        whole = _build(module.model_name, module.img_size, True, {}).state_dict()
-        own = module.net.model.state_dict()
+        options = {} if self.checkpoint is None else self._of_file(module.model_name)
+        model, _ = _build(module.model_name, module.img_size, pretrained=True, **options)
+        whole, own = model.state_dict(), module.net.model.state_dict()
         module.net.model.load_state_dict({key: whole[key] for key in own})
         for each in module.modules():
             each._is_init = True
@@ -100,6 +177,16 @@ class TimmPretrained:
         MMLogger.get_current_instance().info(
             f'{module.model_name}: timm weights, license {license or "not stated"}'
         )
+
+    def _of_file(self, name):
+        """Options of timm for the weights of the file, with as many classes as it has."""
+        state = read_weights(self.checkpoint)
+        state = next((state[key] for key in WRAPPERS if key in state), state)
+        classifier = timm.get_pretrained_cfg(name).classifier
+        first = classifier if isinstance(classifier, str) else classifier[0]
+        classes = len(state.get(f'{first}.weight', ()))
+        overlay = dict(state_dict=state, num_classes=classes)
+        return dict(num_classes=classes, pretrained_cfg_overlay=overlay)
 
 
 def _check_name(name):
@@ -112,17 +199,22 @@ def _check_name(name):
             raise ValueError(f'{name} {reason}')
 
 
-def _build(name, size, pretrained, options):
-    """The whole network, built for `size` where its family asks for one."""
-    create = partial(timm.create_model, name, pretrained=pretrained, **options)
+def _build(name, size, **options):
+    """The whole network, built for `size` where its family asks for one, and whether it does."""
+    create = partial(timm.create_model, name, **options)
     if name.startswith(SQUARE):
-        return create(img_size=max(size))
+        return create(img_size=max(size)), False
     try:
-        return create(img_size=size)
+        model = create(img_size=size)
     except TypeError as error:
         if 'img_size' not in str(error):
             raise
-    return create()
+        return create(), False
+    if size[0] % 32 or size[1] % 32:
+        raise ValueError(
+            f'{name} is built for one size of images, got img_size={size}; give multiples of 32'
+        )
+    return model, True
 
 
 def _depths(net):
