@@ -225,6 +225,13 @@ def test_one_file_of_an_archive_is_kept(server, tmp_path, name):
     assert [each.name for each in tmp_path.iterdir()] == ['net.onnx']
 
 
+@pytest.mark.parametrize('name', ARCHIVES)
+def test_of_an_archive_the_largest_member_of_a_kind_is_kept(server, tmp_path, name):
+    path = download(f'{server}/{name}', tmp_path, name='any.file', member='*.*', sha256=SHA256)
+    assert path.read_bytes() == CONTENT
+    assert [each.name for each in tmp_path.iterdir()] == ['any.file']
+
+
 @pytest.mark.parametrize('name', [*ARCHIVES, 'no-archive.zip'])
 def test_an_archive_without_the_file_is_refused_and_removed(server, tmp_path, name):
     with pytest.raises(DownloadError, match='no archive with other.onnx'):

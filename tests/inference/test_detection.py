@@ -1,8 +1,11 @@
 """Boxes are read from every form, and YOLOX's from every kind of export."""
 
+import hashlib
+import io
 import json
 import socket
 import sys
+import zipfile
 from types import SimpleNamespace
 
 import cv2
@@ -14,6 +17,7 @@ from mmengine.structures import InstanceData
 from trunchier.files import DownloadError
 from trunchier.inference import detection
 from trunchier.inference.sources import Frame, Source
+from trunchier.weights.official import fetch
 from trunchier.zoo.releases import RELEASES
 
 BOX, OTHER = [1, 2, 30, 40], [5, 6, 70, 80]
@@ -196,8 +200,8 @@ def test_of_overlapping_boxes_the_best_remains():
 
 
 def test_the_image_is_fitted_into_the_input_and_padded_with_gray():
-    blob, ratio = detection.letterbox(np.full((20, 40, 3), 7, np.uint8), (64, 96))
-    assert blob.shape == (1, 3, 64, 96) and ratio == 2.4
+    blob, fitted = detection.letterbox(np.full((20, 40, 3), 7, np.uint8), (64, 96))
+    assert blob.shape == (1, 3, 64, 96) and fitted == (96, 48)
     assert (blob[:, :, :48] == 7).all() and (blob[:, :, 48:] == 114).all()
 
 
@@ -255,6 +259,97 @@ def test_rtmdet_gets_normalized_images(tmp_path, monkeypatch):
         fed[0][0, :, 0, 0], [-0.53 / 57.375, -0.28 / 57.12, -2.118], atol=1e-3
     )
     np.testing.assert_allclose(fed[0][0, :, 0, -1], [0.182, -0.04, -0.166], atol=1e-3)  # gray
+
+
+def rtmdet_onnx():
+    """A network with inputs and outputs of mmdeploy's RTMDet, which boxes what is white.
+
+    Boxes come best first, after NMS, down to low scores, of people and of another class.
+    """
+    onnx = pytest.importorskip('onnx')
+    helper = onnx.helper
+    node, constant = helper.make_node, onnx.numpy_helper.from_array
+    along = {'x': np.arange(320).reshape(1, 1, 1, 320), 'y': np.arange(320).reshape(1, 1, 320, 1)}
+    constants = dict(
+        white=np.float32(0.4), side=np.float32(320), first=np.array([0]), one=np.array([1]),
+        channel=np.array([1]), shape=np.array([1, 1, 4]), three=np.array([1, 3, 1]),
+        scores=np.float32([[[0.9], [0.8], [0.06]]]), labels_=np.array([[0, 41, 0]]),
+    )  # fmt: skip
+    nodes = [
+        node('Slice', ['input', 'first', 'one', 'channel'], ['blue']),
+        node('Greater', ['blue', 'white'], ['is_white']),
+        node('Cast', ['is_white'], ['mask'], to=onnx.TensorProto.FLOAT),
+    ]
+    for axis, grid in along.items():
+        constants |= {f'{axis}_end': np.float32(grid + 1), f'{axis}_left': np.float32(320 - grid)}
+        nodes += [
+            node('Mul', ['mask', f'{axis}_end'], [f'{axis}_a']),
+            node('ReduceMax', [f'{axis}_a'], [f'{axis}2']),
+            node('Mul', ['mask', f'{axis}_left'], [f'{axis}_b']),
+            node('ReduceMax', [f'{axis}_b'], [f'{axis}_c']),
+            node('Sub', ['side', f'{axis}_c'], [f'{axis}1']),
+        ]
+    nodes += [
+        node('Concat', ['x1', 'y1', 'x2', 'y2'], ['corners'], axis=3),
+        node('Reshape', ['corners', 'shape'], ['box']),
+        node('Tile', ['box', 'three'], ['boxes']),
+        node('Concat', ['boxes', 'scores'], ['dets'], axis=2),
+        node('Identity', ['labels_'], ['labels']),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        'rtmdet',
+        [helper.make_tensor_value_info('input', onnx.TensorProto.FLOAT, [1, 3, 320, 320])],
+        [
+            helper.make_tensor_value_info('dets', onnx.TensorProto.FLOAT, [1, 3, 5]),
+            helper.make_tensor_value_info('labels', onnx.TensorProto.INT64, [1, 3]),
+        ],
+        [constant(np.asarray(value), name) for name, value in constants.items()],
+    )
+    opset = [helper.make_opsetid('', 13)]
+    return helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+
+
+def test_rtmdet_by_its_name_from_openmmlabs_archive(web, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('TRUNCHIER_HOME', str(tmp_path / 'home'))
+    content, archive = rtmdet_onnx(), io.BytesIO()
+    with zipfile.ZipFile(archive, 'w') as file:
+        file.writestr('20230831/rtmdet_onnx/rtmdet_nano/detail.json', b'{}')
+        file.writestr('20230831/rtmdet_onnx/rtmdet_nano/end2end.onnx', content)
+    web.files['/rtmdet_nano.zip'] = archive.getvalue()
+    facts = dict(urls=(f'{web.url}/rtmdet_nano.zip',), sha256=hashlib.sha256(content).hexdigest())
+    monkeypatch.setitem(RELEASES, 'rtmdet-nano', RELEASES['rtmdet-nano']._replace(**facts))
+    image = np.zeros((100, 161, 3), np.uint8)
+    image[30:80, 60:100] = 255
+    finder = detection.make_detector('RTMDet-nano')
+    (person,) = finder(Frame(image, Source('a', 'image')))
+    np.testing.assert_allclose(person, [60, 30, 100, 80, 0.9], atol=0.5)
+    assert web.asked == ['/rtmdet_nano.zip']
+    assert 'rtmdet-nano.onnx (license: Apache-2.0)' in capsys.readouterr().err
+    assert detection.name_of(detection.make_detector('auto')) == 'rtmdet-nano.onnx'
+
+
+def test_rtmdet_gets_what_mmdet_feeds_it(tmp_path, monkeypatch):
+    mmcv = pytest.importorskip('mmcv')
+    session = Session([], (1, 3, 320, 320))
+    monkeypatch.setattr(detection, 'onnx_session', lambda path, device: session)
+    image = np.random.default_rng(0).integers(0, 256, (100, 161, 3), np.uint8)
+    blob, scale = detection.RtmdetDetector('rtmdet-nano.onnx').fit(image)
+    fitted = mmcv.imrescale(image, (320, 320))
+    assert fitted.shape == (199, 320, 3)
+    padded = mmcv.impad(fitted, shape=(320, 320), pad_val=(114, 114, 114))
+    mean, std = np.array(detection.RTMDET_MEAN), np.array(detection.RTMDET_STD)
+    expected = mmcv.imnormalize(padded, mean, std, to_rgb=False).transpose(2, 0, 1)
+    np.testing.assert_allclose(blob[0], expected, atol=1e-5)
+    np.testing.assert_allclose(scale, [320 / 161, 1.99] * 2)
+
+
+def test_rtmdet_tiny_is_taken_from_a_file_put_there_by_hand(cache, monkeypatch):
+    with pytest.raises(FileNotFoundError, match='rtmdet_tiny_8xb32-300e_coco by MMDeploy'):
+        fetch('rtmdet-tiny')
+    (cache / 'rtmdet-tiny.onnx').touch()
+    assert detection.make_detector('rtmdet-tiny').path == cache / 'rtmdet-tiny.onnx'
 
 
 @pytest.fixture

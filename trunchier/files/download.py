@@ -5,6 +5,7 @@ Nothing is downloaded without a line on stderr that names the file, its size and
 
 import contextlib
 import errno
+import fnmatch
 import hashlib
 import http.client
 import json
@@ -103,7 +104,8 @@ def download(
         sha256: the first or all of its digits; None: of the address, or of a name that carries
             them (`name-1a2b3c4d.pth`, `name-1a2b3c4d_20230314.pth`).
         size: bytes, if known.
-        member: the address is of a .zip or .tar.gz, of which the file is this member.
+        member: the address is of a .zip or .tar.gz, of which the file is the largest member whose
+            name ends like this, a shell pattern such as `*.onnx`.
         note: what the announcement says about the file, such as its license.
         progress: see `Progress`; None: a line, and a bar on a terminal, on stderr.
         beside: {member: name} of other members to keep in `folder`; one that is absent is left out.
@@ -333,33 +335,36 @@ def _take(archive, wanted, others):
     """Copy regular files out of a .zip or .tar.gz; names in it are only compared.
 
     Args:
-        wanted, others: {end of the member's name: path}; of `others` some may be absent.
+        wanted, others: {end of the member's name, a shell pattern: path}, of several the largest;
+            of `others` some may be absent.
     """
-    paths, taken = wanted | others, set()
+    paths, taken = wanted | others, {}
 
-    def target(name):
-        return next((path for end, path in paths.items() if f'/{name}'.endswith(f'/{end}')), None)
+    def target(name, size):
+        """Where to copy a member, or None."""
+        for pattern, path in paths.items():
+            if fnmatch.fnmatchcase(f'/{name}', f'*/{pattern}') and size > taken.get(path, -1):
+                return path
+        return None
 
-    def copy(source, path):
+    def copy(source, path, size):
         with whole_file(path) as new, open(new, 'wb') as file:
             shutil.copyfileobj(source, file, 1 << 20)
-        taken.add(path)
+        taken[path] = size
 
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as files:
-                for name in files.namelist():
-                    if (path := target(name)) not in (None, *taken):
-                        with files.open(name) as source:
-                            copy(source, path)
+                for each in files.infolist():
+                    if path := target(each.filename, each.file_size):
+                        with files.open(each) as source:
+                            copy(source, path, each.file_size)
         else:
             with tarfile.open(archive, 'r|*') as files:
                 for each in files:
-                    if each.isreg() and (path := target(each.name)) not in (None, *taken):
-                        copy(files.extractfile(each), path)
-                    if taken == {*paths.values()}:
-                        break
-        if missing := {*wanted.values()} - taken:
+                    if each.isreg() and (path := target(each.name, each.size)):
+                        copy(files.extractfile(each), path, each.size)
+        if missing := {*wanted.values()} - taken.keys():
             raise IndexError(missing)
     except (IndexError, tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         for path in wanted.values():

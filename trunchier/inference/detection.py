@@ -16,12 +16,12 @@ import cv2
 import numpy as np
 
 from ..files import DownloadError, need
-from ..weights.official import fetch, installed
+from ..weights.official import fetch, installed, release
 from .sources import Frame, Source
 
 # Official detectors by name, the best first: 'auto' takes the first that is on this machine, and
 # else downloads the last.
-OFFICIAL = ('yolox-s', 'rtmdet-m', 'yolox-tiny', 'rtmdet-nano', 'yolox-nano')
+OFFICIAL = ('yolox-s', 'rtmdet-m', 'rtmdet-tiny', 'yolox-tiny', 'rtmdet-nano', 'yolox-nano')
 PATIENCE = 5.0  # seconds that 'auto' waits for a server, as behind a firewall
 SCORE_THRESHOLD = 0.3
 NMS_THRESHOLD = 0.45  # of YOLOX's own demo
@@ -66,8 +66,9 @@ def make_detector(
         return whole_image
     if detector == 'auto':
         return automatic(device, score_thr, nms_thr)
-    if str(detector).lower().replace('_', '-') in OFFICIAL:
-        detector = fetch(str(detector))
+    name = str(detector).lower().replace('_', '-')
+    if name in OFFICIAL and (installed(name) or release(name)[1].urls):
+        detector = fetch(name)
     suffix = Path(detector).suffix.lower()
     if suffix in ('.json', '.npy'):
         raise ValueError(f'{detector} is no detector; give boxes with bboxes= or --boxes')
@@ -320,22 +321,21 @@ class YoloxDetector:
         self.input_name = inputs[0].name
 
     def __call__(self, frame: Frame) -> np.ndarray:
-        blob, ratio = letterbox(frame.image, self.size)
-        blob = self.normalize(blob)
+        blob, scale = self.fit(frame.image)
         try:
             outputs = self.session.run(None, {self.input_name: blob})
         except Exception as error:  # onnxruntime's exceptions have no common class
             raise ValueError(f'onnxruntime cannot run {self.path}: {error}') from error
         boxes = self._people(outputs)
-        boxes[:, :4] /= ratio
+        boxes[:, :4] /= scale
         height, width = frame.image.shape[:2]
         boxes[:, :4] = boxes[:, :4].clip(0, [width, height, width, height])
         return boxes
 
-    @staticmethod
-    def normalize(images: np.ndarray) -> np.ndarray:
-        """(1, 3, H, W) BGR in 0..255 as the network takes them."""
-        return images
+    def fit(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """An image (H, W, 3) as input (1, 3, *size), and the scale (4,) of boxes in it."""
+        ratio = min(self.size[0] / image.shape[0], self.size[1] / image.shape[1])
+        return letterbox(image, self.size)[0], np.full(4, ratio)
 
     def _people(self, outputs):
         """(P, 5) in pixels of the input, best first."""
@@ -362,13 +362,15 @@ class YoloxDetector:
 class RtmdetDetector(YoloxDetector):
     """RTMDet (Lyu et al., 2022) as mmdeploy exports it, boxes after NMS.
 
-    It differs from YOLOX by normalized input. Arguments: see `YoloxDetector`.
+    It differs from YOLOX by normalized input, and by sides that are rounded, as by mmdet, whose
+    boxes are scaled by each of them. Arguments: see `YoloxDetector`.
     """
 
-    @staticmethod
-    def normalize(images: np.ndarray) -> np.ndarray:
+    def fit(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        blob, (width, height) = letterbox(image, self.size, 0.5)
         mean, std = (np.float32(each).reshape(3, 1, 1) for each in (RTMDET_MEAN, RTMDET_STD))
-        return (images - mean) / std
+        scale = width / image.shape[1], height / image.shape[0]
+        return (blob - mean) / std, np.array(scale * 2)
 
 
 def onnx_session(path: str | Path, device: str) -> Any:
@@ -386,14 +388,25 @@ def onnx_session(path: str | Path, device: str) -> Any:
         raise ValueError(f'{path} is no ONNX model that onnxruntime loads: {error}') from error
 
 
-def letterbox(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, float]:
-    """An image (H, W, 3) as YOLOX's input (1, 3, *size) float32, and the scale to it."""
+def letterbox(
+    image: np.ndarray, size: tuple[int, int], rounding: float = 0.0
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """An image shrunk or enlarged to fit, on gray below and to the right.
+
+    Args:
+        image: (H, W, 3).
+        size: (height, width) of the input.
+        rounding: added to the sides of the image before they are truncated: 0 for YOLOX.
+
+    Returns:
+        (1, 3, *size) float32, and (width, height) of the image in it.
+    """
     height, width = image.shape[:2]
     ratio = min(size[0] / height, size[1] / width)
-    shrunk = max(int(width * ratio), 1), max(int(height * ratio), 1)
+    fitted = tuple(max(int(side * ratio + rounding), 1) for side in (width, height))
     blob = np.full((*size, 3), PAD_VALUE, np.uint8)
-    blob[: shrunk[1], : shrunk[0]] = cv2.resize(image, shrunk, interpolation=cv2.INTER_LINEAR)
-    return np.float32(blob.transpose(2, 0, 1)[None]), ratio
+    blob[: fitted[1], : fitted[0]] = cv2.resize(image, fitted, interpolation=cv2.INTER_LINEAR)
+    return np.float32(blob.transpose(2, 0, 1)[None]), fitted
 
 
 def decode_yolox(out: np.ndarray, size: tuple[int, int], path: str | Path = 'model') -> np.ndarray:

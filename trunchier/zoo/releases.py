@@ -42,7 +42,8 @@ class Release(NamedTuple):
         file: its name in the cache or in `BY_HAND`; '': as in the first address.
         sha256: all or the first of the file's 64 digits; '': unknown.
         size: bytes; 0: unknown.
-        member: the addresses are of an archive (.zip, .tar.gz), the file is this part of it.
+        member: the addresses are of an archive (.zip, .tar.gz), the file is its largest part whose
+            name ends like this, see `files.download`.
         beside: {other part of the archive: name under which it is kept beside the file}.
         by_hand: page where a person can download it.
         model: the model that these weights complete, if any.
@@ -117,6 +118,12 @@ AUTHORS = 'https://github.com/ViTAE-Transformer/ViTPose#results-from-this-repo-o
 BERKELEY = 'https://people.eecs.berkeley.edu/~jathushan/projects/4dhumans/'
 UTEXAS = 'https://www.cs.utexas.edu/~pavlakos/4dhumans/'
 
+RTMDET = (
+    'https://github.com/open-mmlab/mmdetection/tree/main/configs/rtmdet (export '
+    'rtmdet_tiny_8xb32-300e_coco by MMDeploy; or, with mmdet installed, --detector rtmdet-tiny '
+    'takes it from there)'
+)
+
 # fmt: off
 RELEASES = {
     # models, by the paper's names
@@ -128,7 +135,7 @@ RELEASES = {
         "people of 4D-Humans' mix, bodies (HMR2.0b)", SMPL, HUMANS,
         (UTEXAS + 'hmr2_data.tar.gz', BERKELEY + 'hmr2_data.tar.gz'),
         file='HMR2.0-H.ckpt', model='HMR2.0-H',
-        member='logs/train/multiruns/hmr2/0/checkpoints/epoch=35-step=1000000.ckpt',
+        member='*.ckpt',
         # Mean parameters, and the regressor of 19 more joints (for tools/convert_smpl.py).
         beside={name: name for name in ('smpl_mean_params.npz', 'SMPL_to_J19.pkl')},
     ),
@@ -186,14 +193,17 @@ RELEASES = {
         'boxes of people, trained on COCO and Objects365', APACHE, 'ONNX, by MMDeploy',
         (MMPOSE + 'projects/rtmposev1/onnx_sdk/rtmdet_nano_8xb32-100e_coco-obj365-person-05d8511e'
          '.zip',),
-        file='rtmdet-nano.onnx', member='end2end.onnx',
+        file='rtmdet-nano.onnx', member='*.onnx',
         sha256='8297e829ccc5590c8e2d32d5a211f322a0585fb7467eec85eb12c9525b0b95d6',
+    ),
+    'rtmdet-tiny': _by_hand(  # OpenMMLab publishes it for mmdet only, not for onnxruntime
+        DETECTOR, APACHE, 'ONNX, by MMDeploy', 'rtmdet-tiny.onnx', RTMDET,
     ),
     'rtmdet-m': Release(
         'boxes of people, trained on COCO and Objects365', APACHE, 'ONNX, by MMDeploy',
         (MMPOSE + 'projects/rtmposev1/onnx_sdk/rtmdet_m_8xb32-100e_coco-obj365-person-235e8209'
          '.zip',),
-        file='rtmdet-m.onnx', member='end2end.onnx',
+        file='rtmdet-m.onnx', member='*.onnx',
     ),
 }
 # fmt: on
