@@ -273,15 +273,11 @@ def test_missing_shards_are_named(tmp_path):
         ('a/{8..10}.tar', ['a/08.tar', 'a/09.tar', 'a/10.tar']),
         (['a/x.tar', 'b/{1..2}.tar'], ['a/x.tar', 'b/1.tar', 'b/2.tar']),
         ('a{1..2}/{3..4}', ['a1/3', 'a1/4', 'a2/3', 'a2/4']),
+        ('https://a/{0..1}.tar', ['https://a/0.tar', 'https://a/1.tar']),
     ],
 )
 def test_braces_expand_to_numbers(urls, paths):
     assert shards.expand_urls(urls) == paths
-
-
-def test_remote_shards_are_an_error():
-    with pytest.raises(ValueError, match='not a local path'):
-        shards.expand_urls('https://somewhere/{000000..000001}.tar')
 
 
 # --- The stream ----------------------------------------------------------------------------------

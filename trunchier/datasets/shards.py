@@ -28,7 +28,9 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
 from ..files import images, pickles, read_npz, save_npz
+from ..files.download import cache_folder
 from ..files.processes import in_processes
+from ..files.remote import RangeCache, is_remote, matching, open_anywhere, state_of
 from .annotations import (
     AnnotationFilter,
     BadRecord,
@@ -58,15 +60,19 @@ class ShardPeople(People):
     """People in tar shards.
 
     Args:
-        urls: tar files: paths with {000000..000312} or *, or folders.
+        urls: tar files: paths with {000000..000312} or *, or folders; or addresses (s3://, gs://,
+            https://), see `files.remote`.
         name, pipeline: see `People`; the default name is the folder's.
         filters: arguments of `AnnotationFilter`, HMR2.0's by default; None keeps all.
         masks: read the person's mask from detection.npz, if there is one.
-        index_dir: folder of the indices, if that of the shards is read-only.
+        index_dir: folder of the indices, if that of the shards is read-only or remote (then the
+            default is one in the cache of downloads).
         max_bad_share: maximum share of bad records.
+        cache_dir, cache_bytes: folder for what was read of remote shards, and its limit; 0: none.
 
     Raises (in `full_init`):
         FileNotFoundError: a shard is missing.
+        OSError: a server cannot be reached, or serves no byte ranges.
         RuntimeError: too many bad records.
         ValueError: no person is left.
     """
@@ -83,9 +89,13 @@ class ShardPeople(People):
         masks: bool = False,
         index_dir: str | Path | None = None,
         max_bad_share: float = 0.01,
+        cache_dir: str | Path | None = None,
+        cache_bytes: int = 16 << 30,
     ):
         self.paths = expand_urls(urls)
         super().__init__(name or Path(self.paths[0]).absolute().parent.name, pipeline)
+        self.cache = RangeCache(cache_dir or cache_folder() / 'shards', cache_bytes)
+        self._tags = {}  # of remote shards
         self.filter = None if filters is None else AnnotationFilter(**dict(filters))
         self.masks = masks
         self.index_dir = index_dir
@@ -110,7 +120,7 @@ class ShardPeople(People):
         super().full_init()
         if self._begins is not None:
             return
-        missing = [path for path in self.paths if not Path(path).is_file()]
+        missing = [p for p in self.paths if not (is_remote(p) or Path(p).is_file())]
         if missing:
             raise FileNotFoundError(
                 f'{self.name}: {len(missing)} of {len(self.paths)} shards are missing, the first '
@@ -141,15 +151,22 @@ class ShardPeople(People):
 
     def index_path(self, path: str | Path) -> Path:
         """Path of the index of a shard."""
-        path = Path(path).absolute()
         settings = repr(self.filter)  # equal for equal filters
-        folder = Path(self.index_dir) if self.index_dir else path.parent / '.trunchier_index'
+        folder = self.index_dir
+        if is_remote(path):
+            settings += str(path)
+            folder = folder or cache_folder() / 'indices'
+        path = Path(path).absolute()
+        folder = Path(folder) if folder else path.parent / '.trunchier_index'
         return folder / f'{path.parent.name}-{path.stem}-{crc32(settings.encode()):08x}.npz'
 
     def _index_facts(self, path):
         """Facts about a shard (see `index_shard`); indexes it if its index is missing or stale."""
-        state = os.stat(path)
-        stamp = dict(version=2, size=state.st_size, mtime=state.st_mtime_ns)
+        try:
+            size, self._tags[path] = state_of(path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f'{self.name}: no shard {path}') from error
+        stamp = dict(version=2, size=size, mtime=self._tags[path])
         target = self.index_path(path)
         if target.is_file():
             try:
@@ -215,6 +232,8 @@ class ShardPeople(People):
         )
 
     def _read(self, path, offset, size):
+        if is_remote(path):
+            return self.cache.read(path, int(offset), int(size), self._tags[path])
         if path in self._files:
             self._files.move_to_end(path)
         else:
@@ -323,7 +342,7 @@ def index_shard(
         if len(examples) < 5:
             examples.append(f'{name}: {kind} ({reason})')
 
-    with open(path, 'rb') as file:
+    with open_anywhere(path) as file:
         for name, offset, size in _walk(file, path, count):
             match = re.match(r'((?:.*/)?[^./]+)\.([^/]*)$', name)
             field = FIELDS.get(match[2].lower()) if match else None
@@ -378,7 +397,8 @@ def _read_group(file, key, group):
 
 def _walk(file, path, count):
     """(name, offset, size) of the regular members of a tar, up to the first damage."""
-    end = os.fstat(file.fileno()).st_size
+    end = file.seek(0, os.SEEK_END)
+    file.seek(0)
     found = False
     try:
         with tarfile.open(fileobj=file, mode='r:') as tar:
@@ -471,13 +491,16 @@ def expand_urls(urls: str | Path | Sequence[str | Path]) -> list[str]:
 
     Raises:
         FileNotFoundError: no tar file matches.
-        ValueError: not a local path, or no path at all.
+        ValueError: an address that cannot be read, or no path at all.
     """
     paths = []
     for url in [urls] if isinstance(urls, str | Path) else urls:
         url = os.path.expanduser(os.path.expandvars(str(url)))
-        if '://' in url or url.startswith('pipe:'):
-            raise ValueError(f'{url} is not a local path; download the shards first')
+        if url.startswith('pipe:'):
+            raise ValueError(f'{url} is a command, which is not run; give a path or an address')
+        if is_remote(url):
+            paths += matching(url) if '*' in url else _expand_braces(url)
+            continue
         if os.path.isdir(url):
             url = os.path.join(url, '*.tar')
         if '*' in url:
