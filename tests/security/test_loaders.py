@@ -67,6 +67,7 @@ READERS = {
     'trunchier/files/images.py': PICTURE,
     'trunchier/files/pickles.py': {'pickle'},
     'trunchier/inference/detection.py': {'boxes', 'yolox'},
+    'trunchier/inference/distributed.py': 'headers of a tar, and Parquet, which is data alone',
     'trunchier/inference/exported.py': {'model without torch'},
     'trunchier/inference/results.py': OWN,
     'trunchier/inference/sources.py': {'sources'},

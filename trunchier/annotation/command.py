@@ -6,6 +6,7 @@
 import argparse
 import errno
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -17,12 +18,14 @@ from ..files.images import MAX_PIXELS
 from ..files.processes import clean_end
 from ..inference import detection
 from ..inference.command import messages, parse_frames, parse_models
+from ..inference.distributed import CHUNK
 from ..inference.inferencer import Inferencer
 from ..inference.screen import printable
 from ..inference.sources import EVERY_FRAME
 from .annotate import PEOPLE_PER_BATCH, annotate
 from .filters import Thresholds
 from .merge import Merged, merge
+from .on_ray import annotate_on_ray
 from .views import Views
 from .work import Shard, Workplace, file_digest, parse_shard, shard_of_job
 
@@ -100,6 +103,8 @@ def _annotate(args):
     detector = detection.GivenBoxes.of(args.boxes) if args.boxes else infer.detector
     teacher = Views(infer.predictor, args.mirrored, args.scaled)
     work = Workplace(args.out, _settings(args, infer, detector))
+    if args.engine == 'ray':
+        return _annotate_on_ray(args, infer, work)
     progress = annotate(
         args.inputs, work, teacher, detector, shard, args.take_over, args.batch_size, args.frames,
         args.max_pixels,
@@ -114,6 +119,25 @@ def _annotate(args):
         log.info('shard %d of %d; when all are done: trunchier merge %s',
                  shard.index, shard.count, printable(args.out))  # fmt: skip
         return EXIT_INCOMPLETE if progress.held or progress.unreadable else 0
+    return _tell(merge(work, _thresholds(args), args.own_keypoints))
+
+
+def _annotate_on_ray(args, infer, work):
+    paths = [name and os.path.abspath(name) if name and Path(name).is_file() else name
+             for name in (args.model, args.weights, args.detector, args.body_model)]  # fmt: skip
+    model, weights, detector, body_model = paths
+    options: dict[str, Any] = dict(given=(model, weights, args.task), device=args.device)
+    options |= dict(precision=args.precision, detector=detector, score_thr=args.score_thr)
+    options |= dict(batch_size=args.batch_size, max_pixels=args.max_pixels, trust=args.trust)
+    options |= dict(mirrored=args.mirrored, scaled=args.scaled)
+    options |= dict(detector_weights=args.detector_weights)
+    options |= dict(boxes=os.path.abspath(args.boxes)) if args.boxes else {}
+    options |= dict(body_model=body_model) if body_model else {}
+    before = annotate_on_ray(
+        args.inputs, work, options, address=args.address, concurrency=args.workers,
+        num_gpus=args.gpus, frames=args.frames, chunk=args.chunk,
+    )  # fmt: skip
+    log.info('%d images and parts of videos were done before', before)
     return _tell(merge(work, _thresholds(args), args.own_keypoints))
 
 
@@ -182,6 +206,14 @@ def _parser():
              'JOB_COMPLETION_INDEX and JOB_COMPLETIONS, RANK and WORLD_SIZE, if set)')
     add('--take-over', action='store_true',
         help='afterwards go on with inputs of other shards that nobody is at')
+    add = parser.add_argument_group('Ray (docs/ray.md)').add_argument
+    add('--engine', choices=('processes', 'ray'), default='processes',
+        help='ray: on a Ray cluster, also of tars and parts of videos (default: processes)')
+    add('--address', metavar='HOST:PORT', help='of the cluster (default: one of this machine)')
+    add('--workers', type=int, default=1, metavar='N', help='actors (default: 1)')
+    add('--gpus', type=float, default=0, metavar='X', help='GPUs of each (default: 0)')
+    add('--chunk', type=int, default=CHUNK, metavar='N',
+        help=f'frames in a part of a video (default: {CHUNK})')
     _add_thresholds(parser)
     return parser
 

@@ -14,10 +14,12 @@ import numpy as np
 
 from ..conventions import COCO_17, COCO_17_SKELETON, OPENPOSE_25
 from ..files import read_npz, save_npz, whole_file
+from ..inference.distributed import ROWS
 from ..inference.sources import Unreadable, read_image
 from ..inference.writers import write_image
 from ..visualization.overlays import contact_sheet
 from .filters import REASONS, Seen, Thresholds, measures, reasons
+from .on_ray import missing_inputs, parts_of_rows
 from .report import write_report
 from .work import Claims, Workplace, units
 
@@ -153,6 +155,9 @@ def indices_by_name(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
 
 def _parts(work, merged) -> Iterator[tuple[dict, dict[str, np.ndarray]]]:
     """What is known of each input, in order; notes what is missing or unreadable."""
+    if (work.out / ROWS).is_dir():
+        yield from _parts_of_ray(work, merged)
+        return
     with Claims(work.claims) as claims:
         for unit in units(work.given(), work.out):
             merged.inputs += 1
@@ -172,6 +177,17 @@ def _parts(work, merged) -> Iterator[tuple[dict, dict[str, np.ndarray]]]:
                 continue
             merged.unreadable += [(unit.file_name, why) for why in about['errors']]
             yield about, arrays
+
+
+def _parts_of_ray(work, merged):
+    done = set()
+    for about, arrays in parts_of_rows(work):
+        merged.inputs += 1
+        merged.unreadable += [(about['file_name'], why) for why in about['errors']]
+        done.add(about['path'])
+        yield about, arrays
+    merged.missing += [(name, 'not done') for name in missing_inputs(work, done)]
+    merged.inputs += len(merged.missing)
 
 
 def _annotation(person, image, number, chosen) -> dict[str, Any]:
