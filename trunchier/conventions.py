@@ -140,6 +140,7 @@ SMPLX_TO_OPENPOSE = tuple(SMPLX_45.index(_SMPLX_NAME.get(name, name)) for name i
 # Human3.6M as VideoPose3D and mmpose order it: pelvis, right leg, left leg, spine, neck, jaw, head,
 # left arm, right arm.
 H36M_17_IN_44 = (39, 27, 26, 25, 28, 29, 30, 41, 37, 42, 43, 34, 35, 36, 33, 32, 31)
+H36M_17_PARENTS = (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 9, 8, 11, 12, 8, 14, 15)
 # MPI-INF-3DHP as mmpose orders it: head top, neck, arms, legs, pelvis, spine, head.
 MPI_INF_17_IN_44 = (38, 37, 33, 32, 31, 34, 35, 36, 27, 26, 25, 28, 29, 30, 39, 41, 43)
 

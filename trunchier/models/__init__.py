@@ -6,6 +6,9 @@ from .backbones.swin import TruncatedSwin
 from .backbones.vmamba import TruncatedVMamba
 from .create import build_model, create_backbone, create_model
 from .distillers import BodyDistiller, HeatmapDistiller, TeacherToken, TokenDistiller
+from .lifting.hourglass import HourglassTokenizer
+from .lifting.ktpformer import KTPFormer
+from .lifting.losses import LiftingLoss
 from .lifting.mixste import MixSTE
 from .mesh.body import BodyModel
 from .mesh.discriminator import HMRDiscriminator
@@ -16,7 +19,7 @@ from .necks.stage_adapter import StageAdapter
 
 __all__ = [
     'BodyDistiller', 'BodyModel', 'HMR2Head', 'HMRDiscriminator', 'HeatmapDistiller',
-    'MeshEstimator', 'MeshLoss', 'MixSTE', 'StageAdapter', 'TeacherToken', 'TokenDistiller',
-    'TruncatedGMF', 'TruncatedSwin', 'TruncatedVMamba', 'build_model', 'create_backbone',
-    'create_model', 'optional',
+    'HourglassTokenizer', 'KTPFormer', 'LiftingLoss', 'MeshEstimator', 'MeshLoss', 'MixSTE',
+    'StageAdapter', 'TeacherToken', 'TokenDistiller', 'TruncatedGMF', 'TruncatedSwin',
+    'TruncatedVMamba', 'build_model', 'create_backbone', 'create_model', 'optional',
 ]  # fmt: skip

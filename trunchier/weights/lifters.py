@@ -22,6 +22,18 @@ LIFTERS = [
     (r'^Temporal_norm\.',                  r'backbone.temporal_norm.'),
     (r'^head\.0\.',                        r'head.pre_logits.'),
     (r'^head\.1\.',                        r'head.fc.'),
+    (r'^kpattention\.',                    r'backbone.kinematic.'),
+    (r'^tpattention\.',                    r'backbone.trajectory.'),
+    (r'\.attn\.(Spatial|Temporal)_pos_embed$', r'.position'),
+    (r'\.attn\.norm1\.',                  r'.norm1.'),
+    (r'\.attn\.kpa\.',                    r'.graphs.0.'),
+    (r'\.attn\.tpa\.gconv1\.',            r'.graphs.0.'),
+    (r'\.attn\.tpa\.gconv2\.',            r'.graphs.1.'),
+    (r'(\.graphs\.\d)\.bn\.',             r'\1.norm.'),
+    (r'(\.graphs\.\d)\.gconv\.W$',        r'\1.weight'),
+    (r'(\.graphs\.\d)\.gconv\.M$',        r'\1.scale'),
+    (r'(\.graphs\.\d)\.gconv\.adj2$',     r'\1.learned'),
+    (r'(\.graphs\.\d)\.gconv\.bias$',     r'\1.bias'),
 ]
 MOTIONBERT = [
     (r'^head\.',                           r'head.fc.'),

@@ -87,13 +87,18 @@ class MixSTE(BaseModule):
     def run_layer(self, index: int, tokens: Tensor) -> Tensor:
         """Pair `index` of blocks, (B, T, K, width) -> the same."""
         tokens = self.spatial_norm(over_joints(self.spatial_blocks[index], tokens))
-        if index == 0:
+        if index == 0 and hasattr(self, 'temporal_position'):
             tokens = tokens + self.temporal_position[:, : tokens.shape[1], None]
         return self.temporal_norm(over_frames(self.temporal_blocks[index], tokens))
 
     def finish(self, tokens: Tensor) -> Tensor:
         """Tokens after the last layer -> features; here the same, each block has a norm."""
         return tokens
+
+    def temporal_qkv(self, index: int) -> tuple[list[nn.Module], bool]:
+        """Layers that give temporal attention q, k and v in `run_layer`, and whether these are
+        (B*K, f, 3 width), frames inside, else (B*f, K, 3 width)."""
+        return [self.temporal_blocks[index].attn.qkv], True
 
 
 def check_window(keypoints: Tensor, shape: tuple[int, int], longest: int) -> None:
