@@ -24,6 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     add('--seed', type=int, default=0, help='of the random generator (default: 0)')
     add('--size', type=_size, default=256, metavar='SIDE|WxH', help='pixels (default: 256)')
     add('--max-people', type=int, default=1, metavar='N', help='per image (default: 1)')
+    add('--min-people', type=int, default=1, metavar='N', help='per image (default: 1)')
     add('--backgrounds', metavar='DIR', help='images without people (default: procedural)')
     add('--plain', action='store_true', help='whole people at eye level without occluders: easier')
     add('--workers', type=int, default=cores(), metavar='N', help='processes (default: all cores)')

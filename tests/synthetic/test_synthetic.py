@@ -444,6 +444,7 @@ def test_undecodable_backgrounds_are_an_error(tmp_path):
         (dict(size=(256, 5000)), ValueError, 'size is .*5000'),
         (dict(size=(1, 2, 3)), ValueError, 'size is'),
         (dict(max_people=0), ValueError, 'max_people is 0; expected 1'),
+        (dict(max_people=2, min_people=3), ValueError, 'max_people is 2; expected 3 or more'),
         (dict(backgrounds='no/such/folder'), FileNotFoundError, 'no folder no/such/folder'),
     ],
 )

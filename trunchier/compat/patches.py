@@ -22,7 +22,7 @@ from mmengine.config import utils as config_utils
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.fileio import load
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
-from mmengine.utils import digit_version
+from mmengine.utils import digit_version, is_seq_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
 STAND_INS = PACKAGE / 'compat' / 'stand_ins'
@@ -347,6 +347,29 @@ def _decay_by_depth(module):
     stock.add_params = add_params
 
 
+def associative_embedding() -> Outcome:
+    """Associative embedding does not train: "'InstanceData' object has no attribute ...".
+
+    mmpose 1 packs of a sample's labels those that its codec lists. This codec lists none, and its
+    head needs the places of the keypoints. With this patch the codec lists them. Without a flip
+    test the head refuses a tuple of maps, which every backbone returns; with it, it does not.
+
+    Upstream: https://github.com/open-mmlab/mmpose/issues/2389
+    Condition: mmpose is installed.
+    """
+    if find_spec('mmpose') is None:
+        return Outcome(False, 'mmpose is not installed')
+    _when_imported('mmpose.codecs.associative_embedding', _list_labels)
+    name = 'mmpose.models.heads.heatmap_heads.ae_head'
+    _when_imported(name, lambda head: vars(head).update(is_list_of=is_seq_of))
+    return Outcome(True, 'mmpose packs no places of keypoints')
+
+
+def _list_labels(module):
+    codec, names = module.AssociativeEmbedding, ('keypoint_weights', 'keypoint_indices')
+    codec.label_mapping_table = codec.label_mapping_table or {name: name for name in names}
+
+
 def pkg_resources_warning() -> Outcome:
     """Every run opens with "pkg_resources is deprecated as an API".
 
@@ -371,6 +394,7 @@ PATCHES = (
     scope_of_our_own,
     configs_by_package_name,
     layer_decay_on_hierarchical_backbones,
+    associative_embedding,
     pkg_resources_warning,
 )
 

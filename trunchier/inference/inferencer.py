@@ -89,6 +89,11 @@ class Inferencer:
         model = model or self.task or 'pose'
         found, device = _found(model, weights, self.task, device)
         self.name, self.weights = found.name, found.required_weights()
+        kind = found.row.load('predictor')
+        if kind.finds_people:
+            if detector != 'auto':
+                raise ValueError(f'{found.name} finds people itself; leave out the detector')
+            detector, options['score_thr'] = 'whole_image', score_thr
         self._detector = detector, device, detector_weights, score_thr, nms_thr
         if detector != 'auto':
             self.detector  # noqa: B018  fails before the model is loaded
@@ -96,7 +101,6 @@ class Inferencer:
         log.log(logging.WARNING if note else logging.INFO, '%s', provenance(found, note))
         if cfg_options:
             found.cfg.merge_from_dict(cfg_options)
-        kind = found.row.load('predictor')
         self.predictor: Predictor = kind.load(found, device, precision, **options)
         self.batch_size, self.track, self.max_pixels = batch_size, track, max_pixels
         self.smooth = dict(smooth) if isinstance(smooth, dict) else ({} if smooth else None)
@@ -191,6 +195,8 @@ class Inferencer:
             found = list(found)
         if bboxes is None:
             detector = self.detector
+        elif self.predictor.finds_people:
+            raise ValueError(f'{self.name} finds people itself; leave out the boxes')
         else:
             detector = detection.GivenBoxes.of(bboxes)
             if isinstance(found, list) and (missing := detector.missing(found)):
@@ -200,7 +206,7 @@ class Inferencer:
         if show:
             screen.check_display()
         folders = (out_dir, pred_out_dir, vis_out_dir, mesh_out_dir)
-        every = detector_every if bboxes is None else 1
+        every = 1 if self.predictor.finds_people or bboxes is not None else detector_every
         options = dict(frames=[frames.start, frames.stop, frames.step], detector_every=every)
         saver = self._saver(folders, save, resume, bboxes, painter, frames, options)
         draws = return_vis or show or (saver is not None and saver.draws)

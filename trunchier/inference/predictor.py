@@ -67,6 +67,8 @@ class Predictor:
         smoothed: fields to smooth in videos.
         faces: (F, 3) of the bodies, or None.
         has_meshes: whether there are such bodies.
+        finds_people: whether a crop is the whole image, and its prediction a list of people, each
+            with a `box` (5,): xyxy and score.
         keypoint_names: of the keypoints, in order.
         settings: options that the results depend on, as plain data.
         painter_type: class of what `painter` returns.
@@ -75,6 +77,7 @@ class Predictor:
     smoothed: ClassVar[tuple[str, ...]] = ()
     painter_type: ClassVar[type]
     has_meshes: ClassVar[bool] = False
+    finds_people: ClassVar[bool] = False
     keypoint_names: tuple[str, ...] = ()
     faces: np.ndarray | None = None
     fields: dict[str, tuple[int, ...]]
@@ -190,7 +193,7 @@ class Predictor:
         """Tensors that `people` needs from (B, 3, h, w) normalized crops."""
         raise NotImplementedError
 
-    def people(self, tensors: dict[str, Tensor], crops: list[Crop]) -> list[dict[str, np.ndarray]]:
+    def people(self, tensors: dict[str, Tensor], crops: list[Crop]) -> list:
         """`decode` of tensors on the CPU."""
         raise NotImplementedError
 

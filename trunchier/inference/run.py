@@ -277,7 +277,12 @@ def _decode(items: Iterator[Batch], predictor, report):
             crops = [task.crops[index] for task, index in batch.crops]
             people = predictor.decode(batch.output, crops)
             for (task, index), person in zip(batch.crops, people, strict=True):
-                task.crops[index], task.people[index] = None, person
+                task.crops[index] = None
+                if predictor.finds_people:
+                    task.boxes = np.float32([each['box'] for each in person]).reshape(-1, 5)
+                    task.people = person
+                else:
+                    task.people[index] = person
         for item in batch.items:
             if isinstance(item, FrameTask):
                 item.result = _result(item, predictor, report)

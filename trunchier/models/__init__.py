@@ -4,6 +4,7 @@ from . import optional
 from .backbones.groupmixformer import TruncatedGMF
 from .backbones.swin import TruncatedSwin
 from .backbones.vmamba import TruncatedVMamba
+from .bottomup import MaskedMSELoss
 from .create import build_model, create_backbone, create_model
 from .distillers import BodyDistiller, HeatmapDistiller, TeacherToken, TokenDistiller
 from .lifting.hourglass import HourglassTokenizer
@@ -19,7 +20,7 @@ from .necks.stage_adapter import StageAdapter
 
 __all__ = [
     'BodyDistiller', 'BodyModel', 'HMR2Head', 'HMRDiscriminator', 'HeatmapDistiller',
-    'HourglassTokenizer', 'KTPFormer', 'LiftingLoss', 'MeshEstimator', 'MeshLoss', 'MixSTE',
-    'StageAdapter', 'TeacherToken', 'TokenDistiller', 'TruncatedGMF', 'TruncatedSwin',
+    'HourglassTokenizer', 'KTPFormer', 'LiftingLoss', 'MaskedMSELoss', 'MeshEstimator', 'MeshLoss',
+    'MixSTE', 'StageAdapter', 'TeacherToken', 'TokenDistiller', 'TruncatedGMF', 'TruncatedSwin',
     'TruncatedVMamba', 'build_model', 'create_backbone', 'create_model', 'optional',
 ]  # fmt: skip

@@ -37,6 +37,7 @@ def write_coco(
     plain: bool = False,
     workers: int = 1,
     quiet: bool | None = None,
+    min_people: int = 1,
 ) -> dict:
     """Write images and annotations into a new folder.
 
@@ -45,7 +46,7 @@ def write_coco(
 
     Args:
         num: images.
-        seed, size, max_people, backgrounds, plain: see people.SyntheticPeople.
+        seed, size, max_people, min_people, backgrounds, plain: see people.SyntheticPeople.
         workers: processes; 1: this one.
         quiet: hide the progress bar; None: hide it if stderr is not a terminal.
 
@@ -65,6 +66,8 @@ def write_coco(
         seed=seed, size=size, max_people=max_people, plain=plain,
         backgrounds=None if backgrounds is None else str(backgrounds),
     )  # fmt: skip
+    if min_people != 1:  # not stated by older sets
+        options['min_people'] = min_people
     people = SyntheticPeople(**options, length=num)
     info = dict(description='synthetic people of trunchier', format=FORMAT, num=num, **options)
     info['size'] = list(people.size)

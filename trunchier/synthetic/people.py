@@ -37,7 +37,8 @@ class SyntheticPeople:
     Args:
         seed: >= 0.
         size: side, or (W, H), pixels.
-        max_people: per image.
+        max_people, min_people: per image, of whom some may be hidden; with min_people=1 about two
+            of three images show one person.
         backgrounds: folder of images; None: procedural backgrounds.
         plain: whole people at eye level without occluders, which is easier to learn from.
         length: len() of the sequence; None: endless, len() raises TypeError.
@@ -54,6 +55,7 @@ class SyntheticPeople:
         backgrounds: str | Path | None = None,
         plain: bool = False,
         length: int | None = None,
+        min_people: int = 1,
     ):
         self.size = (size, size) if np.ndim(size) == 0 else tuple(size)
         if len(self.size) != 2 or not all(MIN_SIDE <= side <= MAX_SIDE for side in self.size):
@@ -62,12 +64,13 @@ class SyntheticPeople:
                 'pixels'
             )
         for name, value, least in (
-            ('seed', seed, 0), ('max_people', max_people, 1), ('length', length, 1)
+            ('seed', seed, 0), ('min_people', min_people, 1),
+            ('max_people', max_people, min_people), ('length', length, 1),
         ):  # fmt: skip
             if value is not None and value < least:
                 raise ValueError(f'{name} is {value}; expected {least} or more')
         self.seed = int(seed)
-        self.max_people = int(max_people)
+        self.max_people, self.min_people = int(max_people), int(min_people)
         self.plain = bool(plain)
         self.length = length
         self._folder = None if backgrounds is None else Folder(backgrounds)
@@ -101,7 +104,9 @@ class SyntheticPeople:
             raise IndexError(f'image {index} of {self.length or "an endless sequence"}')
         for attempt in itertools.count():  # in rare cases nobody is visible
             rng = np.random.default_rng((self.seed, index, attempt))
-            scene = make_scene(rng, self.size, self.max_people, self._folder, self.plain)
+            scene = make_scene(
+                rng, self.size, self.max_people, self._folder, self.plain, self.min_people
+            )
             people = annotate(scene)
             if people:
                 break

@@ -77,6 +77,7 @@ def make_scene(
     max_people: int = 1,
     backgrounds: Folder | None = None,
     plain: bool = False,
+    min_people: int = 1,
 ) -> Scene:
     """Render one random image.
 
@@ -85,10 +86,11 @@ def make_scene(
         max_people: upper limit.
         backgrounds: None for procedural ones.
         plain: whole people at eye level without occluders, which is easier to learn from.
+        min_people: lower limit; 1: a share of 1 - CROWD of the images shows one person.
     """
     room = _room(rng, plain)
-    crowd = max_people > 1 and rng.random() < CROWD
-    count = int(rng.integers(2, max_people + 1)) if crowd else 1
+    crowd = min_people > 1 or max_people > 1 and rng.random() < CROWD
+    count = int(rng.integers(max(min_people, 2), max_people + 1)) if crowd else 1
     figures, supports = _people(rng, room, count)
     occluded = 0.0 if plain else OCCLUDED
     props = _furniture(rng, room, figures, supports, occluded)

@@ -42,9 +42,11 @@ class Found(NamedTuple):
 
     @property
     def row(self) -> zoo.Task:
-        """Row of its task in `zoo.TASKS`; that of lifted results has another predictor."""
+        """Row of its task in `zoo.TASKS`; lifted results and bottom-up models have others."""
         row = zoo.TASKS[self.task]
-        return row._replace(predictor=row.lifter) if self.lifted else row
+        if self.lifted:
+            return row._replace(predictor=row.lifter)
+        return row.of(self.cfg.model.type) or row
 
     @property
     def source(self) -> str:
@@ -286,12 +288,12 @@ def _of_student(cfg):
 
 def _task_of(cfg, name, task):
     """Task of a config, by its estimator; `task` if it is another estimator's."""
-    kind = cfg.model.type if isinstance(cfg.model.type, str) else cfg.model.type.__name__
     for key, row in zoo.TASKS.items():
-        if row.estimator == kind.rpartition('.')[2]:
+        if row.of(cfg.model.type):
             _check_task(name, key, task)
             return key
     if task is None:
+        kind = cfg.model.type if isinstance(cfg.model.type, str) else cfg.model.type.__name__
         raise ValueError(f'{name} is a {kind}, whose task is unknown; supported: {_estimators()}')
     return task
 

@@ -53,6 +53,8 @@ class Task(NamedTuple):
         exported: the same of the predictor of exported files without torch; '': there is none.
         lifter: the same of a predictor that lifts this task's results to those of the task
             `lifted`; '': there is none.
+        bottomup_estimator, bottomup: registered class of models that find people themselves, in
+            whole images, and their predictor; '': there is none.
         best: the best model that ships here, '': that of this task with weights.
         model: (name, row) of an encoder -> the part of the model's config that it decides, less
             the neck.
@@ -70,7 +72,17 @@ class Task(NamedTuple):
     exported: str = ''
     lifter: str = ''
     lifted: str = ''
+    bottomup_estimator: str = ''
+    bottomup: str = ''
     best: str = ''
+
+    def of(self, estimator: str | type) -> 'Task | None':
+        """This row for the models of a registered class; None if it is another task's."""
+        kind = estimator if isinstance(estimator, str) else estimator.__name__
+        kind = kind.rpartition('.')[2]
+        if kind and kind == self.bottomup_estimator:
+            return self._replace(estimator=kind, predictor=self.bottomup)
+        return self if kind == self.estimator else None
 
     def paper_name(self, name: str) -> str:
         """The paper's name of the model of an encoder: 'swin-t-s3' -> 'SwinPose-T-S3'."""
@@ -105,6 +117,8 @@ TASKS = {
         exported='inference.exported:ExportedPose',
         lifter='inference.lift:LiftPredictor',
         lifted='mesh',
+        bottomup_estimator='BottomupPoseEstimator',
+        bottomup='inference.bottomup:BottomupPredictor',
     ),
     'mesh': Task(
         folder='mesh',
