@@ -115,7 +115,7 @@ def find(
             renames=tuple(renames)
         )
     found = find_config(model, task)
-    is_name = isinstance(model, str) and not model.endswith('.py')
+    is_name = isinstance(model, str) and not (model.endswith('.py') or zoo.timm_name(model))
     if weights is None:
         path = shipped.asset(f'{found.name}.safetensors')
         if not path.is_file():
