@@ -6,14 +6,15 @@ from mmengine.registry import DATASETS
 from torch.utils.data import Dataset
 
 from .npz import NpzPeople
+from .partial import CropBodyPart
 from .people import ConcatPeople, MixedPeople, MixSampler, People
 from .shards import ShardPeople
 from .transforms import AddRealPoses, AugmentPerson, CropPerson, PackPerson
 from .weighing import WeighPerson
 
 __all__ = [
-    'AddRealPoses', 'AugmentPerson', 'ConcatPeople', 'CropPerson', 'MixSampler', 'MixedPeople',
-    'NpzPeople', 'PackPerson', 'People', 'ShardPeople', 'WeighPerson',
+    'AddRealPoses', 'AugmentPerson', 'ConcatPeople', 'CropBodyPart', 'CropPerson', 'MixSampler',
+    'MixedPeople', 'NpzPeople', 'PackPerson', 'People', 'ShardPeople', 'WeighPerson',
 ]  # fmt: skip
 
 

@@ -1,5 +1,8 @@
-"""Metrics of mesh recovery: PCK, MPJPE, PA-MPJPE, the scores of the paper."""
+"""Metrics of mesh recovery and of partly visible people; the scores of the paper."""
 
 from .mesh import MeshJointError, MeshPCK, joint_errors, mean_pck, phi_scores
+from .partial import PartialPCK, extent
 
-__all__ = ['MeshJointError', 'MeshPCK', 'joint_errors', 'mean_pck', 'phi_scores']
+__all__ = [
+    'MeshJointError', 'MeshPCK', 'PartialPCK', 'extent', 'joint_errors', 'mean_pck', 'phi_scores',
+]  # fmt: skip

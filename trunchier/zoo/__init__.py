@@ -11,6 +11,7 @@ from .configs import (
     names,
     optim_cfg,
     paper_name,
+    simple_decoder,
     timm_cfg,
     timm_name,
 )
@@ -22,5 +23,5 @@ __all__ = [
     'ARCHS', 'BACKBONES', 'BY_HAND', 'ENCODERS', 'LIFTED', 'MESH_DECODERS', 'SHIPPED', 'TASKS',
     'Task', 'WEIGHTS', 'backbone_cfg', 'config_path', 'encoder', 'known_name', 'lifted_of',
     'list_models', 'model_cfg', 'models', 'names', 'neck_cfg', 'optim_cfg', 'paper_name',
-    'plain_arch', 'task', 'timm_cfg', 'timm_name',
+    'plain_arch', 'simple_decoder', 'task', 'timm_cfg', 'timm_name',
 ]  # fmt: skip

@@ -28,7 +28,13 @@ def model_cfg(name: str, task: str = 'pose', decoder: str = 'classic') -> dict[s
         return cfg
     if decoder != 'simple' or task_row(task) is not TASKS['pose']:
         raise ValueError(f'decoder={decoder!r} of {task}; give classic or, for poses, simple')
+    return simple_decoder(cfg)
+
+
+def simple_decoder(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """A pose model's config, or the part of `model_cfg` or `timm_cfg`, with the simple decoder."""
     upsample = dict(type='FeatureMapProcessor', scale_factor=4.0, apply_relu=True)
+    neck = cfg.get('neck')
     return dict(
         cfg,
         head=dict(cfg['head'], **SIMPLE_HEAD),
