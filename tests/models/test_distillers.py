@@ -282,6 +282,35 @@ def test_a_token_is_appended_to_the_sequence_of_a_vit():
     assert after.shape == before.shape and not torch.allclose(after, before, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ('attention', 'join'), [('full', 'row'), ('full', 'add'), ('shift', 'add')]
+)
+def test_a_token_joins_a_plain_vit_that_learns_from_it(token, attention, join):
+    arch = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)
+    student = pose()
+    student['backbone'] = dict(
+        type='PlainViT', arch=arch, img_size=64, attention=attention, window_size=(2, 2)
+    )
+    student['neck'] = None
+    student['head'].update(in_channels=32, deconv_out_channels=(16, 16), deconv_kernel_sizes=(4, 4))
+    options = dict(token=token, stage=0, join=join, projection='orthogonal', rate=1.0)
+    model = MODELS.build(dict(type='TokenDistiller', student=student, **options)).train()
+    given = images(1)
+    model.loss(given, samples(1))['loss_kpt'].backward()
+    seen = model.backbone(given)[-1]
+    model.eval()
+    assert seen.shape == model.backbone(given)[-1].shape == (1, 32, 4, 4)
+    model.joined.token = model.token * 100
+    assert not torch.allclose(model.backbone(given)[-1], seen, atol=1e-4)
+    assert model.state_dict().keys() == MODELS.build(student).state_dict().keys()
+
+
+def test_a_row_on_windows_of_a_vit_is_refused():
+    vit = MODELS.build(dict(type='PlainViT', arch='small', img_size=64, attention='window'))
+    with pytest.raises(ValueError, match="give join='add'"):
+        TokenJoin(vit, 0, 'row')
+
+
 def test_in_the_second_stage_the_token_is_frozen_and_absent_from_predictions(weights, token):
     cfg = dict(type='TokenDistiller', student=pose(), token=token, join='add', rate=1.0)
     model, given = MODELS.build(cfg), images()

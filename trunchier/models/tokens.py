@@ -18,6 +18,9 @@ class TokenJoin:
             fills a row on top, which windows attend to and scans begin with. 'add': it is added to
             every cell.
 
+    Raises:
+        ValueError: an unknown `join`, or a row on a ViT of windows.
+
     Attributes:
         token: (C,); None: the backbone is unchanged.
     """
@@ -28,6 +31,15 @@ class TokenJoin:
         self.join, self.joined = join, False
         self.token: Tensor | None = None
         blocks = blocks_of(backbone, stage)
+        if (
+            join == 'row'
+            and any(hasattr(getattr(b, 'attn', None), 'window') for b in blocks)
+            and (hasattr(backbone, 'layers'))
+        ):
+            raise ValueError(
+                "join='row' appends a token to a sequence, which windows do not divide: give "
+                "join='add', or a ViT of full attention"
+            )
         blocks[0].register_forward_pre_hook(self.enter)
         blocks[-1].register_forward_hook(self.leave)
 
