@@ -474,3 +474,20 @@ def test_a_peer_without_functions_is_refused(tmp_path):
     (tmp_path / 'peer.py').write_text('')
     with pytest.raises(ValueError, match='neither build'):
         peers.load_peers([f'x={tmp_path}'], 'build')
+
+
+def test_lifters_on_fewer_frames_are_plotted(tmp_path):
+    pytest.importorskip('mmpose')
+    plot, out = tmp_path / 'lifting.svg', tmp_path / 'lifting.json'
+    commands.main(
+        [
+            *('lifting', '--frames', '12', '--width', '16', '--rounds', '1', '--seconds', '0.001'),
+            *('--plot', str(plot), '--json', str(out)),
+        ]
+    )
+    assert plot.read_text().startswith('<?xml')
+    (table,) = json.loads(out.read_text())['tables']
+    rows = {(row['kind'], row['schedule']): row for row in table['rows']}
+    assert rows['MixSTE', '']['tokens'] == 17 * 8 * 12
+    assert rows['TPC TRA', '3: 4']['tokens'] == 17 * (3 * 12 + 5 * 4)
+    assert rows['TPS TRI', '1: 3']['giga'] < rows['TPS TRI', '3: 4']['giga']

@@ -12,6 +12,7 @@
     python tools/benchmark busy --processes 2
     python tools/benchmark soak --frames 10000 --iterations 5000 --plot soak.svg
     python tools/benchmark annotation --num 10000
+    python tools/benchmark lifting --frames 243 --plot lifting.svg
     python tools/benchmark all --out docs/benchmarks/DATE-DEVICE.md
 
 The rows of a table are measured in interleaved rounds: medians, +- half the interquartile range.
@@ -37,7 +38,7 @@ from pathlib import Path
 
 import torch
 
-from benchmark import annotation, busy, data, export, models, pipeline, scan, soak, train
+from benchmark import annotation, busy, data, export, lifting, models, pipeline, scan, soak, train
 from benchmark.report import Report, Table, progress
 
 COMMANDS = {
@@ -49,6 +50,7 @@ COMMANDS = {
     'export': (export, 'error and speed of exported files'),
     'busy': (busy, 'training and prediction beside busy processes'),
     'annotation': (annotation, 'overhead of `trunchier annotate` per input'),
+    'lifting': (lifting, 'lifters on fewer frames: tokens against milliseconds'),
     'soak': (soak, 'memory, open files and threads of long runs'),
 }
 

@@ -24,3 +24,11 @@ def checked_coco_dataset(**kwargs: Any) -> Dataset:
     from .coco import CheckedCocoDataset
 
     return CheckedCocoDataset(**kwargs)
+
+
+@DATASETS.register_module(name='MPIInf3dhpSequences')
+def mpi_inf_3dhp_sequences(**kwargs: Any) -> Dataset:
+    """Build `sequences.MPIInf3dhpSequences`; its base class is mmpose's, imported only here."""
+    from .sequences import MPIInf3dhpSequences
+
+    return MPIInf3dhpSequences(**kwargs)

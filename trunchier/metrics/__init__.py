@@ -1,8 +1,10 @@
-"""Metrics of mesh recovery and of partly visible people; the scores of the paper."""
+"""Metrics: PCK, MPJPE, PA-MPJPE, the scores of the paper, errors of motion, partly visible people."""
 
 from .mesh import MeshJointError, MeshPCK, joint_errors, mean_pck, phi_scores
 from .partial import PartialPCK, extent
+from .tracks import TrackErrors, step_errors, step_lengths
 
 __all__ = [
-    'MeshJointError', 'MeshPCK', 'PartialPCK', 'extent', 'joint_errors', 'mean_pck', 'phi_scores',
+    'MeshJointError', 'MeshPCK', 'PartialPCK', 'TrackErrors', 'extent', 'joint_errors', 'mean_pck',
+    'phi_scores', 'step_errors', 'step_lengths',
 ]  # fmt: skip

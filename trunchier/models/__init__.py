@@ -7,6 +7,7 @@ from .backbones.vmamba import TruncatedVMamba
 from .bottomup import MaskedMSELoss
 from .create import build_model, create_backbone, create_model
 from .distillers import BodyDistiller, HeatmapDistiller, TeacherToken, TokenDistiller
+from .lifting.guidance import PhysicalGuidance
 from .lifting.hourglass import HourglassTokenizer
 from .lifting.ktpformer import KTPFormer
 from .lifting.losses import LiftingLoss
@@ -20,7 +21,8 @@ from .necks.stage_adapter import StageAdapter
 
 __all__ = [
     'BodyDistiller', 'BodyModel', 'HMR2Head', 'HMRDiscriminator', 'HeatmapDistiller',
-    'HourglassTokenizer', 'KTPFormer', 'LiftingLoss', 'MaskedMSELoss', 'MeshEstimator', 'MeshLoss',
-    'MixSTE', 'StageAdapter', 'TeacherToken', 'TokenDistiller', 'TruncatedGMF', 'TruncatedSwin',
-    'TruncatedVMamba', 'build_model', 'create_backbone', 'create_model', 'optional',
+    'HourglassTokenizer', 'KTPFormer', 'LiftingLoss', 'MaskedMSELoss', 'MeshEstimator',
+    'MeshLoss', 'MixSTE', 'PhysicalGuidance', 'StageAdapter', 'TeacherToken', 'TokenDistiller',
+    'TruncatedGMF', 'TruncatedSwin', 'TruncatedVMamba', 'build_model', 'create_backbone',
+    'create_model', 'optional',
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from ..files.optional import need
 MODULES = {
     'PlainViT': ('mmpretrain', '.backbones.vit'),
     'TruncatedTimm': ('timm', '.backbones.timm'),
+    'DiffusionLifter': ('mmpose', '.lifting.diffusion'),
     'LiftingHead': ('mmpose', '.lifting.head'),
     'MultiDatasetHead': ('mmpose', '.multi_dataset'),
     'MultiDatasetEstimator': ('mmpose', '.multi_dataset'),

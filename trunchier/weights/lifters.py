@@ -1,4 +1,4 @@
-"""Key maps of published lifters: MixSTE, HoT and KTPFormer, and HoT on MotionBERT, to ours.
+"""Key maps of published lifters: MixSTE, HoT, KTPFormer, D3DP, and HoT on MotionBERT, to ours.
 
 A lifter is mmpose's PoseLifter with `backbone` and `head`. In a model with a `HourglassTokenizer`,
 the network that it runs is `backbone.backbone`.
@@ -13,6 +13,8 @@ ANCHORS = ('STEblocks.0.attn.qkv.weight', 'ts_attn.0.weight')  # the second: Mot
 
 # fmt: off
 LIFTERS = [
+    (r'^time_mlp\.1\.',                    r'time.0.'),
+    (r'^time_mlp\.3\.',                    r'time.2.'),
     (r'^Spatial_patch_to_embedding\.',     r'backbone.embedding.'),
     (r'^Spatial_pos_embed$',               r'backbone.spatial_position'),
     (r'^Temporal_pos_embed$',              r'backbone.temporal_position'),
@@ -60,6 +62,9 @@ def from_lifter(state: State, expected: Collection[str]) -> State | None:
     Args:
         expected: keys of the model; they tell whether its network is within a tokenizer.
     """
+    prefix = 'pose_estimator.'  # of D3DP, beside the constants of its schedule
+    if prefix + ANCHORS[0] in state:
+        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     if not any(anchor in state for anchor in ANCHORS):
         return None
     state = rename(state, LIFTERS if ANCHORS[0] in state else MOTIONBERT)
