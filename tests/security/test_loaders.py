@@ -29,7 +29,7 @@ from mmengine.runner import Runner
 from mmengine.runner import checkpoint as of_mmengine
 from small_models import ROOT, mesh_config, pose_config
 
-from trunchier.datasets import NpzPeople, ShardPeople
+from trunchier.datasets import NpzPeople, ShardPeople, mpi_inf_3dhp_sequences
 from trunchier.datasets.annotations import load_probable_poses
 from trunchier.datasets.transforms import load_real_poses
 from trunchier.deploy.runtime import ExportedNetwork
@@ -59,6 +59,7 @@ READERS = {
     'trunchier/datasets/annotations.py': {'pose histogram'},
     'trunchier/datasets/coco.py': PICTURE,
     'trunchier/datasets/npz.py': {'npz people'},
+    'trunchier/datasets/sequences.py': {'sequences'},
     'trunchier/datasets/shards.py': {'shards', 'index of shards'},
     'trunchier/datasets/transforms.py': {'real poses'},
     'trunchier/deploy/runtime.py': {'exported network', 'weights of an inferencer'},
@@ -237,6 +238,7 @@ ENTRIES = {
     'real poses': lambda path: load_real_poses(path),
     'pose histogram': lambda path: load_probable_poses(path),
     'npz people': lambda path: NpzPeople(ann_file=str(path), img_dir='.').full_init(),
+    'sequences': lambda path: mpi_inf_3dhp_sequences(ann_file=str(path), multiple_target=1),
     'shards': lambda path: ShardPeople(urls=str(path)).index(1),
     'index of shards': index_of_shards,
     'exported network': lambda path: ExportedNetwork(path),

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lifters import golden_checkpoint
+from lifters import golden_checkpoint, lifter
 from mmengine.config import Config
-from mmengine.registry import MODELS
 from test_tools_train import run_tool
 
 from trunchier.datasets import mpi_inf_3dhp_sequences
@@ -102,7 +101,7 @@ def test_an_official_file_is_tested_by_its_path(tmp_path):
     config.model.backbone = dict(type='MixSTE', depth=1, seq_len=9)
     config.model.head.in_channels = 512
     config.dump(path)
-    model = MODELS.build(config.model)
+    model = lifter(config.model.backbone)
     official = golden_checkpoint(model, 'mixste_keys', tmp_path)
     load_checkpoint(model, official)
     torch.save(model.state_dict(), tmp_path / 'ours.pth')
@@ -132,8 +131,6 @@ def test_other_names_and_pickled_arrays_are_refused(tmp_path):
     write_video(tmp_path, [f'walk_{frame}.jpg' for frame in range(FRAMES)], 14)
     with pytest.raises(ValueError, match=r'walk_0.jpg is no frame of MPI-INF-3DHP; names are S1'):
         mpi_inf_3dhp_sequences(ann_file=str(tmp_path / 'video.npz'), multiple_target=9)
-    with pytest.raises(FileNotFoundError, match='no annotations /missing.npz'):
-        mpi_inf_3dhp_sequences(ann_file='/missing.npz', multiple_target=9)
     np.savez(tmp_path / 'pickled.npz', imgname=np.array([{}], object))
     with pytest.raises(ValueError, match='holds objects'):
         mpi_inf_3dhp_sequences(ann_file=str(tmp_path / 'pickled.npz'), multiple_target=9)

@@ -22,15 +22,12 @@ class MPIInf3dhpSequences(Human36mDataset):
     says. Files with pickled objects are refused.
 
     Raises:
-        FileNotFoundError: no annotations. ValueError: other names than S1_Seq2_Cam3_000004.jpg and
-            TS1_000004.jpg.
+        ValueError: a damaged file, or other names than S1_Seq2_Cam3_000004.jpg and TS1_000004.jpg.
     """
 
     METAINFO = dict(from_file='configs/_base_/datasets/mpi_inf_3dhp.py')
 
     def _load_ann_file(self, ann_file):
-        if not Path(ann_file).is_file():
-            raise FileNotFoundError(f'no annotations {ann_file}; see docs/lifting.md')
         self.ann_data = read_npz(ann_file)
 
     @staticmethod
