@@ -22,13 +22,19 @@ class MPIInf3dhpSequences(Human36mDataset):
     says. Files with pickled objects are refused.
 
     Raises:
-        ValueError: a damaged file, or other names than S1_Seq2_Cam3_000004.jpg and TS1_000004.jpg.
+        ValueError: a damaged file, one of other arrays, or other names of frames than
+            S1_Seq2_Cam3_000004.jpg and TS1_000004.jpg.
     """
 
     METAINFO = dict(from_file='configs/_base_/datasets/mpi_inf_3dhp.py')
 
     def _load_ann_file(self, ann_file):
         self.ann_data = read_npz(ann_file)
+        if missing := {'imgname', 'S', 'part'} - set(self.ann_data):
+            raise ValueError(
+                f'{ann_file} has no {", ".join(sorted(missing))} but {sorted(self.ann_data)}; '
+                "write it with mmpose's preprocess_mpi_inf_3dhp.py"
+            )
 
     @staticmethod
     def _parse_h36m_imgname(imgname: str) -> tuple[str, str, str]:

@@ -1,4 +1,4 @@
-"""Metrics: PCK, MPJPE, PA-MPJPE, the scores of the paper, errors of motion, partly visible people."""
+"""Metrics: PCK, MPJPE, PA-MPJPE, the paper's scores, errors of motion, partly visible people."""
 
 from .mesh import MeshJointError, MeshPCK, joint_errors, mean_pck, phi_scores
 from .partial import PartialPCK, extent
