@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -176,6 +177,12 @@ def guarded(work_dir: str) -> Iterator[None]:
     finally:
         forget_ends_of_workers()  # an error of torch for one would cut the report of the first
     if torch.distributed.is_initialized():
-        # Together: the threads of a process group may abort a process that just exits.
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+        leave_process_group()
+
+
+def leave_process_group() -> None:
+    """Leave it together with the others: its threads may abort a process that just exits."""
+    torch.distributed.barrier()
+    # Torch 2.1 waits in vain, 1 in 100 times, if a thread still needs Python to end the barrier.
+    time.sleep(0.1)
+    torch.distributed.destroy_process_group()
