@@ -10,6 +10,8 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from trunchier.deploy.fuse import DEPLOYED, deploy
+
 
 def parse_args():
     arguments = parser(__doc__)
@@ -17,6 +19,7 @@ def parse_args():
     add('checkpoint', help='checkpoint file')
     add('--out', help='write the metrics to this .json, .yaml or .pkl file')
     add('--dump', help='write the predictions to this .pkl file')
+    add('--precision', choices=DEPLOYED, help='test trunchier.deploy(model, precision=...), on CPU')
     worst = 'draw the samples with the worst loss or accuracy'
     add('--badcase', action='store_true', help=worst)
     return arguments.parse_args()
@@ -53,6 +56,16 @@ def analyze_bad_cases(cfg, args):
     worst.metric = worst.get('metric') or kinds[kind]
 
 
+class Deploy(Hook):
+    """Deploys the model, whose checkpoint has been loaded."""
+
+    def __init__(self, precision):
+        self.precision = precision
+
+    def before_test(self, runner):
+        deploy(runner.model, inplace=True, precision=self.precision)
+
+
 class WriteMetrics(Hook):
     """Writes the metrics; runs after all other hooks, which may add to them."""
 
@@ -74,6 +87,8 @@ def main():
         runner = Runner.from_cfg(cfg)
         if args.out:
             runner.register_hook(WriteMetrics(args.out))
+        if args.precision:
+            runner.register_hook(Deploy(args.precision))
         load_safely(runner, strict=True, official=True)
         runner.test()
 

@@ -15,10 +15,13 @@ from torch import nn
 import trunchier
 from trunchier.deploy.fuse import deploy
 from trunchier.models import HMR2Head, StageAdapter, TruncatedGMF, TruncatedSwin, TruncatedVMamba
-from trunchier.ops import linear
+from trunchier.models.heatmaps import HeatmapHead
+from trunchier.ops import int8, linear
 from trunchier.ops.folding import fold
 from trunchier.ops.linear import PackedConv2d, PackedLinear
 from trunchier.weights.families import from_groupmixformer, from_swin, from_vmamba
+
+needs_int8 = pytest.mark.skipif(not int8.available(), reason=int8.ABSENT)
 
 
 def outputs(model, images):
@@ -330,7 +333,7 @@ def test_bfloat16_is_close(task, family):
     torch.manual_seed(1)  # of seed 0, one random rotation is ill-conditioned
     model = estimator(task, family)
     images = torch.randn(2, 3, 256, 192)
-    found = outputs(deploy(model, dtype=torch.bfloat16), images)
+    found = outputs(deploy(model, precision='bf16'), images)
     assert all(tensor.dtype == torch.float32 for tensor in found.values())
     assert 1e-4 < error(found, outputs(model, images)) < 0.2
 
@@ -339,7 +342,7 @@ def test_bfloat16_is_close(task, family):
 def test_a_bfloat16_backbone_takes_and_returns_float32(family):
     model = backbone(family)
     images = torch.randn(1, 3, 64, 48)
-    deployed = deploy(model, dtype=torch.bfloat16)
+    deployed = deploy(model, precision='bf16')
     found = outputs(deployed, images)
     assert found[0].dtype == torch.float32
     assert 1e-4 < error(found, outputs(model, images)) < 0.2
@@ -347,6 +350,36 @@ def test_a_bfloat16_backbone_takes_and_returns_float32(family):
     for name, param in deployed.named_parameters():
         expected = torch.float32 if name.rpartition('.')[2] in exact else torch.bfloat16
         assert param.dtype == expected, name
+
+
+@needs_int8
+@torch.no_grad()
+@pytest.mark.parametrize('family', BACKBONES)
+def test_int8_features_are_close_and_the_mesh_head_stays_float32(family):
+    model, images = estimator('mesh', family), torch.randn(2, 3, 64, 48)
+    deployed = deploy(model, precision='int8')
+    features, expected = (each.extract_feat(images)[-1] for each in (deployed, model))
+    assert 1e-3 < float((features - expected).std() / expected.std()) < 0.05
+    rounded = [name for name, each in deployed.named_modules() if 'Int8' in type(each).__name__]
+    assert {name.partition('.')[0] for name in rounded} == {'backbone', 'neck'}
+
+
+@needs_int8
+@torch.no_grad()
+def test_int8_heatmaps_are_close():
+    head = HeatmapHead(64, 17, (32, 32), (4, 4)).eval()
+    head.final_layer.weight.normal_(0, 0.1)
+    deployed, features = deploy(head, precision='int8'), (torch.randn(2, 64, 8, 6),)
+    kinds = [type(each).__name__ for each in deployed.modules()]
+    assert (kinds.count('Int8Deconv2d'), kinds.count('PackedConv2d')) == (2, 1)
+    expected = head(features)
+    assert 1e-3 < float((deployed(features) - expected).std() / expected.std()) < 0.05
+
+
+def test_int8_is_refused_where_there_are_no_such_products(monkeypatch):
+    monkeypatch.setattr(int8, 'available', lambda: False)
+    with pytest.raises(RuntimeError, match='has no 8-bit products for this CPU; take precision'):
+        deploy(backbone('swin'), precision='int8')
 
 
 # --- errors ---------------------------------------------------------------------------------------
@@ -377,5 +410,5 @@ def test_other_things_than_modules_are_refused(thing):
 
 
 def test_unknown_types_are_refused():
-    with pytest.raises(TypeError, match='cannot deploy in torch.int8; give torch.bfloat16'):
-        deploy(backbone('swin'), dtype=torch.int8)
+    with pytest.raises(ValueError, match="cannot deploy in 'int4'; give one of fp32, fp16, bf16"):
+        deploy(backbone('swin'), precision='int4')

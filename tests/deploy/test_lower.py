@@ -15,7 +15,7 @@ EXACT = {'A_logs', 'Ds', 'dt_projs_bias', 'mean_pose', 'mean_betas', 'mean_camer
 
 
 def deployed(model, precision, path):
-    return deploy(model, dtype=PRECISIONS[precision]).state_dict()
+    return deploy(model, precision=precision).state_dict()
 
 
 def exported(model, precision, path):

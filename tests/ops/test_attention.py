@@ -13,7 +13,7 @@ from trunchier.ops import attention, group_attention, window_attention
 from trunchier.ops.windows import window_layout
 
 needs_numba = pytest.mark.skipif(attention.cpu_kernels() is None, reason='numba is not installed')
-HALF = pytest.param(torch.float16, marks=needs_torch('2.4', 'float16 convolutions on CPU'))
+HALF = pytest.param('fp16', marks=needs_torch('2.4', 'float16 convolutions on CPU'))
 SWIN = dict(channels=(64, 96), depths=(2, 2), num_heads=(2, 4))
 GMF = dict(channels=(80, 100), depths=(1, 1), mlp_ratios=(2, 2))
 
@@ -138,14 +138,14 @@ def test_torch_computes_what_kernels_do_not_support(family, monkeypatch):
 
 @needs_numba
 @pytest.mark.parametrize('family', ['swin', 'gmf'])
-@pytest.mark.parametrize('dtype', [torch.bfloat16, HALF])
-def test_kernels_take_and_return_low_precision(family, dtype, monkeypatch):
+@pytest.mark.parametrize('precision', ['bf16', HALF])
+def test_kernels_take_and_return_low_precision(family, precision, monkeypatch):
     kind, arch, name = dict(
         swin=(TruncatedSwin, SWIN, 'attend_windows'), gmf=(TruncatedGMF, GMF, 'mix_groups')
     )[family]
     model, images = lively(kind(arch, 2)), torch.randn(1, 3, 64, 48)
     calls = count_calls(monkeypatch, name)
-    rough = deploy(model, dtype=dtype)
+    rough = deploy(model, precision=precision)
     errors = [
         float((y[0] - model(images)[0]).abs().max())
         for y in (rough(images), in_torch(rough, images))

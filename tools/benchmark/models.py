@@ -26,6 +26,7 @@ def add_arguments(add: Callable) -> None:
     add('--compile', nargs='+', choices=COMPILE, default=['no'], help='graph: eager CUDA graph')
     add('--channels-last', action='store_true', help='memory format of weights and images')
     add('--deploy', action='store_true', help='time trunchier.deploy(model)')
+    add('--int8', action='store_true', help='also time each deployed in int8, in the same rounds')
     add('--relative', action='store_true', help="ratio to ViT-B, as in the paper's FPS columns")
 
 
@@ -40,6 +41,8 @@ def run(args: argparse.Namespace) -> Table:
         megabytes='MB', ms_exponent='exponent of time', megabytes_exponent='of memory',
     )  # fmt: skip
     columns |= {f'x {peer}': f'x {peer}' for peer in peers}
+    if args.int8:
+        columns |= {'x fp32': 'x fp32'}
     notes, paper = [], {}
     if args.relative:
         columns |= {'x ViT-B': 'x ViT-B', 'paper': "paper's"}
@@ -63,12 +66,14 @@ def run(args: argparse.Namespace) -> Table:
         gmac = {size: networks.macs(meta, size) / 1e9 for size in sizes}
         built = {'ours': networks.build(name, args.device, args.deploy)}
         built |= {peer: module for peer, build in peers.items() if (module := build(name))}
+        if args.int8:
+            built['int8'] = networks.build(name, args.device, True, 'int8')
         if args.relative:
             built['ViT-B'] = networks.build(reference(name), args.device, args.deploy)
         for dtype, size, batch in itertools.product(args.dtype, sizes, args.batch):
             found = time_networks(built, dtype, batch, size, args)
             timed = {row['who']: row['ms'] for row in found if 'ms' in row}
-            ours = timed.pop('ours', None)
+            ours, fast = timed.pop('ours', None), timed.pop('int8', None)
             for row in found:
                 row |= dict(name=name, dtype=dtype, batch=batch, size=f'{size[0]} x {size[1]}')
                 if row['who'] == 'ours' and ours:
@@ -76,6 +81,8 @@ def run(args: argparse.Namespace) -> Table:
                     row |= dict(paper=paper.get(name), pixels=batch * size[0] * size[1])
                     row['fraction'] = row['gmacs'] / max(best[dtype].values())
                     row |= {f'x {other}': ms / row['ms'] for other, ms in timed.items()}
+            if ours and fast:
+                found[list(built).index('int8')]['x fp32'] = ours / fast
             rows += [row for row in found if row['who'] != 'ViT-B']
         progress(name)
     if add_exponents([row for row in rows if 'pixels' in row]):

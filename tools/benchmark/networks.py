@@ -52,13 +52,19 @@ def names(patterns: list[str], part: str = 'network') -> list[str]:
     return [name for name in known if name in found]
 
 
-def build(name: str, device: str = 'cpu', deployed: bool = False) -> nn.Module:
-    """A backbone (`swin-t-s4`) or network (`SwinPose-T-S4`, a config) with random weights."""
+def build(
+    name: str, device: str = 'cpu', deployed: bool = False, precision: str = 'fp32'
+) -> nn.Module:
+    """A backbone (`swin-t-s4`) or network (`SwinPose-T-S4`, a config) with random weights.
+
+    Args:
+        precision: of a deployed one.
+    """
     logging.getLogger('mmengine').setLevel(logging.ERROR)
     with torch.device(device):
         model = create_backbone(name) if name in zoo.ENCODERS else create_model(name)
     model.to(device)  # buffers that come from files are on the CPU
-    model = deploy(model, inplace=True) if deployed else model
+    model = deploy(model, inplace=True, precision=precision) if deployed else model
     return model if name in zoo.ENCODERS else make_graph(model)
 
 

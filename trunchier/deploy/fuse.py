@@ -16,10 +16,12 @@ from torch import nn
 
 from ..ops.folding import fold, is_a, pack
 from ..ops.linear import keep_freed_memory
-from .lower import PRECISIONS, lower
+from .lower import PRECISIONS, lower, to_int8
+
+DEPLOYED = (*PRECISIONS, 'int8')
 
 
-def deploy(model: nn.Module, inplace: bool = False, dtype: torch.dtype | None = None) -> nn.Module:
+def deploy(model: nn.Module, inplace: bool = False, precision: str = 'fp32') -> nn.Module:
     """Prepare a model for inference; checkpoints must be loaded before.
 
     Every `nn.Sequential` must be called as a whole, as all models here and in mmpose do.
@@ -27,20 +29,22 @@ def deploy(model: nn.Module, inplace: bool = False, dtype: torch.dtype | None = 
     Args:
         model: a module with its weights, on any device.
         inplace: change `model` itself instead of a deep copy.
-        dtype: torch.bfloat16 or torch.float16 converts weights and activations, see
-            docs/deploy.md; inputs and outputs stay float32. None: no conversion.
+        precision: 'fp32', 'bf16', 'fp16', or 'int8' (on CPU); inputs and outputs stay float32. See
+            docs/deploy.md.
 
     Returns:
         A model of the same class with the same methods, equal up to rounding (below 1e-4 of an
         output's standard deviation in float32). It stays in eval mode and requires no gradient.
 
     Raises:
-        TypeError: not a module, a deployed one, or another dtype.
+        TypeError: not a module, or a deployed one.
+        ValueError: another precision.
+        RuntimeError: this machine has no 8-bit products.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f'cannot deploy a {type(model).__name__}; give an nn.Module')
-    if dtype not in (None, *PRECISIONS.values()):
-        raise TypeError(f'cannot deploy in {dtype}; give torch.bfloat16, torch.float16 or None')
+    if precision not in DEPLOYED:
+        raise ValueError(f'cannot deploy in {precision!r}; give one of {", ".join(DEPLOYED)}')
     if any(getattr(module, 'deployed', False) for module in model.modules()):
         raise TypeError('the model, or a part of it, is deployed already; deploy the original')
     if not inplace:
@@ -48,7 +52,10 @@ def deploy(model: nn.Module, inplace: bool = False, dtype: torch.dtype | None = 
     model.eval()
     with torch.no_grad():
         model = _fused(model, {})
-        lower(model, dtype or torch.float32)
+        if precision == 'int8':
+            model = to_int8(model)
+        else:
+            lower(model, PRECISIONS[precision])
     model.eval()
     model.requires_grad_(False)
     keep_freed_memory()

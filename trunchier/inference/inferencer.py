@@ -48,7 +48,7 @@ class Inferencer:
         detector, detector_weights, score_thr, nms_thr: see `detection.make_detector`. 'auto' finds
             one in the first call without boxes.
         batch_size: people per batch.
-        precision: 'fp32', 'bf16' or 'fp16' (autocast).
+        precision: 'fp32', 'int8' (CPU), 'bf16' or 'fp16' (autocast).
         track: give people in videos ids; None: if the package `trackers` is installed.
         smooth: smooth videos over time: True, or options of `tracking.TrackSmoother`.
         cfg_options: changes to the config, as --cfg-options of tools/test.py.

@@ -19,7 +19,7 @@ import torch
 from mmengine.model import revert_sync_batchnorm
 from torch import Tensor
 
-from ..deploy.fuse import deploy
+from ..deploy.fuse import DEPLOYED, deploy
 from ..deploy.lower import PRECISIONS
 from ..deploy.runtime import ExportedNetwork, ModuleNetwork, Network, is_exported
 from ..weights.find import Found, build_model, pick_device
@@ -59,7 +59,7 @@ class Predictor:
         cfg: config of the model.
         network: module, deployed module or exported file, see `deploy.runtime`.
         device: of the network.
-        precision: 'fp32', 'bf16' or 'fp16' (autocast).
+        precision: 'fp32', 'int8' (CPU), 'bf16' or 'fp16' (autocast).
         dataset_meta: mmpose's metainfo of the keypoints.
 
     Attributes:
@@ -92,7 +92,7 @@ class Predictor:
         dataset_meta: dict | None = None,
     ):
         self.cfg, self.network, self.device = cfg, network, torch.device(device)
-        self.precision, self.dtype = precision, PRECISIONS[precision]
+        self.precision, self.dtype = precision, PRECISIONS.get(precision, torch.float32)
         self.dataset_meta = dataset_meta
         preprocessor = cfg.model.get('data_preprocessor') or {}
         self.mean, self.std = (
@@ -121,8 +121,8 @@ class Predictor:
             ValueError: unknown device or precision, or an exported file of another model.
             CheckpointError: weights of another model.
         """
-        if precision not in PRECISIONS:
-            raise ValueError(f'precision must be one of {", ".join(PRECISIONS)}, got {precision!r}')
+        if precision not in DEPLOYED:
+            raise ValueError(f'precision must be one of {", ".join(DEPLOYED)}, got {precision!r}')
         kind, estimator = found.cfg.model.type, found.row.estimator
         if kind != estimator:
             raise ValueError(
@@ -130,15 +130,19 @@ class Predictor:
                 'mmpose.apis.MMPoseInferencer'
             )
         device, weights = pick_device(device), found.required_weights()
+        if precision == 'int8' and device.type != 'cpu':
+            raise ValueError(f'precision int8 is for CPU, not {device}; take fp16 there')
         if is_exported(weights):
+            if precision == 'int8':
+                raise ValueError(f'{weights} has the precision that it was exported in, not int8')
             network = ExportedNetwork(weights, device, found.name, trust)
             return cls(found.cfg, network, device, precision, **options)
         model = cls.build(found.cfg)
         if any('SyncBatchNorm' in type(each).__name__ for each in model.modules()):
             model = revert_sync_batchnorm(model)  # looks into mmcv, which takes 0.1 s
         meta = load_checkpoint(model, weights, renames=found.renames)
-        if device.type == 'cpu' and precision == 'fp32':  # autocast and GPUs are faster without
-            model = deploy(model, inplace=True)
+        if device.type == 'cpu' and precision in ('fp32', 'int8'):  # autocast is faster without
+            model = deploy(model, inplace=True, precision=precision)
         network = cls.as_network(model.to(device).eval())
         return cls(found.cfg, network, device, precision, meta, **options)
 

@@ -45,11 +45,13 @@ def linear(x: Tensor, layer: nn.Linear, gelu: bool = False) -> Tensor:
 
     Args:
         x: (..., in_features), any strides.
-        layer: nn.Linear or PackedLinear, which may have an activation of its own.
+        layer: nn.Linear; PackedLinear or Int8Linear, which may have an activation of their own.
 
     Raises:
         ValueError: TRUNCHIER_CPU_LINEAR has an unknown value.
     """
+    if not isinstance(layer, nn.Linear):  # Int8Linear
+        return layer(x, gelu)
     packed = layer.packed if isinstance(layer, PackedLinear) else None
     activation = 'gelu' if gelu else layer.activation if packed else None
     return product(x, layer.weight, layer.bias, activation, packed)

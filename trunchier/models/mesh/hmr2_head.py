@@ -51,6 +51,7 @@ class HMR2Head(BaseModule):
     """
 
     float32_tensors = ('mean_pose', 'mean_betas', 'mean_camera')  # see `deploy.lower`
+    float32_layers = True  # of one token, and where an angle is decided
 
     def __init__(
         self,

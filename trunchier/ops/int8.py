@@ -1,0 +1,178 @@
+"""Linear layers and convolutions on 8-bit integers, on CPU, by oneDNN.
+
+Weights are int8, with a scale for each output channel. The input of a layer is rounded to 256 steps
+between its least and its greatest number at each call (dynamic quantization), so that nothing
+needs calibration; sums are exact, and results float32.
+"""
+
+import functools
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .folding import is_a
+from .linear import ACTIVATIONS, Packed, PackedConv2d, PackedLinear
+
+MIN_CHANNELS = 32  # of fewer, rounding the input takes longer than float32's product
+ABSENT = (
+    f'torch {torch.__version__} has no 8-bit products for this CPU; take precision "fp32", or a '
+    'newer torch on an x86 CPU'
+)
+
+
+@functools.lru_cache
+def available() -> bool:
+    """Whether this build of torch multiplies 8-bit integers on this machine."""
+    try:
+        layer = PackedLinear(32, 32)
+        Int8Linear(layer)(torch.ones(1, 32))
+        Int8Conv2d(PackedConv2d(32, 32, 1))(torch.ones(1, 32, 1, 1))
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return True
+
+
+def as_int8(layer: nn.Module) -> nn.Module:
+    """A deployed layer on 8-bit integers; the layer itself where that is not faster or possible."""
+    weight = getattr(layer, 'weight', None)
+    if not isinstance(weight, Tensor) or weight.dim() < 2 or min(weight.shape[:2]) < MIN_CHANNELS:
+        return layer  # the last convolution of a decoder is one of these
+    if type(layer) is PackedLinear:
+        return Int8Linear(layer)
+    if type(layer) is PackedConv2d and layer.groups == 1 and type(layer.padding) is tuple:
+        return Int8Conv2d(layer) if layer.padding_mode == 'zeros' else layer
+    if is_a(layer, nn.ConvTranspose2d) and layer.groups == 1:
+        geometry = layer.kernel_size, layer.stride, layer.padding, layer.output_padding
+        if (*geometry, layer.dilation) in Int8Deconv2d.GEOMETRIES:
+            return Int8Deconv2d(layer)
+    return layer
+
+
+def quantize(x: Tensor) -> tuple[Tensor, float, int]:
+    """Round to 8 bits: x is about (result - zero) * scale.
+
+    Args:
+        x: float32, any shape, not empty. Numbers that are not finite make the scale nan.
+
+    Returns:
+        uint8 tensor of the same shape and strides; scale; zero, the integer that means 0.
+    """
+    low, high = (bound.item() for bound in torch.aminmax(x))
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = (high - low) / 255 or 1.0
+    if not math.isfinite(scale):
+        return torch.zeros_like(x, dtype=torch.uint8), math.nan, 0
+    zero = round(-low / scale)
+    # The cast cuts the fraction off; numbers stay within 0.5 and 255.5 but for rounding.
+    steps = torch.add(torch.tensor(zero + 0.5), x, alpha=1 / scale).clamp_(0, 255)
+    return steps.to(torch.uint8), scale, zero
+
+
+class _Int8(Packed, nn.Module):
+    """Int8 weight, scale and zero (0) of each output channel, and bias."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None):
+        super().__init__()
+        weight = weight.detach().float()
+        scale = weight.flatten(1).abs().amax(1) / 127
+        scale[scale == 0] = 1
+        steps = (weight / scale.view(-1, *[1] * (weight.dim() - 1))).round_()
+        self.register_buffer('weight', steps.to(torch.int8))
+        self.register_buffer('scale', scale)
+        self.register_buffer('zero', torch.zeros(len(scale), dtype=torch.int32))
+        self.register_buffer('bias', None if bias is None else bias.detach().float())
+
+    def _multiply(self, operator, x, *geometry):
+        if x.device.type != 'cpu':
+            raise RuntimeError(
+                f'this model was deployed in int8, for CPU; the input is on {x.device}. Deploy the '
+                'original model in "fp16" for a GPU'
+            )
+        steps, scale, zero = quantize(x.float())
+        if math.isnan(scale):  # as float32 would
+            scale = 1.0
+            bias = torch.full_like(self.scale, math.nan)
+        else:
+            bias = self.bias
+        weight = self.packed(x.shape)
+        factors = self.scale, self.zero
+        end = 1.0, 0, torch.float32, 'none', [], ''
+        return operator(steps, scale, zero, weight, *factors, bias, *geometry, *end)
+
+
+class Int8Linear(_Int8):
+    """`layer(x)` on 8-bit integers, with the activation of a PackedLinear."""
+
+    def __init__(self, layer: PackedLinear):
+        super().__init__(layer.weight, layer.bias)
+        self.activation = layer.activation
+
+    def pack(self, weight, shape):
+        return torch.ops.onednn.qlinear_prepack(weight, None)
+
+    def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
+        """(..., in_features) -> (..., out_features), float32."""
+        if not x.numel():
+            return x.new_zeros(*x.shape[:-1], len(self.weight))
+        y = self._multiply(torch.ops.onednn.qlinear_pointwise, x.contiguous())
+        # As a function of its own: that of oneDNN's 8-bit product is five times slower.
+        return ACTIVATIONS['gelu' if gelu else self.activation](y)
+
+
+class Int8Conv2d(_Int8):
+    """A convolution on 8-bit integers, (B, C, H, W) float32 to float32."""
+
+    def __init__(self, layer: nn.Conv2d):
+        super().__init__(layer.weight, layer.bias)
+        self.geometry = [list(each) for each in (layer.stride, layer.padding, layer.dilation)]
+
+    def pack(self, weight, shape):
+        stride, padding, dilation = self.geometry
+        prepack = torch.ops.onednn.qconv_prepack
+        return prepack(weight, self.scale, 1.0, 0, stride, padding, dilation, 1, list(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W'), float32, channels last."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        return self._multiply(torch.ops.onednn.qconv2d_pointwise, x, *self.geometry, 1)
+
+
+class Int8Deconv2d(Int8Conv2d):
+    """A transposed convolution of stride 2, as one convolution to its four phases.
+
+    Output 2i + a is the sum over j of input j times kernel element 2(i - j) + a + padding. In each
+    direction phase a therefore meets the `taps` inputs from i - shift + a * shift, where shift is
+    taps - 1 and equals the padding.
+    """
+
+    # (kernel, stride, padding, output padding, dilation), each in both directions
+    GEOMETRIES = {
+        ((4, 4), (2, 2), (1, 1), (0, 0), (1, 1)),
+        ((2, 2), (2, 2), (0, 0), (0, 0), (1, 1)),
+    }
+
+    def __init__(self, layer: nn.ConvTranspose2d):
+        weight = layer.weight.detach().transpose(0, 1)  # (C', C, kernel, kernel)
+        taps = layer.kernel_size[0] // 2
+        shift = taps - 1
+        elements = [[(3 - 2 * a) * shift - 2 * t + a for t in range(taps)] for a in range(2)]
+        phases = [weight[:, :, rows][..., columns] for rows in elements for columns in elements]
+        conv = nn.Conv2d(weight.shape[1], 4 * len(weight), taps, padding=shift, bias=False)
+        conv.weight = nn.Parameter(torch.cat(phases))
+        if layer.bias is not None:
+            conv.bias = nn.Parameter(layer.bias.detach().repeat(4))
+        super().__init__(conv)
+        self.shift = shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', 2H, 2W), float32, channels last."""
+        batch, _, height, width = x.shape
+        phases = super().forward(x).unflatten(1, (2, 2, -1))
+        size = batch, len(self.weight) // 4, 2 * height, 2 * width
+        y = torch.empty(size, memory_format=torch.channels_last)
+        for a in range(2):
+            for b in range(2):
+                phase = phases[:, a, b, :, a * self.shift :, b * self.shift :]
+                y[:, :, a::2, b::2] = phase[..., :height, :width]
+        return y
