@@ -40,7 +40,10 @@ from trunchier.weights.find import build_model, find_config
 TOOLS = Path(__file__).resolve().parent
 RESAMPLES = 2000
 # Settings that make two runs comparable: all of a study have the same.
-BUDGET = ('train', 'test', 'steps', 'batch_size', 'lr', 'size', 'test_parts', 'pretrained', 'amp')
+BUDGET = (
+    *('train', 'test', 'steps', 'batch_size', 'lr', 'size', 'test_parts'),
+    *('pretrained', 'weights', 'amp'),
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -71,8 +74,9 @@ def parser() -> argparse.ArgumentParser:
     add('--seeds', type=int, nargs='+', default=[0], metavar='N', help='default: 0')
     add('--test-parts', action='store_true', help='crop three quarters of the test people to parts')
     add('--pretrained', action='store_true', help='start from the weights of the recipes')
+    add('--weights', metavar='FILE', help='start all from this checkpoint of the model')
     add('--amp', action='store_true', help='mixed precision')
-    add('--jobs', type=int, default=1, metavar='N', help='trainings at a time (default: 1)')
+    add('--jobs', type=_count, default=1, metavar='N', help='trainings at a time (default: 1)')
     add('--rounds', type=int, default=7, metavar='N', help='of timing; 0: do not time')
     return parser
 
@@ -84,13 +88,20 @@ def compare(args: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     check_budget(out / 'budget.json', args)
     runs = [*product(configs, args.seeds)]
-    with ThreadPoolExecutor(max(1, args.jobs)) as pool:
+    children = set()
+    with ThreadPoolExecutor(args.jobs) as pool:
         tasks = [
-            pool.submit(run, folder(out, *each), configs[each[0]], each[1], i % args.jobs, args)
+            pool.submit(run, folder(out, *each), configs[each[0]], each[1], i, children, args)
             for i, each in enumerate(runs)
         ]
-        for (name, seed), task in zip(runs, tasks, strict=True):
-            print(f'{name}, seed {seed}: {task.result()}', flush=True)
+        try:
+            for (name, seed), task in zip(runs, tasks, strict=True):
+                print(f'{name}, seed {seed}: {task.result()}', flush=True)
+        except BaseException:  # interrupted: end the trainings too
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in tuple(children):
+                child.terminate()
+            raise
     done = {
         name: [counts(path) for seed in args.seeds if (path := people(out, name, seed)).exists()]
         for name in configs
@@ -129,8 +140,10 @@ def config(variant: str, args: argparse.Namespace) -> Config:
         backbone['img_size'] = (height, width)
     if 'Timm' not in backbone['type']:
         backbone['drop_path_rate'] = 0.0  # timm's default; the budget is too small for it
-    if not args.pretrained:
+    if not args.pretrained or args.weights:
         backbone['init_cfg'] = None
+    if args.weights:
+        model['init_cfg'] = dict(type='OfficialPretrained', checkpoint=args.weights)
     cfg = Config.fromfile(TOOLS.parent / 'configs' / '_base_' / 'pose2d.py')
     cfg = Config(dict(cfg.to_dict(), model=model, codec=codec, **schedule(args)))
     tail = [
@@ -192,8 +205,15 @@ def schedule(args: argparse.Namespace) -> dict:
     )  # fmt: skip
 
 
-def run(path: Path, cfg: Config, seed: int, slot: int, args: argparse.Namespace) -> str:
-    """Train and score one model in `path`, unless that is done; returns what happened."""
+def run(
+    path: Path, cfg: Config, seed: int, number: int, children: set, args: argparse.Namespace
+) -> str:
+    """Train and score one model in `path`, unless that is done; returns what happened.
+
+    Args:
+        number: of the run, which chooses its GPU.
+        children: gets the process while it runs.
+    """
     if (path / 'people.json').exists():
         return 'done before'
     path.mkdir(parents=True, exist_ok=True)
@@ -207,12 +227,15 @@ def run(path: Path, cfg: Config, seed: int, slot: int, args: argparse.Namespace)
         options += ['--resume']
     variables = dict(os.environ)
     if torch.cuda.device_count() > 1:
-        variables['CUDA_VISIBLE_DEVICES'] = str(slot % torch.cuda.device_count())
+        gpu = number % args.jobs % torch.cuda.device_count()
+        variables['CUDA_VISIBLE_DEVICES'] = str(gpu)
     began = time.time()
     with open(path / 'train.log', 'a', encoding='utf-8') as log:
-        code = subprocess.run(
-            [*tool, *options], stdout=log, stderr=subprocess.STDOUT, env=variables
-        ).returncode
+        tool += options
+        child = subprocess.Popen(tool, stdout=log, stderr=subprocess.STDOUT, env=variables)
+        children.add(child)
+        code = child.wait()
+        children.discard(child)
     if code or not (path / 'people.json').exists():
         return f'FAILED with exit code {code}, see {path}/train.log'
     return f'{time.time() - began:.0f} s'
@@ -361,6 +384,7 @@ def command(args: argparse.Namespace) -> str:
     """The command of a study, with all that its numbers depend on."""
     width, height = args.size
     switches = [f'--{key.replace("_", "-")}' for key in BUDGET if getattr(args, key) is True]
+    switches += ['--weights', args.weights] if args.weights else []
     return ' '.join(
         f'trunchier compare {" ".join(args.names)} --train {args.train} --test {args.test} '
         f'--out {args.out} --steps {args.steps} --batch-size {args.batch_size} --lr {args.lr:g} '
@@ -397,6 +421,12 @@ def draw(rows: list[dict], out: Path) -> None:
     with need('matplotlib', 'the plot').rc_context({'svg.fonttype': 'none'}):  # text, not outlines
         for suffix in ('svg', 'png'):
             figure.savefig(out / f'plot.{suffix}', dpi=120)
+
+
+def _count(text):
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is no number of trainings; give 1 or more')
+    return int(text)
 
 
 def _size(text):

@@ -83,6 +83,26 @@ def test_rewritten_functions_are_exact_everywhere(dtype, tmp_path):
         np.testing.assert_allclose(found[index], expected, rtol=1e-3, atol=rough)
 
 
+class WindowAttention(nn.Module):
+    """Attention of the windows of an image, as Twins and Hiera compute it."""
+
+    outputs = ('y',)
+
+    def forward(self, x):
+        return F.scaled_dot_product_attention(x, x.flip(3), x + 1) + F.scaled_dot_product_attention(
+            x, x, x, scale=0.5
+        )
+
+
+@needs_torch('2.6', 'ONNX')
+def test_attention_of_more_than_four_dimensions_is_written(tmp_path):
+    x = torch.randn(2, 3, 4, 5, 8, generator=torch.Generator().manual_seed(0))
+    export.WRITERS['.onnx'](WindowAttention(), x, tmp_path / 'attention.onnx', {}, False)
+    session = onnxruntime.InferenceSession(tmp_path / 'attention.onnx')
+    (found,) = session.run(None, {'images': x.numpy()})
+    np.testing.assert_allclose(found, WindowAttention()(x), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ('family', 'format'),
     [

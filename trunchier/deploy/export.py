@@ -208,14 +208,15 @@ def _traced(graph, images, dynamic_batch):
 def _write_onnx(graph, images, path, metadata, dynamic_batch):
     for module in ('onnxscript', 'onnxruntime'):
         need(module, 'writing ONNX', 'pip install onnx onnxscript onnxruntime')
+    traced = _traced(graph, images, dynamic_batch)
     program = torch.onnx.export(
-        _traced(graph, images, dynamic_batch),
+        traced,
         dynamo=True,
         opset_version=OPSET,
         input_names=[INPUT],
         output_names=list(graph.outputs),
         dynamic_shapes=({0: 'batch'},) if dynamic_batch else None,
-        custom_translation_table=_translations(),
+        custom_translation_table=_translations(traced),
         verbose=False,
     )
     for key, value in metadata.items():
@@ -226,8 +227,11 @@ def _write_onnx(graph, images, path, metadata, dynamic_batch):
     return sum(1 for _ in program.model.graph.all_nodes())
 
 
-def _translations():
-    """{operation of torch: function that builds it from ONNX operators}, where that is faster."""
+def _translations(traced):
+    """{operation of torch: function that builds it from ONNX operators}, where torch's is slower.
+
+    Attention too, if windows or heads make it more than 4D, which torch's does not support.
+    """
     from onnxscript import opset18 as op
 
     def gelu(x, approximate='none'):
@@ -254,7 +258,22 @@ def _translations():
             factor = op.Add(op.Mul(square, factor), coefficient)
         return op.Add(op.Relu(x), op.Mul(s, factor))
 
-    return {torch.ops.aten.gelu.default: gelu, torch.ops.aten.softplus.default: softplus}
+    def attention(
+        query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **others
+    ):
+        if attn_mask is not None or is_causal or others.get('enable_gqa'):
+            raise NotImplementedError('masked or grouped attention of more than 4 dimensions')
+        *front, rows, columns = range(len(key.shape))
+        factor = op.CastLike(scale or query.shape[-1] ** -0.5, query)
+        keys = op.Transpose(key, perm=[*front, columns, rows])
+        return op.MatMul(op.Softmax(op.MatMul(op.Mul(query, factor), keys), axis=-1), value)
+
+    table = {torch.ops.aten.gelu.default: gelu, torch.ops.aten.softplus.default: softplus}
+    of_torch = torch.ops.aten.scaled_dot_product_attention.default
+    nodes = (node for node in traced.graph.nodes if node.target is of_torch)
+    if any(node.args[0].meta['val'].dim() > 4 for node in nodes):
+        table[of_torch] = attention
+    return table
 
 
 def _atanh_ratio(square):
