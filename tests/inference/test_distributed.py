@@ -151,26 +151,30 @@ def test_tracks_go_on_across_chunks_by_the_boxes_that_both_have():
 
 
 def test_pieces_are_done_when_all_their_rows_are_there(tmp_path):
-    def sample(key, frame, rows):
-        row = dict(key=key, rows=rows, frame=frame, time=np.nan, error='', jpg=b'x')
-        return distributed.to_sample(row)
+    def write(name, rows):
+        names = 'key', 'frame', 'rows'
+        batch = {name: np.array(each) for name, each in zip(names, np.transpose(rows), strict=True)}
+        pictures = np.empty(len(rows), object)
+        pictures[:] = [b'x'] * len(rows)
+        known = {path.name for path in tmp_path.iterdir()}
+        distributed.write_tar(
+            batch | dict(time=np.full(len(rows), np.nan), jpg=pictures), str(tmp_path)
+        )
+        (path,) = (path for path in tmp_path.iterdir() if path.name not in known)
+        path.rename(tmp_path / name)
 
-    def write(name, samples):
-        with tarfile.open(tmp_path / name, 'w') as tar:
-            for each in samples:
-                for suffix in ('json', 'jpg'):
-                    info = tarfile.TarInfo(f'{each["__key__"]}.{suffix}')
-                    info.size = len(each[suffix])
-                    tar.addfile(info, io.BytesIO(each[suffix]))
-
-    write('0.tar', [sample(-5, 0, 1), sample(7, 0, 2)])
+    write('0.tar', [(-5, 0, 1), (7, 0, 2)])
     assert done_keys(str(tmp_path)).tolist() == [-5]
-    write('1.tar', [sample(7, 1, 2)])
+    write('1.tar', [(7, 1, 2)])
     assert done_keys(str(tmp_path)).tolist() == [-5, 7]
     (tmp_path / '1.tar').write_bytes((tmp_path / '1.tar').read_bytes()[:700])
     assert done_keys(str(tmp_path)).tolist() == [-5]
     assert [path.name for path in tmp_path.iterdir()] == ['0.tar']
-    assert json.loads(sample(1, 0, 1)['json'])['time'] is None
+    with tarfile.open(tmp_path / '0.tar') as tar:
+        names = tar.getnames()
+        assert names[:2] == ['fffffffffffffffb-0000000-1.json', 'fffffffffffffffb-0000000-1.jpg']
+        content = json.load(tar.extractfile(names[0]))
+    assert content == dict(key=-5, frame=0, rows=1, time=None)
 
 
 def test_streams_cannot_be_distributed():

@@ -1,4 +1,4 @@
-"""Parts of files anywhere: paths of this machine, and addresses of object stores and servers.
+"""Files, and parts of them, anywhere: paths of this machine, addresses of stores and servers.
 
 Addresses are read by fsspec in byte ranges: s3:// needs the package s3fs, gs:// gcsfs, az:// adlfs
 and https:// aiohttp. A process that has none of these gets an ImportError that names it.
@@ -101,6 +101,16 @@ def _read(path, offset, size):
                 raise OSError(f'{path} cannot be read: {error}') from error
         time.sleep(PAUSE * attempt)
     raise AssertionError
+
+
+def write_whole(path: str | os.PathLike, data: bytes) -> None:
+    """Write a file, complete or not at all; the folder is created."""
+    if not is_remote(path):
+        with whole_file(Path(path)) as part:
+            part.write_bytes(data)
+        return
+    system, name = _system(path)
+    system.pipe_file(name, data)
 
 
 def state_of(path: str | os.PathLike) -> tuple[int, Any]:

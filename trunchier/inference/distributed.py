@@ -11,6 +11,7 @@ Parquet or WebDataset and skips what is there.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -24,7 +25,7 @@ import cv2
 import numpy as np
 
 from ..files import need
-from ..files.remote import is_remote, open_anywhere, read_range
+from ..files.remote import is_remote, open_anywhere, read_range, write_whole
 from . import sources
 from .inferencer import Inferencer
 from .pipeline import FrameTask
@@ -375,8 +376,8 @@ def predict_on_ray(
         rows = rows.map_batches(to_table, batch_format='numpy', num_cpus=0)
         rows.write_parquet(folder, ray_remote_args=dict(num_cpus=0))
     else:
-        rows = rows.map(to_sample, num_cpus=0)
-        rows.write_webdataset(folder, ray_remote_args=dict(num_cpus=0))
+        write = dict(fn_kwargs=dict(folder=folder), num_cpus=0)
+        rows.map_batches(write_tar, batch_size=None, batch_format='numpy', **write).materialize()
     return len(done)
 
 
@@ -407,16 +408,32 @@ def to_table(batch: dict[str, np.ndarray]) -> Any:
     return arrow.table(columns)
 
 
-def to_sample(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of `Predict` as a sample of WebDataset: `json`, and `jpg` if there is an image."""
+def write_tar(batch: dict[str, np.ndarray], folder: str) -> dict[str, np.ndarray]:
+    """Write rows of `Predict` as a tar of WebDataset; returns how many they were."""
+    names = list(batch)
+    rows = [dict(zip(names, row, strict=True)) for row in zip(*batch.values(), strict=True)]
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode='w') as tar:
+        for row in rows:
+            for name, data in to_sample(row).items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    digest = hashlib.blake2b(batch['key'].tobytes() + batch['frame'].tobytes(), digest_size=8)
+    write_whole(f'{folder}/{digest.hexdigest()}.tar', content.getvalue())
+    return dict(rows=np.array([len(rows)]))
+
+
+def to_sample(row: dict[str, Any]) -> dict[str, bytes]:
+    """Files of a row of `Predict` in a WebDataset: json, and jpg if there is an image."""
     plain = {name: np.asarray(value).tolist() for name, value in row.items() if name != 'jpg'}
     if np.isnan(plain['time']):
         plain['time'] = None
-    name = f'{row["key"] % 2**64:016x}-{max(row["frame"], 0):07d}-{row["rows"]}'
+    name = f'{int(row["key"]) % 2**64:016x}-{max(row["frame"], 0):07d}-{row["rows"]}'
     if row['frame'] < 0:
         name += '-error'
-    sample = dict(__key__=name, json=json.dumps(plain).encode())
-    return sample | (dict(jpg=row['jpg']) if row['jpg'] else {})
+    sample = {f'{name}.json': json.dumps(plain).encode()}
+    return sample | ({f'{name}.jpg': row['jpg']} if row.get('jpg') else {})
 
 
 def done_keys(folder: str) -> np.ndarray:
