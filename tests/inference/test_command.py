@@ -92,7 +92,8 @@ def test_all_formats_of_a_mesh_model(models, folder):
     write_clip(folder / 'clip.mp4', frames=3)
     code = run(
         folder / 'photos/0.png', folder / 'clip.mp4', '--out-dir', folder / 'out', '--save',
-        'json,npz,obj,glb,video,images', '--style', 'both', '--side', *arguments(models, 'mesh'),
+        'json,npz,obj,glb,animation,bvh,video,images', '--style', 'both', '--side',
+        *arguments(models, 'mesh'),
     )  # fmt: skip
     found = {str(p.relative_to(folder / 'out')) for p in (folder / 'out').rglob('*.*')}
     assert code == 0
@@ -101,6 +102,7 @@ def test_all_formats_of_a_mesh_model(models, folder):
         'meshes/0.glb', 'meshes/0_0.obj', 'predictions/clip.json', 'predictions/clip.npz',
         'visualizations/clip.mp4', *(f'meshes/clip/{i:06d}.glb' for i in range(3)),
         *(f'meshes/clip/{i:06d}_0.obj' for i in range(3)),
+        'meshes/clip.glb', 'meshes/clip_0_from0.bvh',
     }  # fmt: skip
 
 
@@ -253,7 +255,7 @@ def test_skipped_input_is_reported_and_the_rest_is_done(models, folder, capsys):
         (['photos', '--model', 'a', 'b', '--weights', 'c'], '2 models and 1 weights'),
         (['photos', '--model', 'nowhere.py'], 'no config nowhere.py'),
         (['photos', '--weights', 'nowhere.pth', '--model', 'VMPose-T-S2'], 'nowhere.pth'),
-        (['photos', '--save', 'glb', 'POSE'], 'obj and glb require a mesh model'),
+        (['photos', '--save', 'glb', 'POSE'], 'obj, glb, animation, bvh require a mesh model'),
         (['photos', '--boxes', 'nowhere.json', 'POSE'], 'no file nowhere.json'),
         (['photos', '--out-dir', 'file/x', 'POSE'], 'nothing can be written to'),
         (['photos', '--boxes', 'others.json', 'POSE'], "images ('x.jpg'...), not of photos/0.png"),

@@ -114,7 +114,7 @@ class ExportedPose:
     smoothed: ClassVar[tuple[str, ...]] = ('keypoints',)
     painter_type = KeypointPainter
     has_meshes: ClassVar[bool] = False
-    faces = None
+    faces = body = None
 
     def __init__(self, found: ExportedModel, flip_test: bool | None = False):
         facts, self.session = found.metadata, found.session

@@ -162,7 +162,8 @@ class Inferencer:
             batch_size: people per batch, for this call.
             out_dir: folder for everything: predictions/, visualizations/, meshes/.
             pred_out_dir, vis_out_dir, mesh_out_dir: replace those of `out_dir`.
-            save: formats to write: json, npz, obj, glb, video, images; a list, or 'json,npz'.
+            save: formats to write: json, npz, obj, glb, video, images, of videos animation and bvh;
+                a list, or 'json,npz'.
             resume: continue a run with the same settings where it stopped.
             return_vis: `result.visualization` is the drawn image (H, W, 3) BGR.
             return_image: `result.image` is the image itself (H, W, 3) BGR.
@@ -249,7 +250,9 @@ class Inferencer:
             settings['detector'] = detection.name_of(self.detector)
         settings |= dict(bboxes=given, save=sorted(save), painting=painting)
         home = next(filter(None, folders))
-        return Saver(home, kinds, save, settings, self.predictor.faces, resume, frames)
+        return Saver(
+            home, kinds, save, settings, self.predictor.faces, resume, frames, self.predictor.body
+        )
 
     def _deliver(self, tasks, found, return_vis, return_image, show, show_progress):
         with closing(tasks):

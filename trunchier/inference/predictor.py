@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from mmengine.config import Config
     from torch import nn
 
+    from ..models.mesh.body import BodyModel
+
 
 @dataclass
 class Crop:
@@ -66,6 +68,7 @@ class Predictor:
         fields: shapes of one predicted person's arrays, by name.
         smoothed: fields to smooth in videos.
         faces: (F, 3) of the bodies, or None.
+        body: that is posed, or None.
         has_meshes: whether there are such bodies.
         finds_people: whether a crop is the whole image, and its prediction a list of people, each
             with a `box` (5,): xyxy and score.
@@ -80,6 +83,7 @@ class Predictor:
     finds_people: ClassVar[bool] = False
     keypoint_names: tuple[str, ...] = ()
     faces: np.ndarray | None = None
+    body: BodyModel | None = None
     fields: dict[str, tuple[int, ...]]
     settings: dict[str, Any]
 

@@ -3,28 +3,33 @@
     OUT/run.json                       model, weights and options that made the files
     OUT/predictions/NAME.json, .npz
     OUT/visualizations/NAME.jpg, .mp4, NAME/000000.jpg...
-    OUT/meshes/NAME.glb, NAME_0.obj..., NAME/000000.glb...
+    OUT/meshes/NAME.glb, NAME_0.obj..., NAME/000000.glb..., NAME_0_from0.bvh...
 
 An image is done when all its files exist. A video is written in segments of frames below
 OUT/.NAME.part, each complete in itself; after the last one they are joined, without re-encoding,
 and the folder is deleted.
 """
 
+from __future__ import annotations
+
 import json
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..files import check_writable, save_npz, whole_file
 from ..files.lock import FolderLock
 from ..visualization.overlays import person_colors
-from . import writers
+from . import animation, writers
 from .samples import InstancesOfFrame, SampleOfFrame
 from .sources import EVERY_FRAME, Frame, Source
 from .writers import FOLDERS, check_formats
+
+if TYPE_CHECKING:
+    from ..models.mesh.body import BodyModel
 
 SEGMENT = 200  # frames of a video that are lost at most when a run is killed
 IMAGE_SUFFIX = '.jpg'
@@ -51,6 +56,7 @@ class Saver:
         faces: (F, 3) of meshes.
         resume: continue an interrupted run with the same settings.
         frames: indices of the frames of videos that are predicted.
+        body: of `faces`, for 'animation' and 'bvh'.
 
     Attributes:
         draws: whether drawings are written.
@@ -70,11 +76,13 @@ class Saver:
         faces: np.ndarray | None = None,
         resume: bool = False,
         frames: range = EVERY_FRAME,
+        body: BodyModel | None = None,
     ):
         save = check_formats(save, faces is not None)
         kinds = {name: folders[FOLDERS[name]] for name in save}
         self.folders = {name: folder for name, folder in kinds.items() if folder}  # by format
         self.home, self.faces, self.resume, self.frames = Path(home), faces, resume, frames
+        self.body = body
         self.writes_videos = 'video' in self.folders
         self.draws = 'images' in self.folders or self.writes_videos
         self.video = None  # the _Video being written
@@ -120,11 +128,12 @@ class Saver:
         return not unfinished and all(file.exists() for file in files)
 
     def files(self, source: Source) -> list[Path]:
-        """Files of a source, without OBJ, of which there is one per person."""
+        """Files of a source, without OBJ and BVH, of which there is one per person."""
         suffixes = dict(json='.json', npz='.npz')
         if not source.moves:
             suffixes |= dict(images=IMAGE_SUFFIX, glb='.glb')
         else:  # '': a folder
+            suffixes |= dict(animation='.glb')
             suffixes |= dict(video='.mp4') if self.writes_videos else dict(images='')
         return [
             self.folders[name] / f'{source.name}{suffix}'
@@ -270,6 +279,8 @@ class _Video:
             self._write_json(folders['json'] / f'{name}.json')
         if 'npz' in folders:
             self._write_npz(folders['npz'] / f'{name}.npz')
+        if {'animation', 'bvh'} & folders.keys():
+            self._write_motion(folders, name)
         if 'video' in folders:
             parts = [_path(self.folder, segment, '.mp4') for segment in self.segments]
             writers.concatenate_videos(parts, folders['video'] / f'{name}.mp4')
@@ -289,6 +300,21 @@ class _Video:
     def _write_npz(self, path):
         parts = [_path(self.folder, segment, '.npz') for segment in self.segments]
         writers.concatenate_npz(parts, path, self._constants(), leave_out=(RAW, CAMERA, INDICES))
+
+    def _write_motion(self, folders, name):
+        step = self.saver.frames.step if self.source.kind == 'video' else 1
+        rows = [record for _, record in _stored(self.folder, self.segments)]
+        fields = [name for name in animation.MOTION_FIELDS if name in rows[0]]
+        arrays = {field: np.concatenate([row[field] for row in rows]) for field in fields}
+        first = self.segments[0][0] if self.source.kind == 'video' else 0
+        motions = animation.motions_of(arrays, self.saver.body, first, step)
+        if 'animation' in folders:
+            lens, path = self._constants(), folders['animation'] / f'{name}.glb'
+            camera = lens['image_size'], float(lens['focal_length'][1])
+            animation.write_animated_glb(motions, self.saver.body, self.fps, path, *camera)
+        for motion in motions if 'bvh' in folders else ():
+            path = folders['bvh'] / f'{name}_{motion.track}_from{motion.frames[0]}.bvh'
+            animation.write_bvh(motion, self.fps, path)
 
     def _constants(self):
         """What `camera_of` says of the first frame, and the frame rate."""

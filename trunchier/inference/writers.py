@@ -21,9 +21,10 @@ from .sources import import_av
 CAMERA_TO_Y_UP = np.array([1, -1, -1], np.float32)
 FOLDERS = {
     'json': 'predictions', 'npz': 'predictions', 'obj': 'meshes', 'glb': 'meshes',
-    'video': 'visualizations', 'images': 'visualizations',
+    'animation': 'meshes', 'bvh': 'meshes', 'video': 'visualizations', 'images': 'visualizations',
 }  # fmt: skip
 FORMATS = tuple(FOLDERS)
+OF_MESHES = tuple(name for name, folder in FOLDERS.items() if folder == 'meshes')
 DEFAULT_FORMATS = ('json', 'images', 'video')
 SMPL_FIELDS = ('global_orient', 'body_pose', 'betas', 'transl')  # of a mesh in JSON
 
@@ -40,8 +41,8 @@ def check_formats(save: str | Iterable[str], meshes: bool) -> tuple[str, ...]:
     save = tuple(save.replace(' ', '').split(',')) if isinstance(save, str) else tuple(save)
     if unknown := sorted(set(save) - set(FORMATS)):
         raise ValueError(f'cannot save {unknown}; choose from {", ".join(FORMATS)}')
-    if not meshes and {'obj', 'glb'} & set(save):
-        raise ValueError('obj and glb require a mesh model')
+    if not meshes and set(OF_MESHES) & set(save):
+        raise ValueError(f'{", ".join(OF_MESHES)} require a mesh model')
     return save
 
 
@@ -178,13 +179,18 @@ def _upright_mesh(vertices, faces):
     around them.
     """
     vertices = vertices * CAMERA_TO_Y_UP
-    a, b, c = (vertices[corner] for corner in np.asarray(faces).T)
-    normals = np.zeros_like(vertices)
-    for corner in np.asarray(faces).T:
-        np.add.at(normals, corner, np.cross(b - a, c - a))
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    normals = vertex_normals(vertices, np.asarray(faces))
     trimesh = need('trimesh', 'writing OBJ and GLB')
     return trimesh.Trimesh(vertices, faces, vertex_normals=normals, process=False)
+
+
+def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(V, 3) unit normals of a mesh, weighted by the areas of the faces."""
+    a, b, c = (vertices[corner] for corner in faces.T)
+    normals = np.zeros_like(vertices)
+    for corner in faces.T:
+        np.add.at(normals, corner, np.cross(b - a, c - a))
+    return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
 
 
 # --- Images and videos ----------------------------------------------------------------------------
