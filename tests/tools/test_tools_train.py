@@ -226,6 +226,20 @@ def test_a_student_learns_from_its_teacher_resumes_and_is_tested_by_the_plain_co
     assert np.array_equal(*map(keypoints, dumps))
 
 
+def test_errors_of_motion_are_a_table_of_the_test_tool(folder, trained):
+    text = (
+        "_base_ = './toy.py'\ntest_evaluator = dict(_delete_=True, type='TrackErrors', kind='2d')\n"
+    )
+    (folder / 'tracks.py').write_text(text)
+    run_tool('test', 'tracks.py', trained / 'epoch_2.pth', '--out', 'tracks.json', cwd=folder)
+    table = json.loads((folder / 'tracks.json').read_text())
+    content = json.loads((folder / 'people.json').read_text())
+    dots = np.array([person['keypoints'][:2] for person in content['annotations']], float)
+    jitter = np.linalg.norm(np.diff(dots, 3, axis=0), axis=-1).mean()
+    assert table['track_2d/jitter of truth'] == pytest.approx(jitter)
+    assert table['track_2d/EPE'] > 0 and table['track_2d/ACC-ERR'] > 0
+
+
 def test_training_moves_every_parameter_and_keeps_the_best(trained):
     first, second = weights(trained / 'epoch_1.pth'), weights(trained / 'epoch_2.pth')
     assert all((first[key] != second[key]).any() for key in first)

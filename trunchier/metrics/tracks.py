@@ -117,8 +117,9 @@ class TrackErrors(BaseMetric):
         truth = _array(sample['gt_instances']['keypoints'])
         if len(truth) != 1:
             raise ValueError(f'{len(truth)} people in a sample; top-down models have one')
-        visible = _array(sample['gt_instances']['keypoints_visible']) > 0.5
-        return _array(sample['pred_instances']['keypoints'])[:1], truth, visible.reshape(1, -1)
+        visible = _array(sample['gt_instances']['keypoints_visible'])
+        visible = visible.reshape(*truth.shape[:2], -1)[..., 0] > 0.5  # mmpose may add weights
+        return _array(sample['pred_instances']['keypoints'])[:1], truth, visible
 
     def _of_body(self, sample):
         truth = _array(sample['gt_instances']['keypoints_3d'])

@@ -1,6 +1,7 @@
 """Hourglass tokenizers: the authors' selections, outputs and counts; any pruner and recovery."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from lifters import (
     parameters,
     records,
 )
+from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from trunchier.models.lifting.hourglass import (
@@ -28,6 +30,7 @@ from trunchier.models.lifting.hourglass import (
 
 pytest.importorskip('mmpose')
 
+ROOT = Path(__file__).resolve().parents[3]
 SMALL = dict(type='MixSTE', width=16, depth=4, num_heads=2, seq_len=9)
 MOTIONBERT = dict(
     type='mmpose.DSTFormer', in_channels=3, feat_size=256, depth=5, num_heads=8, mlp_ratio=4
@@ -181,6 +184,16 @@ def test_even_frames_with_interpolation_add_no_parameters_and_cost_what_the_form
     width, length, last = 16, 9, frames[-1]
     linear = 17 * (16 * width**2 * sum(frames) + 2 * width * length + 3 * width * last)
     assert linear_macs(model, torch.zeros(1, 9, 17, 2), None, 'tensor') == linear
+
+
+def test_our_schedule_of_h2ot_saves_57_percent():
+    config = Config.fromfile(ROOT / 'configs/pose3d/mixste_h2ot-tps-tri_243frm_h36m.py')
+    schedule = config.model.backbone.schedule
+    frames = [243] * 8
+    for layer, kept in schedule.items():
+        frames[int(layer) :] = [kept] * (8 - int(layer))
+    giga = 34e-9 * (16 * 512**2 * sum(frames) + 2 * 512 * 243 + 3 * 512 * frames[-1])
+    assert round(100 * (1 - giga / 277.248)) == 57
 
 
 @pytest.mark.parametrize('recovery', ['TRA', 'TRI', None])
