@@ -161,7 +161,6 @@ def test_the_world_stands_still_over_a_video(viewer):
         shown = result('clip', frame, people=4)
         shown.pred_instances = shown.pred_instances[np.arange(4) < count]
         viewer.add(*MESH, shown)
-    viewer.show()  # with the image behind the people of all frames
     start, places, people = viewer.server.initial_camera, set(), []
     for frame in range(4):
         viewer.frame.value = frame
@@ -174,6 +173,23 @@ def test_the_world_stands_still_over_a_video(viewer):
             first = viewer.handles['/people/0'][0].vertices
             np.testing.assert_allclose(first, expected.vertices[0] + expected.translation[0])
     assert len(places) == 1 and people == [1, 4, 0, 2]
+
+
+def test_the_image_moves_back_when_somebody_farther_enters(viewer):
+    """Also while the first frame is shown, so that the scene does not jump when frames change."""
+    depths, image_at = (5.0, 6.0, 40.0, 3.0), []
+    for frame, depth in enumerate(depths):
+        shown = result('clip', people=1)
+        shown.set_metainfo(dict(frame_id=frame))
+        shown.pred_instances.translation[:, 2] = depth
+        viewer.add(*MESH, shown)
+        image_at.append(viewer.handles['/camera/image'][0].position[2])
+        assert image_at[-1] > max(depths[: frame + 1]) + BODY[:, 2].max()
+    for frame in range(4):
+        viewer.frame.value = frame
+        assert viewer.handles['/camera/image'][0].position[2] == image_at[-1]
+        corners = viewer.handles['/camera/frustum'][0].points[:4, 1]
+        np.testing.assert_allclose(corners[:, 2], image_at[-1])
 
 
 def test_no_tunnel_to_the_internet_is_offered(viewer):

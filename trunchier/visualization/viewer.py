@@ -179,10 +179,11 @@ class Viewer:
             file = Path(self.folder.name, f'{len(self.frames)}-{len(files)}.npz')
             _save(result, file)
             files.append(file)
+            before = self.far.get((model, source), 0.0)
             if isinstance(painter, MeshPainter) and len(result.pred_instances):
                 depth = _people(result)[..., 2].max() + 0.5
                 step = FAR_STEP ** np.ceil(np.log(max(depth, 1e-3)) / np.log(FAR_STEP))
-                self.far[model, source] = max(step, self.far.get((model, source), 0.0))
+                self.far[model, source] = max(step, before)
             if model not in self.painters:
                 self._take_options(painter)
                 self.painters[model] = painter
@@ -194,7 +195,8 @@ class Viewer:
             due = time.monotonic() - self.shown_at > FOLLOW_SECONDS
             if selected and self.follow.value and due:
                 self.frame.value = len(files) - 1
-        if selected and len(files) == 1:
+            moved = self.far.get((model, source), 0.0) > before
+        if selected and (len(files) == 1 or moved):
             self.show()
 
     def show(self) -> None:
