@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from trunchier.engine.hooks import forget_ends_of_workers
-from trunchier.files import check_writable
+from trunchier.files import check_writable, shipped
 from trunchier.files.processes import clean_end
 from trunchier.weights.load import CheckpointError, load_checkpoint
 
@@ -74,6 +74,39 @@ def merge(cfg: Config, args: argparse.Namespace) -> None:
         draw.update(enable=True, show=args.show, out_dir=args.show_dir, interval=args.interval)
         if args.show:
             draw.wait_time = args.wait_time
+
+
+def existing(config: str) -> str:
+    """Path of a config, of this folder or of the package; ends the program if there is none."""
+    inside = shipped.of_repository(config)
+    if not Path(config).is_file() and not inside.is_file():
+        raise SystemExit(f'error: no config {config} (from {Path.cwd()}), nor in the package')
+    return config if Path(config).is_file() else str(inside)
+
+
+def check_data(cfg: Config, *loaders: str) -> None:
+    """End the program with what to do if annotations of a data set are missing.
+
+    Args:
+        loaders: of 'train', 'val' and 'test'; those that the config leaves out are skipped.
+    """
+    for name in loaders:
+        datasets = [(cfg.get(f'{name}_dataloader') or {}).get('dataset') or {}]
+        while datasets:
+            dataset = datasets.pop()
+            datasets += dataset.get('datasets') or [*filter(None, [dataset.get('dataset')])]
+            root, file = dataset.get('data_root') or '', dataset.get('ann_file')
+            if not isinstance(file, str) or not file or '://' in f'{root}{file}':
+                continue
+            path = Path(root, file)
+            if not path.exists():
+                raise SystemExit(
+                    f'error: no annotations {path} (from {Path.cwd()}), which {name}_dataloader '
+                    'names. Put the data set there ("Data" in the documentation says what goes '
+                    'where), or name another folder: --cfg-options '
+                    f'{name}_dataloader.dataset.data_root=DIR. Without any download: '
+                    '`trunchier make-synthetic` makes people to train on'
+                )
 
 
 def finish(cfg: Config, args: argparse.Namespace) -> None:

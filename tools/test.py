@@ -5,7 +5,7 @@ tools/dist_test.sh CONFIG CHECKPOINT GPUS [the same arguments]
 """
 
 import mmengine
-from launch import finish, guarded, hook, load_safely, merge, parser
+from launch import check_data, existing, finish, guarded, hook, load_safely, merge, parser
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -81,8 +81,9 @@ class WriteMetrics(Hook):
 
 def main():
     args = parse_args()
-    cfg = Config.fromfile(args.config)
+    cfg = Config.fromfile(existing(args.config))
     merge_args(cfg, args)
+    check_data(cfg, 'test')
     with guarded(cfg.work_dir):
         runner = Runner.from_cfg(cfg)
         if args.out:

@@ -5,7 +5,7 @@ python tools/train.py convnext_tiny-s3 [--task mesh] ...
 tools/dist_train.sh CONFIG GPUS [the same arguments]
 """
 
-from launch import finish, guarded, is_file, load_safely, merge, parser
+from launch import check_data, existing, finish, guarded, is_file, load_safely, merge, parser
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hooks import Hook
@@ -33,7 +33,7 @@ def parse_args():
 
 def read_config(name, task):
     """The config of a path, or of a model by its name."""
-    return Config.fromfile(name) if is_file(name) else find_config(name, task).cfg
+    return Config.fromfile(existing(name)) if is_file(name) else find_config(name, task).cfg
 
 
 def merge_args(cfg, args):
@@ -92,6 +92,7 @@ def main():
     args = parse_args()
     cfg = read_config(args.config, args.task)
     merge_args(cfg, args)
+    check_data(cfg, 'train', *([] if args.no_validate else ['val']))
     with guarded(cfg.work_dir):
         runner = Runner.from_cfg(cfg)
         load_safely(runner, strict=bool(cfg.get('resume')))

@@ -248,6 +248,15 @@ def test_other_parts_of_an_archive_are_kept_beside_the_file(server, tmp_path, na
 
 
 # --- servers that do not answer -------------------------------------------------------------------
+def test_a_name_server_that_does_not_answer_is_not_waited_for(tmp_path, monkeypatch):
+    answer = threading.Event()
+    monkeypatch.setattr(socket, 'getaddrinfo', lambda *given, **options: answer.wait())
+    with pytest.raises(DownloadError, match=r'timed out: no address of models\.example in 0\.1 s'):
+        download('https://models.example/net.pth', tmp_path, patience=0.1)
+    assert not answer.is_set()  # it never came
+    answer.set()
+
+
 def test_a_server_that_does_not_answer_is_tried_once_by_those_in_a_hurry(tmp_path):
     with socket.create_server(('127.0.0.1', 0)) as silent:
         address = f'http://127.0.0.1:{silent.getsockname()[1]}/net.pth'

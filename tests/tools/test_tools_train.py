@@ -424,6 +424,21 @@ def test_a_model_is_trained_by_its_name_too(tmp_path):
     assert (cfg.model.type, cfg.work_dir) == ('MeshEstimator', 'work_dirs/vm-t-s2')
 
 
+@pytest.mark.parametrize('name, loader', [('train', 'train'), ('test', 'test')])
+def test_without_the_data_one_line_says_what_to_do(tmp_path, name, loader):
+    """Also from a folder without configs, as those of the package are found by their path."""
+    config = 'configs/pose2d/td-hm_vm-t-s2_8xb64-210e_coco-256x192.py'
+    given = [config] if name == 'train' else [config, 'a.pth']
+    with command(name, *given, cwd=tmp_path) as module, pytest.raises(SystemExit) as stop:
+        module.main()
+    says = rf'error: no annotations data/coco/annotations/\S+ .*{loader}_dataloader.*make-synthetic'
+    assert re.fullmatch(says + '.*', stop.value.code)
+    absent = command(name, 'nowhere.py', *given[1:], cwd=tmp_path)
+    with absent as module, pytest.raises(SystemExit, match='error: no config nowhere.py'):
+        module.main()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_cfg_options_win_over_every_switch(folder):
     cfg = merged('train', folder, '--amp', '--cfg-options', 'optim_wrapper.type=OptimWrapper')
     assert cfg.optim_wrapper.type == 'OptimWrapper'

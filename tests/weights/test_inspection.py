@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import cv2
 import pytest
 import torch
 from golden_rule import (
@@ -15,12 +16,14 @@ from golden_rule import (
 )
 from mmengine.registry import MODELS
 from safetensors.torch import save_file
-from small_models import ROOT, SWIN, pose_config
+from small_models import ROOT, SWIN, noise, pose_config
 from test_recognize import file_of, meta, vit_shapes
 
 from trunchier import zoo
 from trunchier.files import shipped
+from trunchier.inference import command
 from trunchier.models import TruncatedSwin
+from trunchier.weights.experts import split_expert
 from trunchier.weights.find import build_model, find
 from trunchier.weights.inspection import exported_metadata, input_size, inspect_file, stated_facts
 from trunchier.weights.load import CheckpointError, load_checkpoint, read_weights, save_weights
@@ -94,6 +97,44 @@ def test_a_file_split_for_one_data_set_has_its_expert_in_place():
     ours = recognize(split).state[key]
     assert torch.equal(ours, split['backbone.blocks.0.mlp.fc2.weight'])
     assert not torch.equal(recognize(whole).state[key], ours)
+
+
+def test_the_command_takes_the_expert_that_is_named(tmp_path, monkeypatch, capsys):
+    """The same as with the file that the command `split` writes for it."""
+    torch.manual_seed(0)
+    names = official_shapes('vitpose_small_keys')
+    others = {k: (14, *s[1:]) if 'final' in k else s for k, s in names.items() if 'keyp' in k}
+    others = {k.replace('keypoint_head', 'associate_keypoint_heads.0'): others[k] for k in others}
+    shapes = experts() | others
+    whole = {key: torch.rand(shape) / 10 for key, shape in shapes.items()}
+    torch.save(dict(state_dict=whole), tmp_path / 'plus.pth')
+    torch.save(dict(state_dict=split_expert(whole, 'aic')), tmp_path / 'aic.pth')
+    cv2.imwrite(str(tmp_path / 'photo.png'), noise(96, 80, seed=0))
+    monkeypatch.chdir(tmp_path)
+    printed = []
+    for given in (['plus.pth', '--expert', 'aic'], ['aic.pth'], ['plus.pth']):
+        given = ['photo.png', '--detector', 'whole_image', '--json', '-', '--weights', *given]
+        assert command.main([*given, '--device', 'cpu']) == 0
+        printed.append(json.loads(capsys.readouterr().out))
+    assert printed[0] == printed[1] != printed[2]
+    assert printed[0]['meta_info']['keypoint_names'][-1] == 'neck'  # of AI Challenger
+    with pytest.raises(ValueError, match=r"no expert 'mpii' in the file; it has 0 \(coco\), 1"):
+        find(None, tmp_path / 'plus.pth', expert='mpii')
+    file = inspect_file(tmp_path / 'plus.pth', expert='aic')
+    assert file.identity.decoder == 'classic, 2 deconvolutions, 14 keypoints'
+
+
+@pytest.mark.parametrize('expert, metainfo', [('ap10k', 'ap10k'), ('coco', 'coco'), (None, 'coco')])
+def test_an_expert_of_animals_has_their_keypoints(tmp_path, expert, metainfo):
+    shapes = experts()
+    shapes |= {key.replace('experts.1', 'experts.3'): shape for key, shape in shapes.items()}
+    for key in [key for key in shapes if key.startswith('keypoint_head.')]:
+        shapes[key.replace('keypoint_head', 'associate_keypoint_heads.2')] = shapes[key]
+    path = tmp_path / 'plus.pth'
+    torch.save(zeros(meta(shapes)), path)
+    found = find(None, path, expert=expert)
+    given = found.cfg.train_dataloader.dataset.get('metainfo', dict(from_file='coco.py'))
+    assert given['from_file'].endswith(f'{metainfo}.py')
 
 
 TO_TRANSFORMERS = [

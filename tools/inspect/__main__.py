@@ -10,6 +10,7 @@ Nothing in the file is run, and its numbers are not read.
 import argparse
 import sys
 
+from trunchier.weights.experts import DATASETS
 from trunchier.weights.inspection import inspect_file
 from trunchier.weights.recognize import parse_renames
 
@@ -22,11 +23,12 @@ def main(arguments: list[str] | None = None) -> None:
     add('files', nargs='+', metavar='FILE', help='checkpoint of any layout, or an exported model')
     add('--keys', action='store_true', help='also list keys and shapes, under our names')
     add('--rename', nargs='+', default=[], metavar='OLD=NEW', help='change the beginning of keys')
+    add('--expert', metavar='NAME', help=f'of ViTPose++: {", ".join(DATASETS)} (default: coco)')
     args = parser.parse_args(arguments)
     failures = []
     for path in args.files:
         try:
-            file = inspect_file(path, parse_renames(args.rename))
+            file = inspect_file(path, parse_renames(args.rename), args.expert)
             print(printable(file.report()))
             for key, value in (
                 file.recognized.state.items() if args.keys and file.recognized else ()

@@ -12,8 +12,10 @@ import json
 import os
 import re
 import shutil
+import socket
 import sys
 import tarfile
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -210,6 +212,7 @@ def _fetch(url, part, by_hand, size, progress, patience):
     error = None
     for _ in range(1 if patience < SECONDS else ATTEMPTS):
         try:
+            _check_name(url, patience)
             stated = _receive(url, part, facts, size, progress, patience)
         except (http.client.HTTPException, OSError, ValueError) as failure:
             error = failure
@@ -227,6 +230,29 @@ def _fetch(url, part, by_hand, size, progress, patience):
         f'{url} could not be downloaded{_through(url)}: {error}. Download it by other means and '
         f'put it at {by_hand}; a later call continues from {part}'
     )
+
+
+def _check_name(url, patience):
+    """Raise OSError if no address of the server, or of the proxy, is known within `patience`.
+
+    The time limit of a connection does not hold for the look-up of its name.
+    """
+    parts = urllib.parse.urlparse(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and not urllib.request.proxy_bypass(parts.netloc):
+        parts = urllib.parse.urlparse(proxy if '://' in proxy else f'//{proxy}')
+    answered = []
+
+    def look_up():
+        with contextlib.suppress(OSError):  # the connection says it
+            socket.getaddrinfo(parts.hostname, parts.port or 443)
+        answered.append(True)
+
+    thread = threading.Thread(target=look_up, daemon=True)
+    thread.start()
+    thread.join(patience)
+    if not answered:
+        raise OSError(f'timed out: no address of {parts.hostname} in {patience:g} s')
 
 
 def _through(url):

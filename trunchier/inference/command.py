@@ -69,7 +69,17 @@ PAINTING = (
     'black_background',
 )  # fmt: skip
 # Options that an exported model without torch does not take.
-NEED_TORCH = ('task', 'rename', 'trust', 'body_model', 'focal', 'fov', 'draw_heatmap', 'viewer')
+NEED_TORCH = (
+    'task',
+    'rename',
+    'expert',
+    'trust',
+    'body_model',
+    'focal',
+    'fov',
+    'draw_heatmap',
+    'viewer',
+)
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 SHEET_ROWS = 100
 OUTPUTS = 'outputs'  # then outputs2, outputs3...
@@ -110,7 +120,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
                 if len(found) == 1 and found[0].kind == 'image':
                     stack.enter_context(scan.begin_with_torch())
-                models = list(parse_models(*named, args['task'], args['rename']))
+                models = list(
+                    parse_models(*named, *(args[n] for n in ('task', 'rename', 'expert')))
+                )
             from .inferencer import Inferencer
 
             options = _options(
@@ -183,6 +195,9 @@ def _parser():
     add('--rename', nargs='+', default=[], metavar='OLD=NEW',
         help='change the beginning of keys of the weights before they are recognized; OLD=- '
              'leaves keys out')
+    add('--expert', metavar='NAME',
+        help='data set whose expert and head of a ViTPose++ are taken: coco, aic, mpii, ap10k, '
+             'apt36k or wholebody (default: coco)')
     add('--trust', action='store_true',
         help='load a .pt or .pt2 file, which is a program: only from people whom you trust')
     add('--body-model', metavar='FILE', help='SMPL model written by tools/convert_smpl.py')
@@ -311,9 +326,13 @@ def _focal(text):
 
 
 def parse_models(
-    names: Sequence[str], weights: Sequence[str], task: str | None, renames: Sequence[str]
+    names: Sequence[str],
+    weights: Sequence[str],
+    task: str | None,
+    renames: Sequence[str],
+    expert: str | None = None,
 ) -> Iterator['Found']:
-    """Models of the options --model, --weights, --task and --rename."""
+    """Models of the options --model, --weights, --task, --rename and --expert."""
     from ..weights.find import find
     from ..weights.recognize import parse_renames
 
@@ -321,7 +340,7 @@ def parse_models(
     weights = weights or [''] * len(names)
     pairs = parse_renames(renames)
     for name, file in zip(names, weights, strict=True):
-        found = find(name or None, file or None, task, pairs)
+        found = find(name or None, file or None, task, pairs, expert)
         if not name:
             log.info('%s is %s', printable(found.weights), found.name)
         for note in found.notes:

@@ -144,7 +144,7 @@ class Predictor:
         model = cls.build(found.cfg)
         if any('SyncBatchNorm' in type(each).__name__ for each in model.modules()):
             model = revert_sync_batchnorm(model)  # looks into mmcv, which takes 0.1 s
-        meta = load_checkpoint(model, weights, renames=found.renames)
+        meta = load_checkpoint(model, weights, renames=found.renames, expert=found.expert)
         if device.type == 'cpu' and precision in ('fp32', 'int8'):  # autocast is faster without
             model = deploy(model, inplace=True, precision=precision)
         network = cls.as_network(model.to(device).eval())

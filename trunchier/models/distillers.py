@@ -112,12 +112,13 @@ def build_teacher(
             )
         cfg = Config(dict(model=source))
         size = input_size(cfg) if (source.get('head') or {}).get('decoder') else None
-        model, path, renames = build_model(cfg), weights, ()
+        model, path, renames, expert = build_model(cfg), weights, (), None
     else:
         found = find(source, weights)
         size = input_size(found.cfg)
-        model, path, renames = build_model(found.cfg), found.required_weights(), found.renames
-    load_checkpoint(model, path, renames=renames)
+        model, path = build_model(found.cfg), found.required_weights()
+        renames, expert = found.renames, found.expert
+    load_checkpoint(model, path, renames=renames, expert=expert)
     return model.requires_grad_(False).eval(), size
 
 

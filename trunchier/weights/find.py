@@ -16,6 +16,7 @@ from torch import nn
 from .. import zoo
 from ..files import local_file, need, shipped
 from ..zoo.releases import RELEASES
+from .experts import dataset_number
 from .inspection import exported_metadata, input_size, inspect_file, stated_facts
 from .official import fetch
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 class Found(NamedTuple):
     """A model: the paper's name or the config's stem, task, a copy of the config, weights.
 
-    `renames` are those of the weights' keys, see `recognize.recognize`; `notes` say what was
+    `renames` and `expert`: of the weights, see `recognize.recognize`; `notes` say what was
     guessed of the weights; `smpl`: whether they were trained for SMPL's body; `lifted`: whether
     its results are lifted to bodies.
     """
@@ -36,6 +37,7 @@ class Found(NamedTuple):
     cfg: Config
     weights: Path | None = None
     renames: tuple[tuple[str, str], ...] = ()
+    expert: str | int | None = None
     notes: tuple[str, ...] = ()
     smpl: bool = False
     lifted: bool = False
@@ -78,6 +80,7 @@ def find(
     weights: str | Path | None = None,
     task: str | None = None,
     renames: Sequence[tuple[str, str]] = (),
+    expert: str | int | None = None,
 ) -> Found:
     """A model by any of its names, with its weights; or by its weights alone.
 
@@ -93,7 +96,7 @@ def find(
             its keypoints, see `models.lifting.body`. None: what the weights are recognized as.
         weights: path or http(s) address; None: those that ship with this package, if any.
         task: key of `zoo.TASKS`; None: that of the model.
-        renames: of the weights' keys, see `recognize.recognize`.
+        renames, expert: of the weights, see `recognize.recognize`.
 
     Raises:
         FileNotFoundError: no such config or weights.
@@ -102,7 +105,7 @@ def find(
         CheckpointError: weights of an unknown layout.
     """
     if isinstance(model, str) and (lifted := zoo.lifted_of(model, task)):
-        found = find(lifted[0], weights, lifted[1], renames)
+        found = find(lifted[0], weights, lifted[1], renames, expert)
         return found._replace(name=found.name + zoo.LIFTED, lifted=True)
     if isinstance(model, str) and model in zoo.TASKS:
         if weights is None and zoo.TASKS[model].best:
@@ -111,9 +114,8 @@ def find(
     if model is None:
         if weights is None:
             raise ValueError('name a model, or give weights')
-        return _of_file(inspect_file(_path_of(weights), renames), task)._replace(
-            renames=tuple(renames)
-        )
+        file = inspect_file(_path_of(weights), renames, expert)
+        return _of_file(file, task, expert=expert)._replace(renames=tuple(renames), expert=expert)
     found = find_config(model, task)
     is_name = isinstance(model, str) and not (model.endswith('.py') or zoo.timm_name(model))
     if weights is None:
@@ -124,9 +126,9 @@ def find(
     else:
         path = _path_of(weights)
     if is_name and (path.suffix not in ('.onnx', '.pt2') or exported_metadata(path)):
-        file = inspect_file(path, renames)
+        file = inspect_file(path, renames, expert)
         if found.name in (file.name, *_names_of(file)):
-            found = _of_file(file, task, found)
+            found = _of_file(file, task, found, expert)
     elif weights is not None:
         stated, own = stated_facts(path), input_size(found.cfg)
         size = stated.get('input_size')
@@ -136,7 +138,7 @@ def find(
                 f'({stated.get("config", "as it says")}), {found.name} takes {own[0]} x {own[1]}: '
                 'name that config, or leave the model out'
             )
-    return found._replace(weights=path, renames=tuple(renames))
+    return found._replace(weights=path, renames=tuple(renames), expert=expert)
 
 
 def _path_of(weights):
@@ -149,7 +151,7 @@ def _names_of(file):
     return file.identity.names if file.identity else ()
 
 
-def _of_file(file, task, found=None):
+def _of_file(file, task, found=None, expert=None):
     """The model that a file is recognized as, with a config that fits the file."""
     name = found.name if found else file.name
     if name not in zoo.models():
@@ -162,14 +164,14 @@ def _of_file(file, task, found=None):
         cfg = (found or find_config(name)).cfg
     notes = list(file.guesses)
     if file.identity is not None:
-        notes += _fit_model(cfg, file.identity, file.recognized.state)
+        notes += _fit_model(cfg, file.identity, file.recognized.state, expert)
     size = file.input_size
     if size and size != input_size(cfg):
         _set_input_size(cfg, *size)
     return Found(name, own_task, cfg, file.path, notes=tuple(notes), smpl=file.smpl)
 
 
-def _fit_model(cfg, identity, state):
+def _fit_model(cfg, identity, state, expert):
     """Give the config of a model the decoder and norms of a recognized file; returns guesses."""
     model, notes = cfg.model, []
     if not identity.head:
@@ -189,15 +191,18 @@ def _fit_model(cfg, identity, state):
             model.neck = dict(type='FeatureMapProcessor', scale_factor=4.0, apply_relu=True)
     count = identity.head['out_channels']
     model.head.update(identity.head)
-    if count != 17:
-        if count not in KEYPOINT_SETS:
+    known = KEYPOINTS_OF_EXPERTS.get(dataset_number(expert)) if expert is not None else None
+    if count != 17 or known:
+        if count not in KEYPOINT_SETS and not known:
             raise ValueError(f'{count} keypoints of unknown names: give a config with their names')
-        metainfo = f'configs/_base_/datasets/{KEYPOINT_SETS[count]}.py'
+        metainfo = f'configs/_base_/datasets/{known or KEYPOINT_SETS[count]}.py'
         cfg.train_dataloader.dataset.metainfo = dict(from_file=metainfo)
-        notes.append(f'{count} keypoints are taken for those of {KEYPOINT_SETS[count]}')
+        if not known:
+            notes.append(f'{count} keypoints are taken for those of {KEYPOINT_SETS[count]}')
     return notes
 
 
+KEYPOINTS_OF_EXPERTS = {1: 'aic', 2: 'mpii', 3: 'ap10k', 4: 'ap10k', 5: 'coco_wholebody'}
 KEYPOINT_SETS = {14: 'aic', 16: 'mpii', 26: 'halpe26', 133: 'coco_wholebody', 136: 'halpe'}
 
 

@@ -108,11 +108,15 @@ def _table(rows):
     return '\n'.join(f'{name + ":":10} {value}' for name, value in rows)
 
 
-def inspect_file(path: str | Path, renames: Sequence[tuple[str, str]] = ()) -> Inspected:
+def inspect_file(
+    path: str | Path,
+    renames: Sequence[tuple[str, str]] = (),
+    expert: str | int | None = None,
+) -> Inspected:
     """Recognize a file of weights or an exported model.
 
     Args:
-        renames: see `recognize.recognize`.
+        renames, expert: see `recognize.recognize`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -128,7 +132,7 @@ def inspect_file(path: str | Path, renames: Sequence[tuple[str, str]] = ()) -> I
         raise CheckpointError(f'{path} was not written by trunchier: no task in its metadata')
     content = read_weights(path, shapes=True)
     state = unwrap(content, path)
-    found = recognize(state, path, renames)
+    found = recognize(state, path, renames, expert)
     smpl = any('smpl.' in key for key in state)
     return Inspected(
         path, wrapper_of(content), found, identify(found), _stated(content), None, smpl

@@ -60,6 +60,7 @@ def load_checkpoint(
     checkpoint: str | Path,
     parts: Sequence[str] | None = None,
     renames: Sequence[tuple[str, str]] = (),
+    expert: str | int | None = None,
 ) -> dict[str, Any] | None:
     """Load `checkpoint` into `module`: every parameter and buffer of it or of its `parts`.
 
@@ -67,7 +68,7 @@ def load_checkpoint(
         module: a backbone, or a whole model with children `backbone`, `neck`, `head`...
         checkpoint: path or http(s) address.
         parts: names of children to load, others are left alone; None: all.
-        renames: see `recognize.recognize`.
+        renames, expert: see `recognize.recognize`.
 
     Returns:
         The metainfo of the data set that the checkpoint was trained on, if it states one.
@@ -83,10 +84,10 @@ def load_checkpoint(
     if not hasattr(module, 'discriminator'):  # only training needs it
         state = {k: v for k, v in state.items() if not k.startswith('discriminator.')}
     fresh, differing = None, []
-    if parts is not None or renames or state.keys() != expected.keys():
+    if parts is not None or renames or expert is not None or state.keys() != expected.keys():
         if parts is not None:
             expected = _of_parts(module, expected, parts)
-        found = from_lifter(state, expected) or recognize(state, checkpoint, renames).state
+        found = from_lifter(state, expected) or recognize(state, checkpoint, renames, expert).state
         trained = any(key.startswith('head.') for key in found)
         whole = trained and (parts is None or 'head' in parts)
         state, fresh, differing = _fit(module, found, whole)

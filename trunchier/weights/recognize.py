@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import zoo
+from .experts import split_expert
 from .families import LAYOUTS, Layout, State, from_hmr2, from_transformers_head, is_expert, rename
 
 
@@ -75,7 +76,10 @@ def parse_renames(texts: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def recognize(
-    state: State, source: str | Path = 'checkpoint', renames: Sequence[tuple[str, str]] = ()
+    state: State,
+    source: str | Path = 'checkpoint',
+    renames: Sequence[tuple[str, str]] = (),
+    expert: str | int | None = None,
 ) -> Recognized:
     """Bring a state_dict under our keys.
 
@@ -83,9 +87,11 @@ def recognize(
         source: its name, for errors.
         renames: pairs (old, new): a key that begins with `old` begins with `new` instead; `-`
             leaves it out.
+        expert: of ViTPose++, see `experts.split_expert`; None: that of COCO, the first.
 
     Raises:
         CheckpointError: no backbone that is known, or several things that could be one part.
+        ValueError: there is no such expert.
     """
     for old, new in renames:
         found = [key for key in state if key.startswith(old)]
@@ -96,6 +102,8 @@ def recognize(
             for key, value in state.items()
             if key not in found or new != '-'
         }
+    if expert is not None:
+        state = split_expert(state, expert)
     layout, prefix = _backbone(state, source)
     backbone, rest, left_out = {}, {}, []
     for key, value in state.items():
