@@ -30,7 +30,8 @@ def golden_checkpoint(model, keys, folder, seq_len=None):
     """Write an official checkpoint with golden weights, for the depth and length of `model`."""
     backbone = getattr(model.backbone, 'backbone', model.backbone)
     tokens = list(getattr(model.backbone, 'schedule', {}).values())
-    lengths = {243: seq_len or length_of(backbone)} | dict(zip([81], tokens, strict=False))
+    length = seq_len or length_of(backbone)
+    lengths = {243: length, 27: length} | dict(zip([81], tokens, strict=False))
     shapes = {
         key: tuple(lengths.get(size, size) for size in shape)
         for key, shape in official_shapes(keys).items()
