@@ -5,6 +5,8 @@ python tools/train.py convnext_tiny-s3 [--task mesh] ...
 tools/dist_train.sh CONFIG GPUS [the same arguments]
 """
 
+import os
+
 from launch import check_data, existing, finish, guarded, is_file, load_safely, merge, parser
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -27,6 +29,8 @@ def parse_args():
     add('--no-validate', action='store_true', help='train only')
     scale = 'scale the learning rate with the batch size, from auto_scale_lr.base_batch_size'
     add('--auto-scale-lr', action='store_true', help=scale)
+    total = 'samples of a step over all processes: a run goes on alike with another number of them'
+    add('--total-batch', type=int, metavar='N', help=total)
     add('--task', help='pose or mesh: task of an encoder that is named in place of a config')
     return arguments.parse_args()
 
@@ -55,6 +59,17 @@ def merge_args(cfg, args):
     if 'preprocess_cfg' in cfg:
         cfg.model.setdefault('data_preprocessor', cfg.preprocess_cfg)
     finish(cfg, args)
+    if args.total_batch:
+        cfg.train_dataloader.batch_size = share(
+            args.total_batch, int(os.environ.get('WORLD_SIZE', 1))
+        )
+
+
+def share(total, processes):
+    """Samples of one process in a step of `total`."""
+    if total < 1 or total % processes:
+        raise ValueError(f'--total-batch {total} cannot be shared by {processes} processes')
+    return total // processes
 
 
 def mix_precision(wrapper):

@@ -14,6 +14,7 @@ ray = pytest.importorskip('ray', reason="pip install 'trunchier[ray]'")
 pytest.importorskip('mmpose')
 pytest.importorskip('av')
 pytestmark = pytest.mark.slow
+os.environ.setdefault('RAY_worker_niceness', '0')  # 15 starves beside other programs
 ANYTHING = ('--agreement=0', '--keypoint-score=-9', '--keypoints=0', '--duplicate=-1', '--quiet')
 
 

@@ -240,6 +240,22 @@ def test_errors_of_motion_are_a_table_of_the_test_tool(folder, trained):
     assert table['track_2d/EPE'] > 0 and table['track_2d/ACC-ERR'] > 0
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.device_count() == 1, reason='two processes need two GPUs or none')
+def test_two_processes_distill_as_one(folder, trained):
+    (folder / 'distill.py').write_text(DISTILL)
+    options = ('--no-validate', '--cfg-options', 'train_cfg.max_epochs=1')
+    run_tool('train', 'distill.py', '--work-dir', 'taught', *options, cwd=folder)
+    run(
+        ROOT / 'tools/dist_train.sh',
+        *('distill.py', 2, '--work-dir', 'taught-2', '--total-batch', 4, *options),
+        cwd=folder,
+        PORT=free_port(),
+    )
+    one, two = (weights(folder / name / 'epoch_1.pth') for name in ('taught', 'taught-2'))
+    assert_same(two, one, rtol=1e-5, atol=1e-6)
+
+
 def test_training_moves_every_parameter_and_keeps_the_best(trained):
     first, second = weights(trained / 'epoch_1.pth'), weights(trained / 'epoch_2.pth')
     assert all((first[key] != second[key]).any() for key in first)

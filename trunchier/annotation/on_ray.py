@@ -106,22 +106,12 @@ def annotate_on_ray(
         cluster: arguments of `predict_on_ray`.
 
     Raises:
-        ImportError: Ray is not installed here, or trunchier not on the cluster.
+        ImportError: as `predict_on_ray`.
     """
     work.remember(inputs)
     options = dict(options, out=str(work.out.absolute()))
     given = options.pop('given')
-    try:
-        return predict_on_ray(
-            inputs, work.out, given, options, Annotate, state=work.state, **cluster
-        )
-    except Exception as error:
-        if "No module named 'trunchier'" in str(error):
-            raise ImportError(
-                'the machines of the cluster lack trunchier: install it in their image, or bring '
-                'it along by a runtime environment, see docs/ray.md'
-            ) from error
-        raise
+    return predict_on_ray(inputs, work.out, given, options, Annotate, state=work.state, **cluster)
 
 
 def parts_of_rows(work: Workplace) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:

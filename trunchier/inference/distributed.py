@@ -346,7 +346,7 @@ def predict_on_ray(
         Number of pieces that were done before.
 
     Raises:
-        ImportError: Ray is not installed.
+        ImportError: Ray is not installed here, or trunchier not on the cluster.
     """
     if file_format not in FORMATS:
         raise ValueError(f'format {file_format!r}; expected one of {", ".join(FORMATS)}')
@@ -354,6 +354,7 @@ def predict_on_ray(
     ray = need('ray', 'prediction on many machines')
     if not ray.is_initialized():
         ray.init(address, include_dashboard=False)
+    _check_workers(ray)
     folder = str(out) if is_remote(out) else str(Path(out).absolute() / ROWS)
     done = done_keys(folder)
     work = [dict(given=given if is_remote(given) else os.path.abspath(given))
@@ -379,6 +380,19 @@ def predict_on_ray(
         write = dict(fn_kwargs=dict(folder=folder), num_cpus=0)
         rows.map_batches(write_tar, batch_size=None, batch_format='numpy', **write).materialize()
     return len(done)
+
+
+def _check_workers(ray):
+    def has_package():  # sent as it is, as a function of a module is not
+        from importlib.util import find_spec
+
+        return find_spec('trunchier') is not None
+
+    if not ray.get(ray.remote(num_cpus=0)(has_package).remote()):
+        raise ImportError(
+            'the machines of the cluster lack trunchier: install it in their image, or bring it '
+            'along by a runtime environment, see docs/ray.md'
+        )
 
 
 def _pieces_left(row, done, cut):
