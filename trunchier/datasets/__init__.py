@@ -5,6 +5,7 @@ from typing import Any
 from mmengine.registry import DATASETS
 from torch.utils.data import Dataset
 
+from .corruption import CorruptImage, CutOut, JitterBox
 from .npz import NpzPeople
 from .partial import CropBodyPart
 from .people import ConcatPeople, MixedPeople, MixSampler, People
@@ -13,8 +14,9 @@ from .transforms import AddRealPoses, AugmentPerson, CropPerson, PackPerson
 from .weighing import WeighPerson
 
 __all__ = [
-    'AddRealPoses', 'AugmentPerson', 'ConcatPeople', 'CropBodyPart', 'CropPerson', 'MixSampler',
-    'MixedPeople', 'NpzPeople', 'PackPerson', 'People', 'ShardPeople', 'WeighPerson',
+    'AddRealPoses', 'AugmentPerson', 'ConcatPeople', 'CorruptImage', 'CropBodyPart', 'CropPerson',
+    'CutOut', 'JitterBox', 'MixSampler', 'MixedPeople', 'NpzPeople', 'PackPerson', 'People',
+    'ShardPeople', 'WeighPerson',
 ]  # fmt: skip
 
 

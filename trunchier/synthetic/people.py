@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from .backdrop import Folder
-from .scene import Camera, Scene, make_scene
+from .scene import Camera, Regime, Scene, make_scene
 from .shading import BACKGROUND
 
 MIN_AREA = 60  # visible pixels of a person that is annotated
@@ -42,6 +42,7 @@ class SyntheticPeople:
         backgrounds: folder of images; None: procedural backgrounds.
         plain: whole people at eye level without occluders, which is easier to learn from.
         length: len() of the sequence; None: endless, len() raises TypeError.
+        regime: how difficult the images are, fields of `scene.Regime`.
 
     Raises:
         ValueError, FileNotFoundError: invalid options.
@@ -56,6 +57,7 @@ class SyntheticPeople:
         plain: bool = False,
         length: int | None = None,
         min_people: int = 1,
+        regime: dict | None = None,
     ):
         self.size = (size, size) if np.ndim(size) == 0 else tuple(size)
         if len(self.size) != 2 or not all(MIN_SIDE <= side <= MAX_SIDE for side in self.size):
@@ -73,6 +75,7 @@ class SyntheticPeople:
         self.max_people, self.min_people = int(max_people), int(min_people)
         self.plain = bool(plain)
         self.length = length
+        self.regime = Regime(**(regime or {}))
         self._folder = None if backgrounds is None else Folder(backgrounds)
 
     @property
@@ -105,8 +108,9 @@ class SyntheticPeople:
         for attempt in itertools.count():  # in rare cases nobody is visible
             rng = np.random.default_rng((self.seed, index, attempt))
             scene = make_scene(
-                rng, self.size, self.max_people, self._folder, self.plain, self.min_people
-            )
+                rng, self.size, self.max_people, self._folder, self.plain, self.min_people,
+                self.regime,
+            )  # fmt: skip
             people = annotate(scene)
             if people:
                 break

@@ -16,6 +16,7 @@ from ..render.rasterizer import bounding_box, project, projected_bounding_box, r
 from .backdrop import Folder, View, noises, procedural
 from .figure import Figure, body, build_figure
 from .garments import MATERIALS
+from .natural import draw_distractor, natural
 from .poses import pick, rotation_about_axis, sample_pose
 from .shading import BODY, PROP, Mesh, Shadow, cast_shadow, shade, shade_ground
 from .textures import textures
@@ -26,6 +27,34 @@ SHADOW_MAP_SIZE = 80  # pixels
 TRUNCATED = 0.15  # fraction of images whose border cuts a person off
 OCCLUDED = 0.3  # fraction with an occluder
 CROWD = 0.35  # fraction with several people, if max_people allows it
+
+
+
+@dataclass(frozen=True)
+class Regime:
+    """How difficult images are. The defaults are those of `SyntheticPeople`.
+
+    A default draws the same random numbers as if the option did not exist.
+    """
+
+    crowd: float = CROWD  # fraction with several people
+    spread: float = 1.0  # distances between people, relative: below 1, more of them overlap
+    truncated: float = TRUNCATED  # fraction whose border cuts a person off
+    nearest: float = 2.2  # meters to the first person; nearer: wider fields of view
+    natural: float = 0.0  # fraction of backgrounds from natural.py
+    distractors: float = 0.0  # fraction with objects that resemble limbs
+
+    def __post_init__(self):
+        for name in ('crowd', 'truncated', 'natural', 'distractors'):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f'{name} is {getattr(self, name)}; expected a fraction, 0 to 1')
+        if not 0.8 <= self.nearest <= 8:
+            raise ValueError(f'nearest is {self.nearest}; expected 0.8 to 8 meters')
+        if not 0.3 <= self.spread <= 3:
+            raise ValueError(f'spread is {self.spread}; expected 0.3 to 3')
+
+
+HARD = Regime(crowd=0.5, spread=0.6, truncated=0.2, nearest=1.6, natural=0.3, distractors=0.25)
 
 # Light: relative frequency; colors of the sun, of light from above and from below.
 LIGHTS = {
@@ -78,6 +107,7 @@ def make_scene(
     backgrounds: Folder | None = None,
     plain: bool = False,
     min_people: int = 1,
+    regime: Regime = Regime(),
 ) -> Scene:
     """Render one random image.
 
@@ -86,16 +116,18 @@ def make_scene(
         max_people: upper limit.
         backgrounds: None for procedural ones.
         plain: whole people at eye level without occluders, which is easier to learn from.
-        min_people: lower limit; 1: a share of 1 - CROWD of the images shows one person.
+        min_people: lower limit; 1: a share of 1 - regime.crowd of the images shows one person.
+        regime: see Regime; without effect on plain images.
     """
-    room = _room(rng, plain)
-    crowd = min_people > 1 or max_people > 1 and rng.random() < CROWD
+    regime = Regime() if plain else regime
+    room = _room(rng, plain, regime.nearest)
+    crowd = min_people > 1 or max_people > 1 and rng.random() < regime.crowd
     count = int(rng.integers(max(min_people, 2), max_people + 1)) if crowd else 1
-    figures, supports = _people(rng, room, count)
+    figures, supports = _people(rng, room, count, regime.spread)
     occluded = 0.0 if plain else OCCLUDED
     props = _furniture(rng, room, figures, supports, occluded)
-    camera = _frame(rng, size, figures, 0.0 if plain else TRUNCATED)
-    return render(rng, size, figures, props, camera, room, occluded, backgrounds)
+    camera = _frame(rng, size, figures, 0.0 if plain else regime.truncated)
+    return render(rng, size, figures, props, camera, room, occluded, backgrounds, regime)
 
 
 # --- Placement of people and camera ---------------------------------------------------------------
@@ -112,7 +144,7 @@ class Room:
         return self.to_camera[:, 1]
 
 
-def _room(rng, plain):
+def _room(rng, plain, nearest):
     kind = rng.random()
     if plain or kind < 0.66:
         pitch = rng.normal(4, 6)
@@ -121,12 +153,12 @@ def _room(rng, plain):
     else:
         pitch = rng.uniform(-22, -4)  # from below
     roll = rng.normal(0, 3) if plain or rng.random() < 0.88 else rng.normal(0, 14)
-    distance = math.exp(rng.uniform(math.log(2.2), math.log(11)))
+    distance = math.exp(rng.uniform(math.log(nearest), math.log(11)))
     turn = rotation_about_axis(2, math.radians(roll)) @ rotation_about_axis(0, math.radians(pitch))
     return Room(turn @ np.diag((1.0, -1.0, -1.0)), distance, 0.0)
 
 
-def _people(rng, room, count):
+def _people(rng, room, count, spread):
     figures, supports, spots = [], [], []
     for k in range(count):
         pose = sample_pose(rng)
@@ -144,7 +176,7 @@ def _people(rng, room, count):
             room.ground = lift + move @ room.up - raised
             spots.append((0.0, 0.0))
         else:
-            x, z = _free_spot(rng, spots)
+            x, z = _free_spot(rng, spots, spread)
             spots.append((x, z))
             move += room.to_camera @ np.array((x, 0.0, z))
             move += (room.ground + raised - lift - move @ room.up) * room.up
@@ -155,13 +187,13 @@ def _people(rng, room, count):
     return figures, supports
 
 
-def _free_spot(rng, spots):
+def _free_spot(rng, spots, spread):
     """x, z beside or behind the others, meters."""
     for _ in range(10):
-        x, z = rng.normal(0, 1.1), rng.normal(-0.4, 0.9)
-        if min(math.hypot(x - a, z - b) for a, b in spots) > 0.75:
+        x, z = rng.normal(0, 1.1 * spread), rng.normal(-0.4, 0.9)
+        if min(math.hypot(x - a, z - b) for a, b in spots) > 0.75 * spread:
             return x, z
-    return (max(a for a, _ in spots) + 0.8, -0.3)
+    return (max(a for a, _ in spots) + 0.8 * spread, -0.3)
 
 
 def _frame(rng, size, figures, truncated):
@@ -300,6 +332,7 @@ def render(
     room: Room,
     occluded: float = 0.0,
     backgrounds: Folder | None = None,
+    regime: Regime = Regime(),
 ) -> Scene:
     """Render figures and props under random light, over a random background."""
     mesh = _merge(figures, props)
@@ -315,7 +348,13 @@ def render(
     cast_shadow(mesh, shadow)
 
     view = _view(room, camera, size)
-    image = procedural(rng, size, view) if backgrounds is None else backgrounds(rng, size)
+    if regime.natural and rng.random() < regime.natural:
+        image = natural(rng, size)
+    else:
+        image = procedural(rng, size, view) if backgrounds is None else backgrounds(rng, size)
+    if regime.distractors and rng.random() < regime.distractors:
+        for _ in range(rng.integers(1, 4)):
+            draw_distractor(rng, image)
     image = _adjust(rng, image, 0.25)
     pinhole = np.array((camera.focal, *camera.center), np.float32)
     window = _shadow_window(size, camera, room, light[4], mesh.vertices)

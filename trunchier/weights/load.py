@@ -175,12 +175,18 @@ def read_weights(path: str | Path, shapes: bool = False) -> Any:
 def load_from_anywhere(filename: str, map_location: Any = None, **unused: Any) -> Any:
     """`read_weights` of a path or http(s) address, on the CPU, as a loader of mmengine.
 
+    Tensors alone are returned as `state_dict`, which hooks of mmengine (EMAHook) read.
+
     Raises:
         ValueError: an address of another kind.
     """
     if re.match(r'(\S+:)?(s3|petrel|pavi)://', filename):
         raise ValueError(f'{filename} is not read; download it and give the path of the file')
-    return read_weights(announced_file(os.path.expanduser(filename)))
+    content = read_weights(announced_file(os.path.expanduser(filename)))
+    tensors = {key: value for key, value in content.items() if key != 'meta'}
+    if tensors and all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        return dict(state_dict=tensors, meta=content.get('meta', {}))
+    return content
 
 
 def announced_file(checkpoint: str | Path) -> Path:
