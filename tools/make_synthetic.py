@@ -27,6 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     add('--min-people', type=int, default=1, metavar='N', help='per image (default: 1)')
     add('--backgrounds', metavar='DIR', help='images without people (default: procedural)')
     add('--plain', action='store_true', help='whole people at eye level without occluders: easier')
+    add('--hard', action='store_true', help='overlapping, cut off, among distractors, near')
     add('--workers', type=int, default=cores(), metavar='N', help='processes (default: all cores)')
     args = parser.parse_args(arguments)
 

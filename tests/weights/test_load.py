@@ -265,6 +265,17 @@ def test_every_parameter_comes_from_the_file(tmp_path, config, suffix):
         assert torch.equal(value, state[key].to(value.dtype)), key
 
 
+def test_a_safetensors_file_is_loaded_beside_a_moving_average(tmp_path):
+    from mmengine.runner.checkpoint import CheckpointLoader
+    from safetensors.torch import save_file
+
+    state = dict(weight=torch.ones(2))
+    save_file(state, tmp_path / 'a.safetensors', metadata=dict(note='ours'))
+    content = CheckpointLoader.load_checkpoint(str(tmp_path / 'a.safetensors'))
+    assert torch.equal(content['state_dict']['weight'], state['weight'])  # EMAHook reads this key
+    assert content['meta'] == dict(note='ours')
+
+
 def test_the_metainfo_of_the_training_set_comes_along(tmp_path):
     write_weights(pose_config(), tmp_path / 'a.pth')
     content = torch.load(tmp_path / 'a.pth')

@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from contextlib import closing
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from ..files.optional import need
 from ..files.processes import in_processes
 from ..files.whole import whole_folder
 from .people import SyntheticPeople
+from .scene import HARD
 
 FORMAT = 1  # to be raised when the same seed gives other images
 BODY_ARRAYS = (*ANNOTATED, 'translation')
@@ -38,6 +40,7 @@ def write_coco(
     workers: int = 1,
     quiet: bool | None = None,
     min_people: int = 1,
+    hard: bool = False,
 ) -> dict:
     """Write images and annotations into a new folder.
 
@@ -47,6 +50,7 @@ def write_coco(
     Args:
         num: images.
         seed, size, max_people, min_people, backgrounds, plain: see people.SyntheticPeople.
+        hard: images of scene.HARD, which the stream of the package's weights shows.
         workers: processes; 1: this one.
         quiet: hide the progress bar; None: hide it if stderr is not a terminal.
 
@@ -68,6 +72,8 @@ def write_coco(
     )  # fmt: skip
     if min_people != 1:  # not stated by older sets
         options['min_people'] = min_people
+    if hard:
+        options['regime'] = asdict(HARD)
     people = SyntheticPeople(**options, length=num)
     info = dict(description='synthetic people of trunchier', format=FORMAT, num=num, **options)
     info['size'] = list(people.size)

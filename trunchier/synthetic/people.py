@@ -9,6 +9,7 @@ rendering is in floating point).
 """
 
 import itertools
+from dataclasses import fields
 from pathlib import Path
 
 import cv2
@@ -75,6 +76,9 @@ class SyntheticPeople:
         self.max_people, self.min_people = int(max_people), int(min_people)
         self.plain = bool(plain)
         self.length = length
+        known = {field.name for field in fields(Regime)}
+        if unknown := set(regime or ()) - known:
+            raise ValueError(f'no options {sorted(unknown)} of a regime; there are {sorted(known)}')
         self.regime = Regime(**(regime or {}))
         self._folder = None if backgrounds is None else Folder(backgrounds)
 

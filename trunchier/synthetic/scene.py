@@ -29,7 +29,6 @@ OCCLUDED = 0.3  # fraction with an occluder
 CROWD = 0.35  # fraction with several people, if max_people allows it
 
 
-
 @dataclass(frozen=True)
 class Regime:
     """How difficult images are. The defaults are those of `SyntheticPeople`.
