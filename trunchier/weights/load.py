@@ -183,10 +183,8 @@ def load_from_anywhere(filename: str, map_location: Any = None, **unused: Any) -
     if re.match(r'(\S+:)?(s3|petrel|pavi)://', filename):
         raise ValueError(f'{filename} is not read; download it and give the path of the file')
     content = read_weights(announced_file(os.path.expanduser(filename)))
-    tensors = {key: value for key, value in content.items() if key != 'meta'}
-    if tensors and all(isinstance(value, torch.Tensor) for value in tensors.values()):
-        return dict(state_dict=tensors, meta=content.get('meta', {}))
-    return content
+    bare = isinstance(content, dict) and all(map(torch.is_tensor, content.values()))
+    return dict(state_dict=content, meta={}) if bare else content
 
 
 def announced_file(checkpoint: str | Path) -> Path:
