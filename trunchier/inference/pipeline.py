@@ -162,7 +162,8 @@ def prefetch(
     the thread and closes `items`.
 
     Args:
-        may_drop: class of items to discard while `depth` items wait, such as live frames.
+        may_drop: class of items to discard while `depth` items wait, such as live frames; but not
+            the last before another item or the end.
         stop: with the queue of `depth` items; None: one of its own.
     """
     stop = stop or _Stop(depth)
@@ -183,18 +184,23 @@ def prefetch(
 
 
 def _make(items, stop, may_drop):
-    last = END
+    last, newest = [END], []
     try:
         with _closing(items) as iterator:
             for item in iterator:
-                if may_drop is not None and isinstance(item, may_drop) and stop.made.full():
+                droppable = may_drop is not None and isinstance(item, may_drop)
+                if droppable and stop.made.full():
+                    newest = [('item', item)]
                     continue
-                _put(('item', item), stop)
+                for entry in [('item', item)] if droppable else [*newest, ('item', item)]:
+                    _put(entry, stop)
+                newest = []
                 if stop.is_set():
                     break
     except BaseException as error:  # re-raised in the consumer
-        last = ('error', error)
-    _put(last, stop)
+        last = [('error', error)]
+    for entry in newest + last:
+        _put(entry, stop)
 
 
 def _put(entry, stop):

@@ -45,7 +45,7 @@ def selective_scan_2d(
 def _recomputed(scan, *inputs):
     """scan(*inputs); where gradients are recorded, nothing but the inputs is kept for them."""
     tensors = [t for t in inputs if isinstance(t, Tensor)]
-    if is_traced() or not records_gradient(*tensors):
+    if is_traced() or not records_gradient(*tensors) or tensors[0].is_meta:
         return scan(*inputs)
     return checkpoint(scan, *inputs, use_reentrant=False, preserve_rng_state=False)
 
