@@ -196,6 +196,9 @@ def test_people_are_hidden_in_long_gaps_and_before_and_after_their_track(gltf):
     def size(track, frame):
         return np.linalg.norm(gltf.local(gltf.named[f'person{track}'], frame / FPS)[:3, 0])
 
+    # A point in the view, so that viewers which cull by the first frame draw the person later.
+    place = gltf.local(gltf.named['person8'], 0)[:3, 3]
+    np.testing.assert_allclose(place, gltf.world(8, 2 / FPS)[0, :3, 3], atol=1e-6)
     assert [size(3, frame) for frame in (0, 4, 5, 40)] == [1, 1, 0, 0]
     assert [size(8, frame) for frame in (0, 1, 2, 5, 7, 8, 39, 40)] == [0, 0, 1, 1, 1, 0, 0, 1]
 

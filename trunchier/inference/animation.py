@@ -230,9 +230,11 @@ class _Glb:
 
     def add_person(self, motion, faces, indices, skin, fps, end):
         joints, base = motion.joints, len(self.tree['nodes']) + 1
-        above = self.node(name=f'person{motion.track}', children=[base])
+        # Hidden people shrink to where they appear: three.js culls by the place of the first frame.
+        start = motion.positions[0]
+        above = self.node(name=f'person{motion.track}', translation=start.tolist(), children=[base])
         for joint, name in enumerate(SMPL_24):
-            bone = joints[joint] - joints[SMPL_PARENTS[joint]] if joint else motion.positions[0]
+            bone = joints[joint] - joints[SMPL_PARENTS[joint]] if joint else np.zeros(3)
             node = dict(name=name, translation=bone.tolist())
             node['rotation'] = motion.quaternions[0, joint].tolist()
             if _children(joint):
@@ -264,7 +266,7 @@ class _Glb:
         if 'animations' not in self.tree:
             self.tree['animations'] = [dict(name='clip', channels=[], samplers=[])]
         times = self.accessor(motion.frames[:, None] / fps, bounds=True)
-        self._animate(base, 'translation', times, motion.positions)
+        self._animate(base, 'translation', times, motion.positions - start)
         for joint in range(len(joints)):
             self._animate(base + joint, 'rotation', times, motion.quaternions[:, joint])
         frames, visible = _visible(motion.frames, HIDDEN_AFTER * fps, end)
