@@ -23,8 +23,11 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.utils import ManagerMixin
+from pose_sets import write_pose_sets
 
+from trunchier.weights.experts import split_expert
 from trunchier.weights.load import read_weights
+from trunchier.zoo import POSE_SETS
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
@@ -594,3 +597,44 @@ def test_slurm_scripts_ask_srun_for_what_the_environment_says(tmp_path, name, la
         *lines
     }
     assert {'--quotatype=auto', '--mem=8G', str(ROOT / f'tools/{name}.py'), 'a b'} <= {*lines}
+
+
+# --- several data sets ----------------------------------------------------------------------------
+
+
+def test_six_data_sets_train_one_encoder_whose_parts_are_split(tmp_path):
+    """ViTPose++ by the ordinary tool, small, on drawn pictures in the formats of the six sets."""
+    pytest.importorskip('mmpretrain')
+    write_pose_sets(tmp_path / 'data')
+    cfg = Config.fromfile(ROOT / 'configs/pose2d_sets/td-hm_vit-s_8xb128-210e_six-256x192.py')
+    codec = dict(input_size=(48, 64), heatmap_size=(12, 16))
+    arch = dict(embed_dims=24, num_layers=2, num_heads=2, feedforward_channels=48)
+    cfg.model.backbone.update(arch=arch, img_size=(64, 48), init_cfg=None)
+    cfg.model.backbone.experts.width = 8
+    for head in cfg.model.head.heads.values():
+        head.update(in_channels=24, deconv_out_channels=(8, 8))
+        head.decoder.update(codec)
+    for each in cfg.train_dataloader.dataset.datasets:
+        for step in each.pipeline:
+            if step.type == 'TopdownAffine':
+                step.input_size = codec['input_size']
+            elif step.type == 'GenerateTarget':
+                step.encoder.update(codec)
+    cfg.train_dataloader.update(batch_size=6, num_workers=0, persistent_workers=False)
+    cfg.train_cfg.max_epochs = 1
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
+    cfg.default_hooks.logger.interval = 1
+    cfg.dump(tmp_path / 'six.py')
+    run_tool('train', 'six.py', cwd=tmp_path)
+
+    (log,) = (tmp_path / 'work_dirs' / 'six').rglob('vis_data/scalars.json')
+    steps = [json.loads(line) for line in log.read_text().splitlines()]
+    losses = {f'loss_{name}' for name in cfg.sets}
+    assert len(steps) == 2 and all(losses < step.keys() for step in steps)
+    assert all(np.isfinite(step['loss']) for step in steps)
+    state = read_weights(tmp_path / 'work_dirs/six/epoch_1.pth')['state_dict']
+    for name, row in POSE_SETS.items():
+        plain = split_expert(state, name.removeprefix('coco_'))
+        assert plain['head.final_layer.weight'].shape[0] == row.keypoints
+        assert not any('experts' in key or 'heads' in key for key in plain)

@@ -34,3 +34,11 @@ def mpi_inf_3dhp_sequences(**kwargs: Any) -> Dataset:
     from .sequences import MPIInf3dhpSequences
 
     return MPIInf3dhpSequences(**kwargs)
+
+
+@DATASETS.register_module(name='APT36KDataset')
+def apt36k_dataset(**kwargs: Any) -> Dataset:
+    """Build `coco.APT36KDataset`, see above."""
+    from .coco import APT36KDataset
+
+    return APT36KDataset(**kwargs)

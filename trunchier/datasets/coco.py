@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmpose.datasets import CocoDataset
+from mmpose.datasets import AP10KDataset, CocoDataset
 
 from ..files import images
 from .annotations import BadCount, BadRecord, describe
@@ -65,6 +65,23 @@ class CheckedCocoDataset(CocoDataset):
             return None  # mmengine draws another index
         self.bad_count.add_good()
         return sample
+
+
+class APT36KDataset(AP10KDataset):
+    """APT-36K, videos of 30 animals (Yang et al., 2022), which mmpose has no class for.
+
+    Its keypoints are those of AP-10K, its annotations COCO's. Backslashes in names of images become
+    slashes. Arguments: see mmpose's AP10KDataset.
+    """
+
+    @classmethod
+    def _load_metainfo(cls, metainfo: dict | None = None) -> dict:
+        return dict(super()._load_metainfo(metainfo), dataset_name='apt36k')
+
+    def parse_data_info(self, raw_data_info: dict) -> dict | None:
+        """One animal."""
+        data = super().parse_data_info(raw_data_info)
+        return data and dict(data, img_path=data['img_path'].replace('\\', '/'))
 
 
 def fault(path: str) -> Exception | None:

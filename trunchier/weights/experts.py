@@ -39,15 +39,18 @@ def split_expert(state: State, expert: str | int, head: bool = True) -> State:
     """Plain ViTPose of one data set: under the file's own names, less all other experts and heads.
 
     Args:
-        state: of a ViTPose++ of its authors, of transformers or of this package.
+        state: of a ViTPose++ of its authors, of transformers or of this package, or of any encoder
+            with several heads.
         expert: name in `DATASETS`, or number.
         head: keep the head of that data set; False: no head.
 
     Raises:
-        ValueError: no experts in the file, not this one, no head for it, or layers that were merged
-            with an expert before.
+        ValueError: neither experts nor several heads in the file, not this expert, no head for it,
+            or layers that were merged with an expert before.
     """
     number, numbers = dataset_number(expert), expert_numbers(state)
+    if not numbers and any(HEAD.fullmatch(key) for key in state):
+        return _one_head(state, number, head)
     if not numbers:
         raise ValueError('the file has no experts; it is a plain ViTPose, or no ViTPose')
     if number not in numbers:

@@ -1,0 +1,5 @@
+_base_ = '../_base_/pose2d_sets.py'
+from trunchier.zoo import mixed_model_cfg, optim_cfg
+
+model = mixed_model_cfg('vit-b', _base_.sets, _base_.model.head)
+optim_wrapper = optim_cfg('vit-b')
