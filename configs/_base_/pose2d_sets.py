@@ -1,6 +1,6 @@
 """ViTPose on several data sets: one encoder, a head for each; COCO is validated.
 
-UDP for all of them; the authors' config has it for COCO and MPII alone, their paper for all.
+UDP for all of them; the authors' config has it for COCO and MPII alone.
 """
 
 _base_ = './pose2d.py'
