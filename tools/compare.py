@@ -176,7 +176,7 @@ def config(variant: str, args: argparse.Namespace) -> Config:
         )  # fmt: skip
     cfg.val_dataloader.dataset.bbox_file = None
     cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=True)
-    cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
+    cfg.test_dataloader, cfg.test_cfg = cfg.val_dataloader, dict()
     return cfg
 
 
@@ -219,24 +219,31 @@ def run(
     path.mkdir(parents=True, exist_ok=True)
     cfg = Config(cfg.to_dict())
     cfg.randomness = dict(seed=seed)
-    cfg.val_evaluator = dict(type='PartialPCK', out=str(path / 'people.json'))
+    scored = path / 'people.json'
+    cfg.val_evaluator = cfg.test_evaluator = dict(type='PartialPCK', out=str(scored))
     (path / 'config.py').write_text(cfg.pretty_text)
-    tool = [sys.executable, str(TOOLS / 'train.py'), str(path / 'config.py')]
-    options = ['--work-dir', str(path), *(['--amp'] if args.amp else [])]
-    if (path / 'last_checkpoint').exists():
-        options += ['--resume']
+    pointer = path / 'last_checkpoint'
+    options = [*(['--amp'] if args.amp else []), *(['--resume'] if pointer.exists() else [])]
     variables = dict(os.environ)
     if torch.cuda.device_count() > 1:
         gpu = number % args.jobs % torch.cuda.device_count()
         variables['CUDA_VISIBLE_DEVICES'] = str(gpu)
     began = time.time()
-    with open(path / 'train.log', 'a', encoding='utf-8') as log:
-        tool += options
-        child = subprocess.Popen(tool, stdout=log, stderr=subprocess.STDOUT, env=variables)
-        children.add(child)
-        code = child.wait()
-        children.discard(child)
-    if code or not (path / 'people.json').exists():
+
+    def call(tool: str, *arguments: str) -> int:
+        command = [sys.executable, str(TOOLS / tool), str(path / 'config.py'), *arguments]
+        command += ['--work-dir', str(path)]
+        with open(path / 'train.log', 'a', encoding='utf-8') as log:
+            child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=variables)
+            children.add(child)
+            code = child.wait()
+            children.discard(child)
+        return code
+
+    code = call('train.py', *options)
+    if not code and not scored.exists():  # stopped between its last checkpoint and its score
+        code = call('test.py', pointer.read_text(encoding='utf-8').strip())
+    if code or not scored.exists():
         return f'FAILED with exit code {code}, see {path}/train.log'
     return f'{time.time() - began:.0f} s'
 
