@@ -24,10 +24,16 @@ from torch import Tensor, nn
 from trunchier.conventions import COCO_17, EVAL_14_IN_44, JOINTS_44
 from trunchier.datasets.npz import read_people_npz
 from trunchier.files import whole_file
-from trunchier.geometry import SkinnedPoints, align_similarity, axis_angle_to_matrix
+from trunchier.geometry import (
+    SkinnedPoints,
+    align_similarity,
+    axis_angle_to_matrix,
+    rotation_6d_to_matrix,
+)
 from trunchier.inference.mesh import MeshInferencer
 from trunchier.inference.pose import PosePredictor
 from trunchier.models.lifting.body import BodyLifter, load_lifter
+from trunchier.models.mesh.hmr2_head import EMBEDDED_MEAN_PARAMS, read_mean_params
 from trunchier.synthetic.keypoints import (
     ERRORS,
     Batch,
@@ -81,7 +87,7 @@ def _arguments():
     test.add_argument('--errors', help='also from the keypoints of this file of `errors`')
     test.add_argument('--num', type=int, default=2000)
     test.add_argument('--people', nargs='+', default=[], metavar='NPZ', help='annotated people')
-    test.add_argument('--images', default='.', help='folder of their images')
+    test.add_argument('--images', help='folder of their images, to lift what is found there')
     test.set_defaults(run=test_lifter)
     return parser.parse_args()
 
@@ -202,11 +208,17 @@ def test_lifter(args: argparse.Namespace) -> None:
         body = rotations, found['betas']
         sets['keypoints of the model'] = keypoints, found['scores'], *body
         sets['the same people, exact'] = found['truth'], torch.ones_like(found['scores']), *body
+    mean = read_mean_params(EMBEDDED_MEAN_PARAMS)
+    mean = points(rotation_6d_to_matrix(mean['pose'].unflatten(1, (-1, 6))), mean['shape'])[1][
+        :, EXTRA
+    ]
     print(f'{"":36}{"people":>8}{"MPJPE":>8}{"PA-MPJPE":>10}  mm')
     for name, (keypoints, scores, *body) in sets.items():
         out = lifter.lift(keypoints, scores)
         rotations = torch.cat((out['global_orient'], out['body_pose']), 1)
-        _print(name, *(points(*each)[1][:, EXTRA] for each in ((rotations, out['betas']), body)))
+        joints, truth = (points(*each)[1][:, EXTRA] for each in ((rotations, out['betas']), body))
+        _print(name, joints, truth)
+        _print('  the mean body', mean.expand_as(truth), truth)
     for file in args.people:
         people = read_people_npz(file)
         truth = torch.from_numpy(people['keypoints_3d'])[:, EVAL_14_IN_44, :3]
@@ -215,6 +227,9 @@ def test_lifter(args: argparse.Namespace) -> None:
         rotations = torch.cat((out['global_orient'], out['body_pose']), 1)
         name = Path(file).stem
         _print(f'{name}, annotated', points(rotations, out['betas'])[1][:, EXTRA], truth)
+        _print('  the mean body', mean.expand_as(truth), truth)
+        if args.images is None:
+            continue
         infer = MeshInferencer('lift', device='cpu', detector='whole_image', lifter=args.weights)
         joints = []
         for row in range(len(truth)):
