@@ -51,7 +51,7 @@ def image():
 @pytest.fixture
 def undeployed(monkeypatch):
     """Random heatmaps are so flat that rounding moves what is decoded from them."""
-    monkeypatch.setattr('trunchier.inference.predictor.deploy', lambda model, inplace: model)
+    monkeypatch.setattr('trunchier.inference.predictor.deploy', lambda model, **options: model)
 
 
 @pytest.fixture(scope='session')

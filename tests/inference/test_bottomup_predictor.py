@@ -45,7 +45,7 @@ def test_people_are_those_that_mmpose_finds(config, weights, flip_test, monkeypa
     from mmpose.apis import inference_bottomup, init_model
 
     # Random heatmaps are so flat that rounding moves what is decoded from them.
-    monkeypatch.setattr('trunchier.inference.predictor.deploy', lambda model, inplace: model)
+    monkeypatch.setattr('trunchier.inference.predictor.deploy', lambda model, **options: model)
     image = noise(90, 140)
     cfg = config.copy()
     cfg.model.test_cfg.flip_test = flip_test

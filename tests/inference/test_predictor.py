@@ -10,8 +10,11 @@ from versions import needs_torch
 from trunchier.deploy import export
 from trunchier.deploy.graph import describe
 from trunchier.inference import predictor, topdown
+from trunchier.ops import int8
 from trunchier.weights.find import Found, build_model
 from trunchier.weights.load import load_checkpoint
+
+INT8 = pytest.param('int8', marks=pytest.mark.skipif(not int8.available(), reason=int8.ABSENT))
 
 
 def test_a_predictor_alone_gives_what_a_run_does(infer, image, boxes):
@@ -26,17 +29,21 @@ def test_a_predictor_alone_gives_what_a_run_does(infer, image, boxes):
 
 
 @pytest.mark.parametrize('task', CONFIGS)
-@pytest.mark.parametrize('precision, deploys', [('fp32', True), ('bf16', False)])
-def test_models_are_deployed_for_float32_on_cpu(
-    task, precision, deploys, weights, inferencer_types, monkeypatch
+@pytest.mark.parametrize('precision', ['fp32', 'bf16', INT8])
+def test_models_are_deployed_for_float32_and_int8_on_cpu(
+    task, precision, weights, inferencer_types, monkeypatch
 ):
     deployed = []
     deploy = predictor.deploy
     monkeypatch.setattr(
-        predictor, 'deploy', lambda model, inplace: deployed.append(1) or deploy(model, inplace)
+        predictor,
+        'deploy',
+        lambda model, precision, **options: (
+            deployed.append(precision) or deploy(model, precision=precision, **options)
+        ),
     )
     inferencer_types[task](CONFIGS[task](), weights[task], device='cpu', precision=precision)
-    assert bool(deployed) == deploys
+    assert deployed == ([] if precision == 'bf16' else [precision])
 
 
 @pytest.mark.parametrize('limit', [150, 300])

@@ -114,6 +114,7 @@ class ExportedPose:
     smoothed: ClassVar[tuple[str, ...]] = ('keypoints',)
     painter_type = KeypointPainter
     has_meshes: ClassVar[bool] = False
+    finds_people: ClassVar[bool] = False
     faces = body = None
 
     def __init__(self, found: ExportedModel, flip_test: bool | None = False):

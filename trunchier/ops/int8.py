@@ -108,7 +108,8 @@ class Int8Linear(_Int8):
         super().__init__(layer.weight, layer.bias)
         self.activation = layer.activation
 
-    def pack(self, weight, shape):
+    def pack(self, weight: Tensor, shape: torch.Size) -> Tensor:
+        """The weight in the order in which oneDNN reads it."""
         return torch.ops.onednn.qlinear_prepack(weight, None)
 
     def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
@@ -127,7 +128,8 @@ class Int8Conv2d(_Int8):
         super().__init__(layer.weight, layer.bias)
         self.geometry = [list(each) for each in (layer.stride, layer.padding, layer.dilation)]
 
-    def pack(self, weight, shape):
+    def pack(self, weight: Tensor, shape: torch.Size) -> Tensor:
+        """The weight in the order in which oneDNN reads it, for inputs of this shape."""
         stride, padding, dilation = self.geometry
         prepack = torch.ops.onednn.qconv_prepack
         return prepack(weight, self.scale, 1.0, 0, stride, padding, dilation, 1, list(shape))

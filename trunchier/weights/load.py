@@ -175,7 +175,7 @@ def read_weights(path: str | Path, shapes: bool = False) -> Any:
 def load_from_anywhere(filename: str, map_location: Any = None, **unused: Any) -> Any:
     """`read_weights` of a path or http(s) address, on the CPU, as a loader of mmengine.
 
-    Tensors alone are returned as `state_dict`, which hooks of mmengine (EMAHook) read.
+    Those of a safetensors file are returned as `state_dict`, which EMAHook of mmengine reads.
 
     Raises:
         ValueError: an address of another kind.
@@ -183,8 +183,7 @@ def load_from_anywhere(filename: str, map_location: Any = None, **unused: Any) -
     if re.match(r'(\S+:)?(s3|petrel|pavi)://', filename):
         raise ValueError(f'{filename} is not read; download it and give the path of the file')
     content = read_weights(announced_file(os.path.expanduser(filename)))
-    bare = isinstance(content, dict) and all(map(torch.is_tensor, content.values()))
-    return dict(state_dict=content, meta={}) if bare else content
+    return dict(state_dict=content) if filename.endswith('.safetensors') else content
 
 
 def announced_file(checkpoint: str | Path) -> Path:
