@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import http.server
+import logging
 import os
 import threading
 from pathlib import Path
@@ -23,6 +24,14 @@ def shared():
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def audible():
+    """Tools silence the logs of their process: not those of the tests that follow."""
+    before = logging.root.manager.disable
+    yield
+    logging.disable(before)
 
 
 @pytest.fixture(scope='session', autouse=True)
