@@ -171,7 +171,7 @@ def _intrinsics(focal, fov, intrinsics):
         raise ValueError(f'fov must be between 1 and 170 degrees, got {fov}')
     if focal is None and intrinsics is None:
         return None, None
-    text = np.ravel(focal)[0] if focal is not None else None  # of the command, [text]
+    text = np.ravel(focal).tolist()[0] if focal is not None else None  # of the command, [text]
     if isinstance(text, str):
         if text.lower() != LONG_LENS.lower():
             raise ValueError(f'focal must be a number, (fx, fy) or {LONG_LENS!r}, got {text!r}')

@@ -202,7 +202,7 @@ def _find(items, report, detector, every, stored):
 
 def _detect(items, detector, every, stored):
     """Frames -> FrameTasks. Frames of a video wait for the next that people are found in."""
-    live, waiting = 0, []
+    live, waiting, last = 0, [], (None, None)  # what cannot be opened ends without beginning
     for item in items:
         if isinstance(item, Begin):
             live, last = 0, (None, None)

@@ -464,7 +464,9 @@ def _opened(source):
         _check_regular(source.path)
         given = str(Path(source.path).absolute())  # no name of a protocol
     with _unreadable(f'{name} cannot be opened as a video'):
-        container = av.open(given, options=options, metadata_errors='replace', timeout=timeout)
+        # Of PyAV 19 on, text that is not UTF-8 is replaced in any case.
+        lenient = dict(metadata_errors='replace') if int(av.__version__.split('.')[0]) < 19 else {}
+        container = av.open(given, options=options, timeout=timeout, **lenient)
     with container:
         streams = [each for each in container.streams.video if each.codec_context is not None]
         if not streams:
