@@ -406,11 +406,14 @@ def _three_channels(array, rgb):
 
 def _read_video(source, frames, max_pixels):
     name = source.path or source.name
+    # PyAV's own is kept for ever, with threads that a forked process would wait for in vain.
+    converter = import_av().video.reformatter.VideoReformatter()
 
     def read(frame):
         with _unreadable(f'{name}: frame {index}'):
             # By the display matrix, as players and OpenCV do.
-            turned = np.rot90(frame.to_ndarray(format='bgr24'), round(frame.rotation / 90))
+            image = converter.reformat(frame, format='bgr24').to_ndarray()
+            turned = np.rot90(image, round(frame.rotation / 90))
             return Frame(np.ascontiguousarray(turned), source, index, frame.time)
 
     with _opened(source) as stream:
