@@ -69,7 +69,10 @@ def records(model, *names):
     """Lists that collect the outputs of the modules `names` in the runs that follow."""
     found = [[] for _ in names]
     for name, outputs in zip(names, found, strict=True):
-        hook = lambda _, args, out, outputs=outputs: outputs.append(out)  # noqa: E731
+
+        def hook(_, args, out, outputs=outputs):
+            outputs.append(out)
+
         model.get_submodule(name).register_forward_hook(hook)
     return found
 

@@ -78,3 +78,10 @@ def test_a_teacher_that_moves_with_the_box_does_not(image):
             return people
 
     assert look(Corner(), image, mirrored=False)['agreement'].max() < 0.8
+
+
+def test_a_teacher_that_finds_people_itself_is_refused():
+    teacher = DotTeacher()
+    teacher.finds_people = True
+    with pytest.raises(ValueError, match='take a top-down model, not a bottom-up one'):
+        Views(teacher)

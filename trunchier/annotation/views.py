@@ -50,9 +50,14 @@ class Views:
     Args:
         predictor: of the teacher.
         mirrored, scaled: which further views to look at.
+
+    Raises:
+        ValueError: the teacher finds people itself, in whole images.
     """
 
     def __init__(self, predictor: Predictor, mirrored: bool = True, scaled: bool = True):
+        if predictor.finds_people:
+            raise ValueError('a teacher looks at boxes; take a top-down model, not a bottom-up one')
         self.predictor, self.mirrored, self.scaled = predictor, mirrored, scaled
         names = predictor.keypoint_names
         known = dict(zip(COCO_17, COCO_17_SIGMAS, strict=True))

@@ -91,7 +91,8 @@ def _read(path, offset, size):
             file.seek(offset)
             return file.read(size)
     system, name = _system(path)
-    for attempt in range(1, ATTEMPTS + 1):
+    attempt = 1
+    while True:
         try:
             return system.cat_file(name, offset, offset + size) if size else b''
         except (FileNotFoundError, PermissionError):
@@ -100,7 +101,7 @@ def _read(path, offset, size):
             if attempt == ATTEMPTS:
                 raise OSError(f'{path} cannot be read: {error}') from error
         time.sleep(PAUSE * attempt)
-    raise AssertionError
+        attempt += 1
 
 
 def write_whole(path: str | os.PathLike, data: bytes) -> None:
@@ -111,6 +112,24 @@ def write_whole(path: str | os.PathLike, data: bytes) -> None:
         return
     system, name = _system(path)
     system.pipe_file(name, data)
+
+
+def files_in(folder: str) -> list[str]:
+    """Paths or addresses of what lies in a folder, sorted; none if there is no such folder."""
+    if not is_remote(folder):
+        return sorted(map(str, Path(folder).glob('*.*')))
+    system, path = _system(folder)
+    names = system.ls(path, detail=False) if system.exists(path) else []
+    return sorted(f'{folder}/{os.path.basename(name)}' for name in names)
+
+
+def remove(path: str) -> None:
+    """Delete a file."""
+    if is_remote(path):
+        system, name = _system(path)
+        system.rm(name)
+    else:
+        os.unlink(path)
 
 
 def state_of(path: str | os.PathLike) -> tuple[int, Any]:

@@ -23,9 +23,7 @@ from .writers import CAMERA_TO_Y_UP, linear_color, vertex_normals
 if TYPE_CHECKING:
     from ..models.mesh.body import BodyModel
 
-HIDDEN_AFTER = (
-    0.5  # seconds: shorter gaps of a track are filled, in longer ones the person is hidden
-)
+HIDDEN_AFTER = 0.5  # seconds: shorter gaps of a track are filled; in longer ones nobody is shown
 HALF_TURN_X = np.array([1.0, 0.0, 0.0, 0.0])  # CAMERA_TO_Y_UP as a quaternion
 INFLUENCES = 4  # joints that may move a vertex in glTF
 MOTION_FIELDS = ('frame', 'track_ids', 'global_orient', 'body_pose', 'betas', 'transl')

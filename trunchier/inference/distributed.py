@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 
 from ..files import need
-from ..files.remote import is_remote, open_anywhere, read_range, write_whole
+from ..files.remote import files_in, is_remote, open_anywhere, read_range, remove, write_whole
 from . import sources
 from .inferencer import Inferencer
 from .pipeline import FrameTask
@@ -202,16 +202,17 @@ class Predict:
 
     def _row(self, piece, task: FrameTask | None, why: list[str]) -> dict[str, Any]:
         """The row of a frame; without `task`, of a piece in which there is none."""
-        row: dict[str, Any] = dict(path=str(piece.get('path', '')))
-        row |= dict(
+        row: dict[str, Any] = dict(
+            path=str(piece.get('path', '')),
             member=str(piece.get('member', '')),
             key=int(piece.get('key', 0)),
             frame=-1,
             lead=False,
             width=0,
             height=0,
+            error='; '.join(why),
+            time=np.nan,
         )
-        row |= dict(error='; '.join(why), time=np.nan)
         if task is not None:
             (height, width), frame = task.shape, task.frame
             early = frame.source.moves and frame.index < int(piece.get('start', 0))
@@ -407,16 +408,12 @@ def to_table(batch: dict[str, np.ndarray]) -> Any:
     arrow = need('pyarrow', 'writing Parquet', "pip install 'trunchier[ray]'")
     columns = {}
     for name, column in batch.items():
-        if column.dtype == object and isinstance(column[0], np.ndarray):
-            kind = arrow.from_numpy_dtype(column[0].dtype)
-            for _ in range(column[0].ndim):
+        first = column[0]
+        if isinstance(first, np.ndarray):  # the column is of objects, or of arrays of one shape
+            kind = arrow.from_numpy_dtype(first.dtype)
+            for _ in range(first.ndim):
                 kind = arrow.list_(kind)
             columns[name] = arrow.array([array.tolist() for array in column], kind)
-        elif column.ndim > 1:  # arrays that happen to have one shape
-            kind = arrow.from_numpy_dtype(column.dtype)
-            for _ in range(column.ndim - 1):
-                kind = arrow.list_(kind)
-            columns[name] = arrow.array(column.tolist(), kind)
         else:
             columns[name] = arrow.array(column)
     return arrow.table(columns)
@@ -455,17 +452,13 @@ def done_keys(folder: str) -> np.ndarray:
 
     Files that a kill has truncated are deleted.
     """
-    if is_remote(folder):
-        names = [f'{folder}/{os.path.basename(n)}' for n in _list_remote(folder)]
-    else:
-        names = sorted(map(str, Path(folder).glob('*.*')))
     counts: Counter = Counter()
     wanted: dict[int, int] = {}
-    for name in names:
+    for name in files_in(folder):
         try:
             found = _keys_of_table(name) if name.endswith('.parquet') else _keys_of_tar(name)
         except (OSError, ValueError, tarfile.TarError):
-            _remove(name)
+            remove(name)
             continue
         counts.update(key for key, _ in found)
         wanted.update(found)
@@ -488,19 +481,6 @@ def _keys_of_tar(name):
                 value = int(key, 16)
                 found.append((value - (value >> 63 << 64), int(rows)))
     return found
-
-
-def _list_remote(folder):
-    system, path = need('fsspec.core', 'reading addresses').url_to_fs(folder)
-    return system.ls(path, detail=False) if system.exists(path) else []
-
-
-def _remove(name):
-    if is_remote(name):
-        system, path = need('fsspec.core', 'reading addresses').url_to_fs(name)
-        system.rm(path)
-    else:
-        os.unlink(name)
 
 
 def read_rows(folder: str | Path) -> Iterator[dict[str, Any]]:
