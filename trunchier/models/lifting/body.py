@@ -5,7 +5,9 @@ any 2D model. A residual network on 17 points, as Martinez et al., "A Simple Yet
 for 3D Human Pose Estimation", ICCV 2017, with rotations, shape and camera as its output.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,8 @@ from ...weights.load import CheckpointError, read_weights
 LIFTER = 'BodyLifter.safetensors'  # in assets
 LIMIT = 4.0  # of normalized coordinates
 LEAST_SCALE = 0.05
+
+Lifter = TypeVar('Lifter', bound=nn.Module)
 
 
 class BodyLifter(nn.Module):
@@ -59,9 +63,17 @@ class BodyLifter(nn.Module):
             (s, tx, ty): a point X of the body is at s * (X[:2] + t) in the keypoints' unit.
         """
         inputs, center, spread = normalize(keypoints, scores)
+        return self.read_out(self.hidden(inputs), center, spread)
+
+    def hidden(self, inputs: Tensor) -> Tensor:
+        """Input (B, 68) of `normalize` -> (B, width)."""
         hidden = self.embed(inputs)
         for block in self.blocks:
             hidden = block(hidden)
+        return hidden
+
+    def read_out(self, hidden: Tensor, center: Tensor, spread: Tensor) -> dict[str, Tensor]:
+        """Bodies and cameras, see `forward`, of keypoints with this mean and spread."""
         pose, betas, camera = self.out(self.norm(hidden)).split(self.sizes, 1)
         rotations = rotation_6d_to_matrix(pose.unflatten(1, (len(SMPL_24), 6)))
         scale = spread * camera[:, :1].clamp_min(LEAST_SCALE)
@@ -72,23 +84,7 @@ class BodyLifter(nn.Module):
     @torch.no_grad()
     def lift(self, keypoints: Tensor, scores: Tensor) -> dict[str, Tensor]:
         """`forward`, averaged with the mirrored person."""
-        one = self(keypoints, scores)
-        flip = list(COCO_17_FLIP)
-        two = self(keypoints[:, flip] * keypoints.new_tensor([-1, 1]), scores[:, flip])
-        mirror = keypoints.new_tensor([[1, -1, -1], [-1, 1, 1], [-1, 1, 1]])
-        both = (torch.cat((each['global_orient'], each['body_pose']), 1) for each in (one, two))
-        rotations, mirrored = both
-        mirrored = mirrored[:, list(SMPL_24_FLIP)] * mirror
-        mean = rotation_6d_to_matrix(
-            matrix_to_rotation_6d(rotations) + matrix_to_rotation_6d(mirrored)
-        )
-        scale = (one['camera'][:, :1] + two['camera'][:, :1]) / 2
-        origins = (each['camera'][:, :1] * each['camera'][:, 1:] for each in (one, two))
-        origin, mirrored = origins  # of the body, in the keypoints' unit
-        origin = (origin + mirrored * keypoints.new_tensor([-1, 1])) / 2
-        camera = torch.cat((scale, origin / scale), 1)
-        betas = (one['betas'] + two['betas']) / 2
-        return dict(zip(HEAD_FIELDS, (mean[:, :1], mean[:, 1:], betas, camera), strict=True))
+        return mirror_averaged(self, keypoints, scores)
 
 
 class Block(nn.Module):
@@ -116,21 +112,47 @@ def normalize(keypoints: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor
     return torch.cat((offsets, known, weights), -1).flatten(1), center, spread
 
 
+def mirror_averaged(
+    lifter: Callable[[Tensor, Tensor], dict[str, Tensor]], keypoints: Tensor, scores: Tensor
+) -> dict[str, Tensor]:
+    """Result of a lifter, averaged with that of the mirrored person; as `BodyLifter.forward`."""
+    one = lifter(keypoints, scores)
+    flip = list(COCO_17_FLIP)
+    two = lifter(keypoints[:, flip] * keypoints.new_tensor([-1, 1]), scores[:, flip])
+    mirror = keypoints.new_tensor([[1, -1, -1], [-1, 1, 1], [-1, 1, 1]])
+    both = (torch.cat((each['global_orient'], each['body_pose']), 1) for each in (one, two))
+    rotations, mirrored = both
+    mirrored = mirrored[:, list(SMPL_24_FLIP)] * mirror
+    mean = rotation_6d_to_matrix(matrix_to_rotation_6d(rotations) + matrix_to_rotation_6d(mirrored))
+    scale = (one['camera'][:, :1] + two['camera'][:, :1]) / 2
+    origins = (each['camera'][:, :1] * each['camera'][:, 1:] for each in (one, two))
+    origin, mirrored = origins  # of the body, in the keypoints' unit
+    origin = (origin + mirrored * keypoints.new_tensor([-1, 1])) / 2
+    camera = torch.cat((scale, origin / scale), 1)
+    betas = (one['betas'] + two['betas']) / 2
+    return dict(zip(HEAD_FIELDS, (mean[:, :1], mean[:, 1:], betas, camera), strict=True))
+
+
 def load_lifter(path: str | Path | None = None) -> BodyLifter:
     """A trained lifter, in eval mode; None: the one that ships with this package.
 
     Raises:
         FileNotFoundError: no such file. CheckpointError: weights of something else.
     """
-    path = shipped.asset(LIFTER) if path is None else Path(path)
+    return load_weights(BodyLifter(), shipped.asset(LIFTER) if path is None else Path(path))
+
+
+def load_weights(lifter: Lifter, path: Path) -> Lifter:
+    """The lifter with weights of a file, in eval mode; errors as of `load_lifter`."""
     if not path.is_file():
         raise FileNotFoundError(f'no file of weights {path} (from {Path.cwd()})')
-    state, lifter = read_weights(path), BodyLifter()
+    state = read_weights(path)
     try:
         lifter.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     except (RuntimeError, AttributeError) as error:
         keys = ', '.join(sorted(map(str, state))[:3]) if isinstance(state, dict) else type(state)
         raise CheckpointError(
-            f'{path} holds no BodyLifter, as tools/train_lifter.py writes it, but {keys}...'
+            f'{path} holds no {type(lifter).__name__}, as tools/train_lifter.py writes it, but '
+            f'{keys}...'
         ) from error
     return lifter.eval()
