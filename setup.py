@@ -17,7 +17,7 @@ OPENMMLAB_NEEDS = [
 ]
 
 # Copied into trunchier/.mim of a wheel, where OpenMMLab's tools look for the configs of a package.
-CARRIED = ('configs', 'tools', 'model-index.yml')
+CARRIED = ('configs', 'results', 'tools', 'model-index.yml')
 
 
 class BuildWithMim(build_py):

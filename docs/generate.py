@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 
 import model_table  # noqa: E402
+from report import results, tables  # noqa: E402
 
 from trunchier import zoo  # noqa: E402
 from trunchier.compat import patches  # noqa: E402
@@ -26,6 +27,7 @@ PAGES = (
     'docs/checkpoints.md',
     'docs/models.md',
     'docs/recipes.md',
+    'docs/results.md',
     'docs/troubleshooting.md',
     'README.md',
 )
@@ -36,6 +38,11 @@ SIX = ('swin-t-s3', 'swin-b-s3', 'gmf-t-s3', 'gmf-b-s3', 'vm-t-s3', 'vm-b-s3')
 def models(task: str) -> str:
     """Sizes and costs of all models of a task, beside the paper's."""
     return model_table.as_markdown([model_table.row(name, task) for name in zoo.ENCODERS])
+
+
+def table_2() -> str:
+    """Table 2, as `trunchier report table2` prints it."""
+    return tables.as_markdown(tables.truncation(results.shipped('paper')))
 
 
 def six_models() -> str:
@@ -116,6 +123,7 @@ PARTS = {
     'pose models': lambda: models('pose'),
     'mesh models': lambda: models('mesh'),
     'six models': six_models,
+    'table two': table_2,
     'layouts': layouts,
     'recipes': recipes,
     'architectures': architectures,

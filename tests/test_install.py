@@ -17,7 +17,7 @@ import pytest
 import trunchier
 
 ROOT = Path(__file__).resolve().parents[1]
-CARRIED = ('configs', 'tools', 'model-index.yml')
+CARRIED = ('configs', 'results', 'tools', 'model-index.yml')
 ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS='1')
 # Imported packages that another one installs: the OpenMMLab stack of requirements.txt, mmengine,
 # torch, torchvision, numba, opencv-python, trackers.

@@ -94,6 +94,7 @@ def row(name: str, task: str) -> dict:
     for part in PARTS:
         result[f'{part}_params_m'] = round(parts[part][0] / 1e6, 2)
         result[f'{part}_gflops'] = round(parts[part][1] / 1e9, 3)
+    result |= dict(exact_params_m=f'{params:.6f}', exact_gmacs=f'{gflops:.9f}')
     return result
 
 
@@ -210,8 +211,20 @@ def as_csv(rows: list[dict]) -> str:
     return text.getvalue()
 
 
+def as_results(rows: list[dict]) -> str:
+    """The exact counts as results for `trunchier report`: the file results/counts.csv."""
+    lines = ['model,source,protocol,params_m,gmacs']
+    for r in rows:
+        counts = f'{r["exact_params_m"]},{r["exact_gmacs"]}'
+        lines.append(f'{r["name"]},ours,counted at 256x192,{counts}')
+    return '\n'.join(lines) + '\n'
+
+
 FORMATS = dict(
-    markdown=as_markdown, csv=as_csv, json=lambda rows: json.dumps(rows, indent=1) + '\n'
+    markdown=as_markdown,
+    csv=as_csv,
+    json=lambda rows: json.dumps(rows, indent=1) + '\n',
+    results=as_results,
 )
 
 if __name__ == '__main__':

@@ -23,7 +23,7 @@ from .files.version import __version__
 COMMANDS = (
     *('predict', 'models', 'download', 'inspect'),
     *('annotate', 'merge'),
-    *('train', 'test', 'compare', 'export', 'benchmark', 'flops', 'doctor'),
+    *('train', 'test', 'compare', 'export', 'benchmark', 'flops', 'report', 'doctor'),
     *('run', 'install_hook'),
     *('convert_weights', 'split', 'convert_smpl', 'make_synthetic', 'make_shards', 'check_data'),
 )

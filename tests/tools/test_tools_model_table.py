@@ -49,6 +49,13 @@ def test_the_costs_of_the_zoo_are_those_that_are_counted(rows, task):
     assert counted == {name: costs for name, costs in COSTS.items() if name in counted}
 
 
+def test_the_counts_among_the_results_are_those_that_are_counted(rows):
+    text = model_table.as_results([row for task in zoo.TASKS for row in rows[task]])
+    assert text == (ROOT / 'results' / 'counts.csv').read_text(), (
+        'run python tools/model_table.py --format results --out results/counts.csv'
+    )
+
+
 @pytest.mark.parametrize('task', zoo.TASKS)
 def test_parts_add_up(rows, task):
     for row in rows[task]:

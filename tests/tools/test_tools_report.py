@@ -1,0 +1,161 @@
+"""`trunchier report`: the paper's tables from its numbers, and what it refuses."""
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+import yaml
+from report import __main__ as report
+from report import results, tables
+
+from trunchier import zoo
+
+ROOT = Path(__file__).resolve().parents[2]
+HALF = 0.05 + 1e-9  # of the last printed digit
+
+# Cells of Table 2 that do not follow from Tables 3 and 4, with what follows.
+SCORES_MISPRINTED = {
+    ('PhiM2D', 'VMHMR2.0-T', 'S4 Phi'): 79.67,
+    ('PhiM2D', 'VMHMR2.0-T', 'S3 Phi'): 78.53,
+    ('PhiM3D', 'GMFHMR2.0-S', 'S2 Phi'): 60.45,
+    ('PhiM3D', 'VMHMR2.0-T', 'S3 ΔPhi'): -0.27,
+}
+# Changes of costs that differ from those of our counts by more than 0.2.
+GMF = [f'GMF{task}-{size}' for task in ('Pose', 'HMR2.0') for size in 'BST']
+WITH_UNUSED_LAYERS = {(encoder, f'S{n} ΔP') for encoder in GMF for n in (3, 2)}
+ROW_OF_ANOTHER_MODEL = {('VMHMR2.0-T', 'S3 ΔP'), ('VMHMR2.0-T', 'S3 ΔF')}
+
+
+@pytest.fixture(scope='module')
+def printed():
+    """{(score, encoder): {column: number}} of the paper's Table 2."""
+    with open(ROOT / 'tests' / 'golden' / 'table2.csv', encoding='utf-8') as file:
+        return {
+            (row.pop('table'), row.pop('encoder')): {k: float(v) for k, v in row.items()}
+            for row in csv.DictReader(file)
+        }
+
+
+def test_scores_of_table_2_follow_from_tables_3_and_4_except_misprints(printed):
+    found = {each.model: tables.scores(each) for each in results.shipped('paper')}
+    values, wrong = 0, {}
+    for (score, encoder), row in printed.items():
+        of = {n: found[f'{encoder}-S{n}'][score] for n in tables.STAGES}
+        computed = {f'S{n} Phi': value for n, value in of.items()}
+        changes = {f'S{n} ΔPhi': 100 * (of[n] / of[4] - 1) for n in (3, 2)}
+        values += len(computed)
+        for names, allowed in ((computed, HALF), (changes, 0.1)):  # a change is of rounded scores
+            wrong |= {
+                (score, encoder, name): round(value, 2)
+                for name, value in names.items()
+                if abs(value - row[name]) > allowed
+            }
+    assert values == 81
+    assert wrong == SCORES_MISPRINTED
+
+
+def test_changes_of_costs_agree_in_58_of_72_cells_and_14_are_explained(printed):
+    counted, errors = tables.costs(), {}
+    for (score, encoder), row in printed.items():
+        if score == 'PhiM3D':  # repeats the costs of PhiM2D
+            continue
+        for letter, key in (('P', 'params_m'), ('F', 'gmacs')):
+            of = {n: getattr(counted[f'{encoder}-S{n}'], key) for n in tables.STAGES}
+            for n in (3, 2):
+                name = f'S{n} Δ{letter}'
+                errors[encoder, name] = abs(100 * (of[n] / of[4] - 1) - row[name])
+    assert len(errors) == 72
+    assert sum(error < HALF for error in errors.values()) == 44
+    differs = {cell for cell, error in errors.items() if error > 0.2}
+    assert differs == WITH_UNUSED_LAYERS | ROW_OF_ANOTHER_MODEL and len(differs) == 14
+
+
+def test_the_paper_as_results_is_the_paper_as_metafiles():
+    found = {each.model: each for each in results.shipped('paper')}
+    assert [*found] == [*zoo.models()]
+    for task, row in zoo.TASKS.items():
+        text = (ROOT / 'configs' / row.folder / 'metafile.yml').read_text()
+        for model in yaml.safe_load(text)['Models']:
+            data, result = model['Metadata'], found[model['Alias']]
+            assert result.task == task
+            assert (result.params_m, result.gmacs, result.fps) == (
+                data['Paper Parameters (M)'], data['Paper GFLOPs'], data['Paper FPS (A100)']
+            )  # fmt: skip
+            quoted = [v for each in model['Results'] for v in each['Metrics'].values()]
+            factor = 100 if 'AP' in model['Results'][0]['Metrics'] else 1
+            assert [*result.metrics.values()] == pytest.approx([factor * v for v in quoted])
+
+
+def test_every_encoder_has_one_selected_truncation_in_each_task():
+    selected = [name.rpartition('-')[0] for name in tables.selection()]
+    truncated = {name.rpartition('-')[0] for name in zoo.models() if tables.stages(name)}
+    assert sorted(selected) == sorted(truncated) and len(selected) == 18
+
+
+def test_formats_have_the_same_cells(capsys):
+    printed = {}
+    for kind in tables.FORMATS:
+        report.main(['table3', '--format', kind])
+        printed[kind] = capsys.readouterr().out
+    rows = list(csv.reader(io.StringIO(printed['csv'])))
+    cells = [row[1:] for row in rows[1:]]
+    assert cells[0] == ['SwinPose-B-S4', '92.0', '19.1', '284', '75.1', '80.4']
+    lines = [line.strip('| ').split(' | ') for line in printed['markdown'].splitlines()[4:]]
+    assert lines == cells and len(cells) == 31
+    latex = [line.removesuffix(r' \\') for line in printed['latex'].splitlines() if ' & ' in line]
+    assert [line.split(' & ') for line in latex[1:]] == cells
+
+
+def test_selected_cells_are_bold_and_the_table_goes_to_a_file(tmp_path):
+    report.main(['table2', '--out', str(tmp_path / 'table2.md')])
+    text = (tmp_path / 'table2.md').read_text(encoding='utf-8')
+    (row,) = (line for line in text.splitlines() if line.startswith('| GMFPose-B |'))
+    assert row.split(' | ')[-2:] == ['**79.6**', '-0.2 |'] and row.count('**') == 2
+
+
+HEAD = 'model,source,protocol,coco/AP,coco/AR\n'
+S4, S3 = 'SwinPose-T-S4,ours,val2017,70,75\n', 'SwinPose-T-S3,ours,val2017,63,68\n'
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(text):
+        path = tmp_path / 'mine.csv'
+        path.write_text(text, encoding='utf-8')
+        return str(path)
+
+    return write
+
+
+def test_own_results_make_the_same_tables(file, capsys):
+    report.main(['table2', '--format', 'csv', '--from', file(HEAD + S4 + S3)])
+    head, row = csv.reader(io.StringIO(capsys.readouterr().out))
+    cells = dict(zip(head, row, strict=True))
+    assert (cells['S4 Phi'], cells['S3 Phi'], cells['S3 ΔPhi']) == ('72.5', '65.5', '-9.7')
+    assert (cells['S3 P'], cells['S2 Phi'], cells['S2 P']) == ('14.8', '', '')
+    report.main(['table3', '--from', file(HEAD + S3)])
+    assert '| SwinPose-T-S3 | 14.8 | 5.3 |  | 63.0 | 68.0 |' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    'text, told',
+    [
+        (HEAD + 'SwinPose-T-S5,ours,x,70,75\n', "line 2: no model 'SwinPose-T-S5'; did you mean"),
+        ('model,coco/AP\n', 'no column source, protocol'),
+        ('', 'no column model'),
+        (HEAD.replace('coco/AR', 'recall'), "unknown column 'recall'"),
+        (HEAD + 'SwinPose-T-S4,ours,x,good,75\n', "line 2, coco/AP: 'good' is no number"),
+        (HEAD + 'SwinPose-T-S4,ours,x,nan,75\n', 'leave the cell empty'),
+        (HEAD + 'SwinPose-T-S4,ours,x,0.7,0.75\n', 'coco/AP is 0.7; give %'),
+        (HEAD + 'SwinPose-T-S4,ours,x,70\n', 'line 2: expected as many cells'),
+        (HEAD + S4 + S3.replace('val2017', 'mine'), r"'val2017': SwinPose-T-S4; 'mine': SwinPose"),
+        (HEAD + S4 + S4, 'more than one result of SwinPose-T-S4'),
+        (HEAD + S4 + 'SwinPose-T-S3,ours,val2017,63,\n', r'SwinPose-T-S3 \(ours\) lacks coco/AR'),
+        (HEAD, 'no result of a truncated model'),
+        (HEAD + '"SwinPose', 'unexpected end of data'),
+    ],
+)  # fmt: skip
+def test_results_that_make_no_table_are_refused_by_name(file, text, told):
+    with pytest.raises(SystemExit, match=told):
+        report.main(['table2', '--from', file(text)])
