@@ -57,8 +57,8 @@ def test_an_absent_config_is_named():
 
 
 def test_a_config_of_an_unknown_estimator_needs_a_task():
-    cfg = Config(dict(model=dict(type='PoseLifter')))
-    with pytest.raises(ValueError, match='is a PoseLifter, whose task is unknown'):
+    cfg = Config(dict(model=dict(type='Reader')))
+    with pytest.raises(ValueError, match='is a Reader, whose task is unknown'):
         find_config(cfg)
     assert find_config(cfg, 'pose').task == 'pose'
 

@@ -79,7 +79,12 @@ NEED_TORCH = (
     'fov',
     'draw_heatmap',
     'viewer',
+    'pose',
+    'causal',
 )
+OF_PREDICTORS = (
+    'flip_test', 'focal', 'fov', 'body_model', 'draw_heatmap', 'pose', 'pose_weights', 'causal',
+)  # fmt: skip
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 SHEET_ROWS = 100
 OUTPUTS = 'outputs'  # then outputs2, outputs3...
@@ -125,9 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
             from .inferencer import Inferencer
 
-            options = _options(
-                models, given('flip_test', 'focal', 'fov', 'body_model', 'draw_heatmap')
-            )
+            options = _options(models, given(*OF_PREDICTORS))
             shown_elsewhere = any(args[name] for name in ('viewer', 'sheet', 'show', 'json'))
             if out_dir is None and not shown_elsewhere:
                 out_dir = _numbered(OUTPUTS, args['resume'])
@@ -200,6 +203,9 @@ def _parser():
              'apt36k or wholebody (default: coco)')
     add('--trust', action='store_true',
         help='load a .pt or .pt2 file, which is a program: only from people whom you trust')
+    add('--pose', metavar='NAME',
+        help='2D model whose keypoints a lifter of windows takes (default: pose)')
+    add('--pose-weights', metavar='FILE', help='its weights, if it has none of its own')
     add('--body-model', metavar='FILE', help='SMPL model written by tools/convert_smpl.py')
     add('--device', default='auto', help='auto, cpu, cuda, cuda:1 (default: auto)')
     add('--batch-size', type=int, default=8, metavar='N', help='people per batch (default: 8)')
@@ -223,6 +229,9 @@ def _parser():
         help='JSON or .npy file of boxes to use instead of a detector')
     add('--no-track', dest='track', action='store_const', const=False,
         help='do not track people in videos')
+    add('--causal', action=argparse.BooleanOptionalAction,
+        help='lift each frame of a video from the frames before it alone, without waiting '
+             '(default: of cameras)')
     add('--smooth', action='store_true', help='smooth videos over time')
     add('--max-pixels', type=int, default=MAX_PIXELS, metavar='N',
         help=f'skip images and videos of more pixels (default: {MAX_PIXELS})')
@@ -374,7 +383,8 @@ def _options(models, options):
 
 def _accepted(function: Callable, options: dict[str, Any]) -> dict[str, Any]:
     """Those of `options` that `function` takes: poses and meshes have different ones."""
-    names = inspect.signature(function).parameters
+    names = set(inspect.signature(function).parameters)
+    names |= set(inspect.signature(getattr(function, 'load', function)).parameters)
     return {name: value for name, value in options.items() if name in names}
 
 

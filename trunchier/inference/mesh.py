@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ..conventions import HEAD_FIELDS, JOINTS_44, person
 from ..deploy.graph import pipeline_steps
-from ..geometry import camera_crop_to_full, full_image_focal, seen_columns
+from ..geometry import camera_crop_to_full, seen_columns
 from ..models.mesh.body import BodyModel
 from ..models.mesh.estimator import pose_bodies
 from ..visualization.overlays import MeshPainter
+from .camera import Lens
 from .inferencer import Inferencer
 from .predictor import Crop, Predictor, checked
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
     from ..deploy.runtime import Network
 
-LONG_LENS = '4D-Humans'  # value of `focal`
-FIELD_OF_VIEW = 60.0  # degrees along the longer side, of a photo whose lens is unknown
 PREDICTED = (
     'keypoints', *HEAD_FIELDS, 'camera_translation', 'vertices', 'joints',
     'translation',
@@ -38,10 +37,7 @@ class MeshPredictor(Predictor):
 
     Args:
         network: gives `global_orient`, `body_pose`, `betas` and `camera`.
-        focal: focal length of the images, pixels: a number or (fx, fy); or '4D-Humans': 5000 / 256
-            of the longer side, as there. None: that of the photo's EXIF data, else by `fov`.
-        fov: field of view along the longer side, degrees. None: as `focal` says, else 60.
-        intrinsics: (3, 3) camera matrix, instead of `focal`.
+        focal, fov, intrinsics: of the images, see `camera.Lens`.
         body_model: path of an SMPL model, see `models.mesh.body.BodyModel`; None: the embedded
             body.
         cfg, device, precision, dataset_meta: see `Predictor`.
@@ -64,14 +60,8 @@ class MeshPredictor(Predictor):
         **options: Any,
     ):
         super().__init__(cfg, network, *common, **options)
-        self.focal, self.principal_point = _intrinsics(focal, fov, intrinsics)
-        self.fov = fov
-        self.settings = dict(
-            focal=None if focal is None else np.ravel(focal).tolist(),
-            fov=fov,
-            intrinsics=None if intrinsics is None else np.asarray(intrinsics).tolist(),
-            body_model=body_model and str(body_model),
-        )
+        self.lens = Lens(focal, fov, intrinsics)
+        self.settings = dict(self.lens.settings, body_model=body_model and str(body_model))
         path = dict(path=str(body_model)) if body_model is not None else None
         self.body = BodyModel(**(path or cfg.model.get('body_model') or {})).to(self.device)
         self.faces = self.body.faces
@@ -110,19 +100,8 @@ class MeshPredictor(Predictor):
         return people
 
     def metainfo(self, shape: tuple[int, int], focal: float | None = None) -> dict[str, np.ndarray]:
-        """Camera of the image: `focal_length` and `principal_point`, (2,) pixels, x before y."""
-        height, width = shape
-        center = self.principal_point
-        if center is None:
-            center = np.array([width / 2, height / 2])
-        if isinstance(self.focal, str):
-            focal = float(full_image_focal(torch.tensor([[width, height]])))
-        elif self.focal is not None:
-            focal = self.focal
-        elif self.fov is not None or not focal:
-            focal = max(shape) / 2 / np.tan(np.deg2rad(self.fov or FIELD_OF_VIEW) / 2)
-        focal = np.broadcast_to(np.float64(focal), 2).copy()
-        return dict(focal_length=focal, principal_point=center)
+        """Camera of the image, see `camera.Lens`."""
+        return self.lens.of(shape, focal)
 
     @torch.no_grad()
     def derived(self, fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -159,33 +138,6 @@ def full_camera(
     y = center[1] + (boxes[:, 1] - center[1]) * focal[0] / focal[1]
     squared, size = torch.stack([boxes[:, 0], y], 1), (2 * center).expand(len(boxes), 2)
     return camera_crop_to_full(camera, squared, boxes[:, 2], size, focal[0]).float().numpy()
-
-
-def _intrinsics(focal, fov, intrinsics):
-    """Focal lengths as `focal` of MeshPredictor, and (2,) principal point; None: of the image."""
-    options = dict(focal=focal, fov=fov, intrinsics=intrinsics)
-    given = [name for name, value in options.items() if value is not None]
-    if len(given) > 1:
-        raise ValueError(f'give one of focal, fov and intrinsics, not both {" and ".join(given)}')
-    if fov is not None and not 1 <= fov <= 170:
-        raise ValueError(f'fov must be between 1 and 170 degrees, got {fov}')
-    if focal is None and intrinsics is None:
-        return None, None
-    text = np.ravel(focal).tolist()[0] if focal is not None else None  # of the command, [text]
-    if isinstance(text, str):
-        if text.lower() != LONG_LENS.lower():
-            raise ValueError(f'focal must be a number, (fx, fy) or {LONG_LENS!r}, got {text!r}')
-        return LONG_LENS, None
-    center = None
-    if intrinsics is not None:
-        matrix = np.asarray(intrinsics, np.float64)
-        if matrix.shape != (3, 3):
-            raise ValueError(f'intrinsics must have shape (3, 3), got {matrix.shape}')
-        focal, center = matrix[[0, 1], [0, 1]], matrix[:2, 2]
-    focal = np.asarray(focal, np.float64).reshape(-1)
-    if focal.size not in (1, 2) or not (np.isfinite(focal).all() and (focal > 0).all()):
-        raise ValueError(f'focal must be one or two positive numbers, in pixels; got {focal}')
-    return focal, center
 
 
 class MeshInferencer(Inferencer):

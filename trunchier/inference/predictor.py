@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..models.mesh.body import BodyModel
+    from .windows import WindowModel
 
 
 @dataclass
@@ -72,6 +73,8 @@ class Predictor:
         has_meshes: whether there are such bodies.
         finds_people: whether a crop is the whole image, and its prediction a list of people, each
             with a `box` (5,): xyxy and score.
+        windows: that follow in a run: `windows.WindowModel`, or None.
+        causal: whether these see past frames alone; None: of cameras.
         keypoint_names: of the keypoints, in order.
         settings: options that the results depend on, as plain data.
         painter_type: class of what `painter` returns.
@@ -81,6 +84,8 @@ class Predictor:
     painter_type: ClassVar[type]
     has_meshes: ClassVar[bool] = False
     finds_people: ClassVar[bool] = False
+    windows: WindowModel | None = None
+    causal: bool | None = None
     keypoint_names: tuple[str, ...] = ()
     faces: np.ndarray | None = None
     body: BodyModel | None = None

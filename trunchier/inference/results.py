@@ -365,7 +365,7 @@ def to_record(instances: InstancesOfFrame) -> dict[str, np.ndarray]:
 def camera_of(sample: SampleOfFrame) -> dict[str, np.ndarray]:
     """The image's camera by name, in pixels, x before y; and the names of the keypoints."""
     height, width = sample.ori_shape
-    names = ('focal_length', 'principal_point', 'keypoint_names')
+    names = ('focal_length', 'principal_point', 'keypoint_names', 'joint_names')
     camera = {name: np.asarray(sample.get(name)) for name in names if name in sample}
     return camera | {'image_size': np.array([width, height])}
 

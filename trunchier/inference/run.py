@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..files.images import MAX_PIXELS
-from . import detection, sources, tracking
+from . import detection, sources, tracking, windows
 from .pipeline import HELD_BYTES, Batch, Begin, End, FrameTask, Stage, Stopwatch, batches
 from .pipeline import run as run_stages
 from .results import Saver
@@ -89,6 +89,9 @@ class Run:
             Stage('decode', partial(_decode, predictor=predictor, report=report)),
             Stage('track', partial(tracking.track, **options)),
         ]
+        if predictor.windows is not None:
+            options = dict(model=predictor.windows, stored=stored, causal=predictor.causal)
+            self.stages.append(Stage('windows', partial(windows.over_windows, **options)))
         if painter is not None:
             self.stages.append(Stage('draw', partial(_draw, painter=painter)))
         if saver is not None:

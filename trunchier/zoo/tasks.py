@@ -5,7 +5,8 @@ name of a task.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from .encoders import Encoder, backbone_cfg, encoder, neck_cfg
@@ -53,8 +54,8 @@ class Task(NamedTuple):
         exported: the same of the predictor of exported files without torch; '': there is none.
         lifter: the same of a predictor that lifts this task's results to those of the task
             `lifted`; '': there is none.
-        bottomup_estimator, bottomup: registered class of models that find people themselves, in
-            whole images, and their predictor; '': there is none.
+        others: predictors of other estimators of this task, by registered class: models that find
+            people themselves, in whole images, and lifters of windows of results of this task.
         best: the best model that ships here, '': that of this task with weights.
         model: (name, row) of an encoder -> the part of the model's config that it decides, less
             the neck.
@@ -72,16 +73,15 @@ class Task(NamedTuple):
     exported: str = ''
     lifter: str = ''
     lifted: str = ''
-    bottomup_estimator: str = ''
-    bottomup: str = ''
+    others: Mapping[str, str] = MappingProxyType({})
     best: str = ''
 
     def of(self, estimator: str | type) -> 'Task | None':
         """This row for the models of a registered class; None if it is another task's."""
         kind = estimator if isinstance(estimator, str) else estimator.__name__
         kind = kind.rpartition('.')[2]
-        if kind and kind == self.bottomup_estimator:
-            return self._replace(estimator=kind, predictor=self.bottomup)
+        if kind in self.others:
+            return self._replace(estimator=kind, predictor=self.others[kind])
         return self if kind == self.estimator else None
 
     def paper_name(self, name: str) -> str:
@@ -117,8 +117,11 @@ TASKS = {
         exported='inference.exported:ExportedPose',
         lifter='inference.lift:LiftPredictor',
         lifted='mesh',
-        bottomup_estimator='BottomupPoseEstimator',
-        bottomup='inference.bottomup:BottomupPredictor',
+        others={
+            'BottomupPoseEstimator': 'inference.bottomup:BottomupPredictor',
+            'PoseLifter': 'inference.joints:JointPredictor',
+            'DiffusionLifter': 'inference.joints:JointPredictor',
+        },
     ),
     'mesh': Task(
         folder='mesh',
