@@ -31,6 +31,7 @@ from small_models import ROOT, mesh_config, pose_config
 
 from trunchier.datasets import NpzPeople, ShardPeople, mpi_inf_3dhp_sequences
 from trunchier.datasets.annotations import load_probable_poses
+from trunchier.datasets.heatmaps import HeatmapStore
 from trunchier.datasets.transforms import load_real_poses
 from trunchier.deploy.runtime import ExportedNetwork
 from trunchier.files import pickles, read_npz
@@ -59,6 +60,7 @@ READERS = {
     'trunchier/datasets/annotations.py': {'pose histogram'},
     'trunchier/datasets/coco.py': PICTURE,
     'trunchier/datasets/corruption.py': 'decodes the JPEG that it has just encoded',
+    'trunchier/datasets/heatmaps.py': {'stored heatmaps'},
     'trunchier/datasets/npz.py': {'npz people'},
     'trunchier/datasets/sequences.py': {'sequences'},
     'trunchier/datasets/shards.py': {'shards', 'index of shards'},
@@ -201,6 +203,12 @@ def smpl(path):
     convert_smpl.convert(found, Path('out.npz'))
 
 
+def stored_heatmaps(path):
+    shard = path.with_name('heatmaps-00000.safetensors')
+    path.rename(shard)
+    HeatmapStore(shard.parent)
+
+
 def index_of_shards(path):
     whole = Path('whole.tar')
     with tarfile.open(whole, 'w'):
@@ -244,6 +252,7 @@ ENTRIES = {
     'sequences': lambda path: mpi_inf_3dhp_sequences(ann_file=str(path), multiple_target=1),
     'shards': lambda path: ShardPeople(urls=str(path)).index(1),
     'index of shards': index_of_shards,
+    'stored heatmaps': stored_heatmaps,
     'exported network': lambda path: ExportedNetwork(path),
     'boxes': lambda path: GivenBoxes.of(path),
     'yolox': lambda path: YoloxDetector(path),

@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ..files import check_writable
+from ..files import check_writable, file_digest
 from ..files.images import MAX_PIXELS
 from ..files.processes import clean_end
 from ..inference import detection
@@ -27,7 +27,7 @@ from .filters import Thresholds
 from .merge import Merged, merge
 from .on_ray import annotate_on_ray
 from .views import Views
-from .work import Shard, Workplace, file_digest, parse_shard, shard_of_job
+from .work import Shard, Workplace, parse_shard, shard_of_job
 
 HELP = """Annotate images and videos by a teacher: a data set to train on, of what it is sure of.
 
@@ -143,10 +143,10 @@ def _annotate_on_ray(args, infer, work):
 
 def _settings(args, infer, detector):
     """What parts depend on."""
-    settings = dict(infer.settings, digest=file_digest(infer.weights))
+    settings = dict(infer.settings, digest=file_digest(infer.weights)[:16])
     settings |= dict(detector=detection.name_of(detector))
     if args.boxes:
-        settings |= dict(detector=f'{Path(args.boxes).name} {file_digest(args.boxes)}')
+        settings |= dict(detector=f'{Path(args.boxes).name} {file_digest(args.boxes)[:16]}')
     settings |= dict(mirrored=args.mirrored, scaled=args.scaled, max_pixels=args.max_pixels)
     frames = args.frames
     settings['frames'] = [frames.start, frames.stop, frames.step]

@@ -118,15 +118,6 @@ def _digest(text):
     return hashlib.blake2b(os.fsencode(text), digest_size=8).hexdigest()
 
 
-def file_digest(path: str | Path) -> str:
-    """The first 16 of a file's SHA-256 digits."""
-    content = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(1 << 20):
-            content.update(block)
-    return content.hexdigest()[:16]
-
-
 # --- The folder -----------------------------------------------------------------------------------
 class Workplace:
     """Folder OUT of a run; `settings` as plain data, None: those of the run that is there.

@@ -6,6 +6,7 @@ from mmengine.registry import DATASETS
 from torch.utils.data import Dataset
 
 from .corruption import CorruptImage, CutOut, JitterBox
+from .heatmaps import LoadTeacherHeatmaps
 from .npz import NpzPeople
 from .partial import CropBodyPart
 from .people import ConcatPeople, MixedPeople, MixSampler, People
@@ -15,8 +16,8 @@ from .weighing import WeighPerson
 
 __all__ = [
     'AddRealPoses', 'AugmentPerson', 'ConcatPeople', 'CorruptImage', 'CropBodyPart', 'CropPerson',
-    'CutOut', 'JitterBox', 'MixSampler', 'MixedPeople', 'NpzPeople', 'PackPerson', 'People',
-    'ShardPeople', 'WeighPerson',
+    'CutOut', 'JitterBox', 'LoadTeacherHeatmaps', 'MixSampler', 'MixedPeople', 'NpzPeople',
+    'PackPerson', 'People', 'ShardPeople', 'WeighPerson',
 ]  # fmt: skip
 
 

@@ -3,9 +3,9 @@
 from .arrays import read_npz
 from .download import DownloadError, download, local_file
 from .optional import need
-from .whole import check_writable, save_npz, whole_file, whole_folder
+from .whole import check_writable, file_digest, save_npz, whole_file, whole_folder
 
 __all__ = [
-    'DownloadError', 'check_writable', 'download', 'local_file', 'need', 'read_npz', 'save_npz',
-    'whole_file', 'whole_folder',
+    'DownloadError', 'check_writable', 'download', 'file_digest', 'local_file', 'need', 'read_npz',
+    'save_npz', 'whole_file', 'whole_folder',
 ]  # fmt: skip

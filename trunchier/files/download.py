@@ -6,7 +6,6 @@ Nothing is downloaded without a line on stderr that names the file, its size and
 import contextlib
 import errno
 import fnmatch
-import hashlib
 import http.client
 import json
 import os
@@ -24,7 +23,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .whole import fcntl, lock_file, whole_file
+from .whole import fcntl, file_digest, lock_file, whole_file
 
 HOME, OFFLINE = 'TRUNCHIER_HOME', 'TRUNCHIER_OFFLINE'
 BY_HAND = Path('data/checkpoints')
@@ -344,11 +343,7 @@ def _expected(name, fragment):
 def _check_hash(path, name, expected):
     if not expected:
         return
-    contents = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(1 << 20):
-            contents.update(block)
-    found = contents.hexdigest()
+    found = file_digest(path)
     if not found.startswith(expected):
         path.unlink()
         raise DownloadError(

@@ -5,6 +5,7 @@ process has left there is taken over by the next one that writes the same file o
 """
 
 import contextlib
+import hashlib
 import os
 import shutil
 import time
@@ -21,6 +22,15 @@ except ImportError:  # Windows: nothing is locked
 
 LONGEST_NAME = 200  # bytes; longer ones get a part of another name, for file systems allow 255
 PATIENCE = 2.0  # seconds; the workers of a killed process may hold its lock for a moment
+
+
+def file_digest(path: str | Path) -> str:
+    """The 64 digits of a file's SHA-256."""
+    content = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            content.update(block)
+    return content.hexdigest()
 
 
 @contextlib.contextmanager

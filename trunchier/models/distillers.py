@@ -10,6 +10,8 @@ checkpoints, predictions and tests are those of the student; the teacher is no p
 
 from __future__ import annotations
 
+import hashlib
+import json
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +23,10 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..conventions import HEAD_FIELDS, JOINTS_44_FLIP, PELVIS
+from ..files import file_digest
 from ..weights.find import build_model, find
 from ..weights.inspection import input_size
-from ..weights.load import load_checkpoint, read_weights, unwrap
+from ..weights.load import announced_file, load_checkpoint, read_weights, unwrap
 from .mesh.estimator import pose_bodies
 from .mesh.losses import keypoint_2d_loss, keypoint_3d_loss, parameter_loss
 from .tokens import TokenJoin, project, width_of
@@ -58,6 +61,10 @@ class Teacher:
 
     def __deepcopy__(self, memo: dict) -> Teacher:
         return self  # of an averaged student, too
+
+    def __str__(self) -> str:
+        source = self.source['type'] if isinstance(self.source, dict) else self.source
+        return f'{source} ({self.weights})' if self.weights else source
 
     @property
     def model(self) -> nn.Module:
@@ -122,6 +129,21 @@ def build_teacher(
     return model.requires_grad_(False).eval(), size
 
 
+def teacher_digest(source: str | dict, weights: str | Path | None, keypoints: Any) -> int:
+    """A number (63 bits) for the content of a teacher's weights and what else heatmaps depend on.
+
+    Raises:
+        FileNotFoundError, ValueError: see `build_teacher`.
+    """
+    if isinstance(source, dict):
+        path, expert = announced_file(weights), None
+    else:
+        found = find(source, weights)
+        path, expert = found.required_weights(), found.expert
+    about = json.dumps([file_digest(path), expert, keypoints])
+    return int(hashlib.sha256(about.encode()).hexdigest()[:16], 16) >> 1
+
+
 class Distiller(nn.Module):
     """Base: builds the student and gives it the class of the distiller beside its own."""
 
@@ -168,7 +190,8 @@ class HeatmapDistiller(Distiller):
 
     Any student whose head ends in a `final_layer` that returns heatmaps, as mmpose's HeatmapHead.
     A sample's weights come from `WeighPerson` in its pipeline: without labels, without teacher, or
-    both.
+    both. With `stored`, its heatmaps come from `LoadTeacherHeatmaps`, and the teacher is not
+    loaded: its file is only compared with that of the stored ones.
 
     Args:
         student: config of the estimator.
@@ -180,10 +203,11 @@ class HeatmapDistiller(Distiller):
             mmpose such as 'configs/_base_/datasets/halpe26.py'; needed if they differ. Keypoints
             that the teacher lacks learn from labels alone.
         precision: of the teacher, 'float32' or 'bfloat16'.
+        stored: whether samples bring the teacher's heatmaps.
 
     Raises:
-        ValueError: a teacher with other keypoints, images or heatmaps; TypeError: a student without
-            heatmaps.
+        ValueError: a teacher with other keypoints, images or heatmaps, or another one than the
+            stored heatmaps are of; TypeError: a student without heatmaps.
     """
 
     def __init__(
@@ -196,14 +220,20 @@ class HeatmapDistiller(Distiller):
         keypoints: Sequence[str] | str | None = None,
         teacher_keypoints: Sequence[str] | str | None = None,
         precision: str = 'float32',
+        stored: bool = False,
     ):
         if not isinstance(getattr(self.head, 'final_layer', None), nn.Module):
             raise TypeError(f'a {type(self.head).__name__} has no final_layer with heatmaps')
         self._teach(teacher, teacher_weights, precision)
         self.label_weight, self.teacher_weight = label_weight, teacher_weight
         self.keypoints = keypoint_names(keypoints), keypoint_names(teacher_keypoints)
+        self.stored, self.digest = stored, 0
 
     def check_teacher(self) -> None:
+        if self.stored:
+            teacher = self.teacher.source, self.teacher.weights
+            self.digest = teacher_digest(*teacher, self.keypoints)
+            return
         super().check_teacher()
         teacher = self.teacher.model.head
         own, other = _channels(self.head), _channels(teacher)
@@ -234,15 +264,37 @@ class HeatmapDistiller(Distiller):
         return losses
 
     def _heatmap_loss(self, heatmaps, inputs, data_samples):
-        if not hasattr(self, 'channels'):
+        if not (self.digest or hasattr(self, 'channels')):
             self.check_teacher()
-        targets = self.teacher(inputs).to(heatmaps.dtype)
+        if self.stored:
+            targets = self._stored_targets(data_samples).to(heatmaps)
+        else:
+            targets = self.teacher(inputs).to(heatmaps.dtype)
         if targets.shape[2:] != heatmaps.shape[2:]:
             raise ValueError(_sizes_differ(heatmaps.shape[:1:-1], targets.shape[:1:-1]))
+        if self.stored:
+            targets = torch.where(targets.isnan(), heatmaps.detach(), targets)
+        else:
+            own, other = self.channels
+            heatmaps, targets = heatmaps[:, own], targets[:, other]
         weights = sample_weights(data_samples, inputs)
-        own, other = self.channels
-        error = (heatmaps[:, own] - targets[:, other]).square()
-        return (weights[:, None, None, None] * error).mean()
+        return (weights[:, None, None, None] * (heatmaps - targets).square()).mean()
+
+    def _stored_targets(self, data_samples):
+        """(B, K, h, w); NaN where nothing was stored."""
+        for sample in data_samples:
+            if 'teacher_heatmaps' not in (sample.get('gt_fields') or {}):
+                raise ValueError(
+                    'stored=True, but a sample has no teacher_heatmaps: put LoadTeacherHeatmaps '
+                    'before PackPoseInputs in the training pipeline'
+                )
+            if int(sample.gt_instance_labels.teacher_digest[0]) != self.digest:
+                raise ValueError(
+                    f'the stored heatmaps are not those of {self.teacher}: its weights or the '
+                    'names of keypoints have changed; store them anew in another folder by '
+                    'tools/store_heatmaps.py'
+                )
+        return torch.stack([sample.gt_fields.teacher_heatmaps for sample in data_samples])
 
 
 def _channels(head):
