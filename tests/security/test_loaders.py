@@ -108,6 +108,7 @@ READERS = {
     'tools/model_table.py': OWN,
     'tools/run.py': {'script of trunchier run'},
     'tools/split.py': {'split'},
+    'tools/store_heatmaps.py': USER,
     'tools/test.py': USER,
     'tools/train.py': USER,
     'tools/train_lifter.py': OWN,

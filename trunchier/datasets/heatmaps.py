@@ -173,7 +173,8 @@ class LoadTeacherHeatmaps:
     """
 
     def __init__(self, folder: str | Path, heatmap_size: tuple[int, int] | None = None):
-        self.folder, self.heatmap_size = folder, heatmap_size
+        self.folder = folder
+        self.heatmap_size = heatmap_size and (heatmap_size[0], heatmap_size[1])
         self.store: HeatmapStore | None = None
 
     def __call__(self, results: dict) -> dict:
@@ -183,7 +184,7 @@ class LoadTeacherHeatmaps:
             self.store = HeatmapStore(self.folder)
         origin, stored = self.store.origin, self.store[int(results['id'])]
         self._check(results, stored)
-        size = tuple(self.heatmap_size or origin.heatmap_size)
+        size = self.heatmap_size or origin.heatmap_size
         flipped = bool(results.get('flip'))
         order = list(results['flip_indices']) if flipped else slice(None)
         warp = crop_to_map(results['input_size'], size, origin.aligned)
