@@ -232,3 +232,12 @@ def test_in_flipped_and_rotated_crops_the_peaks_are_where_the_teacher_finds_them
     peaks = [np.stack(np.unravel_index(each, stored.shape[2:]), -1) for each in places]
     distance = np.linalg.norm(peaks[0] - peaks[1], axis=-1)[sure]
     assert len(distance) > 15 and distance.max() <= 3 and distance.mean() < 1
+
+
+def test_a_new_shard_does_not_take_the_place_of_one_that_is_there(tmp_path):
+    about = Origin(digest=1, teacher='dots', heatmap_size=(3, 4), aligned=True, udp=True)
+    person = dict(box=np.zeros(4), size=(9, 9), warp=np.eye(3)[:2], heatmaps=np.zeros((17, 4, 3)))
+    paths = [write_heatmaps(tmp_path, about, [dict(person, id=number)]) for number in range(3)]
+    paths[1].unlink()
+    assert write_heatmaps(tmp_path, about, [dict(person, id=3)]) == paths[1]
+    assert HeatmapStore(tmp_path).places.keys() == {0, 2, 3}

@@ -6,6 +6,7 @@ float16, in the student's keypoints, NaN where the teacher lacks one; `ids` (N,)
 pixels of the image to pixels of the map. `about` in the metadata is `Origin`, as JSON.
 """
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -140,8 +141,8 @@ def write_heatmaps(folder: str | Path, origin: Origin, people: list[dict[str, An
     """Write people, dicts of `id`, `heatmaps`, `box`, `size` and `warp` (2, 3), as a new shard."""
     from safetensors.numpy import save_file
 
-    number = len(list(Path(folder).glob(PATTERN)))
-    path = Path(folder) / PATTERN.replace('*', f'{number:05d}')
+    paths = (Path(folder) / PATTERN.replace('*', f'{number:05d}') for number in itertools.count())
+    path = next(path for path in paths if not path.exists())
     arrays = dict(
         heatmaps=np.stack([each['heatmaps'] for each in people]).astype(np.float16),
         ids=np.array([each['id'] for each in people], np.int64),
