@@ -99,6 +99,7 @@ def person(body: str = 'smpl') -> dict[str, Field]:
         'keypoints':          Field((points, 2), 'pixels of the image'),
         'keypoint_scores':    Field((points,), '0 to 1'),
         'translation':        Field((3,), 'meters, camera of the image'),
+        'coco_keypoints':     Field((17, 3), "pixels and score, what a body is lifted from"),
         # Annotations; pose and keypoints_3d turn with the crop
         'keypoints_2d':       Field((points, 3), 'pixels of the image'),
         'crop_keypoints_2d':  Field((points, 3), crop),

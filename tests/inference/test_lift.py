@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from small_models import write_clip
 
 from trunchier.deploy.export import export
 from trunchier.inference.inferencer import Inferencer
-from trunchier.inference.lift import COCO_17_IN_44, LiftPredictor, fitted_camera
+from trunchier.inference.lift import COCO_17_IN_44, BodyWindows, LiftPredictor, fitted_camera
 from trunchier.inference.mesh import MeshInferencer
 from trunchier.inference.pose import PoseInferencer, PosePredictor
 from trunchier.models.lifting.body import load_lifter
+from trunchier.models.lifting.track import BodyTrackLifter
 from trunchier.weights.find import find
 
 
@@ -92,3 +94,20 @@ def test_meshes_of_a_lifted_model_are_written(infer, image, boxes, tmp_path):
 def test_what_is_exported_is_the_pose_model(tmp_path):
     with pytest.raises(ValueError, match=r'export VMPose-T-S2, whose keypoints'):
         export('VMPose-T-S2+lift', path=tmp_path / 'model.onnx')
+
+
+@torch.no_grad()
+def test_windows_of_a_new_track_lifter_give_the_bodies_of_the_frames(infer, tmp_path):
+    clip = write_clip(tmp_path / 'clip.mp4', frames=4)
+    boxes = [[10, 10, 60, 90], [70, 5, 120, 90]]
+    frames = [each.pred_instances for each in infer(clip, bboxes=boxes)]
+    lifter = BodyTrackLifter(load_lifter(), width=16, depth=1, window=3).eval()
+    infer.predictor.windows = BodyWindows(infer.predictor, lifter)
+    windows = [each.pred_instances for each in infer(clip, bboxes=boxes)]
+    infer.predictor.windows = None
+    assert len(windows) == 4
+    for one, two in zip(frames, windows, strict=True):
+        np.testing.assert_allclose(one.body_pose, two.body_pose, atol=1e-4)
+        assert np.abs(one.keypoints - two.keypoints).mean() < 2
+    mean = np.mean([each.betas for each in frames[:3]], 0)
+    np.testing.assert_allclose(windows[0].betas, mean, atol=1e-4)  # of the window

@@ -32,6 +32,7 @@ from ..visualization.overlays import STYLES, contact_sheet
 from . import detection, samples, sources  # noqa: F401  samples: before mmengine
 from .exported import exported_models
 from .screen import check_display, printable
+from .smoothing import METHODS
 from .writers import DEFAULT_FORMATS, FORMATS, check_formats, write_image
 
 if TYPE_CHECKING:
@@ -232,7 +233,9 @@ def _parser():
     add('--causal', action=argparse.BooleanOptionalAction,
         help='lift each frame of a video from the frames before it alone, without waiting '
              '(default: of cameras)')
-    add('--smooth', action='store_true', help='smooth videos over time')
+    add('--smooth', nargs='?', const='one-euro', choices=METHODS, metavar='HOW',
+        help='smooth videos over time: one-euro (default), without waiting for later frames; '
+             'offline, without lag; guidance, also to bones of constant length')
     add('--max-pixels', type=int, default=MAX_PIXELS, metavar='N',
         help=f'skip images and videos of more pixels (default: {MAX_PIXELS})')
     add('--focal', type=_focal, nargs='+', metavar='F',

@@ -22,6 +22,7 @@ from ..zoo.releases import EXPECT
 from . import detection, screen, sources
 from .results import Saver
 from .run import Report, Run
+from .smoothing import smooth_option
 from .writers import DEFAULT_FORMATS, check_formats
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class Inferencer:
         batch_size: people per batch.
         precision: 'fp32', 'int8' (CPU), 'bf16' or 'fp16' (autocast).
         track: give people in videos ids; None: if the package `trackers` is installed.
-        smooth: smooth videos over time: True, or options of `tracking.TrackSmoother`.
+        smooth: smooth videos over time: True, or options of `tracking.TrackSmoother`; 'offline' or
+            'guidance', see `smoothing.Smoother`.
         cfg_options: changes to the config, as --cfg-options of tools/test.py.
         max_pixels: width times height of the largest image or video that is read.
         options: of the predictor; trust=True runs exported files of torch, which are programs.
@@ -79,7 +81,7 @@ class Inferencer:
         batch_size: int = 8,
         precision: str = 'fp32',
         track: bool | None = None,
-        smooth: bool | dict[str, float] = False,
+        smooth: bool | str | dict[str, float] = False,
         cfg_options: dict[str, Any] | None = None,
         max_pixels: int = MAX_PIXELS,
         **options: Any,
@@ -103,7 +105,7 @@ class Inferencer:
             found.cfg.merge_from_dict(cfg_options)
         self.predictor: Predictor = kind.load(found, device, precision, **options)
         self.batch_size, self.track, self.max_pixels = batch_size, track, max_pixels
-        self.smooth = dict(smooth) if isinstance(smooth, dict) else ({} if smooth else None)
+        self.smooth = smooth_option(smooth)
         own_body = self.predictor.settings.get('body_model')
         if found.smpl and not (own_body or found.cfg.model.get('body_model')):
             log.warning(

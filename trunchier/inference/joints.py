@@ -146,7 +146,7 @@ class JointPredictor(PosePredictor):
         options: see `PosePredictor`.
     """
 
-    smoothed = ('keypoints',)
+    smoothed = ('keypoints', 'joints', 'translation')
 
     def __init__(
         self,

@@ -9,12 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..conventions import COCO_17, JOINTS_44
+from ..conventions import COCO_17, JOINTS_44, person
+from ..files import shipped
+from ..geometry import matrix_to_rotation_6d, rotation_6d_to_matrix
 from ..models.lifting.body import load_lifter
+from ..models.lifting.track import TRACK_LIFTER, BodyTrackLifter, load_track_lifter
 from ..models.mesh.estimator import pose_bodies
 from .mesh import MeshPredictor
 from .pose import PosePredictor
 from .predictor import Crop
+from .windows import WindowModel
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -60,6 +64,9 @@ class LiftPredictor(MeshPredictor):
                 f'has {len(self.known)} of them among {", ".join(names)}'
             )
         self.lifter = load_lifter(lifter)
+        if lifter is None and shipped.asset(TRACK_LIFTER).is_file():
+            self.windows = BodyWindows(self, load_track_lifter())
+        self.fields |= dict(coco_keypoints=person()['coco_keypoints'].shape)
         self.settings |= dict(self.pose.settings, lifter=lifter and str(lifter))
 
     build = PosePredictor.build
@@ -74,25 +81,74 @@ class LiftPredictor(MeshPredictor):
     @torch.no_grad()
     def people(self, tensors: dict[str, Tensor], crops: list[Crop]) -> list[dict[str, np.ndarray]]:
         ours, theirs = map(list, zip(*self.known, strict=True))
-        keypoints = torch.zeros(len(crops), len(COCO_17), 2)
-        scores = torch.zeros(len(crops), len(COCO_17))
-        for index, person in enumerate(self.pose.people(tensors, crops)):
-            keypoints[index, ours] = torch.from_numpy(person['keypoints'][theirs]).float()
-            scores[index, ours] = torch.from_numpy(person['keypoint_scores'][theirs]).float()
-        scores = scores.clamp(0, 1)
-        bodies = self.lifter.lift(keypoints, scores)
+        keypoints = torch.zeros(len(crops), len(COCO_17), 3)
+        for index, found in enumerate(self.pose.people(tensors, crops)):
+            keypoints[index, ours, :2] = torch.from_numpy(found['keypoints'][theirs]).float()
+            keypoints[index, ours, 2] = torch.from_numpy(found['keypoint_scores'][theirs]).float()
+        keypoints[..., 2].clamp_(0, 1)
+        bodies = self.lifter.lift(keypoints[..., :2], keypoints[..., 2])
+        return self.placed(bodies, keypoints, crops)
+
+    def placed(
+        self, bodies: dict[str, Tensor], keypoints: Tensor, crops: list[Crop]
+    ) -> list[dict[str, np.ndarray]]:
+        """People with the bodies (P, ...) of a lifter, put onto keypoints (P, 17, 3)."""
+        points, scores = keypoints.split((2, 1), 2)
         pose = (bodies[name].to(self.device) for name in ('global_orient', 'body_pose', 'betas'))
-        points = self.body(*pose)['joints'][:, COCO_17_IN_44].cpu()
-        bodies['camera'] = fitted_camera(points, keypoints, scores, bodies['camera'])
+        joints = self.body(*pose)['joints'][:, COCO_17_IN_44].cpu()
+        camera = fitted_camera(joints, points, scores[..., 0], bodies['camera'])
         squares = [replace(crop, size=np.full(2, crop.size.max())) for crop in crops]
         center = torch.from_numpy(np.float32([crop.center for crop in squares]))
         side = torch.from_numpy(np.float32([crop.size[:1] for crop in squares]))
-        scale, shift = bodies['camera'].split((1, 2), 1)  # to pixels of the image
+        scale, shift = camera.split((1, 2), 1)  # to pixels of the image
         bodies['camera'] = torch.cat((2 * scale / side, shift - center / scale), 1)
         posed = pose_bodies(
             {name: each.to(self.device) for name, each in bodies.items()}, self.body
         )
-        return super().people({name: each.cpu() for name, each in posed.items()}, squares)
+        found = super().people({name: each.cpu() for name, each in posed.items()}, squares)
+        for each, seen in zip(found, keypoints.numpy(), strict=True):
+            each['coco_keypoints'] = seen
+        return found
+
+
+class BodyWindows(WindowModel):
+    """Bodies from windows of the keypoints that a LiftPredictor found, instead of from a frame.
+
+    Args:
+        predictor: that places the bodies.
+        lifter: of windows.
+    """
+
+    inputs = ('coco_keypoints',)
+
+    def __init__(self, predictor: LiftPredictor, lifter: BodyTrackLifter):
+        self.predictor, self.lifter, self.length = predictor, lifter, lifter.window
+        self.overlap = 2 * self.length // 3
+
+    def __call__(
+        self, fields: dict[str, np.ndarray], known: np.ndarray, result: Any
+    ) -> dict[str, np.ndarray]:
+        keypoints = torch.from_numpy(fields['coco_keypoints']).float()
+        scores = keypoints[..., 2] * torch.from_numpy(known)[..., None]
+        lifted = [self.lifter.lift(*each) for each in zip(keypoints[..., :2], scores, strict=True)]
+        return {name: torch.stack([each[name] for each in lifted]).numpy() for name in lifted[0]}
+
+    @torch.no_grad()
+    def finish(self, result: Any, values: dict[str, np.ndarray]) -> None:
+        people = result.pred_instances
+        if not len(people):
+            return
+        bodies = {name: torch.from_numpy(array) for name, array in values.items()}
+        for name in ('global_orient', 'body_pose'):  # blended linearly
+            bodies[name] = rotation_6d_to_matrix(matrix_to_rotation_6d(bodies[name]))
+        lens = dict(shape=result.ori_shape, focal=float(result.focal_length[0]))
+        boxes = people.bboxes
+        squares = zip((boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2], strict=True)
+        crops = [Crop(torch.empty(0), center, size, **lens) for center, size in squares]
+        keypoints = torch.from_numpy(people.coco_keypoints)
+        placed = self.predictor.placed(bodies, keypoints, crops)
+        for name in placed[0]:
+            people.set_field(np.stack([each[name] for each in placed]), name)
 
 
 def fitted_camera(points: Tensor, keypoints: Tensor, scores: Tensor, guess: Tensor) -> Tensor:

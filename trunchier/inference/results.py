@@ -39,7 +39,7 @@ INDICES = 'all_frames'  # its array of the indices of its frames, also of those 
 # Fields of a person in npz and JSON. Names there are smplx's, rotation matrices are axis-angle.
 SAVED_FIELDS = (
     'bboxes', 'bbox_scores', 'keypoints', 'keypoint_scores', 'track_ids', 'betas', 'translation',
-    'joints', 'global_orient', 'body_pose',
+    'joints', 'global_orient', 'body_pose', 'coco_keypoints',
 )  # fmt: skip
 SMPLX_NAMES = {'translation': 'transl'}
 

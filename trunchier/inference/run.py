@@ -24,6 +24,7 @@ from .pipeline import run as run_stages
 from .results import Saver
 from .samples import HeatmapsOfFrame, InstancesOfFrame
 from .screen import printable
+from .smoothing import Smoother
 
 if TYPE_CHECKING:
     from .predictor import Predictor
@@ -38,7 +39,8 @@ class Run:
         predictor: crops, runs and decodes.
         detector: function of a Frame to boxes (P, 5), see `detection`.
         batch_size: people per batch.
-        track, smooth: see `tracking.track`.
+        track: see `tracking.track`.
+        smooth: options of `tracking.TrackSmoother`, or a name of `smoothing.METHODS`.
         painter: function of an image and its PoseDataSample; None: nothing is drawn.
         saver: of results; None: nothing is saved.
         keep_images: keep the image in each FrameTask.
@@ -60,7 +62,7 @@ class Run:
         detector: Callable = detection.whole_image,
         batch_size: int = 8,
         track: bool | None = None,
-        smooth: dict | None = None,
+        smooth: dict | str | None = None,
         painter: Callable | None = None,
         saver: Saver | None = None,
         keep_images: bool = False,
@@ -73,7 +75,8 @@ class Run:
         waiting = dict(depth=1, may_drop=sources.Frame) if live else dict(depth=4)
         keep_images = keep_images or painter is not None
         stored = saver.stored if saver is not None else lambda source: ()
-        options = dict(predictor=predictor, track=track, smooth=smooth, stored=stored)
+        model = getattr(predictor, 'windows', None)  # not of exported files
+        needed = smooth is not None
         limits = dict(max_pixels=max_pixels, frames=frames)
         finding = dict(detector=detector, every=detector_every, stored=stored)
         self.stages = [
@@ -87,11 +90,17 @@ class Run:
             Stage('batch', partial(batches, batch_size=batch_size), depth=1),
             Stage('network', partial(_forward, predictor=predictor), depth=1),
             Stage('decode', partial(_decode, predictor=predictor, report=report)),
-            Stage('track', partial(tracking.track, **options)),
+            Stage('track', partial(tracking.track, track=track, needed=needed, stored=stored)),
         ]
-        if predictor.windows is not None:
-            options = dict(model=predictor.windows, stored=stored, causal=predictor.causal)
+        if model is not None:
+            options = dict(model=model, stored=stored, causal=predictor.causal)
             self.stages.append(Stage('windows', partial(windows.over_windows, **options)))
+        if isinstance(smooth, str):
+            options = dict(model=Smoother(smooth, predictor), stored=stored, causal=False)
+            self.stages.append(Stage('smooth', partial(windows.over_windows, **options)))
+        elif smooth is not None:
+            options = dict(predictor=predictor, smooth=smooth, stored=stored)
+            self.stages.append(Stage('smooth', partial(tracking.smooth, **options)))
         if painter is not None:
             self.stages.append(Stage('draw', partial(_draw, painter=painter)))
         if saver is not None:

@@ -29,66 +29,80 @@ log = logging.getLogger('trunchier')
 
 
 def track(
-    items: Iterable,
-    predictor: Predictor,
-    track: bool | None,
-    smooth: dict | None,
-    stored: Callable[[object], Iterable],
+    items: Iterable, track: bool | None, needed: bool, stored: Callable[[object], Iterable]
 ) -> Iterator:
-    """Add `track_ids` to the people of videos, and smooth them.
+    """Add `track_ids` to the people of videos; UNTRACKED for weak new detections.
 
     Args:
         items: Begin, FrameTask and End of each source.
-        predictor: says which fields are smoothed, and what follows from them.
         track: None: track if the package `trackers` is installed.
-        smooth: options of TrackSmoother; None: do not smooth.
+        needed: whether a later stage needs tracks.
         stored: function of a source to (index, arrays) of its frames that an earlier run has done.
+    """
+    tracker = None
+    for item in items:
+        if isinstance(item, Begin):
+            tracker = _tracker(item, track, needed)
+            for _, record in stored(item.source) if tracker is not None else ():
+                tracker(np.hstack([record['bboxes'], record['bbox_scores'][:, None]]))
+        elif isinstance(item, FrameTask) and tracker is not None:
+            people = item.result.pred_instances
+            boxes = np.hstack([people.bboxes, people.bbox_scores[:, None]])
+            people.track_ids = tracker(boxes)
+        yield item
+
+
+def _tracker(begin, track, needed):
+    if not begin.source.moves or track is False:
+        return None
+    try:
+        return Tracker(begin.fps)
+    except ImportError as error:
+        if track or needed:
+            raise
+        log.warning('people get no track ids: %s', error)
+        return None
+
+
+def smooth(
+    items: Iterable, predictor: Predictor, smooth: dict, stored: Callable[[object], Iterable]
+) -> Iterator:
+    """Smooth people of videos along their tracks, by a One-Euro filter.
+
+    Args:
+        items: as of `track`, after it.
+        predictor: says which fields are smoothed, and what follows from them.
+        smooth: options of TrackSmoother.
+        stored: as of `track`; its arrays before smoothing have the prefix 'raw_'.
     """
     follow = None
     for item in items:
         if isinstance(item, Begin):
-            follow = Follower(item, predictor.smoothed, track, smooth)
-            step = item.frames.step
+            follow, step = Follower(item.fps, predictor.smoothed, smooth), item.frames.step
             for index, record in stored(item.source):
-                follow.replay(index // step, record)
-        elif isinstance(item, FrameTask):
+                if 'track_ids' in record:
+                    follow.replay(index // step, record)
+        elif isinstance(item, FrameTask) and 'track_ids' in item.result.pred_instances:
             people = item.result.pred_instances
             item.raw = follow(item.frame.index // step, people)
-            if item.raw and len(people):
+            if len(people):
                 for name, array in predictor.derived(people).items():
                     people.set_field(array, name)
         yield item
 
 
 class Follower:
-    """Track ids and smoothing along one source."""
+    """Smoothing along one source."""
 
-    def __init__(
-        self, begin: Begin, smoothed: tuple[str, ...], track: bool | None, smooth: dict | None
-    ):
-        self.smoothed = smoothed
-        self.tracker = self.smoother = None
-        if begin.source.moves and track is not False:
-            try:
-                self.tracker = Tracker(begin.fps)
-            except ImportError as error:
-                if track or smooth is not None:
-                    raise
-                log.warning('people get no track ids: %s', error)
-        if self.tracker is not None and smooth is not None:
-            self.smoother = TrackSmoother(begin.fps, **smooth)
+    def __init__(self, fps: float, smoothed: tuple[str, ...], smooth: dict):
+        self.smoothed, self.smoother = smoothed, TrackSmoother(fps, **smooth)
 
     def __call__(self, index: int, people: InstancesOfFrame) -> dict[str, np.ndarray]:
-        """Add `track_ids` to a frame's people and smooth their fields, in place.
+        """Smooth the fields of a frame's people, in place.
 
         Returns:
             The fields before smoothing, for `replay`.
         """
-        if self.tracker is None:
-            return {}
-        people.track_ids = self.tracker(np.hstack([people.bboxes, people.bbox_scores[:, None]]))
-        if self.smoother is None:
-            return {}
         fields = [name for name in self.smoothed if name in people]
         raw = {name: np.array(people[name]) for name in fields}
         for person, track in enumerate(people.track_ids.tolist()):
@@ -101,12 +115,11 @@ class Follower:
     def replay(self, index: int, record: dict[str, np.ndarray]) -> None:
         """Follow the people of a frame that an earlier run has stored."""
         raw = {n.removeprefix('raw_'): a for n, a in record.items() if n.startswith('raw_')}
-        boxes = dict(bboxes=record['bboxes'], bbox_scores=record['bbox_scores'])
-        self(index, InstancesOfFrame(**boxes, **raw))
+        self(index, InstancesOfFrame(bboxes=record['bboxes'], track_ids=record['track_ids'], **raw))
 
     def _smooth(self, track, name, index, value, unit):
         """One person's field, smoothed; rotation matrices as 6D, then orthogonalized."""
-        if value.ndim != 3:
+        if value.shape[-2:] != (3, 3):
             return self.smoother(track, name, index, value, unit)
         import torch  # of meshes, whose models need it anyway
 

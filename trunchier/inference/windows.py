@@ -35,6 +35,7 @@ class WindowModel:
         margin: frames at either side of a window that count only where there are no others.
         centered: results are of the center frame alone: windows begin at each frame.
         what: it does, for messages.
+        replaces: whether results replace `inputs`, which are kept for resumed runs, then.
     """
 
     inputs: tuple[str, ...] = ()
@@ -43,6 +44,11 @@ class WindowModel:
     margin: int = 0
     centered: bool = False
     what: ClassVar[str] = 'lifted'
+    replaces: ClassVar[bool] = False
+
+    def at(self, fps: float) -> WindowModel:
+        """The model for videos of a frame rate."""
+        return self
 
     def __call__(
         self, fields: dict[str, np.ndarray], known: np.ndarray, result: Any
@@ -87,11 +93,12 @@ def over_windows(
     for item in items:
         if isinstance(item, Begin):
             live = item.source.kind == 'camera' if causal is None else causal
-            buffer, step = _Buffer(model, round(PATIENCE * item.fps), live), item.frames.step
+            here, step = model.at(item.fps), item.frames.step
+            buffer = _Buffer(here, round(PATIENCE * item.fps), live)
             for index, record in stored(item.source):
                 buffer.replay(index // step, record)
             if item.source.moves:
-                _log_delay(model, buffer.ahead, item.fps)
+                _log_delay(here, buffer.ahead, item.fps)
         elif isinstance(item, FrameTask):
             yield from buffer.push(item.frame.index // step, item)
             continue
@@ -151,9 +158,8 @@ class _Buffer:
         """A frame of an earlier run: later windows begin with it."""
         people = len(record['bboxes'])
         tracks = record.get('track_ids', np.full(people, UNTRACKED))
-        self.frames.append(
-            _Frame(number, None, {name: record[name] for name in self.model.inputs}, tracks)
-        )
+        fields = {name: record.get(f'raw_{name}', record.get(name)) for name in self.model.inputs}
+        self.frames.append(_Frame(number, None, fields, tracks))
         self._forget(number)
 
     def push(self, number, task):
@@ -161,6 +167,8 @@ class _Buffer:
         people, self.result = task.result.pred_instances, task.result
         tracks = people.get('track_ids', np.full(len(people), UNTRACKED))
         fields = {name: np.array(people[name]) for name in self.model.inputs}
+        if self.model.replaces:
+            task.raw = (task.raw or {}) | fields
         self._shrink(task)
         if self.before is not None:
             self.frames.append(_Frame(number, task, fields, tracks))
