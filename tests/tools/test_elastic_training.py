@@ -52,7 +52,7 @@ def folder(tmp_path_factory):
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
     cfg.train_cfg.max_iters = ITERATIONS
     cfg.default_hooks.checkpoint.update(interval=2, max_keep_ckpts=9)
-    cfg.default_hooks.logger.interval = 1
+    cfg.default_hooks.logger.interval = cfg.log_processor.window_size = 1
     cfg.dump(folder / 'cfg.py')
     assert train(folder, [sys.executable, ROOT / 'tools/train.py'], 'whole') == 0
     return folder

@@ -7,6 +7,7 @@ trunchier is imported; `trunchier doctor` prints the outcome of each.
 
 import functools
 import importlib
+import importlib.metadata
 import sys
 import warnings
 from difflib import get_close_matches
@@ -370,6 +371,26 @@ def _list_labels(module):
     codec.label_mapping_table = codec.label_mapping_table or {name: name for name in names}
 
 
+def mmpretrain_beside_new_transformers() -> Outcome:
+    """Every ViT fails with "NoneType takes no arguments" as soon as transformers is installed.
+
+    mmpretrain imports its models of text and images where transformers is installed. These use
+    functions that transformers has moved in 4.56. With this patch they are left out, as they are
+    without transformers.
+
+    Upstream: https://github.com/xinyu1205/recognize-anything/issues/219, the same functions
+    Condition: mmpretrain and transformers 4.56 or later are installed.
+    """
+    if find_spec('mmpretrain') is None or find_spec('transformers') is None:
+        return Outcome(False, 'mmpretrain or transformers is not installed')
+    version = importlib.metadata.version('transformers')
+    if digit_version(version) < digit_version('4.56'):
+        return Outcome(False, f'transformers {version} has what mmpretrain imports')
+    name = 'mmpretrain.utils.dependency'
+    _when_imported(name, lambda module: vars(module).update(WITH_MULTIMODAL=False))
+    return Outcome(True, f'transformers {version} lacks what mmpretrain imports')
+
+
 def pkg_resources_warning() -> Outcome:
     """Every run opens with "pkg_resources is deprecated as an API".
 
@@ -395,6 +416,7 @@ PATCHES = (
     configs_by_package_name,
     layer_decay_on_hierarchical_backbones,
     associative_embedding,
+    mmpretrain_beside_new_transformers,
     pkg_resources_warning,
 )
 
