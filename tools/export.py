@@ -18,7 +18,6 @@ import torch
 from benchmark.timing import interleaved
 
 from trunchier.deploy.export import OPSET, RANDOM, TOLERANCES, Written, export, format_errors
-from trunchier.deploy.lower import PRECISIONS
 from trunchier.deploy.runtime import FORMATS
 from trunchier.files.processes import clean_end
 
@@ -51,7 +50,12 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
         f'{RANDOM}: random weights, to measure speed',
     )
     add('--format', choices=FORMATS, help='file format (default: that of --output, else onnx)')
-    add('--precision', choices=PRECISIONS, default='fp32', help='of weights and arithmetic')
+    add('--precision', choices=TOLERANCES, default='fp32', help='of weights and arithmetic')
+    add(
+        '--calibrate',
+        metavar='DIR',
+        help='int8: folder of photos of people, boxes by a COCO .json in it (default: synthetic)',
+    )
     add('--dynamic-batch', action='store_true', help='accept any number of crops, not only one')
     add('--output', dest='path', metavar='FILE', help='file (default: NAME.onnx, .pt or .pt2)')
     add('--with-body', action='store_true', help='mesh: add vertices, joints and keypoints')
@@ -73,7 +77,10 @@ def report(done: Written, with_body: bool) -> str:
     lines = [f'{done.path}: {done.bytes / 1e6:.1f} MB']
     if done.nodes is not None:
         lines[0] += f', {done.nodes} nodes, opset {OPSET}'
-    lines.append(f'largest error in standard deviations: {format_errors(done.errors)}')
+    kind = 'root mean square' if done.network.metadata['precision'] == 'int8' else 'largest'
+    lines.append(f'{kind} error in standard deviations: {format_errors(done.errors)}')
+    if done.float32_layers:
+        lines.append(f'left in fp32 for accuracy: {", ".join(done.float32_layers)}')
     lines.append(_speed(done))
     if with_body:
         lines.append(

@@ -1,7 +1,9 @@
 """Exported files compute what the model does, and describe their inputs and outputs."""
 
 import copy
+import json
 
+import cv2
 import numpy as np
 import pytest
 import small_models
@@ -13,7 +15,8 @@ from versions import needs_torch, require_torch
 import trunchier
 from trunchier import zoo
 from trunchier.conventions import COCO_17
-from trunchier.deploy import export
+from trunchier.deploy import export, quantize
+from trunchier.deploy.calibration import calibration_crops
 from trunchier.deploy.graph import describe, make_graph
 from trunchier.deploy.runtime import ExportedNetwork
 from trunchier.inference.mesh import MeshPredictor
@@ -272,7 +275,9 @@ def test_interrupted_export_leaves_what_was_there(tmp_path, monkeypatch):
     ('options', 'message'),
     [
         (dict(path='model.tflite'), r'model.tflite ends in none of \.onnx, \.pt, \.pt2'),
-        (dict(precision='int8'), "no precision 'int8'; choose from fp32"),
+        (dict(precision='int4'), "no precision 'int4'; choose from fp32"),
+        (dict(path='model.pt', precision='int8'), 'files in int8 are ONNX; choose --format onnx'),
+        (dict(calibrate='photos'), 'calibration is for int8, not fp32'),
         (dict(precision='bf16'), 'choose --precision fp16'),
         (dict(with_body=True), 'no body'),
     ],
@@ -299,3 +304,86 @@ def test_every_model_exports_to_onnx(name, task, tmp_path):
     model, path = build_model(found.cfg), tmp_path / 'model.onnx'
     done = export.write(model, path, describe(found), dynamic_batch=True)
     assert max(done.errors.values()) < export.TOLERANCES['fp32']
+
+
+# --- int8 ----------------------------------------------------------------------------------------
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
+    """A folder of pictures, some with boxes in COCO's format."""
+    folder = tmp_path_factory.mktemp('photos')
+    rng = np.random.default_rng(0)
+    for name in 'abc':
+        cv2.imwrite(str(folder / f'{name}.png'), rng.integers(0, 255, (64, 80, 3), np.uint8))
+    boxes = [dict(image_id=image, bbox=[10 * image, 8, 20, 40]) for image in (1, 1, 2)]
+    images = [dict(id=k + 1, file_name=f'{name}.png') for k, name in enumerate('abc')]
+    (folder / 'boxes.json').write_text(json.dumps(dict(images=images, annotations=boxes)))
+    return folder
+
+
+@pytest.mark.slow
+def test_an_int8_file_is_small_and_computes_nearly_the_same(tmp_path, photos):
+    require_torch('2.6', 'ONNX and torch.export')
+    cfg = small_models.config('pose')
+    cfg.model.head.deconv_out_channels = (256, 256)
+    model = small_models.lively(build_model(cfg))
+    done = export.write(model, tmp_path / 'a.onnx', facts(cfg), 'int8', True, calibrate=photos)
+    assert 0 < max(done.errors.values()) < export.TOLERANCES['int8']
+    assert done.network.metadata['precision'] == 'int8'
+    assert done.bytes < 0.5 * sum(4 * parameter.numel() for parameter in model.parameters())
+    kinds = [node.op_type for node in onnx.load(tmp_path / 'a.onnx').graph.node]
+    assert 'QuantizeLinear' in kinds and 'ConvTranspose' not in kinds
+    assert [file.name for file in tmp_path.iterdir()] == ['a.onnx']
+    with pytest.raises(ValueError, match='is small, not VMPose-T-S2'):
+        ExportedNetwork(tmp_path / 'a.onnx', name='VMPose-T-S2')
+
+
+def test_layers_that_hurt_are_left_in_float32(tmp_path):
+    """Of two layers, one has an input of which one number is ten thousand times the others."""
+
+    class Outlier(nn.Module):
+        outputs = ('y',)
+
+        def __init__(self):
+            super().__init__()
+            self.good, self.bad = nn.Linear(32, 32), nn.Linear(32, 32)
+
+        def forward(self, x):
+            x = x.mean((2, 3)).repeat(1, 11)[:, :32]
+            large = torch.cat((x[:, :31], torch.full_like(x[:, :1], 1e4)), 1)
+            return (self.good(x) + self.bad(large) - self.bad.weight[:, 31] * 1e4,)
+
+    require_torch('2.6', 'ONNX')
+    crops = torch.randn(9, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    source = tmp_path / 'float.onnx'
+    export.WRITERS['.onnx'](Outlier().eval(), crops[:2], source, {}, True)
+    left = quantize.quantize(source, tmp_path / 'int8.onnx', crops.numpy(), 0.3)
+    assert len(left) == 1
+    weights = [node.input[1] for node in onnx.load(source).graph.node if node.name == left[0]]
+    assert 'bad' in weights[0]
+    checks = quantize.held_out(crops.numpy())
+    found, expected = (quantize.run(tmp_path / f, checks) for f in ('int8.onnx', 'float.onnx'))
+    assert 0 < quantize.error_of(found, expected) < 0.3
+
+
+def test_crops_to_calibrate_on_are_those_of_the_boxes(photos):
+    described = dict(facts(small_models.config('pose')), box_padding=1.0, input_size=[20, 40])
+    crops = calibration_crops(described, photos)
+    assert crops.shape == (3, 3, 40, 20)
+    image = cv2.imread(str(photos / 'b.png'))[8:48, 20:40, ::-1]
+    exact = (image - np.float32(described['mean'])) / np.float32(described['std'])
+    np.testing.assert_allclose(crops[2], exact.transpose(2, 0, 1), atol=1e-5)
+
+
+def test_folders_that_calibrate_nothing_are_refused(tmp_path):
+    described = facts(small_models.config('pose'))
+    with pytest.raises(FileNotFoundError, match='no folder .*absent.* leave it out for synthetic'):
+        calibration_crops(described, tmp_path / 'absent')
+    with pytest.raises(FileNotFoundError, match='no image of a person in'):
+        calibration_crops(described, tmp_path)
+    (tmp_path / 'boxes.json').write_text('{"images": [], "annotations": [{"bbox": [1, 2]}]}')
+    with pytest.raises(ValueError, match='holds no COCO annotations .*x, y, width, height'):
+        calibration_crops(described, tmp_path)
+    (tmp_path / 'boxes.json').unlink()
+    (tmp_path / 'a.jpg').write_bytes(b'none')
+    with pytest.raises(ValueError, match=r'a.jpg: .*remove it from the folder'):
+        calibration_crops(described, tmp_path)

@@ -127,3 +127,11 @@ def test_another_device_is_refused():
         RuntimeError, match='deployed in int8, for CPU; the input is on meta. Deploy'
     ):
         rounded(torch.empty(2, 96, device='meta'))
+
+
+@pytest.mark.parametrize('kernel', [4, 2])
+def test_the_phases_of_a_deconvolution_are_the_deconvolution(kernel):
+    layer = nn.ConvTranspose2d(6, 5, kernel, 2, kernel // 2 - 1)
+    x = torch.randn(2, 6, 5, 7)
+    with torch.no_grad():
+        torch.testing.assert_close(int8.PhasedDeconv2d(layer)(x), layer(x))

@@ -65,6 +65,8 @@ READERS = {
     'trunchier/datasets/sequences.py': {'sequences'},
     'trunchier/datasets/shards.py': {'shards', 'index of shards'},
     'trunchier/datasets/transforms.py': {'real poses'},
+    'trunchier/deploy/calibration.py': 'pictures, and JSON of COCO annotations, see tests/deploy',
+    'trunchier/deploy/quantize.py': OWN,
     'trunchier/deploy/runtime.py': {'exported network', 'weights of an inferencer'},
     'trunchier/files/arrays.py': {'npz'},
     'trunchier/files/download.py': 'copies one file out of an archive, see tests/files',

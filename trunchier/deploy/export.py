@@ -14,8 +14,8 @@ import json
 import logging
 import math
 import os
+import shutil
 import warnings
-from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,15 +24,17 @@ import numpy as np
 import torch
 from mmengine.utils import digit_version
 from numpy.polynomial import Chebyshev, Polynomial
-from torch import nn
+from torch import Tensor, nn
 
 from ..files.optional import need
 from ..files.version import PRODUCER
 from ..files.whole import scratch_folder
 from ..weights.find import build_model, find, find_config
 from ..weights.load import load_checkpoint
+from .calibration import calibration_crops
 from .graph import LAYOUTS, NO_BODY, describe, make_graph
 from .lower import PRECISIONS, lower
+from .quantize import held_out, quantize, with_phases
 from .runtime import (
     EXTRA_FILE,
     FORMATS,
@@ -47,7 +49,8 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 # Largest error of an output against the fp32 model in eager mode, in standard deviations of it.
-TOLERANCES = {'fp32': 1e-4, 'fp16': 2e-2, 'bf16': 2e-1}
+# Of int8 it is the root mean square, on crops of people that gave no scales.
+TOLERANCES = {'fp32': 1e-4, 'fp16': 2e-2, 'bf16': 2e-1, 'int8': 1e-1}
 RANDOM = 'random'  # weights
 OPSET = 18  # of ONNX: LayerNormalization came with 17, torch writes 18 or newer
 
@@ -68,7 +71,7 @@ def export(
         weights: checkpoint; None: those that ship with this package; 'random': to measure speed.
         body_model: SMPL as tools/convert_smpl.py writes it; None: the embedded body.
         format: key of FORMATS, which the path must fit; None: that of the path, else onnx.
-        options: of `write`: precision, dynamic_batch, with_body, tolerance.
+        options: of `write`: precision, calibrate, dynamic_batch, with_body, tolerance.
 
     Raises:
         FileNotFoundError: no such file, or no weights ship with this package.
@@ -82,7 +85,7 @@ def export(
     path = Path(path or found.name + FORMATS[format or 'onnx'])
     if format and path.suffix != FORMATS[format]:
         raise ValueError(f'{format} files end in {FORMATS[format]}, got {path}')
-    _check(path, options.get('precision', 'fp32'))
+    _check(path, options.get('precision', 'fp32'), options.get('calibrate'))
     if body_model is not None:
         if not found.row.load('graph').body_outputs:
             raise ValueError(NO_BODY)
@@ -96,11 +99,12 @@ class Written(NamedTuple):
     """Result of `write`."""
 
     path: Path
-    errors: dict[str, float]  # the largest of each output, in standard deviations
+    errors: dict[str, float]  # of each output, in standard deviations; see TOLERANCES
     nodes: int | None  # of an ONNX graph
     bytes: int  # of all files
     network: ExportedNetwork  # the file, read back
     module: ModuleNetwork  # the fp32 model that it was compared with
+    float32_layers: tuple[str, ...] = ()  # of an int8 file, nodes that would cost too much
 
 
 def write(
@@ -111,6 +115,7 @@ def write(
     dynamic_batch: bool = False,
     with_body: bool = False,
     tolerance: float | None = None,
+    calibrate: str | Path | None = None,
 ) -> Written:
     """Write a model, and compare the file with it.
 
@@ -119,23 +124,29 @@ def write(
         path: its suffix chooses the format (FORMATS). ONNX weights beyond 2 GB go into a second
             file, `path`.data.
         metadata: from `describe`.
-        precision: key of PRECISIONS; inputs and outputs are float32 in any.
+        precision: key of TOLERANCES; inputs and outputs are float32 in any. int8 is for ONNX.
         dynamic_batch: any number of crops at a time; otherwise one.
         with_body: add vertices, joints and keypoints of a mesh model.
         tolerance: largest error, in standard deviations; None: that of TOLERANCES.
+        calibrate: folder of photos of people that scales of int8 are found on, see
+            `calibration.calibration_crops`; None: synthetic people.
 
     Raises:
+        FileNotFoundError: no photo to calibrate on.
         ValueError: an unknown suffix or precision, or a body is requested of a pose model.
         ExportError: the format cannot hold the model, or the file computes something else; nothing
             is written then.
         ImportError: the format needs a package.
     """
     path = Path(path)
-    _check(path, precision)
+    _check(path, precision, calibrate)
     tolerance = TOLERANCES[precision] if tolerance is None else tolerance
     module = ModuleNetwork(model, with_body)
     graph = module.graph
-    if precision != 'fp32':
+    if precision == 'int8':
+        crops = calibration_crops(metadata, calibrate)
+        graph = make_graph(with_phases(copy.deepcopy(model)), with_body)
+    elif precision != 'fp32':
         graph = make_graph(lower(copy.deepcopy(model), PRECISIONS[precision]), with_body)
     width, height = metadata['input_size']
     shape = 3, height, width
@@ -153,9 +164,18 @@ def write(
         with torch.no_grad(), _quiet():
             graph.requires_grad_(False)
             images = torch.zeros((2 if dynamic_batch else 1, *shape))
-            nodes = WRITERS[path.suffix](graph, images, part, metadata, dynamic_batch)
+            exact = folder / 'float32' / path.name if precision == 'int8' else part
+            exact.parent.mkdir(exist_ok=True)
+            nodes = WRITERS[path.suffix](graph, images, exact, metadata, dynamic_batch)
+        left: list[str] = []
+        if precision == 'int8':
+            left = quantize(exact, part, crops, tolerance)
+            shutil.rmtree(exact.parent)
+            checks = torch.from_numpy(held_out(crops))
+        else:
+            checks = random_crops((3 if dynamic_batch else 1, *shape))
         network = ExportedNetwork(part, trust=True)
-        errors = compare(network, module, shape, (1, 3) if dynamic_batch else (1,))
+        errors = compare(network, module, checks, mean=precision == 'int8')
         if not max(errors.values()) <= tolerance:  # NaN is an error too
             raise ExportError(
                 f'{part.name} computes something else than {metadata["model"]}: '
@@ -166,14 +186,21 @@ def write(
         size = sum(file.stat().st_size for file in files)
         for file in files:
             os.replace(file, path.with_name(file.name))
-    return Written(path, errors, nodes, size, network, module)
+    return Written(path, errors, nodes, size, network, module, tuple(left))
 
 
-def _check(path, precision):
+def _check(path, precision, calibrate):
     if path.suffix not in WRITERS:
         raise ValueError(f'{path} ends in none of {", ".join(WRITERS)}')
-    if precision not in PRECISIONS:
-        raise ValueError(f'no precision {precision!r}; choose from {", ".join(PRECISIONS)}')
+    if precision not in TOLERANCES:
+        raise ValueError(f'no precision {precision!r}; choose from {", ".join(TOLERANCES)}')
+    if precision == 'int8' and path.suffix != FORMATS['onnx']:
+        raise ValueError(
+            f'{path}: files in int8 are ONNX; choose --format onnx, or predict with the checkpoint '
+            'in int8 (trunchier predict --precision int8)'
+        )
+    if calibrate is not None and precision != 'int8':
+        raise ValueError(f'calibration is for int8, not {precision}; add --precision int8')
     if path.suffix == FORMATS['onnx'] and precision == 'bf16':
         raise ValueError(
             'onnxruntime supports nearly no operator in bf16, so such a file could not be checked; '
@@ -307,24 +334,30 @@ WRITERS = {'.onnx': _write_onnx, '.pt': _write_torchscript, '.pt2': _write_torch
 
 # --- comparing -----------------------------------------------------------------------------------
 def compare(
-    network: Network, reference: Network, shape: tuple[int, int, int], batches: Iterable[int]
+    network: Network, reference: Network, crops: Tensor, mean: bool = False
 ) -> dict[str, float]:
-    """Largest difference of each output on random crops, in standard deviations of `reference`'s.
+    """Difference of each output, in standard deviations of `reference`'s.
 
     Args:
-        shape: (3, height, width) of the crops.
-        batches: batch sizes to compare.
+        crops: (N, 3, H, W), compared all at once, and the first one alone.
+        mean: root mean square; otherwise the largest difference.
     """
-    generator = torch.Generator().manual_seed(0)
-    crops = [torch.randn((batch, *shape), generator=generator) for batch in batches]
-    found, expected = ([each(images) for images in crops] for each in (network, reference))
+    batches = (crops[:1], crops) if len(crops) > 1 else (crops,)
+    found, expected = ([each(images) for images in batches] for each in (network, reference))
     errors = {}
     for name in expected[0]:
         theirs, ours = (
             torch.cat([outputs[name] for outputs in each]) for each in (found, expected)
         )
-        errors[name] = ((ours - theirs).abs().max() / ours.std()).item()
+        difference = (ours - theirs).abs()
+        error = difference.square().mean().sqrt() if mean else difference.max()
+        errors[name] = (error / ours.std()).item()
     return errors
+
+
+def random_crops(shape: tuple[int, int, int, int]) -> Tensor:
+    """Crops (N, 3, H, W) of numbers from a normal distribution."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 def format_errors(errors: dict[str, float]) -> str:

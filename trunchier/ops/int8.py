@@ -9,6 +9,7 @@ import functools
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .folding import is_a
@@ -42,11 +43,7 @@ def as_int8(layer: nn.Module) -> nn.Module:
         return Int8Linear(layer)
     if type(layer) is PackedConv2d and layer.groups == 1 and type(layer.padding) is tuple:
         return Int8Conv2d(layer) if layer.padding_mode == 'zeros' else layer
-    if is_a(layer, nn.ConvTranspose2d) and layer.groups == 1:
-        geometry = layer.kernel_size, layer.stride, layer.padding, layer.output_padding
-        if (*geometry, layer.dilation) in Int8Deconv2d.GEOMETRIES:
-            return Int8Deconv2d(layer)
-    return layer
+    return Int8Deconv2d(layer) if has_phases(layer) else layer
 
 
 def quantize(x: Tensor) -> tuple[Tensor, float, int]:
@@ -141,31 +138,12 @@ class Int8Conv2d(_Int8):
 
 
 class Int8Deconv2d(Int8Conv2d):
-    """A transposed convolution of stride 2, as one convolution to its four phases.
-
-    Output 2i + a is the sum over j of input j times kernel element 2(i - j) + a + padding. In each
-    direction phase a therefore meets the `taps` inputs from i - shift + a * shift, where shift is
-    taps - 1 and equals the padding.
-    """
-
-    # (kernel, stride, padding, output padding, dilation), each in both directions
-    GEOMETRIES = {
-        ((4, 4), (2, 2), (1, 1), (0, 0), (1, 1)),
-        ((2, 2), (2, 2), (0, 0), (0, 0), (1, 1)),
-    }
+    """A transposed convolution of stride 2 on 8-bit integers, see `phases_of`."""
 
     def __init__(self, layer: nn.ConvTranspose2d):
-        weight = layer.weight.detach().transpose(0, 1)  # (C', C, kernel, kernel)
-        taps = layer.kernel_size[0] // 2
-        shift = taps - 1
-        elements = [[(3 - 2 * a) * shift - 2 * t + a for t in range(taps)] for a in range(2)]
-        phases = [weight[:, :, rows][..., columns] for rows in elements for columns in elements]
-        conv = nn.Conv2d(weight.shape[1], 4 * len(weight), taps, padding=shift, bias=False)
-        conv.weight = nn.Parameter(torch.cat(phases))
-        if layer.bias is not None:
-            conv.bias = nn.Parameter(layer.bias.detach().repeat(4))
+        conv = phases_of(layer)
         super().__init__(conv)
-        self.shift = shift
+        self.shift = conv.padding[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', 2H, 2W), float32, channels last."""
@@ -178,3 +156,57 @@ class Int8Deconv2d(Int8Conv2d):
                 phase = phases[:, a, b, :, a * self.shift :, b * self.shift :]
                 y[:, :, a::2, b::2] = phase[..., :height, :width]
         return y
+
+
+# (kernel, stride, padding, output padding, dilation) that `phases_of` takes, in both directions
+GEOMETRIES = {
+    ((4, 4), (2, 2), (1, 1), (0, 0), (1, 1)),
+    ((2, 2), (2, 2), (0, 0), (0, 0), (1, 1)),
+}
+
+
+def has_phases(layer: nn.Module) -> bool:
+    """Whether a layer is a transposed convolution that `phases_of` takes."""
+    if not is_a(layer, nn.ConvTranspose2d) or layer.groups != 1:
+        return False
+    geometry = layer.kernel_size, layer.stride, layer.padding, layer.output_padding
+    return (*geometry, layer.dilation) in GEOMETRIES
+
+
+def phases_of(layer: nn.ConvTranspose2d) -> nn.Conv2d:
+    """A transposed convolution of stride 2, as one convolution to its four phases.
+
+    Output 2i + a is the sum over j of input j times kernel element 2(i - j) + a + padding. In each
+    direction phase a therefore meets the `taps` inputs from i - shift + a * shift, where shift is
+    taps - 1 and equals the padding, of the layer and of the convolution. Channels of the result:
+    (vertical phase, horizontal phase, channel).
+    """
+    weight = layer.weight.detach().transpose(0, 1)  # (C', C, kernel, kernel)
+    taps = layer.kernel_size[0] // 2
+    shift = taps - 1
+    elements = [[(3 - 2 * a) * shift - 2 * t + a for t in range(taps)] for a in range(2)]
+    phases = [weight[:, :, rows][..., columns] for rows in elements for columns in elements]
+    conv = nn.Conv2d(weight.shape[1], 4 * len(weight), taps, padding=shift, bias=False)
+    conv.weight = nn.Parameter(torch.cat(phases))
+    if layer.bias is not None:
+        conv.bias = nn.Parameter(layer.bias.detach().repeat(4))
+    return conv
+
+
+class PhasedDeconv2d(nn.Module):
+    """A transposed convolution, for runtimes that multiply 8-bit integers in convolutions only."""
+
+    def __init__(self, layer: nn.ConvTranspose2d):
+        super().__init__()
+        self.conv = phases_of(layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', 2H, 2W)."""
+        height, width = x.shape[2:]
+        shift, phases = self.conv.padding[0], self.conv(x).chunk(4, 1)
+        parts = [
+            phases[2 * a + b][..., a * shift : a * shift + height, b * shift : b * shift + width]
+            for a in range(2)
+            for b in range(2)
+        ]
+        return F.pixel_shuffle(torch.stack(parts, 2).flatten(1, 2), 2)
