@@ -27,6 +27,7 @@ import torch
 from mmengine.model import BaseModel, BaseModule
 from mmengine.runner import Runner
 from mmengine.runner import checkpoint as of_mmengine
+from report import work_dirs
 from small_models import ROOT, mesh_config, pose_config
 
 from trunchier.datasets import NpzPeople, ShardPeople, mpi_inf_3dhp_sequences
@@ -108,6 +109,7 @@ READERS = {
     'tools/make_pose_prior.py': OWN,
     'tools/make_shards.py': {'make_shards'},
     'tools/model_table.py': OWN,
+    'tools/report/work_dirs.py': {'scalars of a run', 'dumped config'},
     'tools/run.py': {'script of trunchier run'},
     'tools/split.py': {'split'},
     'tools/store_heatmaps.py': USER,
@@ -263,6 +265,8 @@ ENTRIES = {
     'convert_smpl': smpl,
     'script of trunchier run': lambda path: run.reading_paths_safely(torch.load)(path),
     'make_shards': lambda path: make_shards.main([str(path), '--out', 'shards']),
+    'scalars of a run': lambda path: work_dirs.scored(path),
+    'dumped config': lambda path: work_dirs.protocol(path),
 }
 BY_ADDRESS = (
     'checkpoint', 'official', 'create_backbone', 'weights of an inferencer', 'mmengine',

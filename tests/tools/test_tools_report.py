@@ -3,11 +3,12 @@
 import csv
 import io
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
 from report import __main__ as report
-from report import results, tables
+from report import results, tables, work_dirs
 
 from trunchier import zoo
 
@@ -159,3 +160,181 @@ def test_own_results_make_the_same_tables(file, capsys):
 def test_results_that_make_no_table_are_refused_by_name(file, text, told):
     with pytest.raises(SystemExit, match=told):
         report.main(['table2', '--from', file(text)])
+
+
+# --- work_dirs ------------------------------------------------------------------------------------
+CONFIG = """
+test_dataloader = dict(batch_size=32, dataset=dict(
+    ann_file='annotations/person_keypoints_val2017.json',
+    data_root='data/coco/', type='CocoDataset'))
+test_evaluator = dict(ann_file='data/coco/a.json', type='CocoMetric')
+model = dict(test_cfg=dict(flip_test=True), type='TopdownPoseEstimator')
+"""
+
+
+@pytest.fixture
+def work_dir(tmp_path):
+    def write(name, *runs, config=CONFIG):
+        folder = tmp_path / name
+        (folder / 'x').mkdir(parents=True)
+        (folder / f'td-hm_{name}_mine.py').touch()
+        for number, (file, text) in enumerate(runs):
+            run = folder / f'2026_{number}'
+            (run / 'vis_data').mkdir(parents=True)
+            (run / file.format(run.name)).write_text(text)
+            (run / 'vis_data' / 'config.py').write_text(config)
+        return str(folder)
+
+    return write
+
+
+TRAINING = (
+    'vis_data/scalars.json',
+    (
+        '{"loss": 0.5, "step": 1}\n{"coco/AP": 0.1, "coco/AR": 0.2, "step": 1}\n'
+        '{"loss": 0.4, "step": 2}\n{"coco/AP": 0.63, "coco/AP .5": 0.8, "coco/AR": 0.68}\n'
+        '{"loss": 0.'
+    ),
+)
+TEST = '{}.json', '{"coco/AP": 0.7, "coco/AR": 0.75, "time": 0.3}'
+
+
+def test_runs_make_the_tables(work_dir, capsys):
+    """Of a training its last validation, of a test its metrics; the newest that has any."""
+    swin, swin_s3 = work_dir('swin-t-s4', TRAINING, TEST), work_dir('swin-t-s3', TRAINING)
+    report.main(['table2', '--format', 'csv', '--from', swin, swin_s3])
+    head, row = csv.reader(io.StringIO(capsys.readouterr().out))
+    cells = dict(zip(head, row, strict=True))
+    assert (cells['S4 Phi'], cells['S3 Phi'], cells['S3 ΔPhi']) == ('72.5', '65.5', '-9.7')
+
+
+@pytest.mark.parametrize(
+    'changed', [('flip_test=True', 'flip_test=False'), ('val2017.json', 'minival.json')]
+)
+def test_runs_that_were_tested_otherwise_are_not_compared(work_dir, changed):
+    other = work_dir('swin-t-s3', TEST, config=CONFIG.replace(*changed))
+    with pytest.raises(SystemExit, match='results of 2 protocols cannot be compared'):
+        report.main(['table2', '--from', work_dir('swin-t-s4', TEST), other])
+
+
+def test_folders_of_data_and_batch_sizes_are_no_part_of_the_protocol(work_dir):
+    moved = CONFIG.replace('data/coco/', 'elsewhere/').replace('32', '8')
+    paths = work_dir('swin-t-s4', TEST), work_dir('swin-t-s3', TEST, config=moved)
+    assert len({work_dirs.read_result(path).protocol for path in paths}) == 1
+
+
+@pytest.mark.parametrize('text', ['test_evaluator = open("canary", "w")', 'import os', 'a ='])
+def test_a_dumped_config_is_never_executed(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('config.py').write_text(text if text == 'import os' else f'{CONFIG}{text}\n')
+    with pytest.raises(ValueError, match='config.py: no dumped config'):
+        work_dirs.protocol(Path('config.py'))
+    assert not Path('canary').exists()
+
+
+@pytest.mark.parametrize(
+    'name, runs, told',
+    [
+        ('swin-t-s9', [TEST], 'expected the config of one model'),
+        ('swin-t-s3', [], 'no run with AP, AR'),
+        ('swin-t-s3', [('{}.json', 'pickle')], r'2026_0.json, line 1: not what mmengine logs'),
+        ('swin-t-s3', [('{}.json', '{"coco/AP": NaN, "coco/AR": 0.1}')], 'coco/AP is not finite'),
+    ],
+)
+def test_folders_without_a_result_say_what_is_missing(work_dir, name, runs, told):
+    with pytest.raises(SystemExit, match=told):
+        report.main(['table3', '--from', work_dir(name, *runs)])
+
+
+# --- figures -------------------------------------------------------------------------------------
+SVG = '{http://www.w3.org/2000/svg}'
+
+
+def ticks(axes, kind):
+    """[(position, value)] of the labeled ticks of an axes of an SVG: kind 'x' or 'y'."""
+    found = []
+    for tick in axes.iter(f'{SVG}g'):
+        if tick.get('id', '').startswith(f'{kind}tick'):
+            used, labels = tick.find(f'.//{SVG}use'), [*tick.iter(f'{SVG}text')]
+            if labels:
+                number = float(''.join(labels[0].itertext()).replace('−', '-'))
+                found.append((float(used.get(kind)), number))
+    return found
+
+
+def circles(axes, root):
+    """{model: (x, y, radius)} in units of the SVG; equal circles share one path."""
+    paths = {each.get('id'): each for each in root.iter(f'{SVG}path')}
+    found = {}
+    for group in axes.iter(f'{SVG}g'):
+        name = group.get('id', '').partition('/')[2]
+        if name:
+            used = group.find(f'.//{SVG}use')
+            path = paths[used.get('{http://www.w3.org/1999/xlink}href')[1:]]
+            radius = float(path.get('d').split()[2])  # M 0 radius
+            found[name] = float(used.get('x')), float(used.get('y')), radius
+    return found
+
+
+def read_axes(axes, root):
+    """{model: (x, y, area)} by the labels of the axes; x is logarithmic."""
+    (x0, a), *_, (x1, b) = ticks(axes, 'x')
+    (y0, c), *_, (y1, d) = ticks(axes, 'y')
+    return {
+        name: (a * (b / a) ** ((x - x0) / (x1 - x0)), c + (d - c) * (y - y0) / (y1 - y0), r * r)
+        for name, (x, y, r) in circles(axes, root).items()
+    }
+
+
+def test_circles_of_figure_1_are_where_the_table_says(tmp_path):
+    report.main(['figure1', '--out', str(tmp_path / 'a.svg')])
+    root = ElementTree.parse(tmp_path / 'a.svg').getroot()
+    paper = {each.model: each for each in results.shipped('paper')}
+    paper |= {each.model: each for each in results.shipped('others', known=False)}
+    counted = tables.costs()
+    here = {each.model: each.fps for each in results.shipped('cpu')}
+    vit_b = {task: here[row.paper_name('vit-b')] for task, row in zoo.TASKS.items()}
+    seen = {}
+    for axes in root.iter(f'{SVG}g'):
+        task, _, column = axes.get('id', '').partition('-')
+        if task not in zoo.TASKS or '/' in column:
+            continue
+        metric = {'mesh': 'h36m-val-p2/PA-MPJPE', 'pose': 'coco/AP'}[task]
+        seen[axes.get('id')] = found = read_axes(axes, root)
+        for name, (x, y, area) in found.items():
+            row = paper[name]
+            costs = dict(gmacs=counted.get(name, row).gmacs, fps=row.fps)
+            costs['here'] = here.get(name, 0) / vit_b[task]
+            where = costs[column], row.metrics[metric]
+            assert (x, y) == pytest.approx(where, rel=2e-3), (column, name)
+            reference = found[next(iter(found))][2] / paper[next(iter(found))].params_m
+            assert area == pytest.approx(reference * row.params_m, rel=1e-3)
+    chosen = {*tables.selection(), *(name for name in zoo.models() if not tables.stages(name))}
+    for task in zoo.TASKS:
+        of_task = {name for name in chosen if zoo.models()[name][1] == task}
+        assert {*seen[f'{task}-fps']} == of_task
+        assert {*seen[f'{task}-gmacs']} - of_task <= {*paper} - {*zoo.models()}
+        assert {*seen[f'{task}-here']} == {*here} & of_task
+    assert {'ViPNAS-Res50', 'SimCC-Res50'} <= {*seen['pose-gmacs']}
+
+
+def test_own_results_are_drawn_whole_and_a_figure_is_the_same_every_time(file, tmp_path):
+    for out in (['a.svg', 'a.png'], ['b.svg']):
+        out = [str(tmp_path / name) for name in out]
+        report.main(['figure1', '--from', file(HEAD + S4 + S3), '--out', *out])
+    assert (tmp_path / 'a.svg').read_bytes() == (tmp_path / 'b.svg').read_bytes()
+    assert (tmp_path / 'a.png').read_bytes()[:4] == b'\x89PNG'
+    root = ElementTree.parse(tmp_path / 'a.svg').getroot()
+    (axes,) = (each for each in root.iter() if each.get('id') == 'pose-gmacs')
+    assert {*read_axes(axes, root)} == {
+        'SwinPose-T-S4',
+        'SwinPose-T-S3',
+    }  # S4 is not of the selection
+
+
+def test_figures_refuse_what_they_cannot_draw(file, tmp_path):
+    with pytest.raises(SystemExit, match=r"no format '.doc'; name it .svg"):
+        report.main(['figure1', '--out', str(tmp_path / 'a.doc')])
+    text = 'model,source,protocol,mine/AP\nSwinPose-T-S4,ours,mine,70\n'
+    with pytest.raises(SystemExit, match='no coco/AP of SwinPose-T-S4, which the figure shows'):
+        report.main(['figure1', '--from', file(text)])

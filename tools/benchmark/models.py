@@ -1,8 +1,10 @@
 """Inference: images/s, GMAC/s and memory of networks or backbones."""
 
 import argparse
+import csv
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,12 +12,14 @@ from model_table import published
 from torch import Tensor, nn
 
 from benchmark import networks
-from benchmark.machine import peaks, tf32
+from benchmark.machine import environment, peaks, tf32
 from benchmark.networks import DTYPES
 from benchmark.peers import load_peers
 from benchmark.report import Table, progress
 from benchmark.timing import measure
 from trunchier import zoo
+from trunchier.files import whole_file
+from trunchier.files.decided import cpu_name
 
 COMPILE = ('no', 'default', 'reduce-overhead', 'max-autotune', 'graph')
 
@@ -28,6 +32,7 @@ def add_arguments(add: Callable) -> None:
     add('--deploy', action='store_true', help='time trunchier.deploy(model)')
     add('--int8', action='store_true', help='also time each deployed in int8, in the same rounds')
     add('--relative', action='store_true', help="ratio to ViT-B, as in the paper's FPS columns")
+    add('--csv', type=Path, metavar='FILE', help='write images/s for `trunchier report` to FILE')
 
 
 def run(args: argparse.Namespace) -> Table:
@@ -90,8 +95,35 @@ def run(args: argparse.Namespace) -> Table:
             'Exponent: slope of the line through the logarithms of the rows above; 1 is linear; '
             'the fixed cost of a call makes it smaller'
         )
+    if args.csv:
+        write_results(args.csv, rows, args)
     title = f'Inference, {"deployed " if args.deploy else ""}{args.part}s'
     return Table(title, columns, rows, notes)
+
+
+def write_results(path: Path, rows: list[dict], args: argparse.Namespace) -> None:
+    """Write our images/s at batch 1 as results for `trunchier report`.
+
+    With --relative these are the ratios to ViT-B, which was timed in the same rounds as each model,
+    times the median speed of ViT-B over all rows: other work on the machine cancels in the ratios.
+    """
+    rows = [row for row in rows if row['who'] == 'ours' and row['batch'] == 1 and 'fps' in row]
+    of_reference = {}
+    for row in rows if args.relative else ():
+        of_reference.setdefault(reference(row['name']), []).append(row['fps'] / row['x ViT-B'])
+    facts = environment(args.device)
+    threads = torch.get_num_threads()
+    device = facts.get('GPU') or f'{cpu_name()}, {threads} thread{"s"[: threads - 1]}'
+    with whole_file(path) as part, open(part, 'w', encoding='utf-8', newline='') as file:
+        writer = csv.writer(file, lineterminator='\n')
+        writer.writerow(('model', 'source', 'protocol', 'fps', 'device', 'note'))
+        for row in rows:
+            fps = row['fps']
+            if args.relative:
+                fps = row['x ViT-B'] * np.median(of_reference[reference(row['name'])])
+            protocol = f'{row["dtype"]}, {row["size"]}{", deployed" if args.deploy else ""}'
+            note = f'{facts["date"][:10]}, load average {facts["load average"]}'
+            writer.writerow((row['name'], 'ours', protocol, f'{fps:.2f}', device, note))
 
 
 def add_exponents(rows: list[dict]) -> bool:

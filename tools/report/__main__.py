@@ -1,8 +1,10 @@
-"""Print the paper's tables, from its own numbers or yours.
+"""Draw the paper's tables and figures, from its own numbers or yours.
 
     trunchier report table2                       # truncation: 4, 3 and 2 stages
     trunchier report table3 --from mine.csv       # pose, of your results
+    trunchier report table2 --from work_dirs/*    # of your runs
     trunchier report table4 --format latex        # mesh
+    trunchier report figure1 --out figure1.svg    # accuracy against costs and speed
 
 Without --from the results are the paper's as printed (results/paper.csv). The schema of a CSV is
 in docs/results.md.
@@ -15,7 +17,7 @@ from pathlib import Path
 if not __package__:  # started as a folder, which is then on the path instead of its parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from report import results, tables  # noqa: E402
+from report import results, tables, work_dirs  # noqa: E402
 from trunchier.files import whole_file  # noqa: E402
 
 
@@ -38,11 +40,26 @@ def parser() -> argparse.ArgumentParser:
         ('table4', 'mesh models on five data sets'),
     ):
         command = commands.add_parser(name, help=what, description=what)
-        command.add_argument('--from', dest='paths', nargs='+', type=Path, metavar='CSV')
+        add_source(command)
         command.add_argument('--format', choices=tables.FORMATS, default='markdown')
         command.add_argument('--out', type=Path, metavar='FILE', help='write instead of printing')
         command.set_defaults(run=print_table, name=name)
+    what = 'accuracy against GFLOPs and speed; the area of a circle is the parameters'
+    command = commands.add_parser('figure1', help=what, description=what)
+    add_source(command)
+    command.add_argument(
+        '--speed', type=Path, metavar='CSV', help='from tools/benchmark models --csv'
+    )
+    command.add_argument(
+        '--out', nargs='+', type=Path, default=[Path('figure1.svg')], metavar='FILE'
+    )
+    command.set_defaults(run=draw_figure_1)
     return parser
+
+
+def add_source(command: argparse.ArgumentParser) -> None:
+    what = "CSV files, and work_dirs of tools/train.py or tools/test.py (default: the paper's)"
+    command.add_argument('--from', dest='paths', nargs='+', type=Path, metavar='PATH', help=what)
 
 
 def print_table(args: argparse.Namespace) -> None:
@@ -56,11 +73,26 @@ def print_table(args: argparse.Namespace) -> None:
         part.write_text(text, encoding='utf-8')
 
 
+def draw_figure_1(args: argparse.Namespace) -> None:
+    from report import figures
+
+    figures.check_formats(args.out)
+    speed = results.read_csv(args.speed) if args.speed else results.shipped('cpu')
+    others = [] if args.paths else results.shipped('others', known=False)
+    rows = figures.panels(read(args.paths), speed, others, everything=bool(args.paths))
+    figures.save(figures.figure_1(rows), args.out)
+    print(f'written: {", ".join(map(str, args.out))}')
+
+
 def read(paths: list[Path] | None) -> list[results.Result]:
-    """Results of all files; of the paper if none is named."""
+    """Results of all CSV files and work_dirs; of the paper if none is named."""
     if not paths:
         return results.shipped('paper')
-    return [each for path in paths for each in results.read_csv(path)]
+    return [
+        each
+        for path in paths
+        for each in ([work_dirs.read_result(path)] if path.is_dir() else results.read_csv(path))
+    ]
 
 
 if __name__ == '__main__':

@@ -50,13 +50,16 @@ class Result:
         return zoo.models()[self.model][1]
 
 
-def shipped(name: str) -> list[Result]:
-    """Results that come with the package: 'paper' (Tables 3 and 4) or 'counts' (our costs)."""
-    return read_csv(of_repository(f'results/{name}.csv'))
+def shipped(name: str, known: bool = True) -> list[Result]:
+    """Results that come with the package: `results/NAME.csv`."""
+    return read_csv(of_repository(f'results/{name}.csv'), known)
 
 
-def read_csv(path: str | Path) -> list[Result]:
+def read_csv(path: str | Path, known: bool = True) -> list[Result]:
     """Rows of a CSV file in the schema above, in the order of the paper's tables.
+
+    Args:
+        known: the models are the paper's; False: any names, in the order of the file.
 
     Raises:
         OSError: the file cannot be read.
@@ -69,24 +72,26 @@ def read_csv(path: str | Path) -> list[Result]:
         columns = [*(lines.fieldnames or ())]
         if missing := [name for name in REQUIRED if name not in columns]:
             raise ValueError(f'{path}: no column {", ".join(missing)}; there are {columns}')
-        known = {*TEXTS, *NUMBERS}
-        if unknown := [each for each in columns if each not in known and '/' not in each]:
+        names = {*TEXTS, *NUMBERS}
+        if unknown := [each for each in columns if each not in names and '/' not in each]:
             raise ValueError(
                 f'{path}: unknown column {", ".join(map(repr, unknown))}; expected '
                 f'{", ".join((*TEXTS, *NUMBERS))} or DATASET/METRIC'
             )
-        results = [_result(line, f'{path}, line {lines.line_num}') for line in lines]
+        results = [_result(line, f'{path}, line {lines.line_num}', known) for line in lines]
     except csv.Error as error:
         raise ValueError(f'{path}, line {lines.line_num}: {error}') from None
+    if not known:
+        return results
     order = [*zoo.models()]
     return sorted(results, key=lambda each: order.index(each.model))
 
 
-def _result(line: dict, place: str) -> Result:
+def _result(line: dict, place: str, known: bool) -> Result:
     if None in line or None in line.values():
         raise ValueError(f'{place}: expected as many cells as the first line has')
     try:
-        name = zoo.known_name(line['model'])
+        name = zoo.known_name(line['model']) if known else line['model']
     except ValueError as error:
         raise ValueError(f'{place}: {error}') from None
     numbers = {
