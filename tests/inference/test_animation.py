@@ -8,7 +8,8 @@ import torch
 
 from trunchier.conventions import SMPL_24, SMPL_PARENTS
 from trunchier.geometry import axis_angle_to_matrix
-from trunchier.inference.animation import motions_of, write_animated_glb, write_bvh
+from trunchier.inference.animation import in_world, motions_of, write_animated_glb, write_bvh
+from trunchier.inference.world import World
 from trunchier.models.mesh.body import BodyModel
 
 Y_UP = np.array([1, -1, -1])
@@ -220,3 +221,23 @@ def test_without_track_ids_the_place_in_the_frame_counts(arrays, body):
     found = motions_of(untracked, body, first=100, step=2)
     frames = [motion.frames.tolist() for motion in found]
     assert frames == [[0, 1, 2, 3, 4, 6, 7, 40], [1, 2, 3]]
+
+
+def test_motion_in_the_world_has_the_joints_of_the_world(motions, arrays, body, tmp_path):
+    world = World.of_extrinsics(np.array([[0, 0, 1, 0.2], [0.6, -0.8, 0, 1.5], [0.8, 0.6, 0, 4]]))
+    world.scales = {8: 1.1}
+    moved = [in_world(motion, world) for motion in motions]
+    write_bvh(moved[1], FPS, tmp_path / 'a.bvh')
+    places, names, _ = read_bvh(tmp_path / 'a.bvh')
+    joints, vertices = posed(arrays, body, 8)
+    expected = world(joints * Y_UP, np.full(len(joints), 8))
+    known = np.array(FRAMES[8]) - FRAMES[8][0]
+    order = [names.index(name) for name in SMPL_24]
+    np.testing.assert_allclose(places[known][:, order], expected, atol=2e-4)
+    write_animated_glb(moved, body, FPS, tmp_path / 'a.glb', (64, 48), 50.0, world)
+    content = (tmp_path / 'a.glb').read_bytes()
+    tree = json.loads(content[20 : 20 + int.from_bytes(content[12:16], 'little')])
+    camera = next(node for node in tree['nodes'] if node.get('name') == 'camera')
+    np.testing.assert_allclose(camera['translation'], world.position)
+    person = next(node for node in tree['nodes'] if node.get('name') == 'person8')
+    np.testing.assert_allclose(person['translation'], expected[0, 0], atol=1e-4)

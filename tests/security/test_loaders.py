@@ -76,6 +76,7 @@ READERS = {
     'trunchier/inference/detection.py': {'boxes', 'yolox'},
     'trunchier/inference/distributed.py': 'headers of a tar, and Parquet, which is data alone',
     'trunchier/inference/exported.py': {'model without torch'},
+    'trunchier/inference/windows.py': 'decodes the JPEG that it has just encoded',
     'trunchier/inference/results.py': OWN,
     'trunchier/inference/sources.py': {'sources'},
     'trunchier/inference/writers.py': OWN,

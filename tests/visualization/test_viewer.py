@@ -22,7 +22,7 @@ from small_models import body, noise
 from trunchier.visualization.overlays import KeypointPainter, MeshPainter
 
 viser = pytest.importorskip('viser', reason='the viewer is an optional extra: pip install viser')
-from trunchier.visualization.viewer import Viewer  # noqa: E402
+from trunchier.visualization.viewer import SHORTEST, Viewer, next_frame  # noqa: E402
 
 BODY, FACES = body()
 
@@ -221,7 +221,10 @@ def test_an_overlay_is_what_the_painter_draws(viewer):
 
 def test_the_timeline_plays(viewer):
     for frame in range(4):
-        viewer.add(*MESH, result('clip', frame, people=1))
+        moment = result('clip', frame, people=1)
+        moment.set_metainfo(dict(time=7 + 0.4 * frame))
+        viewer.add(*MESH, moment)
+    assert viewer.times['Mesh-A', 'clip'] == pytest.approx([7, 7.4, 7.8, 8.2])
     seen, all_seen = {viewer.frame.value}, threading.Event()
 
     @viewer.frame.on_update
@@ -244,6 +247,22 @@ def test_the_newest_frame_is_followed_when_asked_for(viewer, monkeypatch):
 
 
 # --- in a browser ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('fps', [5, 25, 60])
+def test_frames_are_played_at_the_rate_of_the_video_and_late_ones_left_out(fps):
+    times, step = [3 + frame / fps for frame in range(10)], 1 / fps
+    for elapsed, frame in ((0.1, 0), (1.1, 1), (4.5, 4), (9.2, 9), (10.1, 0), (55.0, 0)):
+        shown, wait = next_frame(times, 0, 3 + elapsed * step)
+        expected = step if elapsed > 10 else (frame + 1 - elapsed) * step
+        assert shown == frame and wait == pytest.approx(max(expected, SHORTEST))
+
+
+def test_frames_of_unknown_time_are_a_tenth_of_a_second_apart(viewer):
+    for frame in range(3):
+        viewer.add(*MESH, result('folder', frame, people=1))
+    assert viewer.times['Mesh-A', 'folder'] == pytest.approx([0, 0.1, 0.2])
+
 
 BROWSER = shutil.which('chromium') or shutil.which('chromium-browser')
 FLAGS = [
@@ -304,7 +323,10 @@ def wait_for(condition, seconds=60):
 
 @pytest.mark.skipif(BROWSER is None, reason='no chromium here (apt-get install chromium)')
 def test_a_browser_shows_people_in_3d_image_and_controls(viewer, tmp_path):
-    viewer.add(*MESH, result())
+    for frame in range(2):
+        moment = result('photo', frame)
+        moment.set_metainfo(dict(time=2.5 * frame))
+        viewer.add(*MESH, moment)
     page = Page(viewer.address, tmp_path / 'profile')
     try:
         wait_for(lambda: '2 people in photo' in page.text())
@@ -317,6 +339,9 @@ def test_a_browser_shows_people_in_3d_image_and_controls(viewer, tmp_path):
             return ((view[..., 0] - view[..., 2] > 15) & (view[..., 0] > 90)).mean()
 
         wait_for(lambda: blue() > 0.01)
+        viewer.playing.value = True
+        wait_for(lambda: '2.50 s' in page.text())
+        viewer.playing.value = False
         viewer.show_people.value = viewer.show_camera.value = False
         wait_for(lambda: blue() < 0.001)
     finally:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from .writers import CAMERA_TO_Y_UP, linear_color, vertex_normals
 
 if TYPE_CHECKING:
     from ..models.mesh.body import BodyModel
+    from .world import World
 
 HIDDEN_AFTER = 0.5  # seconds: shorter gaps of a track are filled; in longer ones nobody is shown
 HALF_TURN_X = np.array([1.0, 0.0, 0.0, 0.0])  # CAMERA_TO_Y_UP as a quaternion
@@ -92,6 +93,27 @@ def _places(frames):
     return index - np.maximum.accumulate(np.where(starts, index, 0)) if len(frames) else index
 
 
+def in_world(motion: Motion, world: World) -> Motion:
+    """The motion in the world instead of in the camera's frame; the person's size changes, too."""
+    scale = world.scales.get(motion.track, 1.0)
+    turn = _turn(world)
+    positions = world(motion.positions * CAMERA_TO_Y_UP, np.full(len(motion.frames), motion.track))
+    quaternions = motion.quaternions.copy()
+    quaternions[:, 0] = _product(turn, quaternions[:, 0])
+    body = dict(joints=scale * motion.joints, vertices=scale * motion.vertices)
+    return replace(motion, quaternions=quaternions, positions=positions, **body)
+
+
+def _turn(world):
+    """Quaternion of the camera's frame, y up, in the world."""
+    import torch  # of meshes, whose models need it anyway
+
+    from ..geometry import matrix_to_axis_angle
+
+    matrix = torch.from_numpy(world.rotation * CAMERA_TO_Y_UP)
+    return axis_angle_to_quaternion(matrix_to_axis_angle(matrix).numpy())
+
+
 # --- BVH ------------------------------------------------------------------------------------------
 def write_bvh(motion: Motion, fps: float, path: str | Path) -> None:
     """The motion as BVH: meters, y up, rotation channels Z, X, Y in degrees.
@@ -159,13 +181,15 @@ def write_animated_glb(
     path: str | Path,
     image_size: tuple[float, float] | None = None,
     focal: float | None = None,
+    world: World | None = None,
 ) -> None:
     """All people of a clip as one binary glTF: a skinned mesh, a skeleton and an animation each.
 
     Nodes: `personN` for track N, above its joints, and `bodyN`, its mesh. A person who is not in
-    the picture has scale 0. `camera` is the video's, at the origin.
+    the picture has scale 0. `camera` is the video's, at the origin, or in the world.
 
     Args:
+        motions: in the camera's frame, or, with `world`, `in_world`.
         image_size: (W, H). focal: along y. Pixels; None: no camera.
     """
     glb = _Glb()
@@ -182,7 +206,10 @@ def write_animated_glb(
         yfov = 2 * np.arctan(height / 2 / focal)
         lens = dict(aspectRatio=width / height, yfov=float(yfov), znear=0.05)
         glb.tree['cameras'] = [dict(type='perspective', perspective=lens)]
-        glb.node(name='camera', camera=0)
+        place = {}
+        if world is not None:
+            place = dict(translation=world.position.tolist(), rotation=_turn(world).tolist())
+        glb.node(name='camera', camera=0, **place)
     with whole_file(path) as part:
         part.write_bytes(glb.content())
 

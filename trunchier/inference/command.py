@@ -86,6 +86,7 @@ NEED_TORCH = (
 OF_PREDICTORS = (
     'flip_test', 'focal', 'fov', 'body_model', 'draw_heatmap', 'pose', 'pose_weights', 'causal',
 )  # fmt: skip
+OF_WORLD = 'world', 'extrinsics'
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 SHEET_ROWS = 100
 OUTPUTS = 'outputs'  # then outputs2, outputs3...
@@ -154,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 args['json'],
                 given(*PAINTING),
                 args['quiet'],
-                **given('bboxes', 'save', 'resume', 'show', 'frames', 'detector_every'),
+                **given('bboxes', 'save', 'resume', 'show', 'frames', 'detector_every', *OF_WORLD),
             )
     except BrokenPipeError:  # as of `--json - | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -250,6 +251,11 @@ def _parser():
              '--sheet, --show or --json)')
     add('--save', type=_formats, metavar='LIST', default=DEFAULT_FORMATS,
         help=f'formats among {",".join(FORMATS)} (default: json,images,video)')
+    add('--world', action='store_true', default=None,
+        help='also save joints in world coordinates (y up, ground at 0), found from the feet of '
+             'people; animation and bvh in these alone; the camera must not move')
+    add('--extrinsics', type=float, nargs=12, metavar='X',
+        help='world to camera, y up, meters: the 3 rows of [R | t], instead of --world')
     add('--json', metavar='FILE',
         help='one JSON object per image or frame and line; - for standard output')
     add('--resume', action='store_true',

@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from ..files import shipped
 from ..files.images import MAX_PIXELS
 from ..files.version import __version__
@@ -23,6 +25,7 @@ from . import detection, screen, sources
 from .results import Saver
 from .run import Report, Run
 from .smoothing import smooth_option
+from .world import World
 from .writers import DEFAULT_FORMATS, check_formats
 
 if TYPE_CHECKING:
@@ -153,6 +156,8 @@ class Inferencer:
         painter: Callable | None = None,
         frames: slice | range = slice(None),
         detector_every: int = 1,
+        world: bool = False,
+        extrinsics: Any = None,
         **painting: Any,
     ) -> Iterator[Result]:
         """Predict; results are computed as they are asked for, one per frame.
@@ -167,6 +172,9 @@ class Inferencer:
             save: formats to write: json, npz, obj, glb, video, images, of videos animation and bvh;
                 a list, or 'json,npz'.
             resume: continue a run with the same settings where it stopped.
+            world: also write joints in world coordinates, and animation and bvh in these alone, see
+                `world.World`: the camera must not move.
+            extrinsics: (3, 4), of a camera that was measured: world to camera, y up, meters.
             return_vis: `result.visualization` is the drawn image (H, W, 3) BGR.
             return_image: `result.image` is the image itself (H, W, 3) BGR.
             show: open a window (requires a display; `--viewer` of tools/predict.py does not).
@@ -211,7 +219,14 @@ class Inferencer:
         folders = (out_dir, pred_out_dir, vis_out_dir, mesh_out_dir)
         every = 1 if self.predictor.finds_people or bboxes is not None else detector_every
         options = dict(frames=[frames.start, frames.stop, frames.step], detector_every=every)
-        saver = self._saver(folders, save, resume, bboxes, painter, frames, options)
+        place: bool | World = world
+        if extrinsics is not None:
+            place = World.of_extrinsics(np.reshape(extrinsics, (-1, 4)))
+        if place:
+            if 'translation' not in self.predictor.smoothed:
+                raise ValueError(f'{self.name} gives no places in 3D for world coordinates')
+            options['world'] = True if place is True else place.matrix.tolist()
+        saver = self._saver(folders, save, resume, bboxes, painter, frames, options, place)
         draws = return_vis or show or (saver is not None and saver.draws)
         run = Run(
             self.predictor,
@@ -235,7 +250,7 @@ class Inferencer:
         """Function of an image and its result that draws it: KeypointPainter or MeshPainter."""
         return self.predictor.painter(**options)
 
-    def _saver(self, folders, save, resume, bboxes, painter, frames, options):
+    def _saver(self, folders, save, resume, bboxes, painter, frames, options, world):
         out_dir, *others = folders = [folder and Path(folder) for folder in folders]
         if not any(folders):
             if resume:
@@ -252,8 +267,9 @@ class Inferencer:
             settings['detector'] = detection.name_of(self.detector)
         settings |= dict(bboxes=given, save=sorted(save), painting=painting)
         home = next(filter(None, folders))
+        of_bodies = dict(faces=self.predictor.faces, body=self.predictor.body)
         return Saver(
-            home, kinds, save, settings, self.predictor.faces, resume, frames, self.predictor.body
+            home, kinds, save, settings, resume=resume, frames=frames, world=world, **of_bodies
         )
 
     def _deliver(self, tasks, found, return_vis, return_image, show, show_progress):

@@ -26,6 +26,7 @@ from ..visualization.overlays import person_colors
 from . import animation, writers
 from .samples import InstancesOfFrame, SampleOfFrame
 from .sources import EVERY_FRAME, Frame, Source
+from .world import World
 from .writers import FOLDERS, check_formats
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class Saver:
         resume: continue an interrupted run with the same settings.
         frames: indices of the frames of videos that are predicted.
         body: of `faces`, for 'animation' and 'bvh'.
+        world: also write joints in world coordinates, and motion in these alone: True, or a camera
+            that was measured.
 
     Attributes:
         draws: whether drawings are written.
@@ -77,12 +80,13 @@ class Saver:
         resume: bool = False,
         frames: range = EVERY_FRAME,
         body: BodyModel | None = None,
+        world: bool | World = False,
     ):
         save = check_formats(save, faces is not None)
         kinds = {name: folders[FOLDERS[name]] for name in save}
         self.folders = {name: folder for name, folder in kinds.items() if folder}  # by format
         self.home, self.faces, self.resume, self.frames = Path(home), faces, resume, frames
-        self.body = body
+        self.body, self.world = body, world
         self.writes_videos = 'video' in self.folders
         self.draws = 'images' in self.folders or self.writes_videos
         self.video = None  # the _Video being written
@@ -191,13 +195,29 @@ class Saver:
                 writers.write_image(drawing, path)
             self.video.add(frame, record, drawing, raw or {}, camera_of(sample))
             return
+        content, camera = to_content(sample), camera_of(sample)
+        if self.world and len(sample.pred_instances):
+            found = self.found_world(record, camera)
+            record['joints_world'] = _in_world(found, record)
+            camera['camera_to_world'] = found.matrix
+            content = dict(
+                meta_info=content['meta_info'] | dict(camera_to_world=found.matrix.tolist()),
+                instance_info=writers.instances_to_json(record),
+            )
         if 'json' in self.folders:
-            writers.write_json(to_content(sample), self.folders['json'] / f'{name}.json')
+            writers.write_json(content, self.folders['json'] / f'{name}.json')
         if 'npz' in self.folders:
-            save_npz(self.folders['npz'] / f'{name}.npz', **record, **camera_of(sample))
+            save_npz(self.folders['npz'] / f'{name}.npz', **record, **camera)
         self._add_meshes(sample, name)
         if 'images' in self.folders:
             writers.write_image(drawing, self.folders['images'] / f'{name}{IMAGE_SUFFIX}')
+
+    def found_world(self, arrays: dict[str, np.ndarray], camera: dict[str, np.ndarray]) -> World:
+        """The given world, or that of people (N, ...) as arrays of `to_record`."""
+        if isinstance(self.world, World):
+            return self.world
+        names = camera.get('joint_names', camera['keypoint_names'])
+        return World.of_arrays(arrays, np.asarray(names).tolist())
 
     def _add_meshes(self, sample, name):
         if not {'obj', 'glb'} & self.folders.keys():
@@ -275,6 +295,7 @@ class _Video:
     def finish(self):
         self.close_segment()
         folders, name = self.saver.folders if self.segments else {}, self.source.name
+        self.world = self._found_world() if self.saver.world and self.segments else None
         if 'json' in folders:
             self._write_json(folders['json'] / f'{name}.json')
         if 'npz' in folders:
@@ -288,10 +309,15 @@ class _Video:
 
     def _write_json(self, path):
         """What MMPose's demos write, frame by frame."""
-        meta = json.dumps(meta_info(self.source, self._constants()))
+        constants = self._constants()
+        if self.world is not None:
+            constants['camera_to_world'] = self.world.matrix
+        meta = json.dumps(meta_info(self.source, constants))
         with whole_file(path) as part, open(part, 'w') as file:
             separator = f'{{"meta_info": {meta}, "instance_info": ['
             for index, record in _stored(self.folder, self.segments):
+                if self.world is not None:
+                    record['joints_world'] = _in_world(self.world, record)
                 people = writers.instances_to_json(record)
                 file.write(separator + json.dumps(dict(frame_id=index, instances=people)))
                 separator = ',\n'
@@ -299,19 +325,36 @@ class _Video:
 
     def _write_npz(self, path):
         parts = [_path(self.folder, segment, '.npz') for segment in self.segments]
-        writers.concatenate_npz(parts, path, self._constants(), leave_out=(RAW, CAMERA, INDICES))
+        constants = self._constants()
+        if self.world is not None:
+            rows = self._rows('joints', 'transl', 'track_ids')
+            constants |= dict(joints_world=_in_world(self.world, rows))
+            constants |= dict(camera_to_world=self.world.matrix)
+        writers.concatenate_npz(parts, path, constants, leave_out=(RAW, CAMERA, INDICES))
+
+    def _rows(self, *fields):
+        """Those of the fields (N, ...) that there are, of all frames."""
+        rows = [record for _, record in _stored(self.folder, self.segments)]
+        return {
+            name: np.concatenate([row[name] for row in rows]) for name in fields if name in rows[0]
+        }
+
+    def _found_world(self):
+        rows = self._rows('joints', 'transl', 'track_ids', 'coco_keypoints')
+        return self.saver.found_world(rows, self._constants())
 
     def _write_motion(self, folders, name):
         step = self.saver.frames.step if self.source.kind == 'video' else 1
-        rows = [record for _, record in _stored(self.folder, self.segments)]
-        fields = [name for name in animation.MOTION_FIELDS if name in rows[0]]
-        arrays = {field: np.concatenate([row[field] for row in rows]) for field in fields}
+        arrays = self._rows(*animation.MOTION_FIELDS)
         first = self.segments[0][0] if self.source.kind == 'video' else 0
         motions = animation.motions_of(arrays, self.saver.body, first, step)
+        if self.world is not None:
+            motions = [animation.in_world(motion, self.world) for motion in motions]
         if 'animation' in folders:
             lens, path = self._constants(), folders['animation'] / f'{name}.glb'
             camera = lens['image_size'], float(lens['focal_length'][1])
-            animation.write_animated_glb(motions, self.saver.body, self.fps, path, *camera)
+            lens = *camera, self.world
+            animation.write_animated_glb(motions, self.saver.body, self.fps, path, *lens)
         for motion in motions if 'bvh' in folders else ():
             path = folders['bvh'] / f'{name}_{motion.track}_from{motion.frames[0]}.bvh'
             animation.write_bvh(motion, self.fps, path)
@@ -321,6 +364,13 @@ class _Video:
         with np.load(_path(self.folder, self.segments[0], '.npz'), allow_pickle=False) as file:
             constants = {n.removeprefix(CAMERA): a for n, a in file.items() if n.startswith(CAMERA)}
         return constants | {'fps': np.float64(self.fps)}
+
+
+def _in_world(world, record):
+    """Joints (N, J, 3) of `to_record` in the world."""
+    joints = record['joints'] + record['transl'][:, None]
+    tracks = record.get('track_ids', np.arange(len(joints)))
+    return world(joints, tracks).astype(np.float32)
 
 
 def _path(folder, segment, suffix):

@@ -50,7 +50,8 @@ def instances_to_json(fields: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     """People as MMPose writes them: `keypoints`, `keypoint_scores`, `bbox`, `bbox_score`.
 
     `bbox` is [[x1, y1, x2, y2]]. Meshes have no `keypoint_scores`, but SMPL_FIELDS; lifted people
-    have `joints` and `transl`. People of videos have a `track_id`, unless they are not tracked.
+    have `joints` and `transl`, and people in a world `joints_world`. People of videos have a
+    `track_id`, unless they are not tracked.
 
     Args:
         fields: arrays (P, ...), see `results.to_record`.
@@ -67,6 +68,7 @@ def instances_to_json(fields: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         if 'track_ids' in fields and fields['track_ids'][person] >= 0:
             each['track_id'] = int(fields['track_ids'][person])
         names = SMPL_FIELDS if 'global_orient' in fields else ('joints', 'transl')
+        names = *names, 'joints_world'
         each |= {name: fields[name][person].tolist() for name in names if name in fields}
         people.append(each)
     return people

@@ -9,6 +9,7 @@ browser and other users of the machine do not see the images. Frames are kept in
 so memory use does not grow with their number.
 """
 
+import bisect
 import contextlib
 import io
 import ipaddress
@@ -44,7 +45,8 @@ ASPECT = 1.15  # width / height of the page beside the controls, at least
 COVERED = 0.36  # by the controls, of half the height of the page
 FAR_STEP = 1.25  # ratio of the distances at which the image may stand behind the people
 FOLLOW_SECONDS = 0.2  # between updates while results arrive
-PLAY_FPS = 10.0
+PLAY_FPS = 10.0  # of frames whose time is not known, as of a folder's
+SHORTEST = 1 / 60  # seconds between frames that are sent
 MAX_TARGET = 1024  # bytes of the path and query of a request
 STARTING = threading.Lock()  # while viser's server is made, see `Guard.installed`
 
@@ -81,6 +83,7 @@ class Viewer:
         self.folder = tempfile.TemporaryDirectory(prefix='trunchier-viewer-')
         self.painters = {}  # by model
         self.frames = {}  # (model, source) -> files, one per frame
+        self.times = {}  # (model, source) -> seconds of each frame
         self.far = {}  # (model, source) -> distance of the image behind the people
         self.handles = {}  # name -> object in the 3D scene, and what it cannot change
         self.framed = None  # model, source and view that the browsers' cameras were set to
@@ -154,12 +157,25 @@ class Viewer:
         return self.frames.get((self.model.value, self.source.value), [])
 
     def _play(self):
-        while not self.closed.wait(1 / PLAY_FPS):
-            if self.playing.value:
-                with self.lock:
-                    count = len(self._files())
-                    if count > 1 and not self.closed.is_set():
-                        self.frame.value = (self.frame.value + 1) % count  # also shows it
+        """Move the timeline at the speed of the video; frames that are too late are left out."""
+        wait, began = 1 / PLAY_FPS, None
+        while not self.closed.wait(wait):
+            with self.lock:
+                times = self._times()
+                if not self.playing.value or len(times) < 2 or self.closed.is_set():
+                    wait, began = 1 / PLAY_FPS, None
+                    continue
+                now, shown = time.monotonic(), min(self.frame.value, len(times) - 1)
+                if began is None or began[1:] != (shown, len(times)):  # play, or somebody moved it
+                    began = (now - times[shown], shown, len(times))
+                following, wait = next_frame(times, shown, now - began[0])
+                if following != shown:
+                    self.frame.value = following  # also shows it
+                    again = time.monotonic() - times[0]  # after the last frame
+                    began = (again if following < shown else began[0], following, len(times))
+
+    def _times(self):
+        return self.times.get((self.model.value, self.source.value), [])
 
     # --- frames --------------------------------------------------------------------------------
 
@@ -179,6 +195,10 @@ class Viewer:
             file = Path(self.folder.name, f'{len(self.frames)}-{len(files)}.npz')
             _save(result, file)
             files.append(file)
+            times = self.times.setdefault((model, source), [])
+            known = result.get('time')
+            late = times[-1] + 1 / PLAY_FPS if times else 0.0
+            times.append(late if known is None or known <= (times or [-1])[-1] else known)
             before = self.far.get((model, source), 0.0)
             if isinstance(painter, MeshPainter) and len(result.pred_instances):
                 depth = _people(result)[..., 2].max() + 0.5
@@ -220,6 +240,8 @@ class Viewer:
             count = len(result.pred_instances)
             people, source = 'person' if count == 1 else 'people', _plain(result.source)
             text = f'**{_plain(model)}**: {count} {people} in {source}'
+            if len(files) > 1:
+                text += f', {self._times()[min(self.frame.value, len(files) - 1)]:.2f} s'
             if has_meshes:
                 text += f', focal length {result.focal_length[0]:.0f} pixels'
             self.about.content = text
@@ -401,6 +423,21 @@ class Guard:
             return bool(ipaddress.ip_address(name))
         except ValueError:
             return False
+
+
+def next_frame(times: list[float], shown: int, elapsed: float) -> tuple[int, float]:
+    """The frame to show and the seconds until the next one.
+
+    Args:
+        times: seconds of the frames, ascending, at least 2. shown: index of that on the screen.
+        elapsed: on the clock of `times`. After the last frame follows the first one.
+    """
+    end = times[-1] + (times[-1] - times[0]) / (len(times) - 1)
+    if elapsed >= end:
+        return 0, max(times[1] - times[0], SHORTEST)
+    frame = max(bisect.bisect_right(times, elapsed) - 1, 0)
+    following = times[frame + 1] if frame + 1 < len(times) else end
+    return frame, max(following - elapsed, SHORTEST)
 
 
 def _plain(text):
