@@ -102,6 +102,7 @@ READERS = {
         *('create_backbone', 'init_cfg Pretrained', 'mmengine', 'load_from', 'resume'),
         'MMPoseInferencer',
     },
+    'tools/depth_order.py': 'weights, by the package; the scenes are drawn',
     'tools/benchmark/data.py': OWN,
     'tools/build_body.py': 'builds the asset from packages of its own environment',
     'tools/compare.py': OWN,
