@@ -4,17 +4,24 @@
   python tools/train_lifter.py train --errors work_dirs/lifter/errors.npz \
       --out work_dirs/lifter/BodyLifter.safetensors
   python tools/train_lifter.py test work_dirs/lifter/BodyLifter.safetensors
+  python tools/train_lifter.py noise --out work_dirs/lifter/detector_noise.npz
+  python tools/train_lifter.py train-tracks --out work_dirs/lifter/BodyTrackLifter.safetensors
+  python tools/train_lifter.py test-tracks work_dirs/lifter/BodyTrackLifter.safetensors
 
 The first predicts keypoints of rendered people whose bodies are known. The second takes CPU minutes
 and writes its state every so often: with --resume it goes on where it was stopped. The third prints
-errors on synthetic people that were never seen, from exact and from predicted keypoints.
+errors on synthetic people that were never seen, from exact and from predicted keypoints. The others
+are for tracks: errors of a 2D model along rendered motions, a lifter of windows that starts as the
+lifter of frames, and its errors beside those of the lifter of frames.
 """
 
 import argparse
+import math
 import sys
 import time
 from pathlib import Path
 
+import cv2
 import idle_threads  # noqa: F401  before torch
 import numpy as np
 import torch
@@ -23,7 +30,7 @@ from torch import Tensor, nn
 
 from trunchier.conventions import COCO_17, EVAL_14_IN_44, JOINTS_44
 from trunchier.datasets.npz import read_people_npz
-from trunchier.files import whole_file
+from trunchier.files import read_npz, whole_file
 from trunchier.geometry import (
     SkinnedPoints,
     align_similarity,
@@ -33,7 +40,9 @@ from trunchier.geometry import (
 from trunchier.inference.mesh import MeshInferencer
 from trunchier.inference.pose import PosePredictor
 from trunchier.models.lifting.body import BodyLifter, load_lifter
+from trunchier.models.lifting.track import WINDOW, BodyTrackLifter, load_track_lifter
 from trunchier.models.mesh.hmr2_head import EMBEDDED_MEAN_PARAMS, read_mean_params
+from trunchier.synthetic.films import render_motion
 from trunchier.synthetic.keypoints import (
     ERRORS,
     Batch,
@@ -42,7 +51,10 @@ from trunchier.synthetic.keypoints import (
     read_errors,
     size_of,
 )
+from trunchier.synthetic.motion import Motion, Motions
+from trunchier.synthetic.noise import fit_noise, read_noise
 from trunchier.synthetic.people import BOX_PADDING, SyntheticPeople
+from trunchier.synthetic.sequences import KeypointSequences, Shot, film
 from trunchier.weights.find import find
 from trunchier.weights.load import save_weights
 
@@ -89,6 +101,33 @@ def _arguments():
     test.add_argument('--people', nargs='+', default=[], metavar='NPZ', help='annotated people')
     test.add_argument('--images', help='folder of their images, to lift what is found there')
     test.set_defaults(run=test_lifter)
+    noise = commands.add_parser('noise', help='errors of a 2D model along rendered motions')
+    noise.add_argument('--model', default='pose', help='name of a pose model (default: ours)')
+    noise.add_argument('--weights', help='its checkpoint')
+    noise.add_argument('--tracks', type=int, default=60)
+    noise.add_argument('--seed', type=int, default=2002)
+    noise.add_argument('--out', type=Path, required=True)
+    noise.set_defaults(run=write_noise)
+    tracks = commands.add_parser('train-tracks', help='train a lifter of tracks')
+    tracks.add_argument('--start', help='weights of a lifter of frames (default: ours)')
+    tracks.add_argument('--noise', help='file of the command `noise` (default: ours)')
+    tracks.add_argument('--steps', type=int, default=10_000)
+    tracks.add_argument('--minutes', type=float, default=math.inf, help='end after this time')
+    tracks.add_argument('--batch-size', type=int, default=16, help='windows')
+    tracks.add_argument('--poses', type=int, default=8000, help='different key poses')
+    tracks.add_argument('--lr', type=float, default=1e-3)
+    tracks.add_argument('--seed', type=int, default=0)
+    tracks.add_argument('--out', type=Path, required=True, help='.safetensors')
+    tracks.add_argument('--resume', action='store_true')
+    tracks.set_defaults(run=train_tracks)
+    judge = commands.add_parser('test-tracks', help='errors of tracks and of motion')
+    judge.add_argument('weights', nargs='?', help='default: those of the package')
+    judge.add_argument('--num', type=int, default=300, help='tracks')
+    judge.add_argument('--rendered', type=int, default=0, help='tracks to render, for our 2D model')
+    judge.add_argument('--motions', metavar='NPZ', help='poses (N, 72) and lengths, 10 fps')
+    judge.add_argument('--people', nargs='+', default=[], metavar='NPZ', help='annotated people')
+    judge.add_argument('--images', help='folder of their images, to lift what is found there')
+    judge.set_defaults(run=test_tracks)
     return parser.parse_args()
 
 
@@ -153,7 +192,9 @@ def train_lifter(args: argparse.Namespace) -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     begin = time.time()
     for step in range(first, args.steps):
-        losses = lifter_losses(lifter, points, stream.batch(args.batch_size))
+        batch = stream.batch(args.batch_size)
+        out, truth = lifter(batch.keypoints, batch.scores), points(batch.rotations, batch.betas)
+        losses = lifter_losses(out, posed(points, out), batch, truth)
         optimizer.zero_grad()
         sum(losses.values()).backward()
         nn.utils.clip_grad_norm_(lifter.parameters(), 1.0)
@@ -171,12 +212,20 @@ def train_lifter(args: argparse.Namespace) -> None:
     save_weights(halves, args.out, NOTE)
 
 
-def lifter_losses(lifter: BodyLifter, points: SkinnedPoints, batch: Batch) -> dict[str, Tensor]:
-    """Losses of a batch, to be added."""
-    out = lifter(batch.keypoints, batch.scores)
+def posed(points: SkinnedPoints, out: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Joints and points of predicted bodies."""
+    return points(torch.cat((out['global_orient'], out['body_pose']), 1), out['betas'])
+
+
+def lifter_losses(
+    out: dict[str, Tensor],
+    found: tuple[Tensor, Tensor],
+    batch: Batch,
+    truth: tuple[Tensor, Tensor],
+) -> dict[str, Tensor]:
+    """Losses of the bodies of a batch, to be added; joints and points, as found and true."""
     rotations = torch.cat((out['global_orient'], out['body_pose']), 1)
-    joints, places = points(rotations, out['betas'])
-    true_joints, true_places = points(batch.rotations, batch.betas)
+    (joints, places), (true_joints, true_places) = found, truth
     camera = out['camera'][:, None]
     pixels = camera[..., :1] * (places[:, :17, :2] + camera[..., 1:])
     spread = batch.truth.std((1, 2), keepdim=True)
@@ -187,6 +236,133 @@ def lifter_losses(lifter: BodyLifter, points: SkinnedPoints, batch: Batch) -> di
         betas=0.003 * F.mse_loss(out['betas'], batch.betas),
         keypoints=F.smooth_l1_loss(pixels / spread, batch.truth / spread, beta=0.1),
     )
+
+
+def write_noise(args: argparse.Namespace) -> None:
+    predictor = PosePredictor.load(find(args.model, args.weights, 'pose'))
+    motion = Motions(args.seed).draw(args.tracks, WINDOW)
+    errors, scores, truths = [], [], []
+    for index in range(args.tracks):
+        truth, found, score, _ = predict_track(predictor, motion, index, args.seed)
+        size = np.linalg.norm(truth.max(1) - truth.min(1), axis=-1)[:, None, None]
+        errors.append((found - truth) / size)
+        scores.append(score)
+        truths.append(truth / size)
+        if index % 10 == 0:
+            print(f'track {index}', flush=True)
+    noise = fit_noise(*(torch.from_numpy(np.float32(each)) for each in (errors, scores, truths)))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    noise.save(args.out)
+    for field in ('persistence', 'direction', 'confidence', 'shared', 'swapped'):
+        print(f'{field:12}', ' '.join(f'{value:.3f}' for value in getattr(noise, field).tolist()))
+
+
+def predict_track(
+    predictor: PosePredictor, motion: Motion, index: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of a rendered track: exact and found keypoints, scores, rotations into the camera."""
+    rng = np.random.default_rng((seed, index, 1))
+    frames, crops = list(render_motion(motion, index, seed)), []
+    for frame in frames:
+        side = np.tile(frame.bbox[2:] - frame.bbox[:2], 2)
+        box = frame.bbox + 0.02 * side * rng.standard_normal(4)
+        crops.append(predictor.crop(np.ascontiguousarray(frame.image[..., ::-1]), box))
+    found = predictor.decode(predictor.forward(crops), crops)
+    rows = [
+        (frame.keypoints, each['keypoints'], each['keypoint_scores'].clip(0, 1), frame.rotations)
+        for frame, each in zip(frames, found, strict=True)
+    ]
+    truth, keypoints, scores, rotations = (
+        np.array(each, np.float32) for each in zip(*rows, strict=True)
+    )
+    return truth, keypoints, scores, rotations
+
+
+def train_tracks(args: argparse.Namespace) -> None:
+    torch.manual_seed(args.seed)
+    lifter, points = BodyTrackLifter(load_lifter(args.start)), coco_points()
+    average = torch.optim.swa_utils.AveragedModel(
+        lifter, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998)
+    )
+    old = set(lifter.frame.parameters())
+    groups = [
+        dict(params=list(old), lr=0.3 * args.lr),
+        dict(params=[each for each in lifter.parameters() if each not in old], lr=args.lr),
+    ]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+    state_file, first = args.out.with_suffix('.state.pth'), 0
+    parts = dict(lifter=lifter, average=average, optimizer=optimizer)
+    if args.resume and state_file.is_file():
+        state = torch.load(state_file, weights_only=True)
+        first = state.pop('step')
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    highest = [args.lr * share for share in (0.3, 1)]
+    noise = read_noise(args.noise)
+    stream = KeypointSequences(args.seed, args.poses, noise)
+    stream.random.manual_seed(args.seed + first)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    begin, seen = time.time(), 0
+    for step in range(first, args.steps):
+        done = max(step / args.steps, (time.time() - begin) / (60 * args.minutes))
+        last = done >= 1 or step + 1 == args.steps
+        for group, lr in zip(optimizer.param_groups, highest, strict=True):
+            group['lr'] = lr * min(1, step / 100) * (1 + math.cos(math.pi * min(done, 1))) / 2
+        # A quarter of the windows are shorter, with as many frames a batch.
+        frames = WINDOW if step % 4 else 1 + int(torch.randint(WINDOW, (), generator=stream.random))
+        count = args.batch_size * WINDOW // frames
+        shot, keypoints, scores = stream.batch(count, frames)
+        losses = track_losses(
+            lifter, points, shot, keypoints, scores * _gaps(count, frames, stream)
+        )
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        nn.utils.clip_grad_norm_(lifter.parameters(), 1.0)
+        optimizer.step()
+        average.update_parameters(lifter)
+        seen += count * frames
+        if (step + 1) % 100 == 0 or last:
+            values = '  '.join(f'{name} {value:.4f}' for name, value in losses.items())
+            rate = seen / (time.time() - begin)
+            print(f'step {step + 1}  {values}  {rate:.0f} frames/s', flush=True)
+            with whole_file(state_file) as part:
+                states = {name: each.state_dict() for name, each in parts.items()}
+                torch.save(dict(states, step=step + 1), part)
+            halves = {name: each.half() for name, each in average.module.state_dict().items()}
+            save_weights(halves, args.out, NOTE)
+        if last:
+            break
+
+
+def _gaps(count, frames, stream):
+    """Frames in which the person was not found, in some windows: (B, T, 1) of 0 and 1."""
+    begin = torch.randint(frames, (count, 1), generator=stream.random)
+    length = torch.randint(1, 10, (count, 1), generator=stream.random)
+    length = length * (torch.rand(count, 1, generator=stream.random) < 0.15)
+    time = torch.arange(frames)
+    gap = (time >= begin) & (time < begin + length)
+    return (~gap | gap.all(1, keepdim=True))[..., None].float()
+
+
+def track_losses(
+    lifter: BodyTrackLifter, points: SkinnedPoints, shot: Shot, keypoints: Tensor, scores: Tensor
+) -> dict[str, Tensor]:
+    """Losses of windows, to be added: those of frames, and of steps between frames."""
+    out = {name: each.flatten(0, 1) for name, each in lifter(keypoints, scores).items()}
+    frames = scores.shape[1]
+    betas = shot.betas[:, None].expand(-1, frames, -1)
+    flat = (shot.rotations, betas, shot.truth, keypoints, scores)
+    batch = Batch(*(each.flatten(0, 1) for each in flat))
+    truth = shot.joints.flatten(0, 1), shot.points.flatten(0, 1)
+    found = posed(points, out)
+    losses = lifter_losses(out, found, batch, truth)
+    if frames > 1:
+        steps, true = (
+            (places - joints[:, :1]).unflatten(0, (-1, frames)).diff(dim=1)
+            for joints, places in (found, truth)
+        )
+        losses['steps'] = 20 * (steps - true).abs().mean()
+    return losses
 
 
 def _centered(places):
@@ -239,6 +415,114 @@ def test_lifter(args: argparse.Namespace) -> None:
             joints.append(next(infer(image, bboxes=box)).pred_instances.joints[0])
         joints = torch.from_numpy(np.stack(joints))[:, EVAL_14_IN_44]
         _print(f'{name}, found by {infer.name.partition("+")[0]}', joints, truth)
+
+
+def test_tracks(args: argparse.Namespace) -> None:
+    """Errors in mm, of velocity and acceleration in mm a frame, at 30 fps."""
+    frames, tracks, points = load_lifter(), load_track_lifter(args.weights), coco_points()
+    stream = KeypointSequences(TEST_SEED, 2000)
+    shot = film(stream.motions.draw(args.num, WINDOW), stream.random, stream.points)
+    sets = {'exact keypoints': (shot.points[:, :, EXTRA], shot.truth, torch.ones(1, 1, 17))}
+    for level, name in ((0.3, 'a better 2D model'), (1.0, 'VMPose-T-S2')):
+        found = stream.noise.sample(shot.truth, stream.random, level)
+        sets[f'errors of {name}, drawn'] = (shot.points[:, :, EXTRA], *found)
+    if args.motions:
+        shot = film(recorded(args.motions, args.num), stream.random, stream.points)
+        sets['recorded motion, exact'] = shot.points[:, :, EXTRA], shot.truth, torch.ones(1, 1, 17)
+        found = stream.noise.sample(shot.truth, stream.random, 0.3)
+        sets['the same, errors of a better model'] = (shot.points[:, :, EXTRA], *found)
+    if args.rendered:
+        predictor = PosePredictor.load(find('pose', None, 'pose'))
+        motion = stream.motions.draw(args.rendered, WINDOW)
+        rows = [
+            predict_track(predictor, motion, index, TEST_SEED) for index in range(args.rendered)
+        ]
+        exact, found, scores, rotations = (
+            torch.from_numpy(np.array(each)) for each in zip(*rows, strict=True)
+        )
+        betas = motion.betas.repeat_interleave(WINDOW, 0)
+        truth = points(rotations.flatten(0, 1), betas)[1][:, EXTRA]
+        truth = truth.unflatten(0, (-1, WINDOW))
+        sets['found by VMPose-T-S2, rendered'] = truth, found, scores
+        sets['the same tracks, exact'] = truth, exact, torch.ones(1, 1, 17)
+    print(f'{"":52}{"MPJPE":>8}{"PA-MPJPE":>10}{"MPJVE":>8}{"ACC-ERR":>8}')
+    for name, (truth, keypoints, scores) in sets.items():
+        scores = scores.expand(keypoints.shape[:3])
+        lifts = {
+            'frame by frame': frames.lift,
+            'windows': tracks.lift,
+            'windows of one frame': lambda k, s: _joined(tracks, k, s, False),
+            'windows of the past': lambda k, s: _joined(tracks, k, s, True),
+        }
+        for method, lift in lifts.items():
+            few = slice(40 if 'of' in method else None)
+            bodies = [lift(*each) for each in zip(keypoints[few], scores[few], strict=True)]
+            joints = torch.stack([posed(points, body)[1][:, EXTRA] for body in bodies])
+            _print_track(f'{name}: {method}', joints, truth[few])
+    for file in args.people:
+        people = read_people_npz(file)
+        truth = torch.from_numpy(people['keypoints_3d'])[:, EVAL_14_IN_44, :3]
+        sources = {'annotated': _coco_of(torch.from_numpy(people['keypoints_2d']))}
+        if args.images:
+            sources['found'] = _found_in(people, args.images)
+        for source, pair in sources.items():
+            for repeats in (1, 9):
+                out = [
+                    tracks.lift(
+                        *(each.repeat(repeats, 1, 1)[: len(each) * repeats] for each in one)
+                    )
+                    for one in zip(*(each[:, None] for each in pair), strict=True)
+                ]
+                joints = torch.cat([posed(points, body)[1][:1, EXTRA] for body in out])
+                _print(f'{Path(file).stem}, {source}, {repeats} x', joints, truth)
+
+
+def recorded(path: str, count: int) -> Motion:
+    """Tracks of a file of recorded poses, played back at 30 fps."""
+    arrays = read_npz(path, ('poses', 'lengths'), 2**28)
+    poses = arrays['poses'].reshape(-1, 24, 3).astype(np.float64)
+    lengths = arrays['lengths']
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    return Motions(TEST_SEED, 600, (poses, starts, lengths)).draw(count, WINDOW, {'clip': 1})
+
+
+def _joined(tracks, keypoints, scores, past):
+    """Each frame of a track by itself, or as the last of its past."""
+    frames = [
+        {
+            name: each[-1:]
+            for name, each in tracks.lift(
+                *(each[0 if past else frame : frame + 1] for each in (keypoints, scores))
+            ).items()
+        }
+        for frame in range(len(scores))
+    ]
+    return {name: torch.cat([each[name] for each in frames]) for name in frames[0]}
+
+
+def _print_track(name, joints, truth):
+    joints, truth = (
+        1000 * (each - each[:, :, 2:4].mean(2, keepdim=True)) for each in (joints, truth)
+    )
+    error = (joints - truth).norm(dim=-1).mean()
+    aligned = align_similarity(joints.flatten(0, 1), truth.flatten(0, 1))
+    least = (aligned - truth.flatten(0, 1)).norm(dim=-1).mean()
+    steps = [(joints - truth).diff(n=order, dim=1).norm(dim=-1).mean() for order in (1, 2)]
+    print(f'{name:52}{error:8.1f}{least:10.1f}{steps[0]:8.2f}{steps[1]:8.2f}', flush=True)
+
+
+def _found_in(people, images):
+    """Keypoints and scores that our 2D model finds of annotated people."""
+    predictor = PosePredictor.load(find('pose', None, 'pose'))
+    rows = []
+    for row, name in enumerate(people['imgname']):
+        image = cv2.imread(str(next(Path(images).rglob(Path(name).name))))
+        center, half = people['center'][row], people['scale'][row] * 100 / BOX_PADDING
+        crop = predictor.crop(image, np.concatenate((center - half, center + half)))
+        (found,) = predictor.decode(predictor.forward([crop]), [crop])
+        rows.append((found['keypoints'], found['keypoint_scores'].clip(0, 1)))
+    keypoints, scores = (np.array(each, np.float32) for each in zip(*rows, strict=True))
+    return torch.from_numpy(keypoints), torch.from_numpy(scores)
 
 
 def _print(name, joints, truth):

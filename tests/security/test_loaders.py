@@ -43,9 +43,11 @@ from trunchier.inference.sources import find, read
 from trunchier.models.create import create_backbone, create_model
 from trunchier.models.distillers import read_token
 from trunchier.models.lifting.body import load_lifter
+from trunchier.models.lifting.track import load_track_lifter
 from trunchier.models.mesh.body import SHAPES, BodyModel
 from trunchier.models.mesh.hmr2_head import MEAN_PARAMS, read_mean_params
 from trunchier.synthetic.keypoints import ERRORS, read_errors
+from trunchier.synthetic.noise import read_noise
 from trunchier.weights.find import weights_note
 from trunchier.weights.inspection import inspect_file
 from trunchier.weights.load import load_checkpoint, read_official, read_weights
@@ -82,7 +84,7 @@ READERS = {
     'trunchier/inference/writers.py': OWN,
     'trunchier/models/backbones/timm.py': {'weights'},
     'trunchier/models/distillers.py': {'token'},
-    'trunchier/models/lifting/body.py': {'lifter'},
+    'trunchier/models/lifting/body.py': {'lifter', 'lifter of tracks'},
     'trunchier/models/mesh/body.py': {'body'},
     'trunchier/models/mesh/hmr2_head.py': {'mean parameters'},
     'trunchier/ops/scan/cuda.py': 'loads of a Triton kernel',
@@ -91,6 +93,8 @@ READERS = {
     'trunchier/synthetic/dataset.py': OWN,
     'trunchier/synthetic/figure.py': OWN,
     'trunchier/synthetic/keypoints.py': {'errors of a 2D model'},
+    'trunchier/synthetic/motion.py': OWN,
+    'trunchier/synthetic/noise.py': {'noise of a 2D model'},
     'trunchier/synthetic/people.py': OWN,
     'trunchier/synthetic/poses.py': OWN,
     'trunchier/visualization/viewer.py': OWN,
@@ -251,7 +255,9 @@ ENTRIES = {
     'model without torch': lambda path: exported_models([], [path], 'cpu'),
     'split': lambda path: split.main([str(path), '--expert', 'coco']),
     'lifter': lambda path: load_lifter(path),
+    'lifter of tracks': lambda path: load_track_lifter(path),
     'errors of a 2D model': lambda path: read_errors(path),
+    'noise of a 2D model': lambda path: read_noise(path),
     'mean parameters': lambda path: read_mean_params(path),
     'real poses': lambda path: load_real_poses(path),
     'pose histogram': lambda path: load_probable_poses(path),

@@ -491,3 +491,12 @@ def test_lifters_on_fewer_frames_are_plotted(tmp_path):
     assert rows['MixSTE', '']['tokens'] == 17 * 8 * 12
     assert rows['TPC TRA', '3: 4']['tokens'] == 17 * (3 * 12 + 5 * 4)
     assert rows['TPS TRI', '1: 3']['giga'] < rows['TPS TRI', '3: 4']['giga']
+
+
+def test_motions_are_timed_by_kind_and_stage(tmp_path):
+    out = tmp_path / 'motions.json'
+    short = ('--rounds', '1', '--seconds', '0.001', '--threads', '1')
+    commands.main(['motions', '--batch', '4', '--frames', '6', *short, '--json', str(out)])
+    (table,) = json.loads(out.read_text())['tables']
+    assert {row['kind'] for row in table['rows']} >= {'gait', 'planted', 'clip', 'fall'}
+    assert all(row['rate'] > 0 for row in table['rows'])

@@ -13,6 +13,7 @@
     python tools/benchmark soak --frames 10000 --iterations 5000 --plot soak.svg
     python tools/benchmark annotation --num 10000
     python tools/benchmark lifting --frames 243 --plot lifting.svg
+    python tools/benchmark motions --threads 1
     python tools/benchmark all --out docs/benchmarks/DATE-DEVICE.md
 
 The rows of a table are measured in interleaved rounds: medians, +- half the interquartile range.
@@ -38,7 +39,19 @@ from pathlib import Path
 
 import torch
 
-from benchmark import annotation, busy, data, export, lifting, models, pipeline, scan, soak, train
+from benchmark import (
+    annotation,
+    busy,
+    data,
+    export,
+    lifting,
+    models,
+    motions,
+    pipeline,
+    scan,
+    soak,
+    train,
+)
 from benchmark.report import Report, Table, progress
 
 COMMANDS = {
@@ -51,6 +64,7 @@ COMMANDS = {
     'busy': (busy, 'training and prediction beside busy processes'),
     'annotation': (annotation, 'overhead of `trunchier annotate` per input'),
     'lifting': (lifting, 'lifters on fewer frames: tokens against milliseconds'),
+    'motions': (motions, 'synthetic motions: frames/s of poses, keypoints, errors'),
     'soak': (soak, 'memory, open files and threads of long runs'),
 }
 

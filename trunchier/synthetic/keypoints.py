@@ -120,23 +120,8 @@ class KeypointStream:
             noise = self._normal(count, 24, 3) * math.radians(POSE_NOISE)
             noise[:, 0] = 0
             rotations = rotations @ axis_angle_to_matrix(noise)
-        rotations[:, 0] = self._views(count) @ rotations[:, 0]
+        rotations[:, 0] = random_views(count, self.random) @ rotations[:, 0]
         return rotations, self._normal(count, 10).clamp(-BETA_LIMIT, BETA_LIMIT)
-
-    def _views(self, count):
-        """Rotations from the level world (y up, people face z) to the camera (y down)."""
-        kind = self._chance(count)
-        pitch = torch.where(kind < 0.6, 5 + 8 * self._normal(count), 5 + 40 * self._chance(count))
-        pitch = torch.where(kind < 0.88, pitch, -25 * self._chance(count))
-        level = self._chance(count) > 0.08
-        roll = torch.where(level, 6 * self._normal(count), 120 * self._chance(count) - 60)
-        yaw, zero = 360 * self._chance(count), torch.zeros(count)
-        turns = torch.stack([
-            torch.stack((zero, zero, roll), 1), torch.stack((pitch, zero, zero), 1),
-            torch.stack((zero, yaw, zero), 1),
-        ])  # fmt: skip
-        roll, pitch, yaw = axis_angle_to_matrix(torch.deg2rad(turns))
-        return roll @ pitch @ torch.diag(torch.tensor([1.0, -1.0, -1.0])) @ yaw
 
     def _project(self, rotations, betas):
         joints, points = self.points(rotations, betas)
@@ -199,6 +184,29 @@ class KeypointStream:
         known[(kind > 0.22) & (kind < 0.27), 11:] = False
         known[known.sum(1) < 5, 5:13] = True
         return known
+
+
+def random_views(count: int, random: torch.Generator) -> Tensor:
+    """Rotations from the level world (y up, people face z) to the camera (y down): (B, 3, 3)."""
+
+    def chance(*shape):
+        return torch.rand(*shape, generator=random)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=random)
+
+    kind = chance(count)
+    pitch = torch.where(kind < 0.6, 5 + 8 * normal(count), 5 + 40 * chance(count))
+    pitch = torch.where(kind < 0.88, pitch, -25 * chance(count))
+    level = chance(count) > 0.08
+    roll = torch.where(level, 6 * normal(count), 120 * chance(count) - 60)
+    yaw, zero = 360 * chance(count), torch.zeros(count)
+    turns = torch.stack([
+        torch.stack((zero, zero, roll), 1), torch.stack((pitch, zero, zero), 1),
+        torch.stack((zero, yaw, zero), 1),
+    ])  # fmt: skip
+    roll, pitch, yaw = axis_angle_to_matrix(torch.deg2rad(turns))
+    return roll @ pitch @ torch.diag(torch.tensor([1.0, -1.0, -1.0])) @ yaw
 
 
 def size_of(keypoints: Tensor) -> Tensor:
