@@ -1,12 +1,13 @@
 """Synthetic motions: frames/s of poses, of keypoints before a camera, of a detector's errors."""
 
 import argparse
+import time
 from collections.abc import Callable
 
 import torch
 
 from benchmark.report import Table, progress
-from benchmark.timing import measure
+from benchmark.timing import seconds_each
 
 
 def add_arguments(add: Callable) -> None:
@@ -26,16 +27,15 @@ def run(args: argparse.Namespace) -> Table:
     truth = film(motion, random, stream.points).truth
 
     def drawing(kinds):
-        return lambda: motions.draw(args.batch, args.frames, kinds)
+        return lambda index: motions.draw(args.batch, args.frames, kinds)
 
     tasks = {('poses', kind): drawing({kind: 1.0}) for kind in KINDS}
     tasks['poses', 'all, as in training'] = drawing(SHARES)
-    tasks['camera and keypoints', ''] = lambda: film(motion, random, stream.points)
-    tasks['errors of a detector', ''] = lambda: noise.sample(truth, random)
-    rows = [
-        dict(stage=stage, kind=kind, rate=1e3 * args.batch * args.frames / found['ms'],
-             spread=found['spread'])
-        for (stage, kind), found in measure(tasks, args).items()
-    ]  # fmt: skip
-    columns = dict(stage='stage', kind='kind', rate='frames/s', spread='+- %')
+    tasks['camera and keypoints', ''] = lambda index: film(motion, random, stream.points)
+    tasks['errors of a detector', ''] = lambda index: noise.sample(truth, random)
+    rows = []
+    for (stage, kind), task in tasks.items():
+        seconds = seconds_each(task, args.rounds, time.process_time)
+        rows.append(dict(stage=stage, kind=kind, rate=args.batch * args.frames / seconds))
+    columns = dict(stage='stage', kind='kind', rate='frames per second of CPU time')
     return Table('Motions', columns, rows, [f'{args.batch} sequences of {args.frames} frames'])
