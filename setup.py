@@ -70,6 +70,7 @@ setup(
         'data': ['pycocotools', 'scipy'],
         'export': ['onnxscript'],
         'mesh': ['smplx', 'trimesh'],
+        'openvino': ['openvino'],
         'ray': ['ray[data,train]>=2.51', 'pyarrow<23'],  # later ones require numpy 2
         'remote': ['fsspec', 'aiohttp', 's3fs', 'gcsfs'],  # shards on servers
         'tables': ['pandas'],

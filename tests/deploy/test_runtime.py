@@ -1,5 +1,7 @@
 """Exported files and modules predict alike; a file runs on its device, without its modules."""
 
+import sys
+
 import pytest
 import small_models
 import torch
@@ -103,6 +105,33 @@ def test_files_of_others_are_refused(tmp_path):
     (tmp_path / 'broken.onnx').write_bytes(b'no model')
     with pytest.raises(ExportError, match='onnxruntime cannot run broken.onnx on cpu'):
         ExportedNetwork(tmp_path / 'broken.onnx')
+
+
+# --- runtimes ------------------------------------------------------------------------------------
+@pytest.mark.parametrize('task', TASKS)
+def test_openvino_computes_what_onnxruntime_does(task, exported):
+    pytest.importorskip('openvino', reason='needs openvino')
+    _, path = exported(task, '.onnx')
+    images = torch.randn(3, 3, 256, 192)
+    expected, network = ExportedNetwork(path)(images), ExportedNetwork(path, runtime='openvino')
+    assert network.runtime == 'openvino'
+    assert network.metadata == ExportedNetwork(path).metadata
+    found = network(images)
+    network(torch.zeros(1, 3, 256, 192))  # does not overwrite what is found
+    for name, tensor in expected.items():
+        tolerance = 1e-4 * float(tensor.std())
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=tolerance)
+    with pytest.raises(RuntimeError, match='OpenVINO runs on the CPU, not on cuda; take onnxrun'):
+        ExportedNetwork(path, 'cuda', runtime='openvino')
+
+
+def test_runtimes_that_are_absent_or_read_other_files_are_refused(exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'openvino', None)
+    _, path = exported('pose', '.onnx')
+    with pytest.raises(ImportError, match=r"pip install 'trunchier\[openvino\]', or take onnxrun"):
+        ExportedNetwork(path, runtime='openvino')
+    with pytest.raises(ValueError, match="does not run in 'torch'; choose onnxruntime or openvino"):
+        ExportedNetwork(path, runtime='torch')
 
 
 # --- devices --------------------------------------------------------------------------------------

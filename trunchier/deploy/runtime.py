@@ -3,8 +3,8 @@
     network = ExportedNetwork('VMPose-T-S2.onnx', 'cuda')
     heatmaps = network(images)['heatmaps']
 
-An exported file runs in onnxruntime or in torch; the modules it was made of are never built. Files
-of torch are programs, whose author decides what they do, so that they need `trust`.
+An exported file runs in onnxruntime, OpenVINO or torch; the modules it was made of are never built.
+Files of torch are programs, whose author decides what they do, so that they need `trust`.
 """
 
 import json
@@ -75,6 +75,7 @@ class ExportedNetwork:
         device: where it runs. On CUDA an .onnx file requires onnxruntime-gpu.
         name: expected model; None accepts any.
         trust: also read files of torch, which may run any code of their author.
+        runtime: key of RUNTIMES; None: onnxruntime for .onnx, torch for its own files.
 
     Attributes:
         metadata: plain data, see docs/export.md.
@@ -82,10 +83,10 @@ class ExportedNetwork:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another kind of file, or another model.
+        ValueError: another kind of file, another model, or a runtime of other files.
         ExportError: a program without `trust`, or the runtime cannot run the file.
-        RuntimeError: onnxruntime does not run on `device` here.
-        ImportError: .onnx without onnxruntime.
+        RuntimeError: the runtime does not run on `device` here.
+        ImportError: the runtime is not installed.
     """
 
     def __init__(
@@ -94,18 +95,24 @@ class ExportedNetwork:
         device: str | torch.device = 'cpu',
         name: str | None = None,
         trust: bool = False,
+        runtime: str | None = None,
     ):
         path, self.device = Path(path), torch.device(device)
         if not path.is_file():
             raise FileNotFoundError(f'no exported model {path} (from {Path.cwd()})')
         if path.suffix not in READERS:
             raise ValueError(f'{path} ends in none of {", ".join(READERS)}')
+        if runtime is not None and path.suffix not in RUNTIMES.get(runtime, ()):
+            able = [name for name, suffixes in RUNTIMES.items() if path.suffix in suffixes]
+            raise ValueError(f'{path} does not run in {runtime!r}; choose {" or ".join(able)}')
         if path.suffix != FORMATS['onnx'] and not trust:
             raise ExportError(
                 f'{path} is a program of torch, which may run code and write files; exchange '
                 'models as ONNX (.onnx) or, if you trust its author, say trust=True (--trust)'
             )
         self.runtime, reader = READERS[path.suffix]
+        if runtime == 'openvino':
+            self.runtime, reader = runtime, _read_openvino
         self.path = path
         self.metadata, self._run = reader(path, self.device)
         for key, kind in dict(task=str, model=str, dynamic_batch=bool, outputs=dict | list).items():
@@ -151,16 +158,43 @@ def _read_onnx(path, device):
         raise ExportError(f'onnxruntime cannot run {path.name} on {device}: {error}') from error
     if session.get_providers()[0] != providers[0][0]:  # its libraries did not load
         raise RuntimeError(_no_provider(device, f'{providers[0][0]} does not load'))
-    texts = session.get_modelmeta().custom_metadata_map
-    try:
-        metadata = {key: json.loads(text) for key, text in texts.items()} if 'task' in texts else {}
-    except (ValueError, RecursionError):
-        metadata = {}
+    metadata = _parsed(session.get_modelmeta().custom_metadata_map)
 
     def run(images):
         return [torch.from_numpy(each) for each in session.run(None, {INPUT: images.cpu().numpy()})]
 
     return metadata, run
+
+
+def _read_openvino(path, device):
+    remedy = "pip install 'trunchier[openvino]', or take onnxruntime"
+    openvino = need('openvino', 'running .onnx files in OpenVINO', remedy)
+    if device.type != 'cpu':
+        raise RuntimeError(f'OpenVINO runs on the CPU, not on {device}; take onnxruntime there')
+    # By itself OpenVINO takes bfloat16 where a CPU has it: twice as slow on AMD's, and inexact.
+    exact = dict(INFERENCE_PRECISION_HINT='f32', PERFORMANCE_HINT='LATENCY')
+    try:
+        core = openvino.Core()
+        model = core.read_model(path)
+        threads = torch.get_num_threads()
+        compiled = core.compile_model(model, 'CPU', dict(exact, INFERENCE_NUM_THREADS=threads))
+    except Exception as error:  # as onnxruntime's
+        raise ExportError(f'OpenVINO cannot run {path.name}: {error}') from error
+
+    def run(images):
+        return [torch.tensor(each) for each in compiled([images.numpy()]).to_tuple()]
+
+    facts = model.get_rt_info()
+    texts = facts['framework'].items() if 'framework' in facts else ()
+    return _parsed({key: text.value for key, text in texts}), run
+
+
+def _parsed(texts):
+    """Metadata of an ONNX file; empty if it is not one of ours."""
+    try:
+        return {key: json.loads(text) for key, text in texts.items()} if 'task' in texts else {}
+    except (ValueError, RecursionError):
+        return {}
 
 
 def onnx_providers(device: str | torch.device) -> list[tuple[str, dict[str, Any]]]:
@@ -227,3 +261,4 @@ READERS = {
     '.pt': ('torchscript', _read_torchscript),
     '.pt2': ('torch.export', _read_torch_export),
 }
+RUNTIMES = {'onnxruntime': ('.onnx',), 'openvino': ('.onnx',), 'torch': ('.pt', '.pt2')}

@@ -117,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 args['device'],
                 low=args['precision'] != 'fp32',
                 mmpose=args['skeleton_style'] != STYLES[0],
+                runtime=args['runtime'] not in (None, 'onnxruntime'),
                 **{name: args[name] for name in NEED_TORCH},
             )
             if models is None:
@@ -139,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             made = out_dir is not None and not os.path.exists(out_dir)
             _check(args, found, models, out_dir)
             viewer = _viewer(args['host'], args['port'], found) if args['viewer'] else None
-            common = given('device', 'batch_size', 'precision', 'track', 'smooth')
+            common = given('device', 'batch_size', 'precision', 'runtime', 'track', 'smooth')
             common |= given('detector', 'detector_weights', 'score_thr', 'trust', 'max_pixels')
             inferencers = [
                 Inferencer(model, **common, **accepted)
@@ -213,6 +214,8 @@ def _parser():
     add('--batch-size', type=int, default=8, metavar='N', help='people per batch (default: 8)')
     add('--precision', choices=('fp32', 'int8', 'bf16', 'fp16'), default='fp32',
         help='int8 is for CPU (default: fp32)')
+    add('--runtime', choices=('onnxruntime', 'openvino', 'torch'),
+        help='what runs an exported model: .onnx files onnxruntime (default) or openvino')
     add('--flip-test', action=argparse.BooleanOptionalAction,
         help='average each pose with that of the mirrored image, for twice the time (default: no; '
              'testing does)')

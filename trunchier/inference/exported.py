@@ -148,9 +148,10 @@ class ExportedPose:
         device: str = 'cpu',
         precision: str = 'fp32',
         trust: bool = False,
+        runtime: str | None = None,
         flip_test: bool | None = False,
     ) -> ExportedPose:
-        """See `Predictor.load`; `exported_models` has checked device and precision."""
+        """See `Predictor.load`; `exported_models` has checked device, precision and runtime."""
         return cls(found, flip_test)
 
     def crop(self, image: np.ndarray, box: np.ndarray, focal: float | None = None) -> Crop:

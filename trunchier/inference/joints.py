@@ -172,6 +172,7 @@ class JointPredictor(PosePredictor):
         device: str = 'auto',
         precision: str = 'fp32',
         trust: bool = False,
+        runtime: str | None = None,
         pose: str = 'pose',
         pose_weights: str | None = None,
         **options: Any,
@@ -180,7 +181,7 @@ class JointPredictor(PosePredictor):
 
         Args:
             found: the lifter, from `weights.find.find`.
-            device, precision, trust, options: see `Predictor.load`.
+            device, precision, trust, runtime, options: see `Predictor.load`.
             pose, pose_weights: name of the 2D model, and its weights if it has none of its own.
         """
         source = find(pose, pose_weights, found.task)
@@ -189,7 +190,9 @@ class JointPredictor(PosePredictor):
         model = build_model(found.cfg)
         load_checkpoint(model, found.required_weights(), renames=found.renames)
         lifter = model.to(pick_device(device)).eval(), found.cfg
-        predictor = super().load(source, device, precision, trust, lifter=lifter, **options)
+        predictor = super().load(
+            source, device, precision, trust, runtime, lifter=lifter, **options
+        )
         predictor.settings |= dict(pose=source.name, pose_weights=source.required_weights().name)
         return predictor
 

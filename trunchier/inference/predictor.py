@@ -117,6 +117,7 @@ class Predictor:
         device: str = 'auto',
         precision: str = 'fp32',
         trust: bool = False,
+        runtime: str | None = None,
         **options: Any,
     ) -> Predictor:
         """The predictor of a model and its weights.
@@ -124,7 +125,7 @@ class Predictor:
         Args:
             found: from `weights.find.find`, with weights: a checkpoint or an exported model.
             device, precision, options: see the class.
-            trust: also run exported files of torch, see `ExportedNetwork`.
+            trust, runtime: of exported files, see `ExportedNetwork`.
 
         Raises:
             ValueError: unknown device or precision, or an exported file of another model.
@@ -144,8 +145,13 @@ class Predictor:
         if is_exported(weights):
             if precision == 'int8':
                 raise ValueError(f'{weights} has the precision that it was exported in, not int8')
-            network = ExportedNetwork(weights, device, found.name, trust)
+            network = ExportedNetwork(weights, device, found.name, trust, runtime)
             return cls(found.cfg, network, device, precision, **options)
+        if runtime not in (None, 'torch'):
+            raise ValueError(
+                f'{weights} holds weights, which run in torch; write them for {runtime} by '
+                f'`trunchier export {found.name} {weights}`'
+            )
         model = cls.build(found.cfg)
         if any('SyncBatchNorm' in type(each).__name__ for each in model.modules()):
             model = revert_sync_batchnorm(model)  # looks into mmcv, which takes 0.1 s
