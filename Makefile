@@ -23,7 +23,7 @@ REACH := import json, urllib.request as u; \
          assert json.load(page)['vulnerabilities']
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-lanes test-upstream test-slow lint format docs audit doctor clean
+.PHONY: help setup demo test test-lanes test-upstream test-slow lint format docs web audit doctor clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -59,6 +59,11 @@ format: $(READY)  ## format the code and fix what ruff can fix
 docs: $(READY_DOCS)  ## the documentation as a site that works offline, into site/
 	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --strict --quiet
 	@echo 'site/index.html is the first page; with search: python3 -m http.server -d site'
+
+web: $(READY)  ## the page for browsers (poses and bodies, onnxruntime-web from npm), into examples/web/dist
+	npm ci --prefix examples/web --ignore-scripts --no-audit --no-fund
+	PYTHONPATH=. $(VENV)/bin/python examples/web/build.py
+	@echo 'python3 -m http.server -d examples/web/dist, then open http://localhost:8000'
 
 audit: $(READY)  ## known vulnerabilities of the installed packages, if PyPI's advisories can be reached
 	@if ! $(VENV)/bin/python -c "$(REACH)" 2>/dev/null; then \

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 PACKAGE = Path(__file__).resolve().parents[1] / 'trunchier'
+WEB = PACKAGE.parent / 'examples' / 'web' / 'dist'  # of `make web`
+EMBEDDED = (
+    '<iframe src="demo/index.html" allow="camera" title="Poses and bodies" loading="lazy" '
+    'style="width: 100%; height: 44rem; border: 0; border-radius: 12px"></iframe>\n\n'
+    '<a href="demo/index.html" target="_blank">Open the page alone</a>: faster, with threads.'
+)
 
 
 def functions() -> list[str]:
@@ -52,11 +58,15 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages of the reference, which no file holds, and SECURITY.md."""
+    """Add what is not in docs/: pages of the reference, SECURITY.md, the page for browsers."""
     from mkdocs.structure.files import File
 
     security = (PACKAGE.parent / 'SECURITY.md').read_text()
     files.append(File.generated(config, 'security.md', content=security))
+    for path in sorted(WEB.rglob('*')):
+        if path.is_file():
+            name = f'demo/{path.relative_to(WEB).as_posix()}'
+            files.append(File.generated(config, name, abs_src_path=str(path)))
     for page, modules in pages().items():
         title = page if page == 'trunchier' else f'trunchier.{page}'
         text = '\n\n'.join([f'# {title}', *(f'::: {module}' for module in modules)])
@@ -65,7 +75,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Drop what an info string says beyond the language (`python run`): it is for tests."""
+    """Embed the page for browsers where `make web` has built it; drop what an info string says
+    beyond the language (`python run`), which is for tests.
+    """
+    embedded = EMBEDDED if (WEB / 'models.json').is_file() else ''
+    markdown = markdown.replace('<!-- the page -->', embedded)
     return re.sub(r'^```(\w+) .*$', r'```\1', markdown, flags=re.M)
 
 

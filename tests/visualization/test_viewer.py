@@ -1,19 +1,13 @@
 """The page shows people, image and controls, to this machine alone."""
 
-import base64
-import contextlib
-import json
-import shutil
 import socket
-import subprocess
 import threading
-import time
 import urllib.request
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from browser import Page, needs_browser, wait_for
 from mmengine.structures import InstanceData
 from mmpose.datasets.datasets.utils import parse_pose_metainfo
 from mmpose.structures import PoseDataSample
@@ -246,9 +240,6 @@ def test_the_newest_frame_is_followed_when_asked_for(viewer, monkeypatch):
         assert viewer.frame.value == shown
 
 
-# --- in a browser ------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize('fps', [5, 25, 60])
 def test_frames_are_played_at_the_rate_of_the_video_and_late_ones_left_out(fps):
     times, step = [3 + frame / fps for frame in range(10)], 1 / fps
@@ -264,64 +255,10 @@ def test_frames_of_unknown_time_are_a_tenth_of_a_second_apart(viewer):
     assert viewer.times['Mesh-A', 'folder'] == pytest.approx([0, 0.1, 0.2])
 
 
-BROWSER = shutil.which('chromium') or shutil.which('chromium-browser')
-FLAGS = [
-    '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-    '--disable-background-networking', '--disable-component-update', '--disable-sync',
-    '--use-angle=swiftshader', '--enable-unsafe-swiftshader', '--window-size=1400,900',
-    '--remote-debugging-port=0',
-]  # fmt: skip
+# --- in a browser ------------------------------------------------------------------------------
 
 
-class Page:
-    """A headless browser with one page, steered by its debugging protocol."""
-
-    def __init__(self, address, profile):
-        from websockets.sync.client import connect
-
-        self.process = subprocess.Popen(
-            [BROWSER, *FLAGS, f'--user-data-dir={profile}', address],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        told = Path(profile, 'DevToolsActivePort')
-        wait_for(lambda: told.exists() and told.read_text().strip())
-        port = told.read_text().split()[0]
-        pages = json.load(urllib.request.urlopen(f'http://127.0.0.1:{port}/json', timeout=20))
-        (page,) = [each for each in pages if each['type'] == 'page']
-        self.socket = connect(page['webSocketDebuggerUrl'], max_size=None)
-        self.calls = 0
-
-    def call(self, method, **parameters):
-        self.calls += 1
-        self.socket.send(json.dumps(dict(id=self.calls, method=method, params=parameters)))
-        while True:
-            answer = json.loads(self.socket.recv(timeout=60))
-            if answer.get('id') == self.calls:
-                return answer['result']
-
-    def text(self):
-        expression = 'document.body ? document.body.innerText : ""'
-        return self.call('Runtime.evaluate', expression=expression)['result'].get('value', '')
-
-    def screenshot(self):
-        data = base64.b64decode(self.call('Page.captureScreenshot', format='png')['data'])
-        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-
-    def close(self):
-        with contextlib.suppress(OSError):
-            self.socket.close()
-        self.process.terminate()
-        self.process.wait(20)
-
-
-def wait_for(condition, seconds=60):
-    begin = time.monotonic()
-    while not condition():
-        assert time.monotonic() - begin < seconds, 'it did not come'
-        time.sleep(0.2)
-
-
-@pytest.mark.skipif(BROWSER is None, reason='no chromium here (apt-get install chromium)')
+@needs_browser
 def test_a_browser_shows_people_in_3d_image_and_controls(viewer, tmp_path):
     for frame in range(2):
         moment = result('photo', frame)
