@@ -23,7 +23,8 @@ REACH := import json, urllib.request as u; \
          assert json.load(page)['vulnerabilities']
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-lanes test-upstream test-slow lint format docs web audit doctor clean
+.PHONY: help setup demo demo-video test test-lanes test-upstream test-slow lint format docs web audit \
+        doctor clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -33,6 +34,9 @@ setup: $(READY)  ## create .venv and install all requirements
 
 demo: $(READY)  ## train, test and draw models on synthetic people; PHOTOS=dir: predict on yours too
 	$(VENV)/bin/python tools/demo.py $(if $(PHOTOS),--photos "$(PHOTOS)")
+
+demo-video: $(READY)  ## draw a clip of people who walk, and lift it to bodies; VIDEO=file: yours
+	$(VENV)/bin/python tools/demo_video.py $(if $(VIDEO),--video "$(VIDEO)")
 
 test: $(READY) lint  ## lint, then the test suite
 	$(subst %,$(VENV),$(PYTEST))
