@@ -5,12 +5,17 @@ import io
 from pathlib import Path
 from xml.etree import ElementTree
 
+import cv2
+import mmengine
 import pytest
+import torch
 import yaml
 from report import __main__ as report
-from report import results, tables, work_dirs
+from report import curves, results, tables, work_dirs
+from safetensors.torch import load_file
 
 from trunchier import zoo
+from trunchier.files.shipped import asset
 
 ROOT = Path(__file__).resolve().parents[2]
 HALF = 0.05 + 1e-9  # of the last printed digit
@@ -338,3 +343,57 @@ def test_figures_refuse_what_they_cannot_draw(file, tmp_path):
     text = 'model,source,protocol,mine/AP\nSwinPose-T-S4,ours,mine,70\n'
     with pytest.raises(SystemExit, match='no coco/AP of SwinPose-T-S4, which the figure shows'):
         report.main(['figure1', '--from', file(text)])
+
+
+def test_curves_of_resumed_trainings_are_one_line_by_iterations(work_dir, tmp_path):
+    def log(*steps, value):
+        losses = ''.join(f'{{"loss": {1 / step}, "step": {step}}}\n' for step in steps)
+        return 'vis_data/scalars.json', f'{losses}{{"coco/AP": {value}, "step": 1}}\n'
+
+    test = 'vis_data/scalars.json', '{"coco/AP": 0.9, "step": 0}\n'
+    folder = work_dir('swin-t-s3', log(10, 20, value=0.1), log(20, 30, value=0.5), test)
+    found = curves.read(Path(folder))
+    assert found == {
+        'loss': [(10, 1 / 10), (20, 1 / 20), (30, 1 / 30)],
+        'coco/AP': [(20, pytest.approx(10)), (30, pytest.approx(50))],
+    }
+    report.main(['curve', folder, '--out', str(tmp_path / 'c.svg')])
+    ids = {each.get('id') for each in ElementTree.parse(tmp_path / 'c.svg').getroot().iter()}
+    assert {'loss/swin-t-s3', 'coco/AP/swin-t-s3'} <= ids
+    with pytest.raises(SystemExit, match='no loss and no metric was logged'):
+        report.main(['curve', work_dir('swin-t-s4', test)])
+
+
+def test_sheets_take_the_best_checkpoint_and_refuse_other_folders(work_dir):
+    folder = Path(work_dir('swin-t-s3'))
+    (folder / 'last_checkpoint').write_text('/elsewhere/epoch_2.pth')
+    with pytest.raises(SystemExit, match='expected one config and a checkpoint'):
+        report.main(['figure4', 'a.jpg', '--from', str(folder)])
+    (folder / 'epoch_2.pth').touch()
+    config = folder / 'td-hm_swin-t-s3_mine.py'
+    assert work_dirs.checkpoint_of(folder) == (config, folder / 'epoch_2.pth')
+    (folder / 'best_coco_AP_epoch_1.pth').touch()
+    assert work_dirs.checkpoint_of(folder)[1].name == 'best_coco_AP_epoch_1.pth'
+    with pytest.raises(SystemExit, match='SwinPose-T-S3 is no mesh model'):
+        report.main(['figure5', 'a.jpg', '--from', str(folder)])
+
+
+@pytest.mark.slow
+def test_figure_4_shows_each_model_on_each_image(tmp_path):
+    weights = load_file(asset('VMPose-T-S2.safetensors'))
+    image = cv2.imread(str(ROOT / 'docs' / 'demo.jpg'))
+    cv2.imwrite(str(tmp_path / 'a.jpg'), image[:256, :192])
+    shipped = next((ROOT / 'configs' / 'embedded').glob('td-hm_vm-t-s2_*.py'))
+    for number in range(2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        config = mmengine.Config.fromfile(shipped)
+        config.dump(folder / shipped.name)
+        torch.save({'state_dict': weights}, folder / 'best_1.pth')
+    out = tmp_path / 'sheet.png'
+    folders = [str(tmp_path / '0'), str(tmp_path / '1')]
+    with pytest.raises(SystemExit) as stopped:
+        report.main(['figure4', str(tmp_path / 'a.jpg'), '--from', *folders, '--out', str(out)])
+    assert not stopped.value.code
+    sheet = cv2.imread(str(out))
+    assert sheet.shape[1] > 3 * 150  # the image and the drawings of two models

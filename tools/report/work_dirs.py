@@ -143,3 +143,15 @@ def annotations(value: Any) -> list[str]:
         own = [Path(value['ann_file']).name] if isinstance(value.get('ann_file'), str) else []
         return own + [name for each in value.values() for name in annotations(each)]
     return [name for each in value for name in annotations(each)] if isinstance(value, list) else []
+
+
+def checkpoint_of(folder: Path) -> tuple[Path, Path]:
+    """Config and best, or else last, checkpoint of a work_dir; ValueError if it has none."""
+    configs = sorted(folder.glob('*.py'))
+    best = sorted(folder.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
+    pointer = folder / 'last_checkpoint'
+    if not best and pointer.is_file():
+        best = [folder / Path(pointer.read_text(encoding='utf-8').strip()).name]
+    if len(configs) != 1 or not best or not best[-1].is_file():
+        raise ValueError(f'{folder}: expected one config and a checkpoint, as training leaves them')
+    return configs[0], best[-1]
