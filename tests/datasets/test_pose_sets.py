@@ -72,6 +72,24 @@ def test_a_config_has_a_head_and_data_for_each_of_its_sets(path):
     assert [step.type for step in data.pipeline] == ['PackPoseInputs']
 
 
+@pytest.mark.parametrize('encoder, channels', [('vit-s', 384), ('vm-t-s3', 384)])
+def test_every_data_set_can_have_the_simple_decoder(encoder, channels):
+    cfg = Config.fromfile(next(path for path in CONFIGS if encoder in path.name))
+    single = Config.fromfile(ROOT / zoo.config_path(encoder, 'pose')).model.head
+    cfg.model = zoo.mixed_model_cfg(encoder, cfg.sets, single, decoder='simple')
+    cfg.model.update(type='TopdownPoseEstimator', head=dict(cfg.model.head))
+    cfg.model.head.pop('_delete_')
+    with torch.device('meta'):
+        model = build_model(cfg)
+        feats = model.neck(tuple(model.backbone(torch.zeros(2, 3, 256, 192))))
+    for name, head in model.head.heads.items():
+        count = zoo.POSE_SETS[name].keypoints
+        assert {key: value.shape for key, value in head.state_dict().items()} == {
+            'final_layer.weight': (count, channels, 3, 3), 'final_layer.bias': (count,),
+        }  # fmt: skip
+        assert head(feats).shape == (2, count, 64, 48)
+
+
 def test_heads_alone_are_split_as_well():
     heads = {name: torch.randn(n, 4, 1, 1) for name, n in (('coco', 17), ('aic', 14))}
     state = {f'head.heads.{name}.final_layer.weight': each for name, each in heads.items()}

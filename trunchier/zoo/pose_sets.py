@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .encoders import encoder, neck_cfg
-from .tasks import TASKS
+from .configs import model_cfg
 
 
 class PoseSet(NamedTuple):
@@ -73,7 +72,11 @@ def mixed_data_cfg(
 
 
 def mixed_model_cfg(
-    name: str, names: Sequence[str], head: Mapping[str, Any], experts: bool = False
+    name: str,
+    names: Sequence[str],
+    head: Mapping[str, Any],
+    experts: bool = False,
+    decoder: str = 'classic',
 ) -> dict[str, Any]:
     """The part of a model's config that an encoder and several data sets decide.
 
@@ -83,16 +86,12 @@ def mixed_model_cfg(
         head: config of mmpose's HeatmapHead, without channels.
         experts: one for each data set in each FFN, as in ViTPose++; ValueError if the encoder is
             no plain ViT.
+        decoder: of each data set, see `model_cfg`.
     """
-    row = encoder(name)
-    head = dict(head, in_channels=row.decoder_channels)
+    cfg = model_cfg(name, decoder=decoder)
+    head = dict(head, **cfg['head'])
     heads = {each: dict(head, out_channels=pose_set(each).keypoints) for each in names}
-    cfg = dict(
-        backbone=TASKS['pose'].model(name, row)['backbone'],
-        head=dict(type='MultiDatasetHead', heads=heads, _delete_=True),
-    )
-    if neck := neck_cfg(name):
-        cfg['neck'] = neck
+    cfg['head'] = dict(type='MultiDatasetHead', heads=heads, _delete_=True)
     if not experts:
         return cfg
     if name not in EXPERT_WIDTHS:
