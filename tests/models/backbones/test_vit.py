@@ -1,5 +1,7 @@
 """Plain ViT with the attention, strides, freezing and experts of ViTPose and ViTPose++."""
 
+import re
+
 import pytest
 import torch
 from golden_rule import assert_matches, golden_input, golden_state, load_golden, official_shapes
@@ -204,6 +206,24 @@ def test_as_many_parameters_are_trained_as_by_the_authors(arch, freeze, trained)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     # The authors' position embedding has an entry more, that of the class token.
     assert parameters + model.embed_dims * model.pos_embed.requires_grad == trained
+
+
+@pytest.mark.parametrize(
+    'freeze, patterns',
+    [
+        (('attn',), {'layers.N.ln1', 'layers.N.attn.qkv', 'layers.N.attn.proj'}),
+        (('ffn',), {'layers.N.ln2', 'layers.N.ffn.layers.0.0', 'layers.N.ffn.layers.1',
+                    'patch_embed.projection'}),
+    ],
+)  # fmt: skip
+def test_exactly_what_the_authors_freeze_is_frozen(freeze, patterns):
+    with torch.device('meta'):
+        model = PlainViT('base', freeze=freeze)
+    frozen = [name for name, each in model.named_parameters() if not each.requires_grad]
+    expected = {f'{name}.{kind}' for name in patterns for kind in ('weight', 'bias')}
+    if 'ffn' in freeze:
+        expected.add('pos_embed')
+    assert {re.sub(r'layers\.\d+', 'layers.N', name, count=1) for name in frozen} == expected
 
 
 def test_frozen_parts_stay_in_eval_mode():
