@@ -8,6 +8,7 @@ import torch
 from mmengine.config import Config
 from small_models import ROOT, SWIN, noise
 
+from trunchier.deploy.export import export
 from trunchier.inference.bottomup import BottomupPredictor
 from trunchier.inference.command import main
 from trunchier.inference.inferencer import Inferencer
@@ -119,3 +120,17 @@ def test_a_bottom_up_model_is_a_pose_model_by_its_estimator(config, weights):
     assert (found.task, found.row.load('predictor')) == ('pose', BottomupPredictor)
     with pytest.raises(ValueError, match='mesh'):
         find(config, task='mesh')
+
+
+def test_it_is_neither_exported_nor_lifted_and_says_what_to_do(config, weights, tmp_path):
+    with pytest.raises(
+        ValueError, match='predict with its checkpoint, or export a model'
+    ):
+        export(config, tmp_path / 'crowds.onnx', weights)
+    assert [path.name for path in tmp_path.iterdir()] == []
+    config.dump(tmp_path / 'crowds.py')
+    with pytest.raises(ValueError, match='crowds is a BottomupPoseEstimator, from which no bodies'):
+        find(f'{tmp_path}/crowds.py+lift', weights)
+    network = type('ExportedNetwork', (), {})()
+    with pytest.raises(ValueError, match='bottom-up models are not exported; give a checkpoint'):
+        BottomupPredictor(config, network)

@@ -13,6 +13,8 @@ from mmengine.runner import Runner
 
 from trunchier import zoo
 from trunchier.conventions import EVAL_14_IN_44
+from trunchier.inference.inferencer import Inferencer
+from trunchier.synthetic.coco import write_coco
 
 ROOT = Path(__file__).resolve().parents[2]
 ITERATIONS = 150
@@ -151,3 +153,49 @@ def test_a_mesh_model_learns_the_joints_of_real_frames(shared, tmp_path):
     errors = {name: metrics[f'{name}/PA-MPJPE'] for name in FRAMES}
     print(errors)
     assert max(errors.values()) < 40
+
+
+@pytest.mark.slow
+def test_a_bottom_up_model_learns_to_find_the_people_of_crowds(tmp_path):
+    """From the pose weights that ship, on four crowds, without augmentation; then `predict`."""
+    write_coco(tmp_path / 'crowds', 4, size=128, min_people=2, max_people=3)
+    cfg = Config.fromfile(ROOT / 'configs/bottomup/ae_vm-t-s2_synthetic-192x192.py')
+    size = dict(input_size=(128, 128), heatmap_size=(32, 32))
+    cfg.model.head.decoder.update(size)
+    dataset = cfg.train_dataloader.dataset
+    dataset.update(data_root=str(tmp_path / 'crowds'), ann_file='annotations.json')
+    dataset.data_prefix = dict(img='images/')
+    never = dict.fromkeys(('shift_prob', 'scale_prob', 'rotate_prob', 'shear_prob'), 0.0)
+    dataset.pipeline = [step for step in dataset.pipeline if step.type != 'RandomFlip']
+    dataset.pipeline[1].update(never, input_size=size['input_size'])
+    dataset.pipeline[2].encoder.update(size)
+    cfg.test_dataloader.dataset.pipeline[1].input_size = size['input_size']
+    cfg.train_dataloader.update(batch_size=4, num_workers=0, persistent_workers=False)
+    cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=True)
+    cfg.train_cfg = dict(by_epoch=False, max_iters=ITERATIONS)
+    cfg.param_scheduler = [
+        dict(type='LinearLR', begin=0, end=20, start_factor=0.01, by_epoch=False)
+    ]
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.test_cfg = cfg.test_evaluator = None
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=ITERATIONS)
+    cfg.log_processor.by_epoch = False
+    cfg.work_dir = str(tmp_path / 'run')
+    Runner.from_cfg(Config(dict(cfg.to_dict(), test_dataloader=None))).train()
+
+    infer = Inferencer(cfg, tmp_path / f'run/iter_{ITERATIONS}.pth', device='cpu')
+    content = json.loads((tmp_path / 'crowds/annotations.json').read_text())
+    found = total = predicted = 0
+    for image in content['images']:
+        (result,) = infer(tmp_path / 'crowds/images' / image['file_name'])
+        people = result.pred_instances
+        predicted += len(people)
+        for each in content['annotations']:
+            points = np.reshape(each['keypoints'], (17, 3))
+            seen = points[:, 2] > 0
+            if each['image_id'] == image['id'] and seen.sum() >= 8:
+                errors = np.linalg.norm(people.keypoints[:, seen] - points[seen, :2], axis=-1)
+                total += 1
+                found += (errors.mean(1) < 0.1 * max(each['bbox'][2:])).any()
+    assert found >= 0.8 * total > 3
+    assert predicted <= total + 2

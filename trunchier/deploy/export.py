@@ -82,6 +82,11 @@ def export(
         raise ValueError(
             f'export {found.source}, whose keypoints are lifted to bodies after its network'
         )
+    if not found.row.graph:
+        raise ValueError(
+            f'{found.name} is a {found.row.estimator}, which is not exported: predict with its '
+            'checkpoint, or export a model of single people'
+        )
     path = Path(path or found.name + FORMATS[format or 'onnx'])
     if format and path.suffix != FORMATS[format]:
         raise ValueError(f'{format} files end in {FORMATS[format]}, got {path}')

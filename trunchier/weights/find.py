@@ -106,6 +106,11 @@ def find(
     """
     if isinstance(model, str) and (lifted := zoo.lifted_of(model, task)):
         found = find(lifted[0], weights, lifted[1], renames, expert)
+        if not found.row.lifter:
+            raise ValueError(
+                f'{found.name} is a {found.row.estimator}, from which no bodies are lifted; take a '
+                f'{zoo.TASKS[found.task].estimator}'
+            )
         return found._replace(name=found.name + zoo.LIFTED, lifted=True)
     if isinstance(model, str) and model in zoo.TASKS:
         if weights is None and zoo.TASKS[model].best:

@@ -56,6 +56,7 @@ class Task(NamedTuple):
             `lifted`; '': there is none.
         others: predictors of other estimators of this task, by registered class: models that find
             people themselves, in whole images, and lifters of windows of results of this task.
+            They are neither exported nor lifted.
         best: the best model that ships here, '': that of this task with weights.
         model: (name, row) of an encoder -> the part of the model's config that it decides, less
             the neck.
@@ -81,7 +82,8 @@ class Task(NamedTuple):
         kind = estimator if isinstance(estimator, str) else estimator.__name__
         kind = kind.rpartition('.')[2]
         if kind in self.others:
-            return self._replace(estimator=kind, predictor=self.others[kind])
+            own = dict(estimator=kind, predictor=self.others[kind])
+            return self._replace(**own, graph='', lifter='')
         return self if kind == self.estimator else None
 
     def paper_name(self, name: str) -> str:

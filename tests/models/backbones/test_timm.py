@@ -1,13 +1,19 @@
 """Encoders of timm, cut after a stage."""
 
+import re
+
 import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS, init_default_scope
+from small_models import ROOT
 from torch.utils.flop_counter import FlopCounterMode
 
 from trunchier.inference import command
 from trunchier.models import create_model
+from trunchier.synthetic.coco import write_coco
 from trunchier.weights.find import find_config
 
 pytest.importorskip('timm')
@@ -16,6 +22,11 @@ import timm
 from trunchier.models.backbones.timm import TruncatedTimm
 
 SIZE = (64, 64)
+ROWS = re.findall(
+    r'^\| `(\w+)` \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$',
+    (ROOT / 'docs' / 'encoders.md').read_text(encoding='utf-8'),
+    re.MULTILINE,
+)
 
 
 # Convolutions, attention (NHWC inside, built for one size), families whose blocks are nested.
@@ -217,3 +228,62 @@ def test_images_of_another_size_than_the_windows_are_refused_with_the_remedy():
 def test_what_cannot_be_cut_is_refused_by_name(name, words):
     with pytest.raises(ValueError, match=words):
         create_model(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name, channels, parameters, macs', ROWS, ids=lambda value: value)
+def test_every_row_of_the_table_is_what_the_cut_network_costs(name, channels, parameters, macs):
+    """Up to 1/16 at 256 x 192; two decimals of millions and of 1e9 multiply-accumulates."""
+    with torch.device('meta'):
+        model = TruncatedTimm(name, 3).eval()
+    with torch.device('meta'), FlopCounterMode(display=False) as counter, torch.no_grad():
+        *_, feature = model(torch.empty(1, 3, 256, 192))
+    assert feature.shape == (1, int(channels), 16, 12)
+    count = sum(map(torch.numel, model.parameters()))
+    assert abs(count / 1e6 - float(parameters)) < 0.006
+    assert abs(counter.get_total_flops() / 2e9 - float(macs)) < 0.006
+
+
+@pytest.fixture(scope='module')
+def drawn(tmp_path_factory):
+    """A batch of 4 synthetic people with heatmaps, crops of 128 x 96."""
+    folder = tmp_path_factory.mktemp('people')
+    write_coco(folder / 'drawn', 4, size=128)
+    init_default_scope('mmpose')
+    pipeline = [
+        *(dict(type='LoadImage'), dict(type='GetBBoxCenterScale')),
+        dict(type='TopdownAffine', input_size=(96, 128), use_udp=True),
+        *(dict(type='GenerateTarget', encoder=CODEC), dict(type='PackPoseInputs')),
+    ]
+    dataset = dict(type='CocoDataset', data_mode='topdown', data_root=str(folder / 'drawn'))
+    dataset.update(ann_file='annotations.json', data_prefix=dict(img='images/'))
+    return pseudo_collate(list(DATASETS.build(dict(dataset, pipeline=pipeline))))
+
+
+CODEC = dict(type='UDPHeatmap', input_size=(96, 128), heatmap_size=(24, 32), sigma=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'name',
+    [
+        *('mobilenetv4_conv_small', 'efficientvit_b0', 'repvit_m0_9', 'fastvit_t8', 'starnet_s1'),
+        *('pvt_v2_b0', 'convnext_atto', 'edgenext_xx_small', 'efficientformerv2_s0', 'resnet18'),
+        *('mambaout_femto', 'swin_tiny_patch4_window7_224'),
+    ],
+)
+def test_a_model_of_every_kind_learns_in_30_steps(name, drawn):
+    torch.manual_seed(0)
+    size = dict(img_size=(128, 96)) if 'swin' in name else {}
+    model = create_model(f'{name}-s3', backbone=size, head=dict(decoder=CODEC)).train()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    data = model.data_preprocessor(drawn, training=True)
+    losses = []
+    for _ in range(30):
+        loss = model.loss(**data)['loss_kpt']
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-5:]) < 0.8 * losses[0]
+    print(f'{name}: {losses[0]:.5f} -> {np.mean(losses[-5:]):.5f}')
