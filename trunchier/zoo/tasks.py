@@ -82,8 +82,8 @@ class Task(NamedTuple):
         kind = estimator if isinstance(estimator, str) else estimator.__name__
         kind = kind.rpartition('.')[2]
         if kind in self.others:
-            own = dict(estimator=kind, predictor=self.others[kind])
-            return self._replace(**own, graph='', lifter='')
+            own = self._replace(estimator=kind, predictor=self.others[kind])
+            return own._replace(graph='', lifter='')
         return self if kind == self.estimator else None
 
     def paper_name(self, name: str) -> str:
