@@ -123,9 +123,7 @@ def test_a_bottom_up_model_is_a_pose_model_by_its_estimator(config, weights):
 
 
 def test_it_is_neither_exported_nor_lifted_and_says_what_to_do(config, weights, tmp_path):
-    with pytest.raises(
-        ValueError, match='predict with its checkpoint, or export a model'
-    ):
+    with pytest.raises(ValueError, match='predict with its checkpoint, or export a model'):
         export(config, tmp_path / 'crowds.onnx', weights)
     assert [path.name for path in tmp_path.iterdir()] == []
     config.dump(tmp_path / 'crowds.py')

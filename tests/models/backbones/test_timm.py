@@ -274,7 +274,7 @@ CODEC = dict(type='UDPHeatmap', input_size=(96, 128), heatmap_size=(24, 32), sig
 )
 def test_a_model_of_every_kind_learns_in_30_steps(name, drawn):
     torch.manual_seed(0)
-    size = dict(img_size=(128, 96)) if 'swin' in name else {}
+    size = dict(img_size=(128, 96))
     model = create_model(f'{name}-s3', backbone=size, head=dict(decoder=CODEC)).train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     data = model.data_preprocessor(drawn, training=True)
