@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from trunchier import export
-from trunchier.deploy.export import compare, format_errors
+from trunchier.deploy.export import compare, format_errors, random_crops
 from trunchier.deploy.runtime import ExportedNetwork
 from trunchier.files.shipped import asset
 from trunchier.synthetic.people import SyntheticPeople
@@ -63,7 +63,7 @@ def build(target: Path = HERE / 'dist') -> None:
         onnx.save(model, path)
         network = ExportedNetwork(path)
         width, height = network.metadata['input_size']
-        errors = compare(network, written.module, (3, height, width), [1])
+        errors = compare(network, written.module, random_crops((1, 3, height, width)))
         size = path.stat().st_size
         print(f'{path.name}: {size / 1e6:.2f} MB; errors {format_errors(errors)}')
         if not max(errors.values()) <= TOLERANCE:
