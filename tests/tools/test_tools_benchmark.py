@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 from benchmark import busy, commands, models, networks, peers, report, soak, timing
 from benchmark import train as training
+from report.results import read_csv
 
 from trunchier.deploy import export
 
@@ -500,3 +502,21 @@ def test_motions_are_timed_by_kind_and_stage(tmp_path):
     (table,) = json.loads(out.read_text())['tables']
     assert {row['kind'] for row in table['rows']} >= {'gait', 'planted', 'clip', 'fall'}
     assert all(row['rate'] > 0 for row in table['rows'])
+
+
+def test_measured_speeds_become_results_by_their_ratio_to_vit_b(tmp_path):
+    rows = [
+        {'name': name, 'who': who, 'batch': batch, 'dtype': 'fp32', 'size': '256 x 192',
+         'fps': fps, 'x ViT-B': ratio}
+        for name, who, batch, fps, ratio in (
+            ('VMPose-T-S2', 'ours', 1, 8.0, 4.0),  # ViT-B: 2 images/s
+            ('ViTPose-S', 'ours', 1, 4.0, 1.0),  # ViT-B: 4
+            ('VMPose-T-S2', 'peer', 1, 9.0, None), ('VMPose-T-S2', 'ours', 8, 9.0, 4.0),
+        )
+    ]  # fmt: skip
+    args = SimpleNamespace(relative=True, deploy=True, device='cpu')
+    models.write_results(tmp_path / 'cpu.csv', rows, args)
+    found = {each.model: each for each in read_csv(tmp_path / 'cpu.csv')}
+    assert {name: each.fps for name, each in found.items()} == {'VMPose-T-S2': 12, 'ViTPose-S': 3}
+    assert found['ViTPose-S'].protocol == 'fp32, 256 x 192, deployed'
+    assert re.search(r', \d+ threads?$', found['ViTPose-S'].device)
