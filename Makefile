@@ -8,7 +8,7 @@ VENV_AUDIT := .venv-audit
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 8 ] && echo $$n || echo 8)
 
 # Stamps are named by a checksum of the requirements, so that only a change there reinstalls.
-SOURCES := requirements.txt $(sort $(filter-out %/docs.txt,$(wildcard requirements/*.txt))) \
+SOURCES := requirements.txt $(sort $(filter-out %/docs.txt %/runtime.txt,$(wildcard requirements/*.txt))) \
            setup.py tools/make_venv.sh
 KEY     := $(shell cat $(SOURCES) | cksum | cut -d' ' -f1)
 READY   := $(VENV)/.ready-$(KEY)

@@ -3,6 +3,7 @@
 import ast
 import configparser
 import email
+import importlib.metadata
 import os
 import re
 import shutil
@@ -166,3 +167,16 @@ def test_the_doctor_looks_for_what_is_imported_only():
 
 def test_the_citation_names_this_version():
     assert f'\nversion: {trunchier.__version__}\n' in (ROOT / 'CITATION.cff').read_text()
+
+
+def test_the_requirements_of_prediction_without_torch_are_complete():
+    """pip installs them with --no-deps: what one requires is in the list, too."""
+    text = (ROOT / 'requirements' / 'runtime.txt').read_text()
+    listed = set(re.findall(r'^([\w-]+)', text, re.M))
+    assert {'numpy', 'onnxruntime', 'opencv-python-headless'} <= listed and 'torch' not in listed
+    here = importlib.metadata.packages_distributions()
+    installed = {name for names in here.values() for name in names}
+    for name in listed & installed:
+        required = importlib.metadata.requires(name) or []
+        names = {re.match(r'[\w-]+', each).group() for each in required if 'extra ==' not in each}
+        assert names <= listed, name

@@ -73,7 +73,7 @@ def test_the_command_predicts_an_exported_model_without_importing_torch(file, tm
         'import runpy, sys\n'
         "sys.orig_argv = ['python', '-m', 'trunchier']\n"
         "sys.argv = ['-m', 'predict', 'photo.png', '--detector', 'whole_image', '--save',\n"
-        f"            'json,npz,images', '--weights', {str(file.weights)!r}]\n"
+        f"            'json,npz,images', '--model', {str(file.weights)!r}]\n"
         "try: runpy.run_module('trunchier', run_name='__main__')\n"
         'except SystemExit as stop: print(stop.code)\n'
         "others = ('torch', 'mmengine', 'mmpose', 'mmcv', 'numba', 'scipy', 'matplotlib', 'PIL')\n"

@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with messages(args['quiet'], args['verbose']), clean_end(), ExitStack() as stack:
             # Whatever can be checked is checked before a model is loaded.
             found = _once(sources.find(args['inputs']))
-            named = args['model'] or (), args['weights'] or ()
+            named = _named(args['model'] or (), args['weights'] or ())
             _check_names(*named, args['task'])
             models: Sequence[Found | ExportedModel] | None = exported_models(
                 *named,
@@ -367,6 +367,13 @@ def parse_models(
         for note in found.notes:
             log.warning('note: %s', printable(note))
         yield found
+
+
+def _named(names, weights):
+    """Models and weights; exported files may be given as either."""
+    if names and not weights and all(name.endswith('.onnx') for name in names):
+        return (), names
+    return names, weights
 
 
 def _check_names(names, weights, task):
