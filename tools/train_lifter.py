@@ -420,7 +420,7 @@ def test_lifter(args: argparse.Namespace) -> None:
 def test_tracks(args: argparse.Namespace) -> None:
     """Errors in mm, of velocity and acceleration in mm a frame, at 30 fps."""
     frames, tracks, points = load_lifter(), load_track_lifter(args.weights), coco_points()
-    stream = KeypointSequences(TEST_SEED, 2000)
+    stream = KeypointSequences(TEST_SEED, 500)
     shot = film(stream.motions.draw(args.num, WINDOW), stream.random, stream.points)
     sets = {'exact keypoints': (shot.points[:, :, EXTRA], shot.truth, torch.ones(1, 1, 17))}
     for level, name in ((0.3, 'a better 2D model'), (1.0, 'VMPose-T-S2')):
@@ -455,7 +455,7 @@ def test_tracks(args: argparse.Namespace) -> None:
             'windows of the past': lambda k, s: _joined(tracks, k, s, True),
         }
         for method, lift in lifts.items():
-            few = slice(40 if 'of' in method else None)
+            few = slice(10 if 'of' in method else None)
             bodies = [lift(*each) for each in zip(keypoints[few], scores[few], strict=True)]
             joints = torch.stack([posed(points, body)[1][:, EXTRA] for body in bodies])
             _print_track(f'{name}: {method}', joints, truth[few])

@@ -11,7 +11,7 @@ from trunchier.inference.lift import COCO_17_IN_44, BodyWindows, LiftPredictor, 
 from trunchier.inference.mesh import MeshInferencer
 from trunchier.inference.pose import PoseInferencer, PosePredictor
 from trunchier.models.lifting.body import load_lifter
-from trunchier.models.lifting.track import BodyTrackLifter
+from trunchier.models.lifting.track import BodyTrackLifter, load_track_lifter
 from trunchier.weights.find import find
 
 
@@ -100,14 +100,27 @@ def test_what_is_exported_is_the_pose_model(tmp_path):
 def test_windows_of_a_new_track_lifter_give_the_bodies_of_the_frames(infer, tmp_path):
     clip = write_clip(tmp_path / 'clip.mp4', frames=4)
     boxes = [[10, 10, 60, 90], [70, 5, 120, 90]]
+    shipped, infer.predictor.windows = infer.predictor.windows, None
     frames = [each.pred_instances for each in infer(clip, bboxes=boxes)]
     lifter = BodyTrackLifter(load_lifter(), width=16, depth=1, window=3).eval()
     infer.predictor.windows = BodyWindows(infer.predictor, lifter)
     windows = [each.pred_instances for each in infer(clip, bboxes=boxes)]
-    infer.predictor.windows = None
+    infer.predictor.windows = shipped
     assert len(windows) == 4
     for one, two in zip(frames, windows, strict=True):
         np.testing.assert_allclose(one.body_pose, two.body_pose, atol=1e-4)
         assert np.abs(one.keypoints - two.keypoints).mean() < 2
     mean = np.mean([each.betas for each in frames[:3]], 0)
     np.testing.assert_allclose(windows[0].betas, mean, atol=1e-4)  # of the window
+
+
+def test_videos_are_lifted_by_the_shipped_lifter_of_tracks(infer, tmp_path):
+    clip = write_clip(tmp_path / 'clip.mp4', frames=4)
+    found = [each.pred_instances for each in infer(clip, bboxes=[[10, 10, 60, 90]])]
+    keypoints, scores = torch.from_numpy(
+        np.stack([each.coco_keypoints[0] for each in found])
+    ).split((2, 1), 2)
+    expected = load_track_lifter().lift(keypoints, scores[..., 0])
+    for name in ('global_orient', 'body_pose'):
+        ours = np.stack([each[name][0] for each in found])
+        np.testing.assert_allclose(ours, expected[name], atol=1e-3)

@@ -130,8 +130,16 @@ class BodyWindows(WindowModel):
     ) -> dict[str, np.ndarray]:
         keypoints = torch.from_numpy(fields['coco_keypoints']).float()
         scores = keypoints[..., 2] * torch.from_numpy(known)[..., None]
-        lifted = [self.lifter.lift(*each) for each in zip(keypoints[..., :2], scores, strict=True)]
+        lifted = [self.lift(*each) for each in zip(keypoints[..., :2], scores, strict=True)]
         return {name: torch.stack([each[name] for each in lifted]).numpy() for name in lifted[0]}
+
+    def lift(self, keypoints: Tensor, scores: Tensor) -> dict[str, Tensor]:
+        """Bodies of a window; of a frame alone, such as an image, by the lifter of frames."""
+        known = (scores > 0).any(1)
+        if known.sum() != 1:
+            return self.lifter.lift(keypoints, scores)
+        body = self.predictor.lifter.lift(keypoints[known], scores[known])
+        return {name: each.expand(len(known), *each.shape[1:]) for name, each in body.items()}
 
     @torch.no_grad()
     def finish(self, result: Any, values: dict[str, np.ndarray]) -> None:
