@@ -448,17 +448,10 @@ def test_tracks(args: argparse.Namespace) -> None:
     print(f'{"":52}{"MPJPE":>8}{"PA-MPJPE":>10}{"MPJVE":>8}{"ACC-ERR":>8}')
     for name, (truth, keypoints, scores) in sets.items():
         scores = scores.expand(keypoints.shape[:3])
-        lifts = {
-            'frame by frame': frames.lift,
-            'windows': tracks.lift,
-            'windows of one frame': lambda k, s: _joined(tracks, k, s, False),
-            'windows of the past': lambda k, s: _joined(tracks, k, s, True),
-        }
-        for method, lift in lifts.items():
-            few = slice(10 if 'of' in method else None)
-            bodies = [lift(*each) for each in zip(keypoints[few], scores[few], strict=True)]
+        for method, lifter in {'frame by frame': frames, 'windows': tracks}.items():
+            bodies = [lifter.lift(*each) for each in zip(keypoints, scores, strict=True)]
             joints = torch.stack([posed(points, body)[1][:, EXTRA] for body in bodies])
-            _print_track(f'{name}: {method}', joints, truth[few])
+            _print_track(f'{name}: {method}', joints, truth)
     for file in args.people:
         people = read_people_npz(file)
         truth = torch.from_numpy(people['keypoints_3d'])[:, EVAL_14_IN_44, :3]
@@ -466,15 +459,11 @@ def test_tracks(args: argparse.Namespace) -> None:
         if args.images:
             sources['found'] = _found_in(people, args.images)
         for source, pair in sources.items():
-            for repeats in (1, 9):
-                out = [
-                    tracks.lift(
-                        *(each.repeat(repeats, 1, 1)[: len(each) * repeats] for each in one)
-                    )
-                    for one in zip(*(each[:, None] for each in pair), strict=True)
-                ]
-                joints = torch.cat([posed(points, body)[1][:1, EXTRA] for body in out])
-                _print(f'{Path(file).stem}, {source}, {repeats} x', joints, truth)
+            alone = [tracks.lift(*(each[None] for each in one)) for one in zip(*pair, strict=True)]
+            bodies = {name: torch.cat([each[name] for each in alone]) for name in alone[0]}
+            for method, body in {'frame by frame': frames.lift(*pair), 'windows': bodies}.items():
+                joints = posed(points, body)[1][:, EXTRA]
+                _print(f'{Path(file).stem}, {source}: {method}', joints, truth)
 
 
 def recorded(path: str, count: int) -> Motion:
@@ -484,20 +473,6 @@ def recorded(path: str, count: int) -> Motion:
     lengths = arrays['lengths']
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     return Motions(TEST_SEED, 600, (poses, starts, lengths)).draw(count, WINDOW, {'clip': 1})
-
-
-def _joined(tracks, keypoints, scores, past):
-    """Each frame of a track by itself, or as the last of its past."""
-    frames = [
-        {
-            name: each[-1:]
-            for name, each in tracks.lift(
-                *(each[0 if past else frame : frame + 1] for each in (keypoints, scores))
-            ).items()
-        }
-        for frame in range(len(scores))
-    ]
-    return {name: torch.cat([each[name] for each in frames]) for name in frames[0]}
 
 
 def _print_track(name, joints, truth):
