@@ -17,7 +17,7 @@ from trunchier.weights.find import find
 
 @pytest.fixture(scope='module')
 def infer():
-    return MeshInferencer('VMPose-T-S2+lift', device='cpu', batch_size=2)
+    return MeshInferencer('VMPose-T-S2+lift', device='cpu', batch_size=2, causal=False)
 
 
 def test_the_body_is_that_of_the_keypoints_and_stands_on_them(infer, image, boxes, undeployed):
@@ -106,6 +106,7 @@ def test_windows_of_a_new_track_lifter_give_the_bodies_of_the_frames(infer, tmp_
     infer.predictor.windows = BodyWindows(infer.predictor, lifter)
     windows = [each.pred_instances for each in infer(clip, bboxes=boxes)]
     infer.predictor.windows = shipped
+    assert infer.predictor.causal is False and infer.predictor.settings['causal'] is False
     assert len(windows) == 4
     for one, two in zip(frames, windows, strict=True):
         np.testing.assert_allclose(one.body_pose, two.body_pose, atol=1e-4)

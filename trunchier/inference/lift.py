@@ -38,6 +38,7 @@ class LiftPredictor(MeshPredictor):
             used.
         flip_test: see `PosePredictor`.
         lifter: weights of a `BodyLifter`; None: those of this package.
+        causal: if these lift windows of videos, from past frames alone; None: of cameras.
         options: see `MeshPredictor`.
 
     Raises:
@@ -51,6 +52,7 @@ class LiftPredictor(MeshPredictor):
         *common: Any,
         flip_test: bool | None = False,
         lifter: str | None = None,
+        causal: bool | None = None,
         **options: Any,
     ):
         super().__init__(cfg, network, *common, **options)
@@ -63,11 +65,11 @@ class LiftPredictor(MeshPredictor):
                 f"a body is lifted from at least {LEAST_KEYPOINTS} of COCO's keypoints; this model "
                 f'has {len(self.known)} of them among {", ".join(names)}'
             )
-        self.lifter = load_lifter(lifter)
+        self.lifter, self.causal = load_lifter(lifter), causal
         if lifter is None and shipped.asset(TRACK_LIFTER).is_file():
             self.windows = BodyWindows(self, load_track_lifter())
         self.fields |= dict(coco_keypoints=person()['coco_keypoints'].shape)
-        self.settings |= dict(self.pose.settings, lifter=lifter and str(lifter))
+        self.settings |= dict(self.pose.settings, lifter=lifter and str(lifter), causal=causal)
 
     build = PosePredictor.build
     as_network = PosePredictor.as_network
