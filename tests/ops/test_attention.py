@@ -46,6 +46,26 @@ def count_calls(monkeypatch, name):
     return calls
 
 
+# --- exactly zero --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('recorded', [False, True])
+@pytest.mark.parametrize('backend', ['torch', pytest.param('numba', marks=needs_numba)])
+def test_keys_across_the_seam_have_a_probability_of_exactly_zero(backend, recorded):
+    layout = window_layout(14, 14, 7, 3, torch.device('cpu'))
+    qkv = torch.randn(1, 14, 14, 3, 32, generator=torch.Generator().manual_seed(0))
+    large = qkv.clone()
+    large[:, 0, :, 2] = 1e38  # times the least subnormal number: 1e-7
+    if recorded and backend == 'numba':
+        backend = 'auto'  # training is torch's
+    outputs = []
+    for each in (qkv, large):
+        each = each.flatten(3).flatten(1, 2).requires_grad_(recorded)
+        y = window_attention(each, torch.zeros(96), torch.zeros(1, 49, 49), layout, backend)
+        outputs.append(y.unflatten(1, (14, 14))[:, 10:])  # in the windows of rows 0 to 2
+    assert torch.equal(*outputs)
+
+
 # --- equal ---------------------------------------------------------------------------------------
 
 

@@ -489,3 +489,19 @@ def test_a_process_that_may_end_soon_scans_the_first_maps_by_torch():
     with choice.begin_with_torch(300):
         pass
     assert map_backend(x) == 'numba'
+
+
+@needs_numba
+def test_a_decay_below_the_range_of_float32_is_exactly_zero():
+    """Also times a state of 1e38, forward and backward."""
+    x = torch.zeros(1, 1, 6, 16)
+    x[:, :, 0] = 1e36
+    x.requires_grad_()
+    delta, lowest = 80.0, torch.zeros(4, 16, 1)
+    projection = torch.ones(1, 1, 6, 4, 3)
+    bias = torch.full((4, 16), delta)
+    y = selective_scan_2d(x, projection, lowest - 1, lowest[..., 0], lowest, bias, backend='numba')
+    assert not y[:, :, 1:].any()
+    (gradient,) = torch.autograd.grad(y[:, :, 1:].sum(), x)
+    assert not gradient[:, :, 0].any()
+    assert gradient[:, :, 1:].any()
