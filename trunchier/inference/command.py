@@ -369,7 +369,7 @@ def parse_models(
         yield found
 
 
-def _named(names, weights):
+def _named(names: Sequence[str], weights: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     """Models and weights; exported files may be given as either."""
     if names and not weights and all(name.endswith('.onnx') for name in names):
         return (), names
