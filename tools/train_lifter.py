@@ -64,15 +64,15 @@ NOTE = 'trained on synthetic people only'
 TEST_SEED = 77
 
 
-def main() -> None:
-    args = _arguments()
+def main(arguments: list[str] | None = None) -> None:
+    args = _arguments(arguments)
     try:
         args.run(args)
     except (OSError, ValueError) as error:
         sys.exit(f'error: {error}')
 
 
-def _arguments():
+def _arguments(arguments):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -128,7 +128,7 @@ def _arguments():
     judge.add_argument('--people', nargs='+', default=[], metavar='NPZ', help='annotated people')
     judge.add_argument('--images', help='folder of their images, to lift what is found there')
     judge.set_defaults(run=test_tracks)
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def write_errors(args: argparse.Namespace) -> None:
@@ -284,12 +284,7 @@ def train_tracks(args: argparse.Namespace) -> None:
     average = torch.optim.swa_utils.AveragedModel(
         lifter, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998)
     )
-    old = set(lifter.frame.parameters())
-    groups = [
-        dict(params=list(old), lr=0.3 * args.lr),
-        dict(params=[each for each in lifter.parameters() if each not in old], lr=args.lr),
-    ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+    optimizer = track_optimizer(lifter, args.lr)
     state_file, first = args.out.with_suffix('.state.pth'), 0
     parts = dict(lifter=lifter, average=average, optimizer=optimizer)
     if args.resume and state_file.is_file():
@@ -332,6 +327,17 @@ def train_tracks(args: argparse.Namespace) -> None:
             save_weights(halves, args.out, NOTE)
         if last:
             break
+
+
+def track_optimizer(lifter: BodyTrackLifter, lr: float) -> torch.optim.Optimizer:
+    """AdamW, in the order of the lifter's parameters; slower for the layers of single frames."""
+    groups: dict[bool, list] = {True: [], False: []}
+    for name, parameter in lifter.named_parameters():
+        groups[name.startswith('frame.')].append(parameter)
+    rates = {True: 0.3 * lr, False: lr}
+    return torch.optim.AdamW(
+        [dict(params=params, lr=rates[key]) for key, params in groups.items()], weight_decay=0.01
+    )
 
 
 def _gaps(count, frames, stream):
