@@ -68,7 +68,7 @@ setup(
     ],
     extras_require={
         'data': ['pycocotools', 'scipy'],
-        'export': ['onnxscript'],
+        'export': ['onnx', 'onnxscript'],
         'mesh': ['smplx', 'trimesh'],
         'openvino': ['openvino'],
         'ray': ['ray[data,train]>=2.51', 'pyarrow<23'],  # later ones require numpy 2

@@ -59,6 +59,7 @@ def become(log, main, arguments, prepare):
         sys.stdout, sys.stderr = (os.fdopen(number, 'w') for number in (1, 2))
         sys.argv = [main.__module__, *arguments]
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # it is ignored in tests under nohup
         if prepare is not None:
             prepare()
         main()

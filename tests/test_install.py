@@ -52,7 +52,7 @@ def unpacked(tmp_path_factory):
         if path.is_file():
             shutil.copy(path, copy)
     ignore = shutil.ignore_patterns('__pycache__', '*.egg-info', '.mim')
-    for name in ('trunchier', 'configs', 'tools', 'requirements'):
+    for name in ('trunchier', 'configs', 'results', 'tools', 'requirements'):
         shutil.copytree(ROOT / name, copy / name, ignore=ignore)
     build = 'import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])'
     built = tmp_path_factory.mktemp('wheel')

@@ -87,10 +87,10 @@ def test_it_is_said_where_weights_are_from(weights, tmp_path):
 def test_models_of_other_kinds_are_refused(weights):
     with pytest.raises(ValueError, match='is a pose model, not mesh; use PoseInferencer'):
         MeshInferencer(pose_config(), weights['pose'], device='cpu')
-    lifter = pose_config()
-    lifter.model.type = 'PoseLifter'
+    classifier = pose_config()
+    classifier.model.type = 'ImageClassifier'
     with pytest.raises(ValueError, match='runs a TopdownPoseEstimator'):
-        PoseInferencer(lifter, weights['pose'], device='cpu')
+        PoseInferencer(classifier, weights['pose'], device='cpu')
 
 
 def test_all_files_of_images(infer, image, tmp_path, boxes):
