@@ -75,10 +75,13 @@ def test_the_data_set_is_that_of_the_workers(cluster, given, tmp_path):
 
 def test_machines_without_the_package_are_an_error_that_says_so(cluster, given, capsys):
     ray.shutdown()
-    variables = dict(PYTHONPATH='', PYTHONSAFEPATH='1')
+    # Comes first on the workers' path, whose rest Ray takes from this process and its environment.
+    os.mkdir('machine')
+    with open('machine/sitecustomize.py', 'w') as file:
+        file.write("import sys\n\nsys.modules['trunchier'] = None  # not installed\n")
     ray.init(
         num_cpus=2, include_dashboard=False, log_to_driver=False,
-        runtime_env=dict(env_vars=variables, working_dir=str(os.path.abspath('photos'))),
+        runtime_env=dict(working_dir=os.path.abspath('machine')),
     )  # fmt: skip
     assert command.main([*given, '--out', 'out', '--engine', 'ray']) == command.EXIT_ERROR
     assert 'lack trunchier: install it' in capsys.readouterr().err
