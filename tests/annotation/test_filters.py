@@ -20,7 +20,7 @@ def test_similarity_is_that_of_oks():
 def arrays(**changes):
     people = dict(
         bbox_scores=np.ones(2), agreement=np.ones((2, 8)), keypoint_scores=np.ones((2, 8)),
-        overlap=np.ones(2), excess=np.zeros(2),
+        overlap=np.ones(2), excess=np.zeros(2), deviation=np.zeros(2),
     )  # fmt: skip
     for name, value in changes.items():
         people[name][1] = value
@@ -37,6 +37,8 @@ def arrays(**changes):
         (dict(agreement=[0.55] * 6 + [0.1] * 2), 'views disagree'),
         (dict(overlap=0.4), 'reprojection'),
         (dict(excess=1.0), 'joint limits'),
+        (dict(deviation=0.09), None),
+        (dict(deviation=0.11), 'pose model disagrees'),
         (dict(excess=1.0, bbox_scores=0.1), 'detector score'),
     ],
 )

@@ -29,7 +29,7 @@ from .views import Views
 from .work import Claims, Shard, Unit, Workplace, units
 
 PEOPLE_PER_BATCH = 8
-MEASURES = ('camera', 'agreement', 'fingerprint', 'overlap', 'excess')
+MEASURES = ('camera', 'agreement', 'fingerprint', 'overlap', 'excess', 'deviation')
 CAMERA = ('focal_length', 'principal_point')
 EVERYTHING = Shard()
 IMAGES = 'images'  # folder of frames of videos, and of images that cannot be used as they are

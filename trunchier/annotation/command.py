@@ -23,6 +23,7 @@ from ..inference.inferencer import Inferencer
 from ..inference.screen import printable
 from ..inference.sources import EVERY_FRAME
 from .annotate import PEOPLE_PER_BATCH, annotate
+from .check import load_check
 from .filters import Thresholds
 from .merge import Merged, merge
 from .on_ray import annotate_on_ray
@@ -101,8 +102,12 @@ def _annotate(args):
         **options,
     )
     detector = detection.GivenBoxes.of(args.boxes) if args.boxes else infer.detector
-    teacher = Views(infer.predictor, args.mirrored, args.scaled)
-    work = Workplace(args.out, _settings(args, infer, detector))
+    check = load_check(
+        args.check_pose, args.check_weights,
+        device=args.device, precision=args.precision, trust=args.trust,
+    )  # fmt: skip
+    teacher = Views(infer.predictor, args.mirrored, args.scaled, check.predictor if check else None)
+    work = Workplace(args.out, _settings(args, infer, detector, check))
     if args.engine == 'ray':
         return _annotate_on_ray(args, infer, work)
     progress = annotate(
@@ -124,13 +129,14 @@ def _annotate(args):
 
 def _annotate_on_ray(args, infer, work):
     paths = [name and os.path.abspath(name) if name and Path(name).is_file() else name
-             for name in (args.model, args.weights, args.detector, args.body_model)]  # fmt: skip
-    model, weights, detector, body_model = paths
+             for name in (args.model, args.weights, args.detector, args.body_model,
+                          args.check_pose, args.check_weights)]  # fmt: skip
+    model, weights, detector, body_model, *check = paths
     options: dict[str, Any] = dict(given=(model, weights, args.task), device=args.device)
     options |= dict(precision=args.precision, detector=detector, score_thr=args.score_thr)
     options |= dict(batch_size=args.batch_size, max_pixels=args.max_pixels, trust=args.trust)
     options |= dict(mirrored=args.mirrored, scaled=args.scaled)
-    options |= dict(detector_weights=args.detector_weights)
+    options |= dict(detector_weights=args.detector_weights, check=check)
     options |= dict(boxes=os.path.abspath(args.boxes)) if args.boxes else {}
     options |= dict(body_model=body_model) if body_model else {}
     before = annotate_on_ray(
@@ -141,13 +147,15 @@ def _annotate_on_ray(args, infer, work):
     return _tell(merge(work, _thresholds(args), args.own_keypoints))
 
 
-def _settings(args, infer, detector):
+def _settings(args, infer, detector, check):
     """What parts depend on."""
     settings = dict(infer.settings, digest=file_digest(infer.weights)[:16])
     settings |= dict(detector=detection.name_of(detector))
     if args.boxes:
         settings |= dict(detector=f'{Path(args.boxes).name} {file_digest(args.boxes)[:16]}')
     settings |= dict(mirrored=args.mirrored, scaled=args.scaled, max_pixels=args.max_pixels)
+    if check:
+        settings |= dict(check_pose=check.name, check_digest=file_digest(check.weights)[:16])
     frames = args.frames
     settings['frames'] = [frames.start, frames.stop, frames.step]
     return settings | dict(keypoints=list(infer.predictor.keypoint_names))
@@ -190,6 +198,11 @@ def _parser():
     add('--no-mirrored', dest='mirrored', action='store_false',
         help='do not compare with the mirrored image')
     add('--no-scaled', dest='scaled', action='store_false', help='do not compare scales')
+
+    add = parser.add_argument_group('check by an independent pose model').add_argument
+    add('--check-pose', metavar='NAME',
+        help='2D model, a name or a config: the teacher must be near its keypoints (--deviation)')
+    add('--check-weights', metavar='FILE', help='its weights, if it has none of its own')
 
     add = parser.add_argument_group('people').add_argument
     add('--detector', default='auto', metavar='NAME', help='as of `trunchier predict`')
@@ -237,6 +250,8 @@ KEPT_IF = {
     'keypoints':      'minimum number of labeled keypoints',
     'overlap':        'of bodies: minimum IoU of the box and the projected body',
     'excess':         'of bodies: degrees that joints may exceed their limits',
+    'deviation':      'with --check-pose: mean distance to its keypoints, weighted by scores, in '
+                      "square roots of the box's area",
     'duplicate':      'bits of 64 that the hashes of equal pictures may differ in; -1 keeps all',
 }
 # fmt: on

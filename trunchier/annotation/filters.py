@@ -25,6 +25,8 @@ class Thresholds:
         keypoints: minimum number of labeled keypoints.
         overlap: minimum intersection over union of box and projected body.
         excess: degrees that joints may exceed their limits.
+        deviation: mean distance to the keypoints of an independent pose model, in square roots of
+            the box's area, that the teacher's may have; see `check.deviation`.
         duplicate: bits of 64 by which hashes of equal pictures may differ; -1 keeps duplicates.
     """
 
@@ -34,6 +36,7 @@ class Thresholds:
     keypoints: int = 6
     overlap: float = 0.5
     excess: float = 0.0
+    deviation: float = 0.1
     duplicate: int = 3
 
 
@@ -44,8 +47,11 @@ REASONS = {
     'views disagree': 'agreement',
     'reprojection': 'overlap',
     'joint limits': 'excess',
+    'pose model disagrees': 'deviation',
     'duplicate': 'duplicate',
 }
+AT_MOST = ('excess', 'deviation')  # the others are minima
+MEASURED = ('overlap', 'excess', 'deviation')  # as they are in parts, if at all
 
 
 def measures(arrays: dict[str, np.ndarray], limits: Thresholds) -> dict[str, np.ndarray]:
@@ -66,8 +72,8 @@ def measures(arrays: dict[str, np.ndarray], limits: Thresholds) -> dict[str, np.
     }
     if 'keypoint_scores' in arrays:
         found['keypoint score'] = scores.mean(1)
-    for reason, name in (('reprojection', 'overlap'), ('joint limits', 'excess')):
-        if name in arrays:
+    for reason, name in REASONS.items():
+        if name in MEASURED and name in arrays:
             found[reason] = arrays[name]
     return found
 
@@ -79,7 +85,7 @@ def reasons(found: dict[str, np.ndarray], limits: Thresholds) -> list[str | None
         if reason not in found:
             continue
         limit = getattr(limits, name)
-        good = found[reason] <= limit if name == 'excess' else found[reason] >= limit
+        good = found[reason] <= limit if name in AT_MOST else found[reason] >= limit
         for index in np.flatnonzero(~good):
             answer[index] = answer[index] or reason
     return answer

@@ -29,8 +29,11 @@ from ..inference.distributed import (
 from ..inference.sources import is_url
 from ..inference.writers import write_image
 from .annotate import IMAGES, MEASURES
+from .check import load_check
 from .views import Views
 from .work import Workplace
+
+OF_CHECK = ('device', 'precision', 'trust')  # options of the teacher that the check shares
 
 
 class Annotate(Predict):
@@ -41,6 +44,7 @@ class Annotate(Predict):
         out: folder that all nodes reach.
         mirrored, scaled: see `Views`.
         boxes: file, see `GivenBoxes.of`.
+        check: model and weights of the independent pose model, as the options of the command.
     """
 
     measures = MEASURES
@@ -53,12 +57,16 @@ class Annotate(Predict):
         scaled: bool = True,
         boxes: str | None = None,
         images: bool = False,
+        check: tuple[str | None, str | None] = (None, None),
         **options: Any,
     ):
         name, weights, task = given
         (found,) = parse_models([name] if name else [], [weights] if weights else [], task, [])
         super().__init__(found, images, **options)
-        self.predictor = Views(self.infer.predictor, mirrored, scaled)
+        common = {key: value for key, value in options.items() if key in OF_CHECK}
+        other = load_check(*check, **common)
+        checking = other.predictor if other else None
+        self.predictor = Views(self.infer.predictor, mirrored, scaled, checking)
         if boxes:
             self.detector = of_named(boxes)
         self.out = Path(out)

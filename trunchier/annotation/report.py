@@ -20,6 +20,7 @@ TITLES = {  # of the measures that reasons go by
     'views disagree': 'agreement of the views',
     'reprojection': 'overlap of box and body',
     'joint limits': 'degrees beyond the limits of the joints',
+    'pose model disagrees': 'distance to the pose model, in roots of the area of the box',
 }
 LISTED = 1000  # inputs that are named one by one
 STYLE = (

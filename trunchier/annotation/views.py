@@ -1,7 +1,8 @@
 """A teacher that also looks at each person mirrored and from farther away, to measure itself.
 
 Agreement is the similarity of COCO's OKS, exp(-d^2 / (2 area (2 sigma)^2)), of each keypoint in two
-views, relative to the size of the person; the smaller one of the two further views counts.
+views, relative to the size of the person; the smaller one of the two further views counts. An
+independent pose model, if there is one, sees each person once.
 """
 
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import numpy as np
 
 from ..conventions import COCO_17, COCO_17_SIGMAS, JOINTS_44, JOINTS_44_FLIP, SMPL_24
 from ..inference.predictor import Crop, Output, Predictor
+from .check import common_keypoints, deviation
 
 ZOOM = 1.25  # of the box of the second scale
 SIGMA = 0.079  # of keypoints that COCO does not have
@@ -38,6 +40,7 @@ class View:
 
     crops: list[Crop]
     box: np.ndarray  # (4,), xyxy
+    checked: list[Crop]  # that of the independent pose model, if there is one
 
 
 class Views:
@@ -45,17 +48,27 @@ class Views:
 
     Further fields of a person: `agreement` (K,), 0 to 1; `fingerprint` () uint64, see
     `difference_hash`; of bodies `overlap` (), the intersection over union of box and
-    projected body, and `excess` (), degrees beyond the limits of the joints.
+    projected body, and `excess` (), degrees beyond the limits of the joints. With `check`:
+    `deviation` (), see `check.deviation`.
 
     Args:
         predictor: of the teacher.
         mirrored, scaled: which further views to look at.
+        check: of an independent pose model, whose keypoints are compared with the teacher's of the
+            same names (of bodies, with their projected joints).
 
     Raises:
-        ValueError: the teacher finds people itself, in whole images.
+        ValueError: the teacher or `check` finds people itself, in whole images; or `check` gives
+            bodies, or no keypoint that the teacher has, too.
     """
 
-    def __init__(self, predictor: Predictor, mirrored: bool = True, scaled: bool = True):
+    def __init__(
+        self,
+        predictor: Predictor,
+        mirrored: bool = True,
+        scaled: bool = True,
+        check: Predictor | None = None,
+    ):
         if predictor.finds_people:
             raise ValueError('a teacher looks at boxes; take a top-down model, not a bottom-up one')
         self.predictor, self.mirrored, self.scaled = predictor, mirrored, scaled
@@ -68,6 +81,12 @@ class Views:
         self.fields |= dict(agreement=(len(names),), fingerprint=())
         if predictor.has_meshes:
             self.fields |= dict(overlap=(), excess=())
+        self.check = check
+        if check is not None:
+            if check.finds_people or check.has_meshes:
+                raise ValueError('only a top-down pose model can check a teacher (--check-pose)')
+            self.common = common_keypoints(names, check.keypoint_names)
+            self.fields |= dict(deviation=())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.predictor, name)
@@ -81,15 +100,30 @@ class Views:
             center, half = (box[:2] + box[2:4]) / 2, (box[2:4] - box[:2]) / 2 * ZOOM
             wide = np.concatenate([center - half, center + half, box[4:]])
             crops.append(self.predictor.crop(image, wide, focal))
-        return View(crops, box[:4])
+        checked = [self.check.crop(image, box, focal)] if self.check is not None else []
+        return View(crops, box[:4], checked)
 
-    def forward(self, views: list[View]) -> Output:
-        return self.predictor.forward([crop for view in views for crop in view.crops])
+    def forward(self, views: list[View]) -> list[Output]:
+        outputs = [self.predictor.forward([crop for view in views for crop in view.crops])]
+        if self.check is not None:
+            outputs.append(self.check.forward([crop for view in views for crop in view.checked]))
+        return outputs
 
-    def decode(self, output: Output, views: list[View]) -> list[dict[str, np.ndarray]]:
+    def decode(self, outputs: list[Output], views: list[View]) -> list[dict[str, np.ndarray]]:
         crops = [crop for view in views for crop in view.crops]
-        predicted = iter(self.predictor.decode(output, crops))
-        return [self._person(view, [next(predicted) for _ in view.crops]) for view in views]
+        predicted = iter(self.predictor.decode(outputs[0], crops))
+        people = [self._person(view, [next(predicted) for _ in view.crops]) for view in views]
+        if self.check is not None:
+            crops = [crop for view in views for crop in view.checked]
+            others, (own, same) = self.check.decode(outputs[1], crops), self.common
+            for view, person, other in zip(views, people, others, strict=True):
+                person['deviation'] = deviation(
+                    person['keypoints'][own],
+                    other['keypoints'][same, :2],
+                    other['keypoint_scores'][same],
+                    view.box,
+                )
+        return people
 
     def _person(self, view, predictions):
         first, *others = predictions
