@@ -8,7 +8,7 @@ import pytest
 import torch
 from benchmark.annotation import TrivialTeacher
 from mmengine.utils import ManagerMixin
-from small_models import mesh_config, noise, pose_config, write_weights
+from small_models import noise, pose_config, write_weights
 
 from trunchier.annotation import command
 from trunchier.annotation.annotate import annotate
@@ -18,6 +18,7 @@ from trunchier.annotation.views import Views
 from trunchier.annotation.work import Workplace
 from trunchier.conventions import COCO_17
 from trunchier.inference.detection import whole_image
+from trunchier.inference.windows import WindowModel
 
 BOX = np.float32([10, 20, 50, 110])  # 60 pixels are the square root of its area
 
@@ -87,24 +88,31 @@ def test_models_that_cannot_check_are_refused():
             Views(TrivialTeacher(), check=check)
 
 
+def test_teachers_of_3d_joints_are_refused():
+    teacher = TrivialTeacher()
+    teacher.windows = WindowModel()
+    with pytest.raises(ValueError, match='take the 2D model as teacher'):
+        Views(teacher)
+
+
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """Two photos, the teacher body.py and the pose model pose.py, in the working directory."""
+    """Two photos and a pose model, in the working directory."""
     pytest.importorskip('mmpose')
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'photos').mkdir()
     for index in range(2):
         cv2.imwrite(f'photos/{index}.png', noise(120, 90, seed=index))
-    for name, cfg in dict(body=mesh_config(), pose=pose_config()).items():
-        cfg.dump(f'{name}.py')
-        write_weights(cfg, f'{name}.pth')
+    cfg = pose_config()
+    cfg.dump('pose.py')
+    write_weights(cfg, 'pose.pth')
     yield tmp_path
     ManagerMixin._instance_dict = {}
 
 
-def test_the_command_checks_bodies_and_refuses_another_pose_model(photos, capsys):
-    anything = ('--agreement=0', '--overlap=0', '--excess=999', '--duplicate=-1', '--quiet')
-    given = ['photos', '--model', 'body.py', '--weights', 'body.pth', '--out', 'labels', *anything]
+def test_the_command_checks_shipped_bodies_and_refuses_another_pose_model(photos, capsys):
+    anything = ('--agreement=0', '--overlap=0', '--excess=999', '--duplicate=-1', '--keypoints=0')
+    given = ['photos', '--model', 'mesh', '--out', 'labels', *anything]  # lifts, in videos windows
     given += ['--detector', 'whole_image', '--device', 'cpu', '--no-mirrored', '--no-scaled']
     given += ['--check-pose', 'pose.py', '--check-weights', 'pose.pth']
     assert command.main([*given, '--deviation=99']) == 0, capsys.readouterr().err

@@ -58,9 +58,11 @@ class Views:
             same names (of bodies, with their projected joints).
 
     Raises:
-        ValueError: the teacher or `check` finds people itself, in whole images; or `check` gives
-            bodies, or no keypoint that the teacher has, too.
+        ValueError: the teacher or `check` finds people itself, in whole images; the teacher gives
+            3D joints without bodies; `check` gives bodies, or no keypoint that the teacher has.
     """
+
+    windows = None  # lifted bodies are those of each frame: what is measured is what is written
 
     def __init__(
         self,
@@ -71,6 +73,8 @@ class Views:
     ):
         if predictor.finds_people:
             raise ValueError('a teacher looks at boxes; take a top-down model, not a bottom-up one')
+        if getattr(predictor, 'windows', None) is not None and not predictor.has_meshes:
+            raise ValueError('3D joints of windows are not annotated; take the 2D model as teacher')
         self.predictor, self.mirrored, self.scaled = predictor, mirrored, scaled
         names = predictor.keypoint_names
         known = dict(zip(COCO_17, COCO_17_SIGMAS, strict=True))
