@@ -197,6 +197,7 @@ def report_imports() -> list[str]:
 
 
 def report_backends() -> None:
+    from trunchier.files.decided import decisions
     from trunchier.ops import available_backends
     from trunchier.ops.linear import VARIABLE, cpu_linear
 
@@ -206,6 +207,8 @@ def report_backends() -> None:
             print(f'  {operation:<18}{name:<10}{state}')
     for kind, name in cpu_linear().items():
         print(f'  linear, {kind:<10}{name:<10}chosen on this CPU, set it by {VARIABLE}')
+    for question, answer in decisions().items():
+        print(f'  measured here: {answer}  ({question})')
 
 
 def report_places(problems: dict[str, list[str]]) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trunchier.files.decided import decided
+from trunchier.files.decided import decided, decisions
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +17,12 @@ def asked(answer, question='which?'):
 
 def test_the_first_answer_stays_and_other_questions_have_their_own():
     assert [asked('a'), asked('b'), asked('b', 'and here?')] == ['a', 'a', 'b']
+
+
+def test_what_is_kept_can_be_listed(home):
+    asked('a'), asked('b', 'and here?')
+    (home / 'decisions' / 'of-older-versions').write_text('a')
+    assert decisions() == {'which?': 'a', 'and here?': 'b'}
 
 
 def test_of_two_at_the_same_time_one_answer_counts():

@@ -12,16 +12,23 @@ import copy
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..ops.folding import fold, is_a, pack
 from ..ops.linear import keep_freed_memory
 from .lower import PRECISIONS, lower, to_int8
 
 DEPLOYED = (*PRECISIONS, 'int8')
+AUTO = 'auto'
 
 
-def deploy(model: nn.Module, inplace: bool = False, precision: str = 'fp32') -> nn.Module:
+def deploy(
+    model: nn.Module,
+    inplace: bool = False,
+    precision: str = 'fp32',
+    images: Tensor | None = None,
+    tolerance: float | None = None,
+) -> nn.Module:
     """Prepare a model for inference; checkpoints must be loaded before.
 
     Every `nn.Sequential` must be called as a whole, as all models here and in mmpose do.
@@ -29,8 +36,9 @@ def deploy(model: nn.Module, inplace: bool = False, precision: str = 'fp32') -> 
     Args:
         model: a module with its weights, on any device.
         inplace: change `model` itself instead of a deep copy.
-        precision: 'fp32', 'bf16', 'fp16', or 'int8' (on CPU); inputs and outputs stay float32. See
-            docs/deploy.md.
+        precision: 'fp32', 'bf16', 'fp16', or 'int8' (on CPU); inputs and outputs stay float32;
+            'auto': the fastest here, see `precision.fastest_precision`. See docs/deploy.md.
+        images, tolerance: of `fastest_precision`, for 'auto' alone.
 
     Returns:
         A model of the same class with the same methods, equal up to rounding (below 1e-4 of an
@@ -38,15 +46,24 @@ def deploy(model: nn.Module, inplace: bool = False, precision: str = 'fp32') -> 
 
     Raises:
         TypeError: not a module, or a deployed one.
-        ValueError: another precision.
+        ValueError: another precision, or 'auto' without images.
         RuntimeError: this machine has no 8-bit products.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f'cannot deploy a {type(model).__name__}; give an nn.Module')
-    if precision not in DEPLOYED:
-        raise ValueError(f'cannot deploy in {precision!r}; give one of {", ".join(DEPLOYED)}')
+    if precision not in (*DEPLOYED, AUTO):
+        names = ', '.join((*DEPLOYED, AUTO))
+        raise ValueError(f'cannot deploy in {precision!r}; give one of {names}')
+    if precision == AUTO and images is None:
+        raise ValueError(
+            f'precision {AUTO!r} measures: give images, normalized crops of people (N, 3, H, W)'
+        )
     if any(getattr(module, 'deployed', False) for module in model.modules()):
         raise TypeError('the model, or a part of it, is deployed already; deploy the original')
+    if precision == AUTO:
+        from .precision import fastest_precision
+
+        precision = fastest_precision(model, images, tolerance)
     if not inplace:
         model = copy.deepcopy(model)
     model.eval()

@@ -30,7 +30,7 @@ def decided(question: str, choices: Collection[str], decide: Callable[[], str]) 
     part = path.with_name(f'.{digest}-{os.getpid()}')
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(answer)
+        part.write_text(f'{answer}\n{question}\n{cpu_name()}\n')
         try:
             os.link(part, path)  # fails if another process was faster
         except FileExistsError:
@@ -42,11 +42,25 @@ def decided(question: str, choices: Collection[str], decide: Callable[[], str]) 
     return kept if kept in choices else answer
 
 
+def decisions() -> dict[str, str]:
+    """{question: answer} of what was decided on such a CPU, and is kept."""
+    kept = {}
+    for path in sorted((cache_folder() / 'decisions').glob('[!.]*')):
+        answer, *about = _lines(path)
+        if about[1:2] == [cpu_name()]:
+            kept[about[0]] = answer
+    return kept
+
+
 def _read(path):
+    return _lines(path)[0]
+
+
+def _lines(path):
     try:
-        return path.read_text()
+        return path.read_text().splitlines() or ['']
     except (OSError, UnicodeDecodeError):
-        return ''
+        return ['']
 
 
 def cpu_name() -> str:

@@ -212,8 +212,8 @@ def _parser():
     add('--body-model', metavar='FILE', help='SMPL model written by tools/convert_smpl.py')
     add('--device', default='auto', help='auto, cpu, cuda, cuda:1 (default: auto)')
     add('--batch-size', type=int, default=8, metavar='N', help='people per batch (default: 8)')
-    add('--precision', choices=('fp32', 'int8', 'bf16', 'fp16'), default='fp32',
-        help='int8 is for CPU (default: fp32)')
+    add('--precision', choices=('fp32', 'int8', 'bf16', 'fp16', 'auto'),
+        default='fp32', help='int8 and auto, the fastest here, are for CPU (default: fp32)')
     add('--runtime', choices=('onnxruntime', 'openvino', 'torch'),
         help='what runs an exported model: .onnx files onnxruntime (default) or openvino')
     add('--flip-test', action=argparse.BooleanOptionalAction,

@@ -52,7 +52,8 @@ class Inferencer:
         detector, detector_weights, score_thr, nms_thr: see `detection.make_detector`. 'auto' finds
             one in the first call without boxes.
         batch_size: people per batch.
-        precision: 'fp32', 'int8' (CPU), 'bf16' or 'fp16' (autocast).
+        precision: 'fp32', 'int8' (CPU), 'bf16' or 'fp16' (autocast); 'auto': the fastest on this
+            CPU, measured once.
         track: give people in videos ids; None: if the package `trackers` is installed.
         smooth: smooth videos over time: True, or options of `tracking.TrackSmoother`; 'offline' or
             'guidance', see `smoothing.Smoother`.
@@ -124,7 +125,7 @@ class Inferencer:
             detector=str(detector),
             score_thr=score_thr,
             nms_thr=nms_thr,
-            precision=precision,
+            precision=self.predictor.precision,
             track=track,
             smooth=smooth,
             **self.predictor.settings,

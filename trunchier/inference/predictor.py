@@ -9,6 +9,7 @@ Servers and batch jobs use a predictor alone; `run.Run` adds threads, tracking a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -19,8 +20,9 @@ import torch
 from mmengine.model import revert_sync_batchnorm
 from torch import Tensor
 
-from ..deploy.fuse import DEPLOYED, deploy
+from ..deploy.fuse import AUTO, DEPLOYED, deploy
 from ..deploy.lower import PRECISIONS
+from ..deploy.precision import fastest_on_people
 from ..deploy.runtime import ExportedNetwork, ModuleNetwork, Network, is_exported
 from ..weights.find import Found, build_model, pick_device
 from ..weights.load import load_checkpoint
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
     from ..models.mesh.body import BodyModel
     from .windows import WindowModel
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -124,15 +128,17 @@ class Predictor:
 
         Args:
             found: from `weights.find.find`, with weights: a checkpoint or an exported model.
-            device, precision, options: see the class.
+            device, options: see the class. precision: as there, or 'auto' (CPU): the fastest here,
+                see `deploy.precision`.
             trust, runtime: of exported files, see `ExportedNetwork`.
 
         Raises:
             ValueError: unknown device or precision, or an exported file of another model.
             CheckpointError: weights of another model.
         """
-        if precision not in DEPLOYED:
-            raise ValueError(f'precision must be one of {", ".join(DEPLOYED)}, got {precision!r}')
+        if precision not in (*DEPLOYED, AUTO):
+            names = ', '.join((*DEPLOYED, AUTO))
+            raise ValueError(f'precision must be one of {names}, got {precision!r}')
         kind, estimator = found.cfg.model.type, found.row.estimator
         if kind != estimator:
             raise ValueError(
@@ -140,11 +146,13 @@ class Predictor:
                 'mmpose.apis.MMPoseInferencer'
             )
         device, weights = pick_device(device), found.required_weights()
-        if precision == 'int8' and device.type != 'cpu':
-            raise ValueError(f'precision int8 is for CPU, not {device}; take fp16 there')
+        if precision in ('int8', AUTO) and device.type != 'cpu':
+            raise ValueError(f'precision {precision} is for CPU, not {device}; take fp16 there')
         if is_exported(weights):
-            if precision == 'int8':
-                raise ValueError(f'{weights} has the precision that it was exported in, not int8')
+            if precision in ('int8', AUTO):
+                raise ValueError(
+                    f'{weights} has the precision that it was exported in, not {precision}'
+                )
             network = ExportedNetwork(weights, device, found.name, trust, runtime)
             return cls(found.cfg, network, device, precision, **options)
         if runtime not in (None, 'torch'):
@@ -156,10 +164,17 @@ class Predictor:
         if any('SyncBatchNorm' in type(each).__name__ for each in model.modules()):
             model = revert_sync_batchnorm(model)  # looks into mmcv, which takes 0.1 s
         meta = load_checkpoint(model, weights, renames=found.renames, expert=found.expert)
-        if device.type == 'cpu' and precision in ('fp32', 'int8'):  # autocast is faster without
+        deployed = device.type == 'cpu' and precision in ('fp32', 'int8', AUTO)
+        if precision == AUTO:
+            precision = fastest_on_people(found, model, meta)
+            log.info('precision %s, the fastest here', precision)
+        if deployed:  # autocast is faster without
             model = deploy(model, inplace=True, precision=precision)
         network = cls.as_network(model.to(device).eval())
-        return cls(found.cfg, network, device, precision, meta, **options)
+        predictor = cls(found.cfg, network, device, precision, meta, **options)
+        if deployed:
+            predictor.dtype = torch.float32  # without autocast: the network casts
+        return predictor
 
     @staticmethod
     def build(cfg: Config) -> nn.Module:
