@@ -41,7 +41,8 @@ def given(tmp_path, monkeypatch):
     cfg.dump('model.py')
     write_weights(cfg, 'model.pth')
     return ['photos', '--model', 'model.py', '--weights', 'model.pth', '--device', 'cpu',
-            '--batch-size', '1', '--detector', 'whole_image', *ANYTHING]  # fmt: skip
+            '--batch-size', '1', '--detector', 'whole_image', '--check-pose', 'model.py',
+            '--check-weights', 'model.pth', *ANYTHING]  # fmt: skip
 
 
 def people(out):
