@@ -113,6 +113,7 @@ class ExportedPose:
 
     smoothed: ClassVar[tuple[str, ...]] = ('keypoints',)
     painter_type = KeypointPainter
+    precision: ClassVar[str] = 'fp32'
     has_meshes: ClassVar[bool] = False
     finds_people: ClassVar[bool] = False
     faces = body = None
