@@ -183,8 +183,8 @@ class Inferencer:
             frames: those of videos and cameras to predict: slice(100, 200, 2).
             detector_every: find people in every so many frames of a video, and interpolate their
                 boxes between these.
-            painter: from `painter()`; or give options of KeypointPainter or MeshPainter as
-            painting.
+            painter: from `painter()`.
+            painting: instead of it, options of KeypointPainter or MeshPainter.
 
         Returns:
             Iterator of `result.Result`, mmpose's PoseDataSample with `plot()`, `save()`,
