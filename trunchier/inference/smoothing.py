@@ -71,7 +71,7 @@ class Smoother(WindowModel):
         """Lower the energy of a field (B, T, ...)."""
         import torch
 
-        from ..models.lifting.guidance import PhysicalGuidance, motion_energy, smooth
+        from ..models.lifting.guidance import Energy, PhysicalGuidance, motion_energy, smooth
 
         unit = 1.0
         if name == 'keypoints':  # pixels; the energies of joints are in meters
@@ -79,12 +79,14 @@ class Smoother(WindowModel):
             unit = unit[:, None, None, None]
         track = torch.from_numpy(values / unit).float()
         flat = track.flatten(2).unflatten(2, (-1, track.shape[-1]))
-        still = motion_energy(weight=self.weight / track.shape[-1])
-        energy = still
+        terms: list[Energy] = [motion_energy(weight=self.weight / track.shape[-1])]
         if name == 'joints' and self.order == H36M_17_FLIP:
             # The spring of `smooth` is a mean over coordinates, these are means over joints.
-            body = PhysicalGuidance(symmetry=0.3, bone_variance=1.0, motion=0.0)
-            energy = lambda points: still(points) + body(points)  # noqa: E731
+            terms.append(PhysicalGuidance(symmetry=0.3, bone_variance=1.0, motion=0.0))
+
+        def energy(points):
+            return sum(term(points) for term in terms)
+
         rate = 1 / (1 + 16 * self.weight) / 2
         smoothed = smooth(flat, energy, steps=200, rate=rate)
         return smoothed.reshape(track.shape).numpy() * unit

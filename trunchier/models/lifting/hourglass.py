@@ -275,8 +275,7 @@ class AttentionReceived:
         self.num_heads, self.qkv = num_heads, []
 
     def __enter__(self) -> 'AttentionReceived':
-        keep = lambda module, args, out: self.qkv.append(out.detach())  # noqa: E731
-        self.hooks = [module.register_forward_hook(keep) for module in self.modules]
+        self.hooks = [module.register_forward_hook(self._keep) for module in self.modules]
         return self
 
     def __exit__(
@@ -287,6 +286,9 @@ class AttentionReceived:
     ) -> None:
         for hook in self.hooks:
             hook.remove()
+
+    def _keep(self, module, args, out):
+        self.qkv.append(out.detach())
 
     def scores(self, batch: int) -> Tensor:
         """Attention that each frame gets, a mean over joints, heads and frames, (B, f)."""
