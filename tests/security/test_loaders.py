@@ -120,6 +120,7 @@ READERS = {
     'tools/split.py': {'split'},
     'tools/store_heatmaps.py': USER,
     'tools/test.py': USER,
+    'tools/test_lifter.py': OWN,
     'tools/train.py': USER,
     'tools/train_lifter.py': OWN,
 }
