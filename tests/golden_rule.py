@@ -60,6 +60,7 @@ def golden_lifting_weight(key, shape):
         (0, 0.2),
     )
     scales |= dict(x_token=(0, 1), M=(1, 0.1), adj2=(0, 0.1))
+    scales |= dict.fromkeys(('layer_scale_1', 'layer_scale_2'), (0.5, 0.1))
     if leaf == 'W':
         scales['W'] = 0, 1 / math.sqrt(shape[-2])
     if leaf not in scales:

@@ -31,11 +31,11 @@ def golden_checkpoint(model, keys, folder, seq_len=None):
     backbone = getattr(model.backbone, 'backbone', model.backbone)
     tokens = list(getattr(model.backbone, 'schedule', {}).values())
     length = seq_len or length_of(backbone)
-    lengths = {243: length, 27: length} | dict(zip([81], tokens, strict=False))
+    lengths = {243: length, 27: length} | dict(zip([81], tokens or [length], strict=False))
     shapes = {
         key: tuple(lengths.get(size, size) for size in shape)
         for key, shape in official_shapes(keys).items()
-        if int((re.search(r'TEblocks\.(\d+)|$', key)[1]) or 0) < depth_of(backbone)
+        if int((re.search(r'(?:TEblocks|layers)\.(\d+)|$', key)[1]) or 0) < depth_of(backbone)
     }
     path = folder / 'official.bin'
     torch.save(dict(model_pos=golden_state(shapes, rule=golden_lifting_weight)), path)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from trunchier.conventions import EVAL_14_IN_44
 from trunchier.files import whole_file
-from trunchier.geometry import SkinnedPoints, axis_angle_to_matrix
+from trunchier.geometry import SkinnedPoints, axis_angle_to_matrix, similarity_transform
 from trunchier.inference.pose import PosePredictor
 from trunchier.models.lifting.body import BodyLifter, load_lifter
 from trunchier.models.lifting.track import WINDOW, BodyTrackLifter
@@ -236,6 +236,7 @@ def lifter_losses(
     return dict(
         joints=10 * F.l1_loss(joints - joints[:, :1], true_joints - true_joints[:, :1]),
         points=10 * F.l1_loss(_centered(places), _centered(true_places)),
+        aligned=10 * _aligned_error(places[:, EXTRA], true_places[:, EXTRA]),
         rotations=F.mse_loss(rotations, batch.rotations),
         betas=0.003 * F.mse_loss(out['betas'], batch.betas),
         keypoints=F.smooth_l1_loss(pixels / spread, batch.truth / spread, beta=0.1),
@@ -322,6 +323,13 @@ def track_losses(
         )
         losses['steps'] = 20 * (steps - true).abs().mean()
     return losses
+
+
+def _aligned_error(places, truth):
+    """L1 after the similarity that brings places to the truth, which is held fixed."""
+    scale, rotation, shift = (each.float() for each in similarity_transform(places.detach(), truth))
+    aligned = scale[:, None, None] * places @ rotation.transpose(1, 2) + shift[:, None]
+    return F.l1_loss(aligned, truth)
 
 
 def _centered(places):

@@ -12,6 +12,7 @@ from .lifting.hourglass import HourglassTokenizer
 from .lifting.ktpformer import KTPFormer
 from .lifting.losses import LiftingLoss
 from .lifting.mixste import MixSTE
+from .lifting.motionagformer import MotionAGFormer
 from .mesh.body import BodyModel
 from .mesh.discriminator import HMRDiscriminator
 from .mesh.estimator import MeshEstimator
@@ -22,7 +23,7 @@ from .necks.stage_adapter import StageAdapter
 __all__ = [
     'BodyDistiller', 'BodyModel', 'HMR2Head', 'HMRDiscriminator', 'HeatmapDistiller',
     'HourglassTokenizer', 'KTPFormer', 'LiftingLoss', 'MaskedMSELoss', 'MeshEstimator',
-    'MeshLoss', 'MixSTE', 'PhysicalGuidance', 'StageAdapter', 'TeacherToken', 'TokenDistiller',
-    'TruncatedGMF', 'TruncatedSwin', 'TruncatedVMamba', 'build_model', 'create_backbone',
-    'create_model', 'optional',
+    'MeshLoss', 'MixSTE', 'MotionAGFormer', 'PhysicalGuidance', 'StageAdapter', 'TeacherToken',
+    'TokenDistiller', 'TruncatedGMF', 'TruncatedSwin', 'TruncatedVMamba', 'build_model',
+    'create_backbone', 'create_model', 'optional',
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Key maps of published lifters: MixSTE, HoT, KTPFormer, D3DP, and HoT on MotionBERT, to ours.
+"""Key maps of published lifters to ours: MixSTE, KTPFormer, D3DP, MotionAGFormer, HoT on these.
 
 A lifter is mmpose's PoseLifter with `backbone` and `head`. In a model with a `HourglassTokenizer`,
 the network that it runs is `backbone.backbone`.
@@ -8,8 +8,6 @@ import re
 from collections.abc import Collection
 
 from .families import State, rename
-
-ANCHORS = ('STEblocks.0.attn.qkv.weight', 'ts_attn.0.weight')  # the second: MotionBERT
 
 # fmt: off
 LIFTERS = [
@@ -46,7 +44,18 @@ MOTIONBERT = [
     (r'^(blocks_.*\.mlp_[st])\.fc2\.',     r'\1.2.'),
     (r'^(joints_embed|temp_embed|norm|blocks_[st]+)\b', r'backbone.\1'),
 ]
-# Of the tokenizer, around either.
+MOTION_AGFORMER = [
+    (r'^head\.',                           r'head.fc.'),
+    (r'^rep_logit\.',                      r'head.pre_logits.'),
+    (r'^pos_embed$',                       r'backbone.position'),
+    (r'^joints_embed\.',                   r'backbone.embedding.'),
+    (r'^(norm|layers)\.',                  r'backbone.\1.'),
+    (r'\.layer_scale_([12])$',             r'.scale\1'),
+    (r'\.mixer\.U\.',                      r'.mixer.own.'),
+    (r'\.mixer\.V\.',                      r'.mixer.others.'),
+    (r'\.mixer\.batch_norm\.',             r'.mixer.norm.'),
+]
+# Of the tokenizer, around any.
 HOURGLASS = [
     (r'^backbone\.',                       r'backbone.backbone.'),
     (r'^pos_embed_token$',                 r'backbone.positions.0'),
@@ -54,6 +63,11 @@ HOURGLASS = [
     (r'^cross_attention\.(?:linear_)?',    r'backbone.recovery.'),
 ]
 # fmt: on
+BY_KEY = {  # that official files of these networks have
+    'STEblocks.0.attn.qkv.weight': LIFTERS,
+    'ts_attn.0.weight': MOTIONBERT,
+    'layers.0.graph_spatial.mixer.U.weight': MOTION_AGFORMER,
+}
 
 
 def from_lifter(state: State, expected: Collection[str]) -> State | None:
@@ -63,10 +77,11 @@ def from_lifter(state: State, expected: Collection[str]) -> State | None:
         expected: keys of the model; they tell whether its network is within a tokenizer.
     """
     prefix = 'pose_estimator.'  # of D3DP, beside the constants of its schedule
-    if prefix + ANCHORS[0] in state:
+    if any(prefix + key in state for key in BY_KEY):
         state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    if not any(anchor in state for anchor in ANCHORS):
+    renames = next((each for key, each in BY_KEY.items() if key in state), None)
+    if renames is None:
         return None
-    state = rename(state, LIFTERS if ANCHORS[0] in state else MOTIONBERT)
+    state = rename(state, renames)
     wrapped = any(re.match(r'backbone\.backbone\.', key) for key in expected)
     return rename(state, HOURGLASS) if wrapped else state

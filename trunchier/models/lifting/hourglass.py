@@ -44,7 +44,7 @@ class HourglassTokenizer(BaseModule):
 
     Args:
         backbone: config of a `MixSTE` (or a class with its `embed`, `run_layer`, `finish`,
-            `temporal_qkv`), or of mmpose's DSTFormer.
+            `temporal_qkv`, such as `MotionAGFormer`), or of mmpose's DSTFormer.
         schedule: {layer: frames}: before layer n, counted from 0, that many frames are kept. The
             layers are 1 or more, since position is added in layer 0; frames fall.
         pruner: how frames are chosen: 'TPC' by density peaks of the tokens, 'TPA' by the attention
@@ -73,6 +73,8 @@ class HourglassTokenizer(BaseModule):
         self.backbone = MODELS.build(backbone)
         steps = steps_of(self.backbone)
         self.schedule = check_schedule(schedule, steps.depth, steps.seq_len)
+        if hasattr(steps, 'shorten'):
+            steps.shorten(self.schedule)
         if pruner not in PRUNERS or recovery not in RECOVERIES:
             raise ValueError(
                 f'pruner={pruner!r}, recovery={recovery!r}; pruners are {", ".join(PRUNERS)}, '
@@ -83,7 +85,8 @@ class HourglassTokenizer(BaseModule):
         self.recovery = None
         self.positions = nn.ParameterList()
         if recovery == 'TRA':
-            self.recovery = CrossAttention(steps.seq_len, steps.width, num_heads)
+            bias = getattr(steps, 'qkv_bias', True)
+            self.recovery = CrossAttention(steps.seq_len, steps.width, num_heads, bias)
             for kept in self.schedule.values():
                 position = nn.Parameter(torch.zeros(1, kept, steps.width))
                 self.positions.append(nn.init.trunc_normal_(position, std=0.02))
@@ -248,11 +251,12 @@ def interpolate_frames(values: Tensor, frames: Tensor, length: int) -> Tensor:
 class CrossAttention(nn.Module):
     """TRA: a learned query for each frame of the window attends to the kept frames of its joint."""
 
-    def __init__(self, length: int, width: int, num_heads: int):
+    def __init__(self, length: int, width: int, num_heads: int, qkv_bias: bool = True):
         super().__init__()
         self.num_heads = num_heads
         self.query = nn.init.trunc_normal_(nn.Parameter(torch.zeros(1, length, width)), std=0.02)
-        self.q, self.k, self.v, self.proj = (nn.Linear(width, width) for _ in range(4))
+        self.q, self.k, self.v = (nn.Linear(width, width, qkv_bias) for _ in range(3))
+        self.proj = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, length: int) -> Tensor:
         """(B, f, K, C) -> (B, length, K, C)."""

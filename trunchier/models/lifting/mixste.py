@@ -124,12 +124,12 @@ def over_frames(block: nn.Module, tokens: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Multi-head self-attention of sequences."""
 
-    def __init__(self, width: int, num_heads: int):
+    def __init__(self, width: int, num_heads: int, qkv_bias: bool = True):
         super().__init__()
         if width % num_heads:
             raise ValueError(f'width={width} is no multiple of num_heads={num_heads}')
         self.num_heads = num_heads
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = nn.Linear(width, 3 * width, qkv_bias)
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
