@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,11 +13,14 @@ import flops
 import numpy as np
 import pytest
 import torch
-from benchmark import busy, commands, models, networks, peers, report, soak, timing
+from benchmark import busy, cold, commands, latency, models, networks, peers, report, soak, timing
 from benchmark import train as training
 from report.results import read_csv
 
 from trunchier.deploy import export
+from trunchier.inference import pipeline, sources
+from trunchier.inference.pipeline import Stage
+from trunchier.inference.sources import read
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ('--rounds', '1', '--seconds', '0', '--device', 'cpu')
@@ -312,6 +316,59 @@ def test_pipeline_beside_the_network_alone(tmp_path):
     assert [row['what'] for row in rows][:2] == ['network alone', 'video to results']
     assert rows[1]['share'] == pytest.approx(rows[1]['rate'] / rows[0]['rate'])
     assert {'stage network', 'stage crop', 'stage decode'} <= {row['what'] for row in rows}
+
+
+def test_latency_of_frames_one_at_a_time_and_overlapped(tmp_path):
+    pytest.importorskip('av')
+    rows = run(
+        *('latency', '--model', 'VMPose-T-S2', '--frames', '1', '--people', '1'),
+        out=tmp_path / 'table.json',
+    )
+    (row,) = rows
+    assert 0 < row['p50'] <= row['p95'] <= row['p99']
+    assert row['share'] == pytest.approx(row['rate'] * row['alone'] / 1e3)
+    assert 'network' in row['stages']
+
+
+def test_a_frame_is_admitted_when_the_last_one_is_done():
+    inside, most = [0], []
+
+    def enter(items):
+        for item in items:
+            inside[0] += 1
+            yield item
+
+    def leave(items):
+        for item in items:
+            most.append(inside[0])
+            inside[0] -= 1
+            yield item
+
+    clip = np.zeros((5, 4, 4, 3), np.uint8)
+
+    class ThreeStages:  # as a Run
+        stages = [
+            Stage('read', lambda found: chain.from_iterable(map(read, found))),
+            Stage('enter', enter),
+            Stage('leave', leave),
+        ]
+
+        def __call__(self, found):
+            return pipeline.run(self.stages, found, pipeline.Stopwatch())
+
+    seconds = latency.latencies(ThreeStages(), sources.find(clip))
+    assert len(seconds) == 5 and most == [1] * 5
+
+
+@pytest.mark.slow
+def test_cold_processes_tell_their_steps(tmp_path):
+    rows = run('cold', '--models', 'VMPose-T-S2', '--exported', out=tmp_path / 'table.json')
+    in_torch, exported = rows
+    assert in_torch['torch'] > 0 and 'torch' not in exported
+    assert exported['megabytes'] < in_torch['megabytes'] / 2
+    for row in rows:
+        steps = [row[step] for step in cold.STEPS if step in row]
+        assert row['total'] == pytest.approx(sum(steps))
 
 
 @pytest.mark.slow

@@ -6,6 +6,8 @@
     python tools/benchmark train --models 'swin-t-s*' --part backbone --batch 32
     python tools/benchmark data --num 200 --workers 2
     python tools/benchmark pipeline --model VMPose-T-S2 --frames 150
+    python tools/benchmark latency --people 1 4 --detector yolox_nano.onnx
+    python tools/benchmark cold --models VMPose-T-S2 ViTPose-S --exported
     python tools/benchmark models --models swin-t-s4 vm-t-s4 --heights 256 384 512 768 1024
     python tools/benchmark export --models 'VM*-T-S4' --batch 1 8 --threads 1
     python tools/benchmark export --models all --check-only
@@ -42,8 +44,10 @@ import torch
 from benchmark import (
     annotation,
     busy,
+    cold,
     data,
     export,
+    latency,
     lifting,
     models,
     motions,
@@ -60,6 +64,8 @@ COMMANDS = {
     'data': (data, 'the data loaders by stage, synthetic people, the renderer'),
     'train': (train, 'images/s and memory of training'),
     'pipeline': (pipeline, 'a video to its results, beside the network alone'),
+    'latency': (latency, 'milliseconds from a frame to its results, percentiles'),
+    'cold': (cold, 'new processes that predict a photo: seconds by step, memory'),
     'export': (export, 'error and speed of exported files'),
     'busy': (busy, 'training and prediction beside busy processes'),
     'annotation': (annotation, 'overhead of `trunchier annotate` per input'),
@@ -80,6 +86,8 @@ ALL = {
         'train --part backbone --models *-t-s4 --batch 4',
         'data',
         'pipeline',
+        'latency',
+        'cold --exported',
         'models --part backbone --models *-t-s4 --batch 1 2 4 8',
         'models --part backbone --models *-t-s4 --heights 256 384 512 768 1024',
         'export',
