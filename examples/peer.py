@@ -68,6 +68,7 @@ class Network(nn.Module):
     def __init__(self, backbone, neck, head, is_mesh):
         super().__init__()
         self.backbone, self.neck, self.head, self.is_mesh = backbone, neck, head, is_mesh
+        self.traceable = getattr(backbone, 'traceable', True)
 
     def forward(self, images):
         feats = self.backbone(images)
@@ -126,6 +127,7 @@ class GroupMixFormer(nn.Module):
 
 class VMamba(nn.Module):
     checkout = 'VMAMBA'
+    traceable = False  # the fallback is a loop over pixels, which an exporter writes out
 
     def __init__(self, arch: dict[str, Any], stages: int):
         super().__init__()

@@ -87,8 +87,6 @@ def shrink(model: onnx.ModelProto) -> None:
     among the smaller ones; the body, which tells where the joints are, has 16 bits as well.
     """
     graph, added = model.graph, []
-    for node in graph.node:
-        node.ClearField('metadata_props')  # where in torch's program it came from
     del graph.value_info[:]
     users = {name: node for node in graph.node for name in node.input}
     for tensor in [*graph.initializer]:
@@ -96,13 +94,6 @@ def shrink(model: onnx.ModelProto) -> None:
         if array.size < MIN_SIZE:
             continue
         scale, body = None, VERTICES in array.shape
-        if not array.any():  # the embedded body does not bulge with its pose
-            shape = numpy_helper.from_array(np.array(array.shape), f'{name}.shape')
-            zero = numpy_helper.from_array(np.zeros(1, array.dtype))
-            added.append(helper.make_node('ConstantOfShape', [shape.name], [name], value=zero))
-            graph.initializer.remove(tensor)
-            graph.initializer.append(shape)
-            continue
         if array.dtype == np.int64 and np.abs(array).max() < 1 << 15:
             stored = array.astype(np.int16)
         elif array.dtype == np.float32 and array.ndim > 1 and array.size >= MIN_INT8 and not body:

@@ -189,8 +189,11 @@ def test_the_body_is_exported_on_request_only(meshes):
     assert body['vertices'].shape == (3, 6890, 3)
     assert body['joints'].shape == (3, 44, 3)
     for name, has_body in (('bare', False), ('body', True)):
-        arrays = onnx.load(meshes / f'{name}.onnx').graph.initializer
-        assert any(6890 in array.dims or 6890 * 3 in array.dims for array in arrays) == has_body
+        graph = onnx.load(meshes / f'{name}.onnx').graph
+        dims = [array.dims for array in graph.initializer]
+        assert any(6890 in each or 6890 * 3 in each for each in dims) == has_body
+        assert [207, 6890 * 3] not in dims  # zeros, in the embedded body
+        assert not any(node.metadata_props for node in graph.node)
 
 
 def test_torchscript_contains_no_body_by_default(tmp_path):

@@ -11,6 +11,7 @@
     python tools/benchmark models --models swin-t-s4 vm-t-s4 --heights 256 384 512 768 1024
     python tools/benchmark export --models 'VM*-T-S4' --batch 1 8 --threads 1
     python tools/benchmark export --models all --check-only
+    python tools/benchmark runtimes --int8 --compile official --against official=examples
     python tools/benchmark busy --processes 2
     python tools/benchmark soak --frames 10000 --iterations 5000 --plot soak.svg
     python tools/benchmark annotation --num 10000
@@ -52,6 +53,7 @@ from benchmark import (
     models,
     motions,
     pipeline,
+    runtimes,
     scan,
     soak,
     train,
@@ -67,6 +69,7 @@ COMMANDS = {
     'latency': (latency, 'milliseconds from a frame to its results, percentiles'),
     'cold': (cold, 'new processes that predict a photo: seconds by step, memory'),
     'export': (export, 'error and speed of exported files'),
+    'runtimes': (runtimes, 'ours beside other code in onnxruntime, OpenVINO, torch.compile'),
     'busy': (busy, 'training and prediction beside busy processes'),
     'annotation': (annotation, 'overhead of `trunchier annotate` per input'),
     'lifting': (lifting, 'lifters on fewer frames: tokens against milliseconds'),
