@@ -161,6 +161,7 @@ def _mirror(names):
     return tuple(names.index(partner(name)) for name in names)
 
 
+COCO_17_SYNONYMS = {'left_ankle': 'left_foot', 'right_ankle': 'right_foot'}  # in Human3.6M
 COCO_17_FLIP = _mirror(COCO_17)
 H36M_17_FLIP = (0, 4, 5, 6, 1, 2, 3, 7, 8, 9, 10, 14, 15, 16, 11, 12, 13)
 COCO_17_SIGMAS = (

@@ -1,13 +1,23 @@
 """Bodies lifted from the keypoints of a pose model."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from mmpose.datasets.datasets.utils import parse_pose_metainfo
 from small_models import write_clip
 
+from trunchier.conventions import COCO_17
 from trunchier.deploy.export import export
 from trunchier.inference.inferencer import Inferencer
-from trunchier.inference.lift import COCO_17_IN_44, BodyWindows, LiftPredictor, fitted_camera
+from trunchier.inference.lift import (
+    COCO_17_IN_44,
+    BodyWindows,
+    LiftPredictor,
+    coco_places,
+    fitted_camera,
+)
 from trunchier.inference.mesh import MeshInferencer
 from trunchier.inference.pose import PoseInferencer, PosePredictor
 from trunchier.models.lifting.body import load_lifter
@@ -75,13 +85,58 @@ def test_what_cannot_be_lifted_is_named(name, task, message):
         find(name, task=task)
 
 
+def mmposes(name):
+    """Metainfo of a data set of mmpose."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # the file is mmpose's own
+        return parse_pose_metainfo(dict(from_file=f'configs/_base_/datasets/{name}.py'))
+
+
+@pytest.mark.parametrize(
+    ('name', 'missing'),
+    [
+        ('coco', []),
+        ('coco_wholebody', []),
+        ('halpe26', []),
+        ('posetrack18', ['left_eye', 'right_eye']),
+        *((each, COCO_17[:5]) for each in ('mpii', 'aic', 'crowdpose', 'jhmdb', 'h36m')),
+    ],
+)
+def test_keypoints_of_other_sets_are_found_by_their_names(name, missing):
+    names = list(mmposes(name)['keypoint_id2name'].values())
+    found = {COCO_17[ours]: names[theirs] for ours, theirs in coco_places(names)}
+    assert [each for each in COCO_17 if each not in found] == list(missing)
+    feet = dict(left_ankle='left_foot', right_ankle='right_foot') if name == 'h36m' else {}
+    assert all(theirs == feet.get(ours, ours) for ours, theirs in found.items())
+
+
+@pytest.mark.parametrize('name', ['ap10k', 'atrw', 'interhand2d', 'coco_wholebody_face'])
+def test_sets_without_a_human_body_are_refused(name):
+    with pytest.raises(ValueError, match='10 of nose, .*, as COCO, .* MPII, AIC, .* of them among'):
+        coco_places(list(mmposes(name)['keypoint_id2name'].values()))
+
+
 def test_a_model_of_other_keypoints_is_refused():
     found = find('VMPose-T-S2')
     meta = dict(
         num_keypoints=17, flip_indices=[*range(17)], keypoint_id2name=dict(enumerate('abcdefghij'))
     )
-    with pytest.raises(ValueError, match="8 of COCO's keypoints; this model has 0 of them"):
+    with pytest.raises(ValueError, match='this model has 0 of them'):
         LiftPredictor(found.cfg, None, 'cpu', 'fp32', meta)
+
+
+def test_a_model_without_a_face_is_lifted_from_its_limbs(infer, image, boxes):
+    of, ours = infer.predictor, infer.predictor.pose
+    meta = dict(ours.dataset_meta)
+    meta['keypoint_id2name'] = dict(enumerate(('neck', *'abcd', *COCO_17[5:])))
+    predictor = LiftPredictor(of.cfg, LiftPredictor.build(of.cfg), 'cpu', of.precision, meta)
+    predictor.network = predictor.pose.network = ours.network
+    crops = [predictor.crop(image, boxes[0])]
+    (person,) = predictor.decode(predictor.forward(crops), crops)
+    keypoints, scores = torch.from_numpy(person['coco_keypoints'])[None].split((2, 1), 2)
+    assert not scores[:, :5].any() and (scores[:, 5:] > 0).all()
+    expected = load_lifter().lift(keypoints, scores[..., 0])
+    np.testing.assert_allclose(person['body_pose'], expected['body_pose'][0], atol=1e-4)
 
 
 def test_meshes_of_a_lifted_model_are_written(infer, image, boxes, tmp_path):

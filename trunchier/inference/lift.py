@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..conventions import COCO_17, JOINTS_44, person
+from ..conventions import COCO_17, COCO_17_SYNONYMS, JOINTS_44, person
 from ..files import shipped
 from ..geometry import matrix_to_rotation_6d, rotation_6d_to_matrix
 from ..models.lifting.body import load_lifter
@@ -27,22 +28,22 @@ if TYPE_CHECKING:
 
 _LIMBS = (f'extra_{name}' if f'extra_{name}' in JOINTS_44 else name for name in COCO_17)
 COCO_17_IN_44 = [JOINTS_44.index(name) for name in _LIMBS]
-LEAST_KEYPOINTS = 8  # of COCO's that a model must know by name
+LEAST_KEYPOINTS = 10  # of COCO's that a model must know by name
+SETS = 'COCO, COCO-WholeBody, Halpe, MPII, AIC, CrowdPose, JHMDB, PoseTrack18, Human3.6M'
 
 
 class LiftPredictor(MeshPredictor):
     """Bodies of people, from the keypoints that a pose model finds.
 
     Args:
-        cfg, network, common: of the pose model; those of its keypoints that have COCO's names are
-            used.
+        cfg, network, common: of the pose model; see `coco_places` for which.
         flip_test: see `PosePredictor`.
         lifter: weights of a `BodyLifter`; None: those of this package.
         causal: if these lift windows of videos, from past frames alone; None: of cameras.
         options: see `MeshPredictor`.
 
     Raises:
-        ValueError: the model knows too few of COCO's keypoints.
+        ValueError: see `coco_places`.
     """
 
     def __init__(
@@ -58,13 +59,7 @@ class LiftPredictor(MeshPredictor):
         super().__init__(cfg, network, *common, **options)
         own = dict(device=self.device, precision=self.precision, dataset_meta=self.dataset_meta)
         self.pose = PosePredictor(cfg, network, flip_test=flip_test, **own)
-        names = self.pose.keypoint_names
-        self.known = [(i, names.index(name)) for i, name in enumerate(COCO_17) if name in names]
-        if len(self.known) < LEAST_KEYPOINTS:
-            raise ValueError(
-                f"a body is lifted from at least {LEAST_KEYPOINTS} of COCO's keypoints; this model "
-                f'has {len(self.known)} of them among {", ".join(names)}'
-            )
+        self.known = coco_places(self.pose.keypoint_names)
         self.lifter, self.causal = load_lifter(lifter), causal
         if lifter is None and shipped.asset(TRACK_LIFTER).is_file():
             self.windows = BodyWindows(self, load_track_lifter())
@@ -111,6 +106,26 @@ class LiftPredictor(MeshPredictor):
         for each, seen in zip(found, keypoints.numpy(), strict=True):
             each['coco_keypoints'] = seen
         return found
+
+
+def coco_places(names: Sequence[str]) -> list[tuple[int, int]]:
+    """Where COCO's keypoints are among `names`: (place in COCO's 17, place in names) of each.
+
+    Lifters take the 17, of which those that are not there count as unknown.
+
+    Raises:
+        ValueError: there are fewer than `LEAST_KEYPOINTS`.
+    """
+    places = {name: index for index, name in enumerate(names)}
+    found = [places.get(name, places.get(COCO_17_SYNONYMS.get(name))) for name in COCO_17]
+    known = [(ours, theirs) for ours, theirs in enumerate(found) if theirs is not None]
+    if len(known) < LEAST_KEYPOINTS:
+        raise ValueError(
+            f'a body is lifted from at least {LEAST_KEYPOINTS} of {", ".join(COCO_17)}, as '
+            f'{SETS} and others have them; this model has {len(known)} of them among '
+            f'{", ".join(names)}'
+        )
+    return known
 
 
 class BodyWindows(WindowModel):
