@@ -36,7 +36,8 @@ demo: $(READY)  ## train, test and draw models on synthetic people; PHOTOS=dir: 
 	$(VENV)/bin/python tools/demo.py $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 demo-video: $(READY)  ## draw a clip of people who walk, and lift it to bodies; VIDEO=file: yours
-	$(VENV)/bin/python tools/demo_video.py $(if $(VIDEO),--video "$(VIDEO)")
+	$(VENV)/bin/python tools/demo_video.py $(if $(VIDEO),--video "$(VIDEO)") \
+	    $(if $(DETECTOR),--detector "$(DETECTOR)")
 
 test: $(READY) lint  ## lint, then the test suite
 	$(subst %,$(VENV),$(PYTEST))

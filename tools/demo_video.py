@@ -41,6 +41,7 @@ def main() -> None:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument('--video', metavar='FILE', help='a clip of yours')
+    parser.add_argument('--detector', default='auto', help='of people in it, as of predict')
     parser.add_argument('--model', default='lift', help='of bodies (default: lift)')
     parser.add_argument('--out', default='demo-video', type=Path, help='folder of all outputs')
     parser.add_argument('--smoothing', action='store_true', help='compare smoothers, and end')
@@ -54,7 +55,8 @@ def main() -> None:
         args.out.mkdir(parents=True, exist_ok=True)
         boxes, truth = draw_clip(clip)
         print(f'{clip}: {FRAMES} frames drawn in {time.time() - begin:.0f} s')
-    infer = Inferencer(args.model, smooth='offline', focal=None if boxes is None else focal())
+    own = dict(detector=args.detector, focal=None if boxes is None else focal())
+    infer = Inferencer(args.model, smooth='offline', **own)
     formats = 'json,npz,video,animation,bvh'
     results = list(infer(clip, bboxes=boxes, out_dir=args.out, save=formats, world=True, side=True))
     print(infer.report)
