@@ -117,3 +117,16 @@ def test_an_absent_device_is_named(device, message, monkeypatch):
     with pytest.raises(ValueError, match=message):
         module.pick_device(device)
     assert module.pick_device('auto') == torch.device('cpu')
+
+
+def test_a_model_of_ours_for_normalized_images_does_not_import_mmpose(monkeypatch):
+    def refuse():
+        raise AssertionError('mmpose is imported')
+
+    registry = pytest.importorskip('mmpose.registry').MODELS
+    cfg = find_config('SwinHMR2.0-T-S2').cfg
+    before = list(module.build_model(cfg, preprocesses=True).state_dict())
+    monkeypatch.setattr(registry, 'import_from_location', refuse)
+    assert list(module.build_model(cfg, preprocesses=False).state_dict()) == before
+    with pytest.raises(AssertionError, match='mmpose is imported'):
+        module.build_model(cfg, preprocesses=True)

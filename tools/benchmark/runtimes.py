@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +27,10 @@ RUNTIMES = 'onnxruntime', 'openvino'
 MODELS = 'SwinPose-T-S3', 'GMFPose-T-S3', 'VMPose-T-S3', 'ViTPose-S'
 CROPS = 12  # synthetic people that give the scales of int8 files
 KEYPOINTS = range(17)
+CROP = dict(
+    input_size=networks.SIZE[::-1], box_padding=1.25, channels='RGB',
+    mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
+)  # fmt: skip
 META = dict(keypoint_id2name=KEYPOINTS, flip_indices=KEYPOINTS, skeleton_links=[])
 
 
@@ -47,10 +50,22 @@ def run(args: argparse.Namespace) -> Table:
     peers = load_peers(args.against, 'build')
     for name in networks.names(args.models):
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-            tasks, modules = build(name, peers, Path(folder), notes, args)
+            tasks, modules = build(name, peers, Path(folder), args)
+            for who, module in [*modules.items()]:
+                if not getattr(module, 'traceable', True):
+                    notes.append(f'{name} of {who} is not exported or compiled: a loop in Python')
+                    del modules[who]
             for batch in args.batch:
                 images = torch.randn(batch, 3, *networks.SIZE)
                 timed = {key: partial(task, images) for key, task in tasks.items()}
+                for who in modules.keys() - {'ours'} if args.runtimes else ():
+                    try:
+                        file = Path(folder, f'{who}-{batch}.onnx')
+                        found = export_plainly(modules[who], file, images, args)
+                        timed |= {(who, how): partial(run, images) for how, run in found.items()}
+                    except Exception as error:  # of any class: exporters have none in common
+                        reason = str(error).splitlines()[:1]
+                        notes.append(f'{name} of {who}, batch {batch}, was not exported: {reason}')
                 for who, module in modules.items():
                     if who in args.compile:
                         timed[who, 'torch.compile'] = partial(compiled(module, images), images)
@@ -66,8 +81,8 @@ def run(args: argparse.Namespace) -> Table:
     columns |= dict(ratio='x deployed')
     notes.append(
         'x deployed: milliseconds relative to ours, deployed in fp32, in the same rounds. Weights '
-        'are random. Files are exported with any number of crops; torch.compile: inductor with '
-        'freezing, compiled for the batch size'
+        'are random. Files of ours take any number of crops; those of peers, and torch.compile '
+        '(inductor with freezing), are for the batch size; in int8, peers are measured at batch 1'
     )
     return Table('Ours beside other code, runtimes and compilers', columns, rows, notes)
 
@@ -76,58 +91,55 @@ def build(
     name: str,
     peers: dict[str, Callable],
     folder: Path,
-    notes: list[str],
     args: argparse.Namespace,
 ) -> tuple[dict[tuple[str, str], Callable], dict[str, nn.Module]]:
-    """Functions of images by (who, how), and modules that torch.compile takes by who.
+    """Functions of images by (who, how), and modules by who.
 
     Args:
-        peers: {name: its `build`}. folder: for files. notes: gets what could not be exported.
+        peers: {name: its `build`}. folder: for files.
     """
     found = find_config(name)
     model, facts = build_model(found.cfg), describe(found, META)
-    crops = calibration_crops(facts, num=CROPS) if args.int8 else np.empty(0)
     modules = dict(ours=make_graph(model))
     modules |= {peer: made.eval() for peer, make in peers.items() if (made := make(name))}
     tasks = {(who, 'torch'): module for who, module in modules.items()}
     tasks['ours', 'deployed'] = make_graph(deploy(model))
     if args.int8:
         tasks['ours', 'deployed, int8'] = make_graph(deploy(model, precision='int8'))
-    for who, module in [*modules.items()]:
-        if not getattr(module, 'traceable', True):
-            notes.append(f'{name} of {who} cannot be exported or compiled, see examples/peer.py')
-            del modules[who]
-            continue
-        files = {'': folder / f'{who}.onnx'} if args.runtimes else {}
-        try:
-            if files and who == 'ours':
-                exporting.write(model, files[''], facts, dynamic_batch=True)
-            elif files:
-                export_plainly(module, files[''])
-            if files and args.int8:
-                files[', int8'] = folder / f'{who}-int8.onnx'
-                quantize(files[''], files[', int8'], crops, math.inf)
-        except Exception as error:  # of any class: exporters have none in common
-            notes.append(f'{name} of {who} was not exported: {str(error).splitlines()[:1]}')
-            continue
-        for precision, file in files.items():
-            for runtime in args.runtimes:
-                tasks[who, runtime + precision] = ExportedNetwork(file, runtime=runtime)
+    if args.runtimes:
+        exporting.write(model, folder / 'ours.onnx', facts, dynamic_batch=True)
+        found = networks_of(folder / 'ours.onnx', args.int8, args)
+        tasks |= {('ours', how): network for how, network in found.items()}
     return tasks, modules
 
 
-def export_plainly(module: nn.Module, path: Path) -> None:
-    """Write a peer as ONNX by torch's exporter alone, for crops of `networks.SIZE`."""
-    images = torch.zeros(2, 3, *networks.SIZE)
-    shapes = ({0: torch.export.Dim('batch')},)
-    traced = torch.export.export(module, (images,), dynamic_shapes=shapes, strict=False)
+def networks_of(path: Path, int8: bool, args: argparse.Namespace) -> dict[str, ExportedNetwork]:
+    """{how: network} of an ONNX file, in each runtime, and in int8."""
+    files = {'': path}
+    if int8:
+        facts = ExportedNetwork(path).metadata
+        files[', int8'] = path.with_suffix('.int8.onnx')
+        quantize(path, files[', int8'], calibration_crops(facts, num=CROPS), math.inf)
+    return {
+        runtime + precision: ExportedNetwork(file, runtime=runtime)
+        for precision, file in files.items()
+        for runtime in args.runtimes
+    }
+
+
+def export_plainly(
+    module: nn.Module, path: Path, images: Tensor, args: argparse.Namespace
+) -> dict[str, ExportedNetwork]:
+    """`networks_of` a peer that torch's exporter alone writes, for a batch of this size."""
     program = torch.onnx.export(
-        traced, input_names=[INPUT], opset_version=exporting.OPSET, verbose=False
-    )
+        module, (images,), input_names=[INPUT], opset_version=exporting.OPSET, dynamo=True,
+        verbose=False,
+    )  # fmt: skip
     names = [each.name for each in program.model.graph.outputs]
-    facts = dict(task='pose', model=path.stem, dynamic_batch=True, outputs=names)
+    facts = dict(task='pose', model=path.stem, dynamic_batch=True, outputs=names, **CROP)
     program.model.metadata_props.update({key: json.dumps(each) for key, each in facts.items()})
     program.save(path)
+    return networks_of(path, args.int8 and len(images) == 1, args)
 
 
 def compiled(module: nn.Module, images: Tensor) -> Callable:

@@ -179,7 +179,7 @@ class Predictor:
     @staticmethod
     def build(cfg: Config) -> nn.Module:
         """The model of a config, on the CPU, in eval mode, with random weights."""
-        return build_model(cfg)
+        return build_model(cfg, preprocesses=False)
 
     @staticmethod
     def as_network(model: nn.Module) -> Network:
