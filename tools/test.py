@@ -1,6 +1,7 @@
 """Test a checkpoint; the arguments are those of mmpose's tools/test.py.
 
 python tools/test.py CONFIG CHECKPOINT [--work-dir DIR] [--out FILE] [--dump FILE] ...
+python tools/test.py CONFIG MODEL.onnx [--runtime openvino] ...     an exported file
 tools/dist_test.sh CONFIG CHECKPOINT GPUS [the same arguments]
 """
 
@@ -11,15 +12,17 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from trunchier.deploy.fuse import DEPLOYED, deploy
+from trunchier.deploy.runtime import FORMATS, ExportedNetwork, compute_by
 
 
 def parse_args():
     arguments = parser(__doc__)
     add = arguments.add_argument
-    add('checkpoint', help='checkpoint file')
+    add('checkpoint', help='checkpoint, or a .onnx file that was exported')
     add('--out', help='write the metrics to this .json, .yaml or .pkl file')
     add('--dump', help='write the predictions to this .pkl file')
     add('--precision', choices=DEPLOYED, help='test trunchier.deploy(model, precision=...), on CPU')
+    add('--runtime', choices=('onnxruntime', 'openvino'), help='of an exported file')
     worst = 'draw the samples with the worst loss or accuracy'
     add('--badcase', action='store_true', help=worst)
     return arguments.parse_args()
@@ -27,7 +30,16 @@ def parse_args():
 
 def merge_args(cfg, args):
     merge(cfg, args)
-    cfg.load_from = args.checkpoint
+    exported = args.checkpoint.endswith(FORMATS['onnx'])
+    if exported and args.precision:
+        raise ValueError(
+            f'{args.checkpoint} has the precision that it was exported in; leave out --precision'
+        )
+    if args.runtime and not exported:
+        raise ValueError(
+            f'--runtime is for .onnx files, not {args.checkpoint}: write one by trunchier export'
+        )
+    cfg.load_from = None if exported else args.checkpoint
     cfg.resume = False
     if args.badcase:
         analyze_bad_cases(cfg, args)
@@ -66,6 +78,17 @@ class Deploy(Hook):
         deploy(runner.model, inplace=True, precision=self.precision)
 
 
+class ComputeBy(Hook):
+    """Lets an exported file compute what the model would."""
+
+    def __init__(self, path, runtime):
+        self.network = ExportedNetwork(path, runtime=runtime)
+
+    def before_test(self, runner):
+        model = getattr(runner.model, 'module', runner.model)
+        compute_by(model, self.network, self.network.metadata['outputs'])
+
+
 class WriteMetrics(Hook):
     """Writes the metrics; runs after all other hooks, which may add to them."""
 
@@ -90,7 +113,10 @@ def main():
             runner.register_hook(WriteMetrics(args.out))
         if args.precision:
             runner.register_hook(Deploy(args.precision))
-        load_safely(runner, strict=True, official=True)
+        if cfg.load_from:
+            load_safely(runner, strict=True, official=True)
+        else:
+            runner.register_hook(ComputeBy(args.checkpoint, args.runtime))
         runner.test()
 
 

@@ -1,5 +1,6 @@
 """Exported files and modules predict alike; a file runs on its device, without its modules."""
 
+import copy
 import sys
 
 import pytest
@@ -15,6 +16,7 @@ from trunchier.deploy.runtime import (
     ExportedNetwork,
     ExportError,
     ModuleNetwork,
+    compute_by,
     is_exported,
     onnx_providers,
 )
@@ -53,6 +55,22 @@ def test_a_file_and_its_module_predict_alike(task, suffix, exported):
         assert found[name].dtype == tensor.dtype == torch.float32
         tolerance = 1e-4 * float(tensor.std())
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize('task', TASKS)
+@torch.no_grad()
+def test_an_estimator_lets_a_network_compute(task):
+    """Here one of the same weights: crops, flips, decoding and the body stay the estimator's."""
+    model = small_models.estimator(task)
+    network, images = ModuleNetwork(copy.deepcopy(model)), torch.randn(2, 3, 256, 192)
+    outputs = network.graph.outputs
+    with pytest.raises(ValueError, match='the network gives nothing; a .*Estimator needs'):
+        compute_by(model, network, ['nothing'])
+    run = model.regress if task == 'mesh' else lambda x: model.head.forward(model.extract_feat(x))
+    expected = run(images)
+    compute_by(model, network, outputs)
+    assert not [*model.backbone.parameters()]
+    torch.testing.assert_close(run(images), expected)
 
 
 def test_a_file_of_any_batch_size_runs_all_crops_at_once(exported):

@@ -491,6 +491,8 @@ def test_bad_cases_are_judged_by_the_loss_of_the_head_or_by_the_metric(folder):
             'got a.json, expected a name that ends in .pkl',
         ),
         ('train', ['--launcher', 'slurm'], {}, 'requires GPUs, but none is visible; on CPU use'),
+        ('test', ['a.onnx', '--precision', 'int8'], {}, 'that it was exported in; leave out'),
+        ('test', ['a.pth', '--runtime', 'openvino'], {}, '--runtime is for .onnx files, not a.pth'),
         (
             'test',
             ['a.pth', '--badcase'],

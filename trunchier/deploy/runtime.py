@@ -10,6 +10,7 @@ Files of torch are programs, whose author decides what they do, so that they nee
 import json
 import warnings
 import zipfile
+from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -132,6 +133,40 @@ class ExportedNetwork:
             return dict(zip(self.metadata['outputs'], outputs, strict=True))
         except Exception as error:  # onnxruntime's exceptions have no common class
             raise ExportError(f'{self.path} cannot run {tuple(crops.shape)}: {error}') from error
+
+
+def compute_by(model: nn.Module, network: Network, outputs: Collection[str]) -> None:
+    """Let a network compute what an estimator's backbone, neck and head do, in place.
+
+    What comes before and after, such as flipped images, decoding and the body, stays the model's.
+
+    Args:
+        model: estimator of crops. network: on the device of the crops.
+        outputs: of the network.
+
+    Raises:
+        ValueError: the network has other outputs than the model's head.
+    """
+    needed = make_graph(model).outputs
+    if not {*needed} <= {*outputs}:
+        raise ValueError(
+            f'the network gives {", ".join(outputs)}; a {type(model).__name__} needs '
+            f'{", ".join(needed)}: give the file of a model of this config'
+        )
+    model.backbone = _Crops()
+    if hasattr(model, 'neck'):
+        del model.neck
+
+    def head(features: Tensor | tuple[Tensor, ...]) -> Any:
+        found = network(features if isinstance(features, Tensor) else features[-1])
+        return found['heatmaps'] if 'heatmaps' in needed else found
+
+    model.head.forward = head
+
+
+class _Crops(nn.Module):
+    def forward(self, images):
+        return (images,)
 
 
 def is_exported(path: str | Path) -> bool:
