@@ -19,7 +19,8 @@ from trunchier.weights.find import find_config
 pytest.importorskip('timm')
 import timm
 
-from trunchier.models.backbones.timm import TruncatedTimm
+from trunchier.deploy.export import export
+from trunchier.models.backbones.timm import TruncatedTimm, _build
 
 SIZE = (64, 64)
 ROWS = re.findall(
@@ -242,6 +243,31 @@ def test_every_row_of_the_table_is_what_the_cut_network_costs(name, channels, pa
     count = sum(map(torch.numel, model.parameters()))
     assert abs(count / 1e6 - float(parameters)) < 0.006
     assert abs(counter.get_total_flops() / 2e9 - float(macs)) < 0.006
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', [row[0] for row in ROWS])
+def test_every_row_of_the_table_has_the_feature_of_the_whole_up_to_one_sixteenth(name):
+    torch.manual_seed(0)
+    cut = TruncatedTimm(name, 3).eval()
+    whole, _ = _build(name, (256, 192))
+    whole.eval()
+    state = whole.state_dict()
+    cut.net.model.load_state_dict({key: state[key] for key in cut.net.model.state_dict()})
+    images = torch.randn(1, 3, 256, 192)
+    with torch.no_grad():
+        (found,) = cut(images)
+        features = whole.forward_intermediates(images, intermediates_only=True)
+    assert torch.equal(found, [x for x in features if x.shape[2:] == (16, 12)][-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', [row[0] for row in ROWS])
+def test_every_row_of_the_table_runs_as_an_onnx_file(name, tmp_path):
+    torch.manual_seed(0)
+    written = export(f'{name}-s3', tmp_path / 'a.onnx', 'random')
+    assert written.network.metadata['model'].startswith(name)
+    assert written.errors['heatmaps'] < 1e-4
 
 
 @pytest.fixture(scope='module')
