@@ -10,6 +10,7 @@ from trunchier.geometry import (
     axis_angle_to_matrix,
     camera_crop_to_full,
     camera_to_translation,
+    coco_points,
     full_image_focal,
     matrix_to_axis_angle,
     matrix_to_rotation_6d,
@@ -230,3 +231,20 @@ def test_degenerate_points_align_no_worse_than_the_mean(source, target):
     assert aligned.isfinite().all()
     at_mean = (target.double() - target.double().mean(0)).square().sum()
     assert (aligned - target).square().sum() <= at_mean + 1e-9
+
+
+def test_points_of_a_body_move_as_their_derivatives_say():
+    """By turns of the joints in their own frames and by betas; against automatic ones."""
+    torch.manual_seed(0)
+    points = coco_points()
+    rotations, betas = axis_angle_to_matrix(torch.randn(2, 24, 3)), torch.randn(2, 10)
+
+    def moved(turns, change):
+        return points(rotations @ axis_angle_to_matrix(turns), betas + change)[1].sum(0)
+
+    places, derivatives = points.jacobian(rotations, betas)
+    torch.testing.assert_close(places, points(rotations, betas)[1])
+    zeros = torch.zeros(2, 24, 3), torch.zeros(2, 10)
+    by_turns, by_betas = torch.autograd.functional.jacobian(moved, zeros)
+    expected = torch.cat((by_turns.flatten(3), by_betas), 3).permute(2, 0, 1, 3)
+    torch.testing.assert_close(derivatives, expected, atol=1e-5, rtol=1e-4)

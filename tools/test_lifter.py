@@ -21,13 +21,19 @@ from train_lifter import EXTRA, posed, predict_track
 from trunchier.conventions import COCO_17, EVAL_14_IN_44, JOINTS_44
 from trunchier.datasets.npz import read_people_npz
 from trunchier.files import read_npz
-from trunchier.geometry import align_similarity, axis_angle_to_matrix, rotation_6d_to_matrix
+from trunchier.geometry import (
+    align_similarity,
+    axis_angle_to_matrix,
+    coco_points,
+    rotation_6d_to_matrix,
+)
 from trunchier.inference.mesh import MeshInferencer
 from trunchier.inference.pose import PosePredictor
 from trunchier.models.lifting.body import load_lifter
+from trunchier.models.lifting.fit import FRAMES, KeypointFit
 from trunchier.models.lifting.track import WINDOW, load_track_lifter
 from trunchier.models.mesh.hmr2_head import EMBEDDED_MEAN_PARAMS, read_mean_params
-from trunchier.synthetic.keypoints import KeypointStream, coco_points, read_errors, size_of
+from trunchier.synthetic.keypoints import KeypointStream, read_errors, size_of
 from trunchier.synthetic.motion import Motion, Motions
 from trunchier.synthetic.people import BOX_PADDING
 from trunchier.synthetic.sequences import KeypointSequences, film
@@ -65,7 +71,7 @@ def _arguments(arguments):
 
 
 def test_frames(args: argparse.Namespace) -> None:
-    lifter, points = load_lifter(args.weights), coco_points()
+    lifter, points, fit = load_lifter(args.weights), coco_points(), KeypointFit()
     clean = KeypointStream(SEED, args.num, clean=True).batch(args.num)
     noise = 0.04 / 2**0.5 * size_of(clean.truth) * torch.randn(
         clean.truth.shape, generator=torch.Generator().manual_seed(SEED)
@@ -89,19 +95,17 @@ def test_frames(args: argparse.Namespace) -> None:
     ]
     print(f'{"":36}{"people":>8}{"MPJPE":>8}{"PA-MPJPE":>10}  mm')
     for name, (keypoints, scores, *body) in sets.items():
-        out = lifter.lift(keypoints, scores)
-        rotations = torch.cat((out['global_orient'], out['body_pose']), 1)
-        joints, truth = (points(*each)[1][:, EXTRA] for each in ((rotations, out['betas']), body))
-        _print(name, joints, truth)
+        out, truth = lifter.lift(keypoints, scores), points(*body)[1][:, EXTRA]
+        _print(name, posed(points, out)[1][:, EXTRA], truth)
+        _print('  fitted', posed(points, fit(out, keypoints, scores))[1][:, EXTRA], truth)
         _print('  the mean body', mean.expand_as(truth), truth)
     for file in args.people:
         people = read_people_npz(file)
         truth = torch.from_numpy(people['keypoints_3d'])[:, EVAL_14_IN_44, :3]
         keypoints, scores = _coco_of(torch.from_numpy(people['keypoints_2d']))
-        out = lifter.lift(keypoints, scores)
-        rotations = torch.cat((out['global_orient'], out['body_pose']), 1)
-        name = Path(file).stem
-        _print(f'{name}, annotated', points(rotations, out['betas'])[1][:, EXTRA], truth)
+        out, name = lifter.lift(keypoints, scores), Path(file).stem
+        _print(f'{name}, annotated', posed(points, out)[1][:, EXTRA], truth)
+        _print('  fitted', posed(points, fit(out, keypoints, scores))[1][:, EXTRA], truth)
         _print('  the mean body', mean.expand_as(truth), truth)
         if args.images is None:
             continue
@@ -119,6 +123,7 @@ def test_frames(args: argparse.Namespace) -> None:
 def test_tracks(args: argparse.Namespace) -> None:
     """Errors in mm, of velocity and acceleration in mm a frame, at 30 fps."""
     frames, tracks, points = load_lifter(), load_track_lifter(args.weights), coco_points()
+    fit = KeypointFit()
     stream = KeypointSequences(SEED, 500)
     shot = film(stream.motions.draw(args.num, WINDOW), stream.random, stream.points)
     sets = {'exact keypoints': (shot.points[:, :, EXTRA], shot.truth, torch.ones(1, 1, 17))}
@@ -145,8 +150,16 @@ def test_tracks(args: argparse.Namespace) -> None:
     print(f'{"":52}{"MPJPE":>8}{"PA-MPJPE":>10}{"MPJVE":>8}{"ACC-ERR":>8}')
     for name, (truth, keypoints, scores) in sets.items():
         scores = scores.expand(keypoints.shape[:3])
-        for method, lifter in {'frame by frame': frames, 'windows': tracks}.items():
-            bodies = [lifter.lift(*each) for each in zip(keypoints, scores, strict=True)]
+        tracked = list(zip(keypoints, scores, strict=True))
+        windows = [tracks.lift(*each) for each in tracked]
+        methods = {
+            'frame by frame': [frames.lift(*each) for each in tracked],
+            'windows': windows,
+            'windows, fitted': [
+                fit(*each, FRAMES) for each in zip(windows, keypoints, scores, strict=True)
+            ],
+        }
+        for method, bodies in methods.items():
             joints = torch.stack([posed(points, body)[1][:, EXTRA] for body in bodies])
             _print_track(f'{name}: {method}', joints, truth)
     for file in args.people:

@@ -3,6 +3,8 @@
   python tools/train_lifter.py errors --images 6000 --out work_dirs/lifter/errors.npz
   python tools/train_lifter.py train --errors work_dirs/lifter/errors.npz \
       --out work_dirs/lifter/BodyLifter.safetensors
+  python tools/train_lifter.py prior work_dirs/lifter/BodyLifter.safetensors \
+      --out work_dirs/lifter/lifter_prior.npz
   python tools/train_lifter.py noise --out work_dirs/lifter/detector_noise.npz
   python tools/train_lifter.py train-tracks --out work_dirs/lifter/BodyTrackLifter.safetensors
 
@@ -27,12 +29,18 @@ from torch import Tensor, nn
 
 from trunchier.conventions import EVAL_14_IN_44
 from trunchier.files import whole_file
-from trunchier.geometry import SkinnedPoints, axis_angle_to_matrix, similarity_transform
+from trunchier.geometry import (
+    SkinnedPoints,
+    axis_angle_to_matrix,
+    coco_points,
+    matrix_to_axis_angle,
+    similarity_transform,
+)
 from trunchier.inference.pose import PosePredictor
 from trunchier.models.lifting.body import BodyLifter, load_lifter
 from trunchier.models.lifting.track import WINDOW, BodyTrackLifter
 from trunchier.synthetic.films import render_motion
-from trunchier.synthetic.keypoints import ERRORS, Batch, KeypointStream, coco_points, size_of
+from trunchier.synthetic.keypoints import ERRORS, Batch, KeypointStream, size_of
 from trunchier.synthetic.motion import Motion, Motions
 from trunchier.synthetic.noise import fit_noise, read_noise
 from trunchier.synthetic.people import SyntheticPeople
@@ -72,6 +80,12 @@ def _arguments(arguments):
     frames = commands.add_parser('train', help='train a lifter of frames')
     frames.add_argument('--errors', help='file of the command `errors`; without: errors are drawn')
     frames.set_defaults(run=train_frames)
+    prior = commands.add_parser('prior', help="covariance of a lifter's errors, to fit its bodies")
+    prior.add_argument('weights', nargs='?', help='of a lifter of frames (default: ours)')
+    prior.add_argument('--people', type=int, default=8000)
+    prior.add_argument('--seed', type=int, default=6)
+    prior.add_argument('--out', type=Path, required=True, help='.npz')
+    prior.set_defaults(run=write_prior)
     tracks = commands.add_parser('train-tracks', help='train a lifter of tracks')
     tracks.add_argument('--start', help='weights of a lifter of frames (default: ours)')
     tracks.add_argument('--noise', help='file of the command `noise` (default: ours)')
@@ -241,6 +255,22 @@ def lifter_losses(
         betas=0.003 * F.mse_loss(out['betas'], batch.betas),
         keypoints=F.smooth_l1_loss(pixels / spread, batch.truth / spread, beta=0.1),
     )
+
+
+def write_prior(args: argparse.Namespace) -> None:
+    lifter = load_lifter(args.weights)
+    batch = KeypointStream(args.seed, args.people, clean=True).batch(args.people)
+    out = lifter.lift(batch.keypoints, batch.scores)
+    rotations = torch.cat((out['global_orient'], out['body_pose']), 1)
+    turns = matrix_to_axis_angle(rotations.transpose(2, 3) @ batch.rotations).flatten(1)
+    errors = torch.cat((turns, batch.betas - out['betas']), 1).double()
+    covariance = errors.T @ errors / len(errors)
+    covariance.diagonal().add_(1e-4)  # also where there is no error, such as of hands
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(args.out) as part, open(part, 'wb') as file:
+        np.savez_compressed(file, covariance=covariance.float().numpy())
+    degrees = covariance.diagonal()[: turns.shape[1]].sqrt().rad2deg()
+    print('degrees of each joint:', ' '.join(f'{each:.0f}' for each in degrees[::3]))
 
 
 def write_noise(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Rotations, cameras, similarity alignment: pure tensor functions.
+"""Rotations, cameras, similarity alignment, points of a posed body: pure tensor functions.
 
 They match shubham-goel/4D-Humans (hmr2/utils/geometry.py, renderer.py, pose_utils.py) except where
 it is ill-defined: axis-angle is exact at and near zero (there, 1e-8 is added before the norm, and
@@ -7,11 +7,13 @@ is finite. Under autocast, rotations are computed in float32 or better, by sums 
 products, which autocast would round.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .conventions import FOCAL_LENGTH, IMAGE_SIZE
+from .conventions import COCO_17, FOCAL_LENGTH, IMAGE_SIZE, SMPL_PARENTS
+from .files import shipped
 
 
 # --- Rotations -----------------------------------------------------------------------------------
@@ -236,6 +238,12 @@ class SkinnedPoints:
             for level in range(1, max(depth) + 1)
         ]
         self.parents = parents
+        above = [{joint} for joint in range(len(parents))]  # itself and the joints that move it
+        for joint, parent in enumerate(parents[1:], 1):
+            above[joint] |= above[parent]
+        self.moves = torch.tensor(
+            [[float(joint in each) for each in above] for joint in range(len(parents))]
+        )
 
     def __call__(self, rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
         """Pose the body; its root joint is where the shape has it, near the origin.
@@ -247,6 +255,41 @@ class SkinnedPoints:
         Returns:
             meters: joints (B, J, 3), points (B, K, 3).
         """
+        turned, joints, shifts = self._skeleton(rotations, betas)
+        points = torch.einsum('bjcd,bkjd->bkc', turned, self._offsets(betas))
+        return joints, points + torch.einsum('kj,bjc->bkc', self.mass, shifts)
+
+    def jacobian(self, rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
+        """Pose the body, and tell how its points move.
+
+        Args: as of a call.
+
+        Returns:
+            points (B, K, 3), meters, and their derivatives (B, K, 3, 3 * J + S): by a turn of each
+            joint about the axes of its own frame (R exp(w), radians), then by betas.
+        """
+        turned, joints, shifts = self._skeleton(rotations, betas)
+        shares = torch.einsum('bjcd,bkjd->bkjc', turned, self._offsets(betas))
+        shares = shares + self.mass[..., None] * shifts[:, None]  # of the bones in each point
+        # What hangs on a joint turns about it.
+        moved = torch.einsum('jd,bkdc->bkjc', self.moves, shares)
+        arms = moved - (self.mass @ self.moves.T)[..., None] * joints[:, None]
+        axes = turned.transpose(2, 3)[:, None]  # (B, 1, J, 3 axes, 3)
+        by_pose = torch.linalg.cross(axes, arms[:, :, :, None], dim=-1)
+        parents = list(self.parents[1:])
+        bones = turned[:, parents] @ (self.joint_dirs[1:] - self.joint_dirs[parents])
+        bones = torch.cat((self.joint_dirs[:1].expand(len(bones), -1, -1, -1), bones), 1)
+        sliding = torch.einsum('jd,bjcs->bdcs', self.moves, bones) - turned @ self.joint_dirs
+        by_shape = torch.einsum('bjcd,kjds->bkcs', turned, self.offset_dirs)
+        by_shape = by_shape + torch.einsum('kj,bjcs->bkcs', self.mass, sliding)
+        by_pose = by_pose.permute(0, 1, 4, 2, 3).flatten(3)
+        return shares.sum(2), torch.cat((by_pose, by_shape), 3)
+
+    def _offsets(self, betas):
+        return self.offsets + torch.einsum('kjcs,bs->bkjc', self.offset_dirs, betas)
+
+    def _skeleton(self, rotations, betas):
+        """Rotations of the joints in space, their places, and where their frames' zero is."""
         rest = self.joints + torch.einsum('jcs,bs->bjc', self.joint_dirs, betas)
         world: list[Tensor] = [rotations[:, 0]] * len(self.parents)
         places: list[Tensor] = [rest[:, 0]] * len(self.parents)
@@ -258,7 +301,14 @@ class SkinnedPoints:
                 world[joint] = turned[:, i] @ rotations[:, joint]
                 places[joint] = places[above[i]] + bones[:, i]
         turned, joints = torch.stack(world, 1), torch.stack(places, 1)
-        shifts = joints - (turned @ rest[..., None])[..., 0]
-        offsets = self.offsets + torch.einsum('kjcs,bs->bkjc', self.offset_dirs, betas)
-        points = torch.einsum('bjcd,bkjd->bkc', turned, offsets)
-        return joints, points + torch.einsum('kj,bjc->bkc', self.mass, shifts)
+        return turned, joints, joints - (turned @ rest[..., None])[..., 0]
+
+
+def coco_points(extra: bool = True) -> SkinnedPoints:
+    """COCO's 17 keypoints of the embedded body, and with `extra` the 19 of HMR2.0's regressor."""
+    with np.load(shipped.asset('body.npz')) as file:
+        names = file['coco17_names'].tolist()
+        coco = file['coco17_regressor'][[names.index(name) for name in COCO_17]]
+        arrays = [file[name] for name in ('v_template', 'shapedirs', 'weights', 'J_regressor')]
+        arrays.append(np.concatenate((coco, file['J_regressor_extra'])) if extra else coco)
+    return SkinnedPoints(*map(torch.from_numpy, arrays), parents=SMPL_PARENTS)

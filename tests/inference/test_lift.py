@@ -11,16 +11,11 @@ from small_models import write_clip
 from trunchier.conventions import COCO_17
 from trunchier.deploy.export import export
 from trunchier.inference.inferencer import Inferencer
-from trunchier.inference.lift import (
-    COCO_17_IN_44,
-    BodyWindows,
-    LiftPredictor,
-    coco_places,
-    fitted_camera,
-)
+from trunchier.inference.lift import COCO_17_IN_44, BodyWindows, LiftPredictor, coco_places
 from trunchier.inference.mesh import MeshInferencer
 from trunchier.inference.pose import PoseInferencer, PosePredictor
 from trunchier.models.lifting.body import load_lifter
+from trunchier.models.lifting.fit import KeypointFit, fitted_camera
 from trunchier.models.lifting.track import BodyTrackLifter, load_track_lifter
 from trunchier.weights.find import find
 
@@ -36,32 +31,18 @@ def test_the_body_is_that_of_the_keypoints_and_stands_on_them(infer, image, boxe
     keypoints, scores = (
         torch.from_numpy(np.float32(each)) for each in (poses.keypoints, poses.keypoint_scores)
     )
-    expected = load_lifter().lift(keypoints, scores.clamp(0, 1))
+    scores = scores.clamp(0, 1)
+    expected = KeypointFit()(load_lifter().lift(keypoints, scores), keypoints, scores)
     for name in ('global_orient', 'body_pose', 'betas'):
         np.testing.assert_allclose(bodies[name], expected[name], atol=2e-3)
     # The crop's camera is far away, and puts the joints where the fitted one does.
     joints = torch.from_numpy(bodies.joints)
-    camera = fitted_camera(
-        joints[:, COCO_17_IN_44], keypoints, scores.clamp(0, 1), expected['camera']
-    )
+    camera = fitted_camera(joints[:, COCO_17_IN_44], keypoints, scores, expected['camera'])
     scale, shift = camera[:, None].split((1, 2), 2)
     size = np.ptp(bodies.keypoints, axis=1).max()
     np.testing.assert_allclose(
         bodies.keypoints, scale * (joints[..., :2] + shift), atol=0.03 * size
     )
-
-
-def test_a_camera_is_fitted_to_keypoints_and_kept_where_they_do_not_tell():
-    torch.manual_seed(0)
-    points, camera = torch.randn(2, 17, 3), torch.tensor([[150.0, 0.5, 0.3], [90.0, 1.0, -2.0]])
-    keypoints = camera[:, None, :1] * (points[..., :2] + camera[:, None, 1:])
-    scores = torch.rand(2, 17)
-    scores[:, 3] = 0
-    keypoints[:, 3] += 1000  # not known
-    guess = camera * torch.tensor([1.2, 1.0, 1.0])
-    torch.testing.assert_close(fitted_camera(points, keypoints, scores, guess), camera)
-    nowhere = torch.zeros_like(keypoints)
-    assert torch.equal(fitted_camera(points, nowhere, scores, guess), guess)
 
 
 def test_lift_alone_is_our_pose_model_lifted():
@@ -158,7 +139,7 @@ def test_windows_of_a_new_track_lifter_give_the_bodies_of_the_frames(infer, tmp_
     shipped, infer.predictor.windows = infer.predictor.windows, None
     frames = [each.pred_instances for each in infer(clip, bboxes=boxes)]
     lifter = BodyTrackLifter(load_lifter(), width=16, depth=1, window=3).eval()
-    infer.predictor.windows = BodyWindows(infer.predictor, lifter)
+    infer.predictor.windows = BodyWindows(infer.predictor, lifter, fit_frames=0.01)
     windows = [each.pred_instances for each in infer(clip, bboxes=boxes)]
     infer.predictor.windows = shipped
     assert infer.predictor.causal is False and infer.predictor.settings['causal'] is False
@@ -176,7 +157,9 @@ def test_videos_are_lifted_by_the_shipped_lifter_of_tracks(infer, tmp_path):
     keypoints, scores = torch.from_numpy(
         np.stack([each.coco_keypoints[0] for each in found])
     ).split((2, 1), 2)
-    expected = load_track_lifter().lift(keypoints, scores[..., 0])
+    scores = scores[..., 0]
+    expected = load_track_lifter().lift(keypoints, scores)
+    expected = KeypointFit()(expected, keypoints, scores, infer.predictor.windows.fit_frames)
     for name in ('global_orient', 'body_pose'):
         ours = np.stack([each[name][0] for each in found])
         np.testing.assert_allclose(ours, expected[name], atol=1e-3)

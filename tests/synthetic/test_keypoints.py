@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from trunchier.conventions import COCO_17_FLIP
-from trunchier.geometry import axis_angle_to_matrix
+from trunchier.geometry import axis_angle_to_matrix, coco_points
 from trunchier.models.mesh.body import EMBEDDED_BODY, BodyModel
-from trunchier.synthetic.keypoints import ERRORS, KeypointStream, coco_points, size_of
+from trunchier.synthetic.keypoints import ERRORS, KeypointStream, size_of
 
 
 def same(a, b):

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from trunchier.geometry import matrix_to_axis_angle, perspective_projection
+from trunchier.geometry import coco_points, matrix_to_axis_angle, perspective_projection
 from trunchier.synthetic.films import render_motion
-from trunchier.synthetic.keypoints import coco_points
 from trunchier.synthetic.motion import FEET, FPS, KINDS, LARGEST, SOLE, Motions, spline
 from trunchier.synthetic.noise import DetectorNoise, ar1, fit_noise, read_noise
 from trunchier.synthetic.sequences import KeypointSequences, film

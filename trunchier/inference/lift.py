@@ -14,6 +14,7 @@ from ..conventions import COCO_17, COCO_17_SYNONYMS, JOINTS_44, person
 from ..files import shipped
 from ..geometry import matrix_to_rotation_6d, rotation_6d_to_matrix
 from ..models.lifting.body import load_lifter
+from ..models.lifting.fit import FRAMES, KeypointFit, fitted_camera
 from ..models.lifting.track import TRACK_LIFTER, BodyTrackLifter, load_track_lifter
 from ..models.mesh.estimator import pose_bodies
 from .mesh import MeshPredictor
@@ -60,7 +61,7 @@ class LiftPredictor(MeshPredictor):
         own = dict(device=self.device, precision=self.precision, dataset_meta=self.dataset_meta)
         self.pose = PosePredictor(cfg, network, flip_test=flip_test, **own)
         self.known = coco_places(self.pose.keypoint_names)
-        self.lifter, self.causal = load_lifter(lifter), causal
+        self.lifter, self.fit, self.causal = load_lifter(lifter), KeypointFit(), causal
         if lifter is None and shipped.asset(TRACK_LIFTER).is_file():
             self.windows = BodyWindows(self, load_track_lifter())
         self.fields |= dict(coco_keypoints=person()['coco_keypoints'].shape)
@@ -83,8 +84,11 @@ class LiftPredictor(MeshPredictor):
             keypoints[index, ours, :2] = torch.from_numpy(found['keypoints'][theirs]).float()
             keypoints[index, ours, 2] = torch.from_numpy(found['keypoint_scores'][theirs]).float()
         keypoints[..., 2].clamp_(0, 1)
-        bodies = self.lifter.lift(keypoints[..., :2], keypoints[..., 2])
-        return self.placed(bodies, keypoints, crops)
+        return self.placed(self.lifted(keypoints[..., :2], keypoints[..., 2]), keypoints, crops)
+
+    def lifted(self, keypoints: Tensor, scores: Tensor) -> dict[str, Tensor]:
+        """Bodies of keypoints (P, 17, 2) with scores (P, 17), each of a frame alone, and fitted."""
+        return self.fit(self.lifter.lift(keypoints, scores), keypoints, scores)
 
     def placed(
         self, bodies: dict[str, Tensor], keypoints: Tensor, crops: list[Crop]
@@ -134,12 +138,16 @@ class BodyWindows(WindowModel):
     Args:
         predictor: that places the bodies.
         lifter: of windows.
+        fit_frames: that the fit to keypoints is averaged over, see `KeypointFit`.
     """
 
     inputs = ('coco_keypoints',)
 
-    def __init__(self, predictor: LiftPredictor, lifter: BodyTrackLifter):
+    def __init__(
+        self, predictor: LiftPredictor, lifter: BodyTrackLifter, fit_frames: float = FRAMES
+    ):
         self.predictor, self.lifter, self.length = predictor, lifter, lifter.window
+        self.fit_frames = fit_frames
         self.overlap = 2 * self.length // 3
 
     def __call__(
@@ -154,8 +162,9 @@ class BodyWindows(WindowModel):
         """Bodies of a window; of a frame alone, such as an image, by the lifter of frames."""
         known = (scores > 0).any(1)
         if known.sum() != 1:
-            return self.lifter.lift(keypoints, scores)
-        body = self.predictor.lifter.lift(keypoints[known], scores[known])
+            bodies = self.lifter.lift(keypoints, scores)
+            return self.predictor.fit(bodies, keypoints, scores, self.fit_frames)
+        body = self.predictor.lifted(keypoints[known], scores[known])
         return {name: each.expand(len(known), *each.shape[1:]) for name, each in body.items()}
 
     @torch.no_grad()
@@ -174,25 +183,3 @@ class BodyWindows(WindowModel):
         placed = self.predictor.placed(bodies, keypoints, crops)
         for name in placed[0]:
             people.set_field(np.stack([each[name] for each in placed]), name)
-
-
-def fitted_camera(points: Tensor, keypoints: Tensor, scores: Tensor, guess: Tensor) -> Tensor:
-    """The camera that puts points of a body onto keypoints: least squares, weighted by scores.
-
-    Args:
-        points: (B, K, 3), meters. keypoints: (B, K, 2), in any unit. scores: (B, K), 0 to 1.
-        guess: (B, 3), camera where the points do not tell one, such as two in the same place.
-
-    Returns:
-        (B, 3) as (s, tx, ty): a point X is at s * (X[:2] + t).
-    """
-    weights = scores[..., None].square()
-    total = weights.sum(1, keepdim=True).clamp_min(1e-6)
-    points = points[..., :2]
-    middle, center = ((weights * each).sum(1, keepdim=True) / total for each in (points, keypoints))
-    offsets = points - middle
-    scale = (weights * offsets * (keypoints - center)).sum((1, 2))
-    scale = (scale / (weights * offsets.square()).sum((1, 2)).clamp_min(1e-6))[:, None]
-    usable = (scale > 0.5 * guess[:, :1]) & (scale < 2 * guess[:, :1])
-    camera = torch.cat((scale, center[:, 0] / scale - middle[:, 0]), 1)
-    return torch.where(usable, camera, guess)

@@ -16,16 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..conventions import (
-    COCO_17,
-    COCO_17_FLIP,
-    COCO_17_SIGMAS,
-    SMPL_24_FLIP,
-    SMPL_PARENTS,
-    person,
-)
-from ..files import read_npz, shipped
-from ..geometry import SkinnedPoints, axis_angle_to_matrix
+from ..conventions import COCO_17, COCO_17_FLIP, COCO_17_SIGMAS, SMPL_24_FLIP, person
+from ..files import read_npz
+from ..geometry import axis_angle_to_matrix, coco_points
 from .poses import sample_pose
 
 LEGS = (1, 2, 4, 5, 7, 8, 10, 11)
@@ -53,16 +46,6 @@ class Batch:
     truth: Tensor  # (B, 17, 2), exact keypoints
     keypoints: Tensor  # (B, 17, 2), as a 2D model finds them
     scores: Tensor  # (B, 17), 0 for those that are missing
-
-
-def coco_points() -> SkinnedPoints:
-    """COCO's 17 keypoints of the embedded body, then the 19 of HMR2.0's extra regressor."""
-    with np.load(shipped.asset('body.npz')) as file:
-        names = file['coco17_names'].tolist()
-        coco = file['coco17_regressor'][[names.index(name) for name in COCO_17]]
-        arrays = [file[name] for name in ('v_template', 'shapedirs', 'weights', 'J_regressor')]
-        arrays.append(np.concatenate((coco, file['J_regressor_extra'])))
-    return SkinnedPoints(*(torch.from_numpy(array) for array in arrays), SMPL_PARENTS)
 
 
 class KeypointStream:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..geometry import SkinnedPoints, axis_angle_to_matrix
-from .keypoints import coco_points, random_views
+from ..geometry import SkinnedPoints, axis_angle_to_matrix, coco_points
+from .keypoints import random_views
 from .motion import FPS, Motion, Motions
 from .noise import DetectorNoise, read_noise
 
