@@ -109,6 +109,7 @@ READERS = {
         'MMPoseInferencer',
     },
     'tools/depth_order.py': 'weights, by the package; the scenes are drawn',
+    'tools/benchmark/cold.py': OWN,
     'tools/benchmark/data.py': OWN,
     'tools/build_body.py': 'builds the asset from packages of its own environment',
     'tools/compare.py': OWN,
