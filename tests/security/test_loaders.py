@@ -95,7 +95,7 @@ READERS = {
     'trunchier/synthetic/dataset.py': OWN,
     'trunchier/synthetic/figure.py': OWN,
     'trunchier/synthetic/keypoints.py': {'errors of a 2D model'},
-    'trunchier/synthetic/motion.py': OWN,
+    'trunchier/synthetic/kinematics.py': OWN,
     'trunchier/synthetic/noise.py': {'noise of a 2D model'},
     'trunchier/synthetic/people.py': OWN,
     'trunchier/synthetic/poses.py': OWN,

@@ -6,7 +6,8 @@ import torch
 
 from trunchier.geometry import coco_points, matrix_to_axis_angle, perspective_projection
 from trunchier.synthetic.films import render_motion
-from trunchier.synthetic.motion import FEET, FPS, KINDS, LARGEST, SOLE, Motions, spline
+from trunchier.synthetic.kinematics import LARGEST, spline
+from trunchier.synthetic.motion import FEET, FPS, KINDS, SOLE, Motions
 from trunchier.synthetic.noise import DetectorNoise, ar1, fit_noise, read_noise
 from trunchier.synthetic.sequences import KeypointSequences, film
 

@@ -10,7 +10,6 @@ back), so that they are smooth and within the limits `LARGEST`; where feet stay 
 follow by inverse kinematics. Self-penetration between key poses is not prevented.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,13 +19,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..conventions import SMPL_24, SMPL_24_FLIP, SMPL_PARENTS
-from ..files import shipped
+from ..conventions import SMPL_24_FLIP
 from ..geometry import (
     axis_angle_to_matrix,
     matrix_to_axis_angle,
     matrix_to_rotation_6d,
     rotation_6d_to_matrix,
+)
+from .kinematics import (
+    LARGEST,
+    about,
+    ease,
+    kinematics,
+    leg_angles,
+    leg_length,
+    limited_matrices,
+    rest_pose,
+    smooth_minimum,
+    smoothed,
+    spline,
+    toward,
 )
 from .poses import compose, hand_target, mirror, motion_clips, rest_joints, sample_pose
 
@@ -35,15 +47,7 @@ CLIP_FPS = 10
 BETA_LIMIT = 2.5
 SOLE = 0.02  # meters, joint of the ball of a foot above the ground
 
-# Largest rotation of each joint in degrees; the root is free.
-_LARGEST = {
-    'pelvis': 180, 'hip': 130, 'spine': 45, 'knee': 150, 'ankle': 60, 'foot': 30, 'neck': 50,
-    'collar': 45, 'head': 60, 'shoulder': 150, 'elbow': 160, 'wrist': 90, 'hand': 80,
-}  # fmt: skip
-LARGEST = tuple(
-    next(degrees for part, degrees in _LARGEST.items() if part in name) for name in SMPL_24
-)
-ARMS, LEGS = (13, 14, 16, 17, 18, 19, 20, 21, 22, 23), (1, 2, 4, 5, 7, 8, 10, 11)
+ARMS = 13, 14, 16, 17, 18, 19, 20, 21, 22, 23
 FEET = (10, 11)
 
 
@@ -65,7 +69,7 @@ class Motion:
     @property
     def joints(self) -> Tensor:
         """(B, T, 24, 3), meters, in the world."""
-        return kinematics(self.rotations, _rest(self.betas)) + self.translation[:, :, None]
+        return kinematics(self.rotations, rest_pose(self.betas)) + self.translation[:, :, None]
 
 
 class Motions:
@@ -109,7 +113,7 @@ class Motions:
         parts, names, done = [], [], 0
         for name, number in zip(shares, counts, strict=True):
             if number:
-                rest = _rest(betas[done : done + number])
+                rest = rest_pose(betas[done : done + number])
                 parts.append(KINDS[name](self, rest, frames))
                 names += [name] * number
                 done += number
@@ -182,7 +186,7 @@ class Motions:
             bent = turn * time / 2
             length = speed * time * torch.sinc(bent / math.pi)
             direction = heading + aside + bent
-            return length[..., None] * _toward(direction), heading + turn * time
+            return length[..., None] * toward(direction), heading + turn * time
 
         phase = begin + rate * seconds  # (B, T), strides
         balls, turns, contact, pitches = [], [], [], []
@@ -199,29 +203,29 @@ class Motions:
             prints = []
             for number in (step, step + 1):
                 place, yaw = path((number + duty / 2 + side - begin) / rate)
-                across = _toward(yaw + math.pi / 2) * sign * wide[..., None]
+                across = toward(yaw + math.pi / 2) * sign * wide[..., None]
                 prints.append((place + across, yaw + sign * out))
             flight = ((share - duty) / (1 - duty)).clamp(0, 1)
-            moved = _ease(flight)[..., None]
+            moved = ease(flight)[..., None]
             (here, yaw), (there, next_yaw) = prints
             ground = here + moved * (there - here)
             height = SOLE + lift * 16 * flight**2 * (1 - flight) ** 2
             balls.append(torch.stack((ground[..., 0], height, ground[..., 1]), -1))
             turns.append(yaw + moved[..., 0] * (next_yaw - yaw))
-            rising = _ease(((share / duty - 0.5) / 0.5).clamp(0, 1))
-            pitches.append(push * torch.where(flight > 0, 1 - _ease(flight), rising))
+            rising = ease(((share / duty - 0.5) / 0.5).clamp(0, 1))
+            pitches.append(push * torch.where(flight > 0, 1 - ease(flight), rising))
             contact.append(share < duty)
         place, yaw = path(seconds)
         swing = 2 * math.pi * (phase - duty / 2)  # 0 in the middle of the left foot's stance
         bob = torch.where(run, -0.035 * speed.clamp(max=3) / 3, 0.018) * torch.cos(2 * swing)
-        across = _toward(yaw + math.pi / 2) * (0.02 * torch.cos(swing))[..., None]
+        across = toward(yaw + math.pi / 2) * (0.02 * torch.cos(swing))[..., None]
         ground = place + across
         tilt = torch.zeros(count, frames, 3)
         strength = (speed / 1.5).clamp(0.2, 1.2)
         lean = torch.where(run, 0.12, 0.04) + 0.04 * self._normal(count, 1)
         tilt[..., 0], tilt[..., 1] = lean / 2, -0.09 * strength * torch.sin(swing)
         tilt[..., 2] = 0.04 * strength * torch.cos(swing)
-        pelvis = _about(1, yaw) @ axis_angle_to_matrix(tilt)
+        pelvis = about(1, yaw) @ axis_angle_to_matrix(tilt)
         vectors = self._upper(count, frames)
         ends = (self._pick(self.swings[word], count)[:, None] for word in ('run', 'swing'))
         swings = torch.where(run[..., None, None, None], *ends)  # (B, 1, 2, 24, 3)
@@ -239,7 +243,7 @@ class Motions:
         for joint in (3, 6, 9):
             vectors[:, :, joint] = 0.3 * vectors[:, :, joint] + spine / 3
         feet = [
-            _about(1, turn) @ _about(0, pitch) for turn, pitch in zip(turns, pitches, strict=True)
+            about(1, turn) @ about(0, pitch) for turn, pitch in zip(turns, pitches, strict=True)
         ]
         return self._on_feet(rest, pelvis, ground, bob, vectors, balls, feet, contact)
 
@@ -255,28 +259,28 @@ class Motions:
         mean, spread = POSTURES[picked, 1:5], POSTURES[picked, 5:9]
         noise = self._held_noise(count, keys)
         values = spline(mean + spread * noise[..., :4], time)
-        legs = _leg_length(rest)[:, None]
+        legs = leg_length(rest)[:, None]
         height, back, pitch, aside = values.unbind(-1)
         heading = self._uniform(-3.1, 3.1, count, 1)
         twist = spline(noise[..., 4:5], time)[..., 0] * 0.15
-        ground = -back[..., None] * legs[..., None] * _toward(heading)
-        ground = ground + (aside * legs)[..., None] * _toward(heading + math.pi / 2)
-        pelvis = _about(1, heading + twist) @ _about(0, pitch)
+        ground = -back[..., None] * legs[..., None] * toward(heading)
+        ground = ground + (aside * legs)[..., None] * toward(heading + math.pi / 2)
+        pelvis = about(1, heading + twist) @ about(0, pitch)
         balls, feet = [], []
         stagger = 0.12 * self._normal(count, 1) * torch.where(self._chance(0.3, count, 1), 2.0, 0.7)
         stagger = stagger.clamp(-0.4, 0.4)
         for sign in (1.0, -1.0):
             wide = self._uniform(0.06, 0.24, count, 1)
             yaw = heading + sign * self._uniform(-0.05, 0.5, count, 1)
-            place = _toward(heading + math.pi / 2) * sign * wide[..., None]
-            place = place + _toward(heading) * (0.08 + sign * stagger)[..., None]
+            place = toward(heading + math.pi / 2) * sign * wide[..., None]
+            place = place + toward(heading) * (0.08 + sign * stagger)[..., None]
             ball = torch.stack((place[..., 0], torch.full((count, 1), SOLE), place[..., 1]), -1)
             balls.append(ball.expand(-1, frames, -1))
             # Heels rise where the body goes down further than ankles bend.
             heel = (
                 0.8 * F.softplus(30 * (0.66 - height) - 20 * (back - 0.2).relu()) / 10
             ).clamp_max(0.9)
-            feet.append(_about(1, yaw) @ _about(0, heel))
+            feet.append(about(1, yaw) @ about(0, heel))
         vectors = self._upper(count, frames)
         contact = [torch.ones(count, frames, dtype=torch.bool)] * 2
         return self._on_feet(
@@ -297,7 +301,7 @@ class Motions:
                 ball - (foot @ (rest[:, 10 + side] - rest[:, 7 + side])[:, None, :, None])[..., 0]
             )
             flat = ankle[..., ::2] - hip[..., ::2] - ground
-            length = _leg_length(rest, side)[:, None]
+            length = leg_length(rest, side)[:, None]
             drop = (0.995 * length) ** 2 - flat.square().sum(-1)
             reach.append(ankle[..., 1] - hip[..., 1] + drop.clamp_min(0.05).sqrt())
             near.append(ankle[..., 1] - hip[..., 1] + 0.36 * length)
@@ -305,13 +309,13 @@ class Motions:
         if level:  # one height for the whole sequence, so that knees are nearly straight once
             height = (limit - height).amin(1, keepdim=True) + height
         else:
-            height = _smooth_minimum(height, limit)
-            height = -_smooth_minimum(-height, -torch.maximum(*near))
+            height = smooth_minimum(height, limit)
+            height = -smooth_minimum(-height, -torch.maximum(*near))
         place = torch.stack((ground[..., 0], height, ground[..., 1]), -1)
-        rotations = _matrices(vectors)
+        rotations = limited_matrices(vectors)
         rotations[:, :, 0] = pelvis
         for side, (ball, foot) in enumerate(zip(balls, feet, strict=True)):
-            hip, knee, ankle = _leg(rest, side, pelvis, place, ball, foot)
+            hip, knee, ankle = leg_angles(rest, side, pelvis, place, ball, foot)
             rotations[:, :, 1 + side], rotations[:, :, 4 + side] = hip, knee
             bent = matrix_to_axis_angle(ankle)  # beyond the limit in the air only
             share = math.radians(LARGEST[7]) / bent.norm(dim=-1, keepdim=True).clamp_min(1e-6)
@@ -364,9 +368,9 @@ class Motions:
         vectors = self.keys[torch.where(late, down, up)]
         # A lying body does not roll on: its root is that of its first pose. It fell about x.
         root = rotation_6d_to_matrix(self.roots[down[:, :1]])
-        before = _about(0, torch.tensor(math.pi / 2)) @ root
+        before = about(0, torch.tensor(math.pi / 2)) @ root
         heading = torch.atan2(before[..., 0, 2], before[..., 2, 2])
-        stood = _about(1, heading) @ rotation_6d_to_matrix(self.roots[up])
+        stood = about(1, heading) @ rotation_6d_to_matrix(self.roots[up])
         roots = matrix_to_rotation_6d(torch.where(late[..., None, None], root, stood))
         return self._keyed(rest, frames, vectors, roots, time)
 
@@ -388,10 +392,10 @@ class Motions:
             swapped = self._chance(upper, count, 1, 1, 1)
             arms = list(ARMS)
             posed[:, :, arms] = torch.where(swapped, self._upper(count, frames), posed)[:, :, arms]
-        rotations = _matrices(posed)
+        rotations = limited_matrices(posed)
         root = rotation_6d_to_matrix(spline(roots, time))
         turn = 0.35 * self._wander(count, frames, 1, 0.8)[..., 0]
-        rotations[:, :, 0] = _about(1, self._uniform(-3.1, 3.1, count, 1) + turn) @ root
+        rotations[:, :, 0] = about(1, self._uniform(-3.1, 3.1, count, 1) + turn) @ root
         places = kinematics(rotations, rest)
         heights = places[..., 1]  # (B, T, 24)
         low = torch.softmax(-heights / 0.02, -1)
@@ -401,7 +405,7 @@ class Motions:
         place = F.pad(drift.cumsum(1), (0, 0, 1, 0))
         place[..., 1] = 0.02 * torch.logsumexp(-heights / 0.02, -1) + SOLE
         contact = torch.zeros(count, frames, 2, dtype=torch.bool)
-        return rotations, _smoothed(place), contact
+        return rotations, smoothed(place), contact
 
 
 KINDS: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
@@ -425,113 +429,6 @@ POSTURES = torch.tensor([
     (0.06,  0.55,  0.22,  0.30,  0.00,  0.06, 0.05, 0.12, 0.03),  # squat
     (0.20,  0.58,  0.48, -0.05,  0.00,  0.05, 0.06, 0.10, 0.03),  # sit
 ])  # fmt: skip
-
-
-def spline(keys: Tensor, time: Tensor) -> Tensor:
-    """Uniform cubic B-spline, twice differentiable, within the convex hull of its keys.
-
-    Args:
-        keys: (B, K, D). time: (B, T), 0 to K - 3, in units of the distance of keys.
-
-    Returns:
-        (B, T, D)
-    """
-    first = time.floor()
-    f = time - first
-    weights = torch.stack(
-        ((1 - f) ** 3, 3 * f**3 - 6 * f**2 + 4, -3 * f**3 + 3 * f**2 + 3 * f + 1, f**3), -1
-    )
-    rows = first.long()[..., None] + torch.arange(4)
-    all_weights = keys.new_zeros(*time.shape, keys.shape[1]).scatter_(2, rows, weights / 6)
-    return all_weights @ keys
-
-
-def kinematics(rotations: Tensor, rest: Tensor) -> Tensor:
-    """Joints (B, T, 24, 3) of (B, T, 24, 3, 3), with the root at 0; rest pose (B, 24, 3)."""
-    bones = (rest - rest[:, list(SMPL_PARENTS)])[:, None, :, :, None]
-    world = [rotations[:, :, 0]]
-    places = [torch.zeros_like(rotations[:, :, 0, 0])]
-    for joint, parent in enumerate(SMPL_PARENTS[1:], 1):
-        world.append(world[parent] @ rotations[:, :, joint])
-        places.append(places[parent] + (world[parent] @ bones[:, :, joint])[..., 0])
-    return torch.stack(places, 2)
-
-
-def _leg(rest, side, pelvis, place, ball, foot):
-    """Local rotations of hip, knee and ankle that put the foot where it is to be, (B, T, 3, 3)."""
-    hip, knee, ankle, toe = (rest[:, joint + side] for joint in (1, 4, 7, 10))
-    thigh, shin = F.normalize(knee - hip, dim=-1), F.normalize(ankle - knee, dim=-1)
-    a, b = ((end - start).norm(dim=-1)[:, None] for start, end in ((hip, knee), (knee, ankle)))
-    target = ball - (foot @ (toe - ankle)[:, None, :, None])[..., 0]
-    to = target - place - (pelvis @ hip[:, None, :, None])[..., 0]
-    distance = to.norm(dim=-1)
-    to = to / distance[..., None]
-    distance = torch.minimum(torch.maximum(distance, 0.3 * (a + b)), 0.999 * (a + b))
-    pole = pelvis[..., 2] + foot[..., 2]
-    pole = F.normalize(pole - (pole * to).sum(-1, keepdim=True) * to, dim=-1)
-    hinge = torch.linalg.cross(pole, to)
-    along = (a * a + distance**2 - b * b) / (2 * distance)
-    aside = (a * a - along**2).clamp_min(0).sqrt()
-    upper = (along[..., None] * to + aside[..., None] * pole) / a[..., None]
-    lower = (distance[..., None] * to - a[..., None] * upper) / b[..., None]
-    hip_world = _frame(hinge, upper) @ _rest_frame(thigh)
-    knee_world = _frame(hinge, lower) @ _rest_frame(shin)
-    return pelvis.mT @ hip_world, hip_world.mT @ knee_world, knee_world.mT @ foot
-
-
-def _frame(hinge, bone):
-    return torch.stack((hinge, bone, torch.linalg.cross(hinge, bone)), -1)
-
-
-def _rest_frame(bone):
-    """Transposed frame of a bone (B, 3) of the rest pose, its hinge along x: (B, 1, 3, 3)."""
-    hinge = F.normalize(torch.tensor([1.0, 0, 0]) - bone[:, :1] * bone, dim=-1)
-    return _frame(hinge, bone).mT[:, None]
-
-
-def _leg_length(rest, side=0):
-    hip, knee, ankle = (rest[:, joint + side] for joint in (1, 4, 7))
-    return (knee - hip).norm(dim=-1) + (ankle - knee).norm(dim=-1)
-
-
-def _toward(yaw):
-    """Unit vector (..., 2) as x, z on the ground."""
-    return torch.stack((yaw.sin(), yaw.cos()), -1)
-
-
-def _about(axis, angle):
-    """Rotations about x (0) or y (1): (...,) -> (..., 3, 3)."""
-    c, s, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
-    rows = (one, zero, zero, zero, c, -s, zero, s, c) if axis == 0 else (
-        c, zero, s, zero, one, zero, -s, zero, c
-    )  # fmt: skip
-    return torch.stack(rows, -1).unflatten(-1, (3, 3))
-
-
-def _ease(x):
-    """0 to 1 with zero velocity and acceleration at both ends."""
-    return x**3 * (x * (6 * x - 15) + 10)
-
-
-def _smooth_minimum(a, b, width=0.03):
-    return -width * torch.logaddexp(-a / width, -b / width)
-
-
-def _smoothed(track, reach=3):
-    """Average of each frame of (B, T, C) with `reach` ones before and after, weighted."""
-    reach = min(reach, track.shape[1] - 1)
-    before = 2 * track[:, :1] - track[:, 1 : reach + 1].flip(1)
-    after = 2 * track[:, -1:] - track[:, track.shape[1] - 1 - reach : -1].flip(1)
-    weights = torch.hann_window(2 * reach + 3, periodic=False)[1:-1]
-    windows = torch.cat((before, track, after), 1).unfold(1, 2 * reach + 1, 1)
-    return windows @ (weights / weights.sum())
-
-
-def _matrices(vectors):
-    """Rotation vectors within the limits, as matrices (B, T, 24, 3, 3)."""
-    limits = torch.deg2rad(torch.tensor(LARGEST))[:, None]
-    length = vectors.norm(dim=-1, keepdim=True)
-    return axis_angle_to_matrix(vectors * (limits / length.clamp_min(1e-6)).clamp_max(1))
 
 
 def _vectors(rotations):
@@ -561,7 +458,7 @@ def _clips(poses, starts, lengths):
     for start, length in zip(starts, lengths, strict=True):
         front = roots[start, :, 2]
         heading = torch.atan2(front[0], front[2])
-        roots[start : start + length] = _about(1, -heading) @ roots[start : start + length]
+        roots[start : start + length] = about(1, -heading) @ roots[start : start + length]
     vectors = _vectors(rotations)
     for frame in set(range(1, len(vectors))) - set(starts.tolist()):  # no jumps at half a turn
         length = vectors[frame].norm(dim=-1, keepdim=True).clamp_min(1e-6)
@@ -574,20 +471,3 @@ def _clips(poses, starts, lengths):
         vectors, matrix_to_rotation_6d(roots),
         torch.from_numpy(starts.astype(np.float32)), torch.from_numpy(lengths.astype(np.float32)),
     )  # fmt: skip
-
-
-@functools.lru_cache(maxsize=1)
-def _skeleton():
-    with np.load(shipped.asset('body.npz')) as file:
-        regressor = torch.from_numpy(file['J_regressor'].astype(np.float32))
-        template, shapes = (
-            torch.from_numpy(file[name].astype(np.float32)) for name in ('v_template', 'shapedirs')
-        )
-    return regressor @ template, torch.einsum('jv,vcs->jcs', regressor, shapes)
-
-
-def _rest(betas):
-    """Joints (B, 24, 3) of bodies in the rest pose, the root at 0."""
-    joints, shapes = _skeleton()
-    rest = joints + torch.einsum('jcs,bs->bjc', shapes, betas)
-    return rest - rest[:, :1]
