@@ -39,6 +39,9 @@ def merge_args(cfg, args):
         raise ValueError(
             f'--runtime is for .onnx files, not {args.checkpoint}: write one by trunchier export'
         )
+    if exported or args.precision:  # of an averaged model, whose weights checkpoints hold
+        hooks = cfg.get('custom_hooks') or []
+        cfg.custom_hooks = [each for each in hooks if each['type'] != 'EMAHook']
     cfg.load_from = None if exported else args.checkpoint
     cfg.resume = False
     if args.badcase:

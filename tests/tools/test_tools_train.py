@@ -480,6 +480,15 @@ def test_bad_cases_are_judged_by_the_loss_of_the_head_or_by_the_metric(folder):
     assert cfg.default_hooks.badcase.metric.type == 'CocoMetric'
 
 
+@pytest.mark.parametrize('arguments', [('a.onnx',), ('a.pth', '--precision', 'int8')])
+def test_weights_of_a_deployed_or_exported_model_are_not_averaged_again(folder, arguments):
+    hooks = [dict(type='EMAHook'), dict(type='WorkerHook')]
+    found = merged('test', folder, *arguments, custom_hooks=hooks).custom_hooks
+    assert [each['type'] for each in found] == ['WorkerHook']
+    found = merged('test', folder, 'a.pth', custom_hooks=hooks).custom_hooks
+    assert [each['type'] for each in found] == ['EMAHook', 'WorkerHook']
+
+
 @pytest.mark.parametrize(
     'name, arguments, overrides, message',
     [

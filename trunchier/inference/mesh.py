@@ -72,8 +72,9 @@ class MeshPredictor(Predictor):
         """Large boxes are blurred as in 4D-Humans' demo, unless the config decides; its evaluation
         does not blur.
         """
-        step = pipeline_steps(self.cfg).get('CropPerson', dict(type='CropPerson'))
-        return TRANSFORMS.build(dict(antialias='demo') | dict(step))
+        step = dict(antialias='demo') | dict(pipeline_steps(self.cfg).get('CropPerson', {}))
+        step.pop('type', None)
+        return TRANSFORMS.get('CropPerson')(**step)  # `build` would import mmpose
 
     def crop_box(self, image: np.ndarray, box: np.ndarray) -> Crop:
         """The columns that the backbone sees of 4D-Humans' square crop."""
