@@ -32,7 +32,7 @@ CHOICES = ('auto', *BACKENDS)
 ACTIVATIONS = {None: lambda x: x, 'gelu': F.gelu, 'hardswish': F.hardswish}
 
 # (rows, in_features, out_features) of a typical product of each kind.
-KINDS = {'few rows': (8, 768, 768), 'many rows': (256, 256, 256)}
+KINDS = {'few rows': (8, 768, 768), 'many rows': (192, 384, 1536)}
 FEW_ROWS = 32  # below
 # Below these oneDNN is never faster: its call, or reading the weights, takes longer than the rest.
 MIN_ROWS = 5
@@ -161,7 +161,7 @@ def faster(kind: str, threads: int) -> str:
         return 'mkl'
     keep_freed_memory()
     question = (
-        f'product of {kind}, {threads} threads, below {MARGIN} of the time of MKL, '
+        f'product of {KINDS[kind]}, {threads} threads, below {MARGIN} of the time of MKL, '
         f'torch {torch.__version__}'
     )
     return decided(question, BACKENDS, functools.partial(_measured, kind))
