@@ -59,7 +59,11 @@ def test_hot_on_it_is_the_authors(frames, kept, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('schedule', 'count', 'giga'), [(None, 11_723_811, 95.922), ({7: 81}, 11_828_031, 60.521)]
+    ('schedule', 'count', 'giga'),
+    [
+        pytest.param(None, 11_723_811, 95.922, marks=pytest.mark.slow),
+        ({7: 81}, 11_828_031, 60.521),
+    ],
 )
 def test_counts_are_the_papers(schedule, count, giga):
     with torch.device('meta'):
