@@ -13,7 +13,19 @@ import flops
 import numpy as np
 import pytest
 import torch
-from benchmark import busy, cold, commands, latency, models, networks, peers, report, soak, timing
+from benchmark import (
+    busy,
+    cold,
+    commands,
+    latency,
+    models,
+    networks,
+    peers,
+    report,
+    soak,
+    subnormal,
+    timing,
+)
 from benchmark import train as training
 from report.results import read_csv
 
@@ -328,6 +340,14 @@ def test_latency_of_frames_one_at_a_time_and_overlapped(tmp_path):
     assert 0 < row['p50'] <= row['p95'] <= row['p99']
     assert row['share'] == pytest.approx(row['rate'] * row['alone'] / 1e3)
     assert 'network' in row['stages']
+
+
+def test_masks_and_decays_are_timed_where_their_exponentials_are_subnormal(tmp_path):
+    rows = run('subnormal', '--backends', 'torch', out=tmp_path / 'table.json')
+    assert [row['op'] for row in rows] == ['window_attention', 'selective_scan_2d']
+    assert all(row['ratio'] == row['subnormal'] / row['ordinary'] for row in rows)
+    smallest = torch.finfo(torch.float32).smallest_normal
+    assert 0 < np.exp(-np.float32(subnormal.DEPTH)) < smallest
 
 
 def test_a_frame_is_admitted_when_the_last_one_is_done():

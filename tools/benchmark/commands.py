@@ -12,6 +12,7 @@
     python tools/benchmark export --models 'VM*-T-S4' --batch 1 8 --threads 1
     python tools/benchmark export --models all --check-only
     python tools/benchmark runtimes --int8 --compile official --against official=examples
+    python tools/benchmark subnormal --threads 1
     python tools/benchmark busy --processes 2
     python tools/benchmark soak --frames 10000 --iterations 5000 --plot soak.svg
     python tools/benchmark annotation --num 10000
@@ -56,6 +57,7 @@ from benchmark import (
     runtimes,
     scan,
     soak,
+    subnormal,
     train,
 )
 from benchmark.report import Report, Table, progress
@@ -74,6 +76,7 @@ COMMANDS = {
     'annotation': (annotation, 'overhead of `trunchier annotate` per input'),
     'lifting': (lifting, 'lifters on fewer frames: tokens against milliseconds'),
     'motions': (motions, 'synthetic motions: frames/s of poses, keypoints, errors'),
+    'subnormal': (subnormal, 'masked windows and strong decays beside ordinary numbers'),
     'soak': (soak, 'memory, open files and threads of long runs'),
 }
 
