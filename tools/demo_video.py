@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import av
 import idle_threads  # noqa: F401  before torch
 import numpy as np
 
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument('--detector', default='auto', help='of people in it, as of predict')
     parser.add_argument('--model', default='lift', help='of bodies (default: lift)')
     parser.add_argument('--out', default='demo-video', type=Path, help='folder of all outputs')
+    parser.add_argument('--picture', type=Path, help='.webp, animated, of the MP4')
     parser.add_argument('--smoothing', action='store_true', help='compare smoothers, and end')
     args = parser.parse_args()
     if args.smoothing:
@@ -60,11 +62,21 @@ def main() -> None:
     formats = 'json,npz,video,animation,bvh'
     results = list(infer(clip, bboxes=boxes, out_dir=args.out, save=formats, world=True, side=True))
     print(infer.report)
+    if args.picture:
+        write_picture(args.out / 'visualizations' / clip.name, args.picture)
     for file in sorted(path for path in args.out.rglob('*') if path.is_file()):
         print(f'  {file}')
     if truth:
         print_errors(results, np.array(truth))
     print(f'done in {time.time() - begin:.0f} s')
+
+
+def write_picture(video: Path, picture: Path) -> None:
+    """Write the frames of a video as an animated picture."""
+    with av.open(str(video)) as file:
+        first, *others = (frame.to_image() for frame in file.decode(video=0))
+    options = dict(save_all=True, append_images=others, duration=round(1000 / FPS), loop=0)
+    first.save(picture, quality=55, method=6, **options)
 
 
 # --- The clip -------------------------------------------------------------------------------------
