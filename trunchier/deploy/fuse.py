@@ -5,7 +5,9 @@
 Classes stay, weights change: batch norms are folded into the layer before them, GELUs join linear
 layers, weights are packed in the order in which oneDNN reads them. A module that can do more has a
 method `fuse()`, which changes the module or returns another one to take its place. It runs once,
-without gradients, after the `fuse()` of all children; `trunchier.ops.folding` has the parts.
+without gradients, after the `fuse()` of all children; `trunchier.ops.folding` has the parts. A
+module's `before_fuse()`, if it has one, runs before its children. Methods `fuse` of timm's modules,
+which fuse their children themselves, are left to timm.
 """
 
 import copy
@@ -86,6 +88,8 @@ def _fused(module, done):
     """The module that takes the place of `module`, children first; `done` has those of before."""
     if module in done:
         return done[module]
+    if callable(getattr(module, 'before_fuse', None)):
+        module.before_fuse()
     for name, child in module._modules.items():
         if child is not None:
             module._modules[name] = _fused(child, done)
@@ -93,11 +97,15 @@ def _fused(module, done):
     if is_a(module, nn.Sequential):
         for index, part in enumerate(fold(*module)):
             module[index] = part
-    elif callable(getattr(module, 'fuse', None)):
+    elif callable(getattr(module, 'fuse', None)) and not _is_of_timm(module):
         replacement = module.fuse()
         fused = module if replacement is None else replacement
     done[module] = fused
     return fused
+
+
+def _is_of_timm(module: nn.Module) -> bool:
+    return type(module).__module__.partition('.')[0] == 'timm'
 
 
 def _refuse_training(model, mode=True):

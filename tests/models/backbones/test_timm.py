@@ -9,6 +9,7 @@ import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, init_default_scope
 from small_models import ROOT
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from trunchier.inference import command
@@ -20,6 +21,7 @@ pytest.importorskip('timm')
 import timm
 
 from trunchier.deploy.export import export
+from trunchier.deploy.fuse import deploy
 from trunchier.models.backbones.timm import TruncatedTimm, _build
 
 SIZE = (64, 64)
@@ -83,6 +85,38 @@ def test_a_name_makes_a_pose_model_with_adapter_and_decoder(name):
     assert model.neck.num_stages == int(name[-1])
     (note,) = find_config(name).notes
     assert note.startswith("license of timm's weights of")
+
+
+def same_when_deployed(name):
+    """Largest error of the deployed network, in standard deviations of its heatmaps."""
+    torch.manual_seed(0)
+    model = create_model(name).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for values, low, high in (
+                (module.weight, 0.5, 1.5),
+                (module.bias, -0.2, 0.2),
+                (module.running_mean, -0.2, 0.2),
+                (module.running_var, 0.5, 2),
+            ):
+                nn.init.uniform_(values, low, high)
+    images = torch.randn(1, 3, 256, 192)
+    fast = deploy(model)
+    with torch.no_grad():
+        slow, found = (each.head(each.extract_feat(images)) for each in (model, fast))
+    return (found - slow).abs().max() / slow.std()
+
+
+# Families whose branches of training timm joins itself, one by `fuse`, one by `reparameterize`.
+@pytest.mark.parametrize('name', ['repvit_m0_9-s3', 'fastvit_t8-s3'])
+def test_a_deployed_network_has_fewer_parts_and_the_same_heatmaps(name):
+    assert same_when_deployed(name) < 1e-4
+    model = create_model(name)
+    fast = deploy(model)
+    before, after = (
+        sum(map(torch.numel, each.backbone.state_dict().values())) for each in (model, fast)
+    )
+    assert after < before
 
 
 def test_layers_are_in_the_order_of_depth():
@@ -259,6 +293,12 @@ def test_every_row_of_the_table_has_the_feature_of_the_whole_up_to_one_sixteenth
         (found,) = cut(images)
         features = whole.forward_intermediates(images, intermediates_only=True)
     assert torch.equal(found, [x for x in features if x.shape[2:] == (16, 12)][-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', [row[0] for row in ROWS])
+def test_every_row_of_the_table_has_the_same_heatmaps_when_deployed(name):
+    assert same_when_deployed(f'{name}-s3') < 1e-4
 
 
 @pytest.mark.slow

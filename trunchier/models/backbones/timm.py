@@ -11,6 +11,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import WEIGHT_INITIALIZERS
 from timm.models import group_parameters, is_model, list_models
 from timm.models._features import FeatureGetterNet
+from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
 from ...weights.load import WRAPPERS, read_weights
@@ -115,6 +116,10 @@ class TruncatedTimm(BaseModule):
                 f'{size}; give the backbone img_size={size}'
             )
         return tuple(self.net(x))
+
+    def before_fuse(self) -> None:
+        """Join the branches of training, as of RepViT and FastViT, by timm's own way."""
+        reparameterize_model(self.net, inplace=True)
 
     def train(self, mode: bool = True) -> nn.Module:
         super().train(mode)
