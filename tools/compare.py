@@ -12,6 +12,7 @@ study goes on with the same command; a training that failed is a row that says s
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -409,13 +410,14 @@ def draw(rows: list[dict], out: Path) -> None:
     figure = figure_type(figsize=(6.5 * len(axes_of), 5), layout='constrained')
     panels = figure.subplots(1, len(axes_of), sharey=True, squeeze=False)[0]
     for axes, (key, label) in zip(panels, axes_of.items(), strict=True):
-        for each in sorted(rows, key=lambda each: -each['parameters']):
+        heights = itertools.cycle((5, -10))  # of names: those of similar scores are apart
+        for each in sorted(rows, key=lambda each: each['score']):
             low, high = each['interval']
             area = 12 * each['parameters'] / 1e6 + 8
             (bar,) = axes.plot([each[key]] * 2, [low, high], lw=1)
             axes.scatter(each[key], each['score'], area, color=bar.get_color(), alpha=0.7)
             axes.annotate(
-                each['name'], (each[key], each['score']), xytext=(5, 5), fontsize=7,
+                each['name'], (each[key], each['score']), xytext=(5, next(heights)), fontsize=7,
                 textcoords='offset points',
             )  # fmt: skip
         axes.set_xscale('log')
