@@ -115,6 +115,8 @@ READERS = {
     'tools/compare.py': OWN,
     'tools/convert_smpl.py': {'convert_smpl'},
     'tools/demo.py': OWN,
+    'tools/demo_video.py': OWN,
+    'tools/guidance.py': 'weights, by the package',
     'tools/make_pose_prior.py': OWN,
     'tools/make_shards.py': {'make_shards'},
     'tools/model_table.py': OWN,

@@ -17,7 +17,6 @@ import torch
 from benchmark.report import Table, progress
 from trunchier.deploy.export import export
 from trunchier.models.create import create_model
-from trunchier.synthetic.people import SyntheticPeople
 
 MODELS = ('VMPose-T-S2', 'VMHMR2.0-T-S2', 'SwinPose-T-S3', 'GMFPose-T-S3', 'ViTPose-S')
 STEPS = dict(
@@ -63,6 +62,8 @@ def run(args: argparse.Namespace) -> Table:
     with tempfile.TemporaryDirectory() as folder:
         photo = args.photo or Path(folder, 'photo.png')
         if args.photo is None:
+            from trunchier.synthetic.people import SyntheticPeople  # needs numba
+
             cv2.imwrite(str(photo), SyntheticPeople(0)[0]['image'][..., ::-1])
         for name in args.models:
             weights = Path(folder, 'random.pth')

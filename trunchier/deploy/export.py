@@ -266,7 +266,7 @@ def _strip(model):
 
     The embedded body does not bulge with its pose: 17 MB of zeros.
     """
-    import onnx_ir as ir
+    from onnxscript import ir
 
     graph = model.graph
     for node in graph.all_nodes():
