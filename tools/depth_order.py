@@ -61,8 +61,7 @@ def bodies(predictor: LiftPredictor, scene: dict) -> dict[str, list[dict]]:
     points = torch.from_numpy(np.stack([each['keypoints'] for each in people])).float()
     points[..., 2] = (points[..., 2] > 0).float()
     with torch.no_grad():
-        lifted = predictor.lifter.lift(points[..., :2], points[..., 2])
-        true = predictor.placed(lifted, points, crops)
+        true = predictor.placed(predictor.lifted(points[..., :2], points[..., 2]), points, crops)
     crops = [predictor.crop(image, box, focal) for box in boxes]
     return {'true 2D': true, 'predicted 2D': predictor.decode(predictor.forward(crops), crops)}
 
