@@ -45,7 +45,7 @@ def main() -> None:
     test.add_argument('weights')
     test.add_argument('--num', type=int, default=100, help='windows')
     test.add_argument('--seed', type=int, default=TEST_SEED)
-    test.add_argument('--steps', type=float, nargs='+', default=[30.0, 100.0, 300.0])
+    test.add_argument('--steps', type=float, nargs='+', default=[100.0], help='of the guidance')
     test.set_defaults(run=test_lifter)
     args = parser.parse_args()
     args.run(args)
