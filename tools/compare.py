@@ -6,44 +6,50 @@ r"""Compare pose models under one budget: train each, score it, print a table an
     trunchier compare @truncation.txt          # the same, one argument a line
 
 A NAME is an encoder of the paper or of timm with its stages, or a config; `+simple` takes ViTPose's
-simple decoder, `+parts` trains on crops to parts of bodies too. Folders are those of `trunchier
-make-synthetic`, or others with `annotations.json` in COCO's format and `images`. An interrupted
-study goes on with the same command; a training that failed is a row that says so.
+simple decoder, `+parts` trains on crops to parts of bodies too, `+hard` on the endless stream of
+harder people, `+hard-cutout` on it without an ingredient, `+ema` averages the weights. Folders are
+those of `trunchier make-synthetic`, or others with `annotations.json` in COCO's format and
+`images`. An interrupted study goes on with the same command; a training that failed is a row that
+says so.
 """
 
 import argparse
-import itertools
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
 import launch  # noqa: F401  idle threads, before torch
-import numpy as np
 import torch
 from benchmark.machine import environment
 from benchmark.networks import macs
 from benchmark.timing import interleaved
+from compare_scores import against, described, differences, draw, interval, pck, table
 from mmengine.config import Config
 
 import trunchier
 from trunchier import zoo
 from trunchier.deploy.runtime import ModuleNetwork
-from trunchier.files import need, whole_file
+from trunchier.files import whole_file
 from trunchier.files.processes import clean_end
 from trunchier.metrics.partial import EXTENTS
+from trunchier.synthetic.regime import INGREDIENTS, leave_out
 from trunchier.weights.find import build_model, find_config
 
 TOOLS = Path(__file__).resolve().parent
-RESAMPLES = 2000
+STREAM_TESTED = 600  # people
+AUGMENTATION = ('RandomFlip', 'RandomHalfBody', 'RandomBBoxTransform', 'GenerateTarget')
+BASE = TOOLS.parent / 'configs' / '_base_' / 'pose2d.py'
+STREAM = TOOLS.parent / 'configs' / 'embedded' / 'td-hm_vm-t-s2_stream-256x192.py'
 # Settings that make two runs comparable: all of a study have the same.
 BUDGET = (
     *('train', 'test', 'steps', 'batch_size', 'lr', 'size', 'test_parts'),
-    *('pretrained', 'weights', 'amp'),
+    *('pretrained', 'weights', 'amp', 'no_flip'),
 )
 
 
@@ -64,9 +70,11 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=formatter, fromfile_prefix_chars='@'
     )
     add = parser.add_argument
-    add('names', nargs='+', metavar='NAME', help='encoder or config, with +simple, +parts')
-    add('--train', required=True, metavar='DIR', help='people to train on')
-    add('--test', required=True, metavar='DIR', help='other people')
+    add('names', nargs='+', metavar='NAME', help='encoder or config, with changes: +parts')
+    add('--train', metavar='DIR', help='people to train on; without use for +hard')
+    add('--test', required=True, metavar='DIR', help='other people; `stream`: of the harder ones')
+    add('--also', nargs='+', default=[], metavar='DIR', help='more people to test on')
+    add('--against', metavar='NAME', help='of the NAMEs: differences of all others to this')
     add('--out', required=True, metavar='DIR', help='runs, table and plot')
     add('--steps', type=int, default=750, help='of training (default: 750)')
     add('--batch-size', type=int, default=16, metavar='N', help='default: 16')
@@ -77,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
     add('--pretrained', action='store_true', help='start from the weights of the recipes')
     add('--weights', metavar='FILE', help='start all from this checkpoint of the model')
     add('--amp', action='store_true', help='mixed precision')
+    add('--no-flip', action='store_true', help='test without flipped images: half the time')
     add('--jobs', type=_count, default=1, metavar='N', help='trainings at a time (default: 1)')
     add('--rounds', type=int, default=7, metavar='N', help='of timing; 0: do not time')
     return parser
@@ -85,6 +94,10 @@ def parser() -> argparse.ArgumentParser:
 def compare(args: argparse.Namespace) -> int:
     """Run what is missing and write the report; returns the number of failed trainings."""
     configs = {name: config(name, args) for name in dict.fromkeys(args.names)}  # before any trains
+    for test in args.also:
+        people_of_test(test, args)
+    if args.against not in (None, *configs):
+        raise ValueError(f'--against {args.against} is none of {", ".join(configs)}')
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     check_budget(out / 'budget.json', args)
@@ -103,16 +116,25 @@ def compare(args: argparse.Namespace) -> int:
             for child in tuple(children):
                 child.terminate()
             raise
-    done = {
-        name: [counts(path) for seed in args.seeds if (path := people(out, name, seed)).exists()]
-        for name in configs
+    scored = {
+        test: {
+            name: [
+                counts(path)
+                for seed in args.seeds
+                if (path := people(folder(out, name, seed), test, args)).exists()
+            ]
+            for name in configs
+        }
+        for test in (args.test, *args.also)
     }
-    rows = [row(name, configs[name], done[name], args) for name in configs]
+    done = scored[args.test]
+    rows = [row(name, configs[name], scored, args) for name in configs]
     if args.rounds:
         for each, ms in zip(rows, timed(configs, args), strict=True):
             each['ms'] = ms
     facts = dict(environment(), command=command(args))
-    text = '\n'.join([*table(rows, args), *differences(done), *described(facts)]) + '\n'
+    compared = against(args.against, scored) if args.against else differences(done)
+    text = '\n'.join([*table(rows, args), *compared, *described(facts)]) + '\n'
     with whole_file(out / 'table.md') as part:
         part.write_text(text)
     with whole_file(out / 'results.json') as part:
@@ -126,10 +148,14 @@ def compare(args: argparse.Namespace) -> int:
 def config(variant: str, args: argparse.Namespace) -> Config:
     """The recipe of the study with the model of a variant; ValueError for an unknown one."""
     name, *changes = variant.split('+')
-    if unknown := set(changes) - {'simple', 'parts'}:
-        raise ValueError(f'{variant}: no change {"+".join(unknown)!r}; choose +simple or +parts')
+    kinds = {change.partition('-')[0]: change.split('-')[1:] for change in changes}
+    known = {'simple', 'parts', 'hard', 'ema'}
+    if unknown := [each for each in kinds if each not in known or each != 'hard' and kinds[each]]:
+        raise ValueError(
+            f'{variant}: no change {"+".join(unknown)!r}; choose +simple, +parts, +hard or +ema'
+        )
     model = find_config(name, None if name.endswith('.py') else 'pose').cfg.model
-    if 'simple' in changes:
+    if 'simple' in kinds:
         model = zoo.simple_decoder(model)
     width, height = args.size
     codec = dict(
@@ -143,49 +169,84 @@ def config(variant: str, args: argparse.Namespace) -> Config:
         backbone['drop_path_rate'] = 0.0  # timm's default; the budget is too small for it
     if not args.pretrained or args.weights:
         backbone['init_cfg'] = None
+    if args.no_flip:
+        model['test_cfg'] = dict(model.get('test_cfg', {}), flip_test=False)
     if args.weights:
         model['init_cfg'] = dict(type='OfficialPretrained', checkpoint=args.weights)
-    cfg = Config.fromfile(TOOLS.parent / 'configs' / '_base_' / 'pose2d.py')
+    cfg = Config.fromfile(BASE)
     cfg = Config(dict(cfg.to_dict(), model=model, codec=codec, **schedule(args)))
-    tail = [
+    train = [
+        dict(type='LoadImage'),
         dict(type='GetBBoxCenterScale'),
-        dict(type='TopdownAffine', input_size=args.size, use_udp=True),
-        dict(type='PackPoseInputs'),
-    ]
-    train = [dict(type='LoadImage'), *tail]
-    train[2:2] = [
         dict(type='RandomFlip', direction='horizontal'),
         dict(type='RandomBBoxTransform', rotate_factor=20.0, scale_factor=(0.75, 1.25)),
+        dict(type='TopdownAffine', input_size=args.size, use_udp=True),
+        dict(type='GenerateTarget', encoder=codec),
+        dict(type='PackPoseInputs'),
     ]
-    train[-1:-1] = [dict(type='GenerateTarget', encoder=codec)]
-    test = [dict(type='LoadImage'), *tail]
-    if 'parts' in changes:
-        train.insert(1, dict(type='CropBodyPart', chance=0.5))
-    if args.test_parts:
-        parts = ('whole', 'upper', 'lower', 'limb')
-        test.insert(1, dict(type='CropBodyPart', parts=parts, by_id=True))
-    for loader, root, pipeline in (
-        (cfg.train_dataloader, args.train, train),
-        (cfg.val_dataloader, args.test, test),
-    ):
-        if not Path(root, 'annotations.json').is_file():
-            raise FileNotFoundError(f'no {root}/annotations.json; see trunchier make-synthetic')
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.update(num_workers=1, batch_size=args.batch_size)
-        loader.dataset.update(
-            data_root=f'{root}/', ann_file='annotations.json', data_prefix=dict(img='images/'),
-            pipeline=pipeline,
-        )  # fmt: skip
-    cfg.val_dataloader.dataset.bbox_file = None
-    cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=True)
+    if 'hard' in kinds:
+        cfg.train_dataloader.sampler = dict(type='MixSampler')
+        cfg.train_dataloader.dataset = stream_of_people(args, codec, kinds['hard'])
+        cfg.train_cfg = dict(type='StreamTrainLoop', max_iters=args.steps, val_interval=args.steps)
+    else:
+        cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=True)
+        cfg.train_dataloader.dataset.update(**folder_of_people(args.train), pipeline=train)
+    if 'parts' in kinds:
+        cfg.train_dataloader.dataset.pipeline.insert(1, dict(type='CropBodyPart', chance=0.5))
+    if 'ema' in kinds:
+        cfg.custom_hooks += [
+            each for each in Config.fromfile(STREAM).custom_hooks if each.type == 'EMAHook'
+        ]
+    cfg.val_dataloader.dataset = people_of_test(args.test, args)
     cfg.test_dataloader, cfg.test_cfg = cfg.val_dataloader, dict()
     return cfg
+
+
+def folder_of_people(root: str | None) -> dict:
+    """Of the config of a data set, what names a folder; FileNotFoundError: no annotations."""
+    if not root or not Path(root, 'annotations.json').is_file():
+        raise FileNotFoundError(f'no {root}/annotations.json; see trunchier make-synthetic')
+    return dict(data_root=f'{root}/', ann_file='annotations.json', data_prefix=dict(img='images/'))
+
+
+def stream_of_people(args: argparse.Namespace, codec: dict, without: Sequence[str] = ()) -> dict:
+    """The data set of harder people in crops of the study, without some ingredients or `all`."""
+    dataset = Config.fromfile(STREAM).train_dataloader.dataset
+    for name in INGREDIENTS if without == ['all'] else without:
+        leave_out(dataset, name)
+    step_of(dataset, 'TopdownAffine').input_size = args.size
+    step_of(dataset, 'GenerateTarget').encoder = codec
+    return dataset
+
+
+def people_of_test(test: str, args: argparse.Namespace) -> dict:
+    """The data set of a test: a folder, or other images of the stream with every ingredient."""
+    if test == 'stream':
+        dataset = stream_of_people(args, {})
+        dataset.update(seed=12, length=STREAM_TESTED)
+        dataset.pipeline = [step for step in dataset.pipeline if step.type not in AUGMENTATION]
+        return dataset
+    dataset = Config.fromfile(BASE).val_dataloader.dataset
+    dataset.update(**folder_of_people(test), bbox_file=None)
+    step_of(dataset, 'TopdownAffine').input_size = args.size
+    if args.test_parts:
+        parts = ('whole', 'upper', 'lower', 'limb')
+        dataset.pipeline.insert(1, dict(type='CropBodyPart', parts=parts, by_id=True))
+    return dataset
+
+
+def step_of(dataset: dict, name: str) -> dict:
+    """The transform of a type in the pipeline of a data set."""
+    return next(step for step in dataset.pipeline if step.type == name)
 
 
 def schedule(args: argparse.Namespace) -> dict:
     """What a config says of the budget."""
     warm = max(1, min(100, args.steps // 10))
     step = dict(by_epoch=False, interval=max(1, args.steps // 4), max_keep_ckpts=1)
-    base = Config.fromfile(TOOLS.parent / 'configs' / '_base_' / 'pose2d.py')
+    base = Config.fromfile(BASE)
     hooks = dict(base.default_hooks.to_dict(), checkpoint=dict(type='SafeCheckpointHook', **step))
     return dict(
         train_cfg=dict(by_epoch=False, max_iters=args.steps, val_interval=args.steps),
@@ -215,12 +276,15 @@ def run(
         number: of the run, which chooses its GPU.
         children: gets the process while it runs.
     """
-    if (path / 'people.json').exists():
+    tests = {test: people(path, test, args) for test in (args.test, *args.also)}
+    if all(each.exists() for each in tests.values()):
         return 'done before'
     path.mkdir(parents=True, exist_ok=True)
     cfg = Config(cfg.to_dict())
     cfg.randomness = dict(seed=seed)
-    scored = path / 'people.json'
+    if cfg.train_dataloader.sampler.type == 'MixSampler':
+        cfg.train_dataloader.sampler.seed = seed
+    scored = tests[args.test]
     cfg.val_evaluator = cfg.test_evaluator = dict(type='PartialPCK', out=str(scored))
     (path / 'config.py').write_text(cfg.pretty_text)
     pointer = path / 'last_checkpoint'
@@ -241,10 +305,15 @@ def run(
             children.discard(child)
         return code
 
-    code = call('train.py', *options)
-    if not code and not scored.exists():  # stopped between its last checkpoint and its score
-        code = call('test.py', pointer.read_text(encoding='utf-8').strip())
-    if code or not scored.exists():
+    code = 0 if scored.exists() else call('train.py', *options)
+    for test, scores in tests.items():
+        # The first was scored after training, unless that was stopped after its last checkpoint.
+        if not code and not scores.exists():
+            cfg.test_dataloader.dataset = people_of_test(test, args)
+            cfg.test_evaluator = dict(type='PartialPCK', out=str(scores))
+            (path / 'config.py').write_text(cfg.pretty_text)
+            code = call('test.py', pointer.read_text(encoding='utf-8').strip())
+    if code or not all(each.exists() for each in tests.values()):
         return f'FAILED with exit code {code}, see {path}/train.log'
     return f'{time.time() - began:.0f} s'
 
@@ -254,7 +323,7 @@ def check_budget(path: Path, args: argparse.Namespace) -> None:
     budget = json.loads(json.dumps({key: getattr(args, key) for key in BUDGET}))
     if path.exists():
         before = json.loads(path.read_text(encoding='utf-8'))
-        if changed := [key for key in BUDGET if before.get(key) != budget[key]]:
+        if changed := [key for key in BUDGET if (before.get(key) or None) != (budget[key] or None)]:
             named = ', '.join(f'{key} {before.get(key)}, now {budget[key]}' for key in changed)
             raise ValueError(
                 f'{path.parent} has runs of another budget ({named}); name another --out'
@@ -268,8 +337,9 @@ def folder(out: Path, name: str, seed: int) -> Path:
     return out / 'runs' / f'{name.replace("/", "_")}-seed{seed}'
 
 
-def people(out: Path, name: str, seed: int) -> Path:
-    return folder(out, name, seed) / 'people.json'
+def people(path: Path, test: str, args: argparse.Namespace) -> Path:
+    """Of a run in `path`: what it found of the people of a test."""
+    return path / ('people.json' if test == args.test else f'people-{Path(test).name}.json')
 
 
 def counts(path: Path) -> list:
@@ -277,33 +347,14 @@ def counts(path: Path) -> list:
     return json.loads(path.read_text(encoding='utf-8'))['people']
 
 
-# --- scores --------------------------------------------------------------------------------------
-def pck(runs: list, resamples: int = RESAMPLES) -> tuple[float, np.ndarray]:
-    """Mean over seeds of the share of keypoints found, in %, and its bootstrap over people.
-
-    The same people are drawn for equal numbers of people: bootstraps of two models are paired.
+# --- report ---------------------------------------------------------------------------------------
+def row(name: str, cfg: Config, scored: dict, args: argparse.Namespace) -> dict:
+    """Sizes and scores of a variant; `score` is None if no training ended.
 
     Args:
-        runs: of each seed the rows of `counts`, of the same people.
-
-    Returns:
-        The score and (resamples,) scores of people drawn with replacement.
+        scored: of each test and NAME the `counts` of each seed.
     """
-    found = np.mean([[row[2] for row in people] for people in runs], axis=0)
-    labeled = np.array([row[3] for row in runs[0]], float)
-    drawn = np.random.default_rng(0).integers(0, len(labeled), (resamples, len(labeled)))
-    scores = found[drawn].sum(1) / labeled[drawn].sum(1)
-    return 100 * found.sum() / labeled.sum(), 100 * scores
-
-
-def interval(scores: np.ndarray) -> tuple[float, float]:
-    """95 %."""
-    low, high = np.percentile(scores, (2.5, 97.5))
-    return float(low), float(high)
-
-
-def row(name: str, cfg: Config, runs: list, args: argparse.Namespace) -> dict:
-    """Sizes and scores of a variant; `score` is None if no training ended."""
+    runs = scored[args.test][name]
     with torch.device('meta'):
         network = ModuleNetwork(build_model(cfg)).graph
     width, height = args.size
@@ -318,6 +369,12 @@ def row(name: str, cfg: Config, runs: list, args: argparse.Namespace) -> dict:
             of_part = [[each for each in people if each[1] == part] for people in runs]
             if args.test_parts and of_part[0]:
                 found[part] = pck(of_part)[0]
+        for test in args.also:
+            if of_test := scored[test][name]:
+                score, scores = pck(of_test)
+                found[Path(test).name] = (
+                    f'{score:.1f} [{"{:.1f}, {:.1f}".format(*interval(scores))}]'
+                )
     return found
 
 
@@ -338,98 +395,20 @@ def timed(configs: dict[str, Config], args: argparse.Namespace) -> list[float]:
     return [1e3 * each.median for each in times.values()]
 
 
-def differences(done: dict[str, list]) -> list[str]:
-    """Table of |score(Sn) - score(Sm)| for each encoder that is compared at two truncations."""
-    groups = {}
-    for name, runs in done.items():
-        base, *changes = name.split('+')
-        stem, _, stages = base.rpartition('-s')
-        if runs and stages in ('2', '3', '4'):
-            groups.setdefault((stem, *changes), {})[int(stages)] = name
-    lines = []
-    for stages in groups.values():
-        deepest = stages[max(stages)]
-        for number in sorted(stages)[:-1]:
-            score, scores = pck(done[stages[number]])
-            reference, references = pck(done[deepest])
-            if len(scores) != len(references):
-                continue
-            low, high = interval(scores - references)
-            change = f'{score - reference:+.1f}'
-            lines.append(
-                f'| {stages[number]} | {deepest} | {abs(score - reference):.1f} | {change} '
-                f'[{low:+.1f}, {high:+.1f}] |'
-            )
-    head = ['', '| model | against | difference | signed, 95 % over people |', '|---|---|---|---|']
-    return head + lines if lines else []
-
-
-def table(rows: list[dict], args: argparse.Namespace) -> list[str]:
-    """The report in Markdown."""
-    parts = [part for part in EXTENTS if any(part in each for each in rows)]
-    head = ['model', 'PCK@0.1, % [95 %]', 'by seed', *parts, 'params (M)', 'GMACs']
-    head += ['ms'] if args.rounds else []
-    lines = [f'| {" | ".join(head)} |', '|' + '---|' * len(head)]
-    for each in sorted(rows, key=lambda each: -(each['score'] or -1)):
-        cells = [each['name'], 'failed', '', *('' for _ in parts)]
-        if each['score'] is not None:
-            low, high = each['interval']
-            cells[1] = f'{each["score"]:.1f} [{low:.1f}, {high:.1f}]'
-            cells[2] = ' '.join(f'{score:.1f}' for score in each['by_seed'])
-            cells[3:] = [f'{each[part]:.1f}' if part in each else '' for part in parts]
-        cells += [f'{each["parameters"] / 1e6:.2f}', f'{each["gmacs"]:.2f}']
-        cells += [f'{each["ms"]:.1f}'] if args.rounds else []
-        lines.append(f'| {" | ".join(cells)} |')
-    return lines
-
-
-def described(facts: dict) -> list[str]:
-    kept = ('command', 'date', 'commit', 'torch', 'CPU', 'load average')
-    return ['', *(f'{key}: {facts[key]}  ' for key in kept if key in facts)]
-
-
 def command(args: argparse.Namespace) -> str:
     """The command of a study, with all that its numbers depend on."""
     width, height = args.size
     switches = [f'--{key.replace("_", "-")}' for key in BUDGET if getattr(args, key) is True]
     switches += ['--weights', args.weights] if args.weights else []
+    switches += ['--also', *args.also] if args.also else []
+    switches += ['--against', args.against] if args.against else []
+    train = f'--train {args.train}' if args.train else ''
     return ' '.join(
-        f'trunchier compare {" ".join(args.names)} --train {args.train} --test {args.test} '
+        f'trunchier compare {" ".join(args.names)} {train} --test {args.test} '
         f'--out {args.out} --steps {args.steps} --batch-size {args.batch_size} --lr {args.lr:g} '
         f'--size {height}x{width} --seeds {" ".join(map(str, args.seeds))}'.split()
         + switches
     )
-
-
-def draw(rows: list[dict], out: Path) -> None:
-    """Score against time and operations; the area of a circle is the number of parameters."""
-    figure_type = need('matplotlib.figure', 'the plot').Figure
-    rows = [each for each in rows if each['score'] is not None]
-    axes_of = dict(ms='ms of one crop here, one thread', gmacs='GMACs')
-    axes_of = {key: label for key, label in axes_of.items() if all(key in each for each in rows)}
-    figure = figure_type(figsize=(6.5 * len(axes_of), 5), layout='constrained')
-    panels = figure.subplots(1, len(axes_of), sharey=True, squeeze=False)[0]
-    for axes, (key, label) in zip(panels, axes_of.items(), strict=True):
-        heights = itertools.cycle((5, -10))  # of names: those of similar scores are apart
-        for each in sorted(rows, key=lambda each: each['score']):
-            low, high = each['interval']
-            area = 12 * each['parameters'] / 1e6 + 8
-            (bar,) = axes.plot([each[key]] * 2, [low, high], lw=1)
-            axes.scatter(each[key], each['score'], area, color=bar.get_color(), alpha=0.7)
-            axes.annotate(
-                each['name'], (each[key], each['score']), xytext=(5, next(heights)), fontsize=7,
-                textcoords='offset points',
-            )  # fmt: skip
-        axes.set_xscale('log')
-        axes.margins(x=0.25)
-        axes.xaxis.set_major_formatter('{x:g}')
-        axes.xaxis.set_minor_formatter('{x:g}')
-        axes.set_xlabel(label)
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel('PCK@0.1, %, with 95 % over people')
-    with need('matplotlib', 'the plot').rc_context({'svg.fonttype': 'none'}):  # text, not outlines
-        for suffix in ('svg', 'png'):
-            figure.savefig(out / f'plot.{suffix}', dpi=120)
 
 
 def _count(text):

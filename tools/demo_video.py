@@ -28,7 +28,8 @@ from trunchier.inference.writers import VideoWriter
 from trunchier.metrics.tracks import step_errors, step_lengths
 from trunchier.synthetic.figure import Figure, build_figure
 from trunchier.synthetic.poses import rotation_about_axis
-from trunchier.synthetic.scene import Camera, Regime, Room, render
+from trunchier.synthetic.regime import Regime
+from trunchier.synthetic.scene import Camera, Room, render
 from trunchier.synthetic.wardrobe import sample_outfit
 
 FPS, FRAMES, SIZE = 15.0, 60, (480, 360)

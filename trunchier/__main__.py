@@ -23,10 +23,11 @@ from .files.version import __version__
 COMMANDS = (
     *('predict', 'models', 'download', 'inspect'),
     *('annotate', 'merge'),
-    *('train', 'test', 'compare', 'export', 'benchmark', 'flops', 'report', 'doctor'),
+    *('train', 'test', 'compare', 'study', 'export', 'benchmark', 'flops', 'report', 'doctor'),
     *('run', 'install_hook'),
     *('convert_weights', 'split', 'convert_smpl', 'make_synthetic', 'make_shards', 'check_data'),
 )
+ALIASES = {'study': 'compare'}
 LIGHT = ('predict', 'models', 'download')  # begin without torch, or import it when they need it
 
 
@@ -64,6 +65,7 @@ def main() -> int:
 
 def script(name: str) -> Path:
     """Path of the script of a command: a file, or a folder with a `__main__.py`."""
+    name = ALIASES.get(name, name)
     for candidate in (f'tools/{name}.py', f'tools/{name}'):
         path = shipped.of_repository(candidate)
         if path.exists():

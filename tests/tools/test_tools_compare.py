@@ -24,7 +24,7 @@ def given(tmp_path):
 
 def finish(folder, found):
     """What a training leaves: 40 people of 10 keypoints, of whom `found` are right."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     rows = [[i, 'whole', int(found[i]), 10] for i in range(40)]
     (folder / 'people.json').write_text(json.dumps(dict(thr=0.1, people=rows)))
 
@@ -72,7 +72,8 @@ def test_runs_of_another_budget_are_not_mixed_in(given, tmp_path):
     'name, words',
     [
         ('vm-t-s9', 'did you mean vm-t-s'),
-        ('vm-t-s2+pretty', "no change 'pretty'; choose .simple or .parts"),
+        ('vm-t-s2+pretty', "no change 'pretty'; choose .simple, .parts, .hard"),
+        ('vm-t-s2+hard-fog', "no ingredient 'fog'; there are crowd"),
         ('nowhere.py', 'no config nowhere.py'),
     ],
 )
@@ -102,6 +103,43 @@ def test_parts_and_decoders_change_what_they_say(given):
     assert changed.model.neck.simple and not changed.model.head.deconv_out_channels
     assert plain.model.head.decoder == changed.model.head.decoder
     assert plain.model.backbone.init_cfg is None
+
+
+def test_the_stream_is_trained_on_without_an_ingredient_and_tested_with_all(given):
+    args = compare.parser().parse_args([*given, 'vm-t-s2', '--test', 'stream'])
+    whole, cut = (
+        compare.config(name, args) for name in ('vm-t-s2+hard', 'vm-t-s2+hard-cutout-crowd+ema')
+    )
+    steps = [
+        {step['type'] for step in dataset.pipeline}
+        for dataset in (whole.train_dataloader.dataset, cut.train_dataloader.dataset)
+    ]
+    assert steps[0] - steps[1] == {'CutOut'}
+    assert cut.train_dataloader.dataset.regime.crowd == 0
+    assert [each.type for each in cut.custom_hooks if each not in whole.custom_hooks] == ['EMAHook']
+    tested, trained = whole.test_dataloader.dataset, whole.train_dataloader.dataset
+    assert tested == cut.test_dataloader.dataset and tested.seed != trained.seed
+    assert tested.regime == trained.regime
+    assert steps[0] - {step['type'] for step in tested.pipeline} == set(compare.AUGMENTATION)
+    sizes = {tuple(step.input_size) for step in tested.pipeline if 'input_size' in step}
+    assert sizes == {(64, 64)}
+
+
+def test_differences_to_one_model_are_paired_on_every_test(given, tmp_path, capsys):
+    found = np.random.default_rng(0).integers(3, 9, 40)
+    for name, gain in (('vm-t-s2+hard', 0), ('vm-t-s2+hard-held', 1)):
+        run = tmp_path / 'out' / 'runs' / f'{name}-seed0'
+        finish(run, found + gain)
+        (run / 'people.json').rename(run / 'people-test.json')
+        finish(run, found - gain)
+    test = str(tmp_path / 'test')
+    options = ['--test', 'stream', '--also', test, '--against', 'vm-t-s2+hard']
+    compare.main([*given, *options, '--', 'vm-t-s2+hard', 'vm-t-s2+hard-held'])
+    table = (tmp_path / 'out' / 'table.md').read_text()
+    assert '| vm-t-s2+hard-held | -10.0 [-10.0, -10.0] | +10.0 [+10.0, +10.0] |' in table
+    assert f'{10 * found.mean():.1f} [' in table and ' | test | params' in table
+    with pytest.raises(SystemExit, match='against vm-t-s4 is none of vm-t-s2.hard'):
+        compare.main([*given, *options[:-1], 'vm-t-s4', '--', 'vm-t-s2+hard'])
 
 
 @pytest.mark.slow

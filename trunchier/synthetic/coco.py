@@ -23,7 +23,7 @@ from ..files.optional import need
 from ..files.processes import in_processes
 from ..files.whole import whole_folder
 from .people import SyntheticPeople
-from .scene import HARD
+from .regime import HARD
 
 FORMAT = 1  # to be raised when the same seed gives other images
 BODY_ARRAYS = (*ANNOTATED, 'translation')
@@ -50,7 +50,7 @@ def write_coco(
     Args:
         num: images.
         seed, size, max_people, min_people, backgrounds, plain: see people.SyntheticPeople.
-        hard: images of scene.HARD, which the stream of the package's weights shows.
+        hard: images of regime.HARD, which the stream of the package's weights shows.
         workers: processes; 1: this one.
         quiet: hide the progress bar; None: hide it if stderr is not a terminal.
 

@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 
 from .backdrop import Folder
-from .scene import Camera, Regime, Scene, make_scene
+from .regime import Regime
+from .scene import Camera, Scene, make_scene
 from .shading import BACKGROUND
 
 MIN_AREA = 60  # visible pixels of a person that is annotated
@@ -43,7 +44,7 @@ class SyntheticPeople:
         backgrounds: folder of images; None: procedural backgrounds.
         plain: whole people at eye level without occluders, which is easier to learn from.
         length: len() of the sequence; None: endless, len() raises TypeError.
-        regime: how difficult the images are, fields of `scene.Regime`.
+        regime: how difficult the images are, fields of `regime.Regime`.
 
     Raises:
         ValueError, FileNotFoundError: invalid options.

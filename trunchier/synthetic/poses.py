@@ -135,10 +135,10 @@ class Pose:
     holds: tuple  # objects that the left and the right hand may hold, '' for none
 
 
-def sample_pose(rng: np.random.Generator) -> Pose:
-    """A natural pose without self-penetration."""
+def sample_pose(rng: np.random.Generator, captured: float = CLIP_SHARE) -> Pose:
+    """A natural pose without self-penetration; captured: share from motion capture."""
     joints = rest_joints()
-    from_clip = rng.random() < CLIP_SHARE
+    from_clip = rng.random() < captured
     for attempt in range(ATTEMPTS):
         clip = from_clip and attempt < ATTEMPTS // 2
         pose = clip_pose(rng) if clip else stance_pose(rng, joints)

@@ -18,42 +18,14 @@ from .figure import Figure, body, build_figure
 from .garments import MATERIALS
 from .natural import draw_distractor, natural
 from .poses import pick, rotation_about_axis, sample_pose
+from .regime import USUAL, Regime
 from .shading import BODY, PROP, Mesh, Shadow, cast_shadow, shade, shade_ground
 from .textures import textures
 from .wardrobe import cloth_color, linear, random_color, sample_outfit
 
 BETA_LIMIT = 2.5  # training drops bodies beyond 3
 SHADOW_MAP_SIZE = 80  # pixels
-TRUNCATED = 0.15  # fraction of images whose border cuts a person off
-OCCLUDED = 0.3  # fraction with an occluder
-CROWD = 0.35  # fraction with several people, if max_people allows it
-
-
-@dataclass(frozen=True)
-class Regime:
-    """How difficult images are. The defaults are those of `SyntheticPeople`.
-
-    A default draws the same random numbers as if the option did not exist.
-    """
-
-    crowd: float = CROWD  # fraction with several people
-    spread: float = 1.0  # distances between people, relative: below 1, more of them overlap
-    truncated: float = TRUNCATED  # fraction whose border cuts a person off
-    nearest: float = 2.2  # meters to the first person; nearer: wider fields of view
-    natural: float = 0.0  # fraction of backgrounds from natural.py
-    distractors: float = 0.0  # fraction with objects that resemble limbs
-
-    def __post_init__(self):
-        for name in ('crowd', 'truncated', 'natural', 'distractors'):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f'{name} is {getattr(self, name)}; expected a fraction, 0 to 1')
-        if not 0.8 <= self.nearest <= 8:
-            raise ValueError(f'nearest is {self.nearest}; expected 0.8 to 8 meters')
-        if not 0.3 <= self.spread <= 3:
-            raise ValueError(f'spread is {self.spread}; expected 0.3 to 3')
-
-
-HARD = Regime(crowd=0.5, spread=0.6, truncated=0.2, nearest=1.6, natural=0.3, distractors=0.25)
+OCCLUDED = 0.3  # fraction of images with an occluder
 
 # Light: relative frequency; colors of the sun, of light from above and from below.
 LIGHTS = {
@@ -106,7 +78,7 @@ def make_scene(
     backgrounds: Folder | None = None,
     plain: bool = False,
     min_people: int = 1,
-    regime: Regime = Regime(),
+    regime: Regime = USUAL,
 ) -> Scene:
     """Render one random image.
 
@@ -118,11 +90,11 @@ def make_scene(
         min_people: lower limit; 1: a share of 1 - regime.crowd of the images shows one person.
         regime: see Regime; without effect on plain images.
     """
-    regime = Regime() if plain else regime
+    regime = USUAL if plain else regime
     room = _room(rng, plain, regime.nearest)
     crowd = min_people > 1 or max_people > 1 and rng.random() < regime.crowd
     count = int(rng.integers(max(min_people, 2), max_people + 1)) if crowd else 1
-    figures, supports = _people(rng, room, count, regime.spread)
+    figures, supports = _people(rng, room, count, regime)
     occluded = 0.0 if plain else OCCLUDED
     props = _furniture(rng, room, figures, supports, occluded)
     camera = _frame(rng, size, figures, 0.0 if plain else regime.truncated)
@@ -157,15 +129,15 @@ def _room(rng, plain, nearest):
     return Room(turn @ np.diag((1.0, -1.0, -1.0)), distance, 0.0)
 
 
-def _people(rng, room, count, spread):
+def _people(rng, room, count, regime):
     figures, supports, spots = [], [], []
     for k in range(count):
-        pose = sample_pose(rng)
+        pose = sample_pose(rng, regime.captured)
         betas = np.clip(rng.standard_normal(BODIES['smpl'].num_betas), -BETA_LIMIT, BETA_LIMIT)
         yaw = rng.normal(0, 0.7) if rng.random() < 0.5 else rng.uniform(-np.pi, np.pi)
         rotations = pose.rotations.copy()
         rotations[0] = room.to_camera @ rotation_about_axis(1, yaw) @ rotations[0]
-        figure = build_figure(rotations, betas, sample_outfit(rng, pose.holds))
+        figure = build_figure(rotations, betas, sample_outfit(rng, pose.holds, regime.held))
         low, high = bounding_box(figure.vertices, np.eye(3, dtype=np.float32))
         lowest, _ = bounding_box(figure.vertices, room.to_camera.T.astype(np.float32))
         lift = float(lowest[1])
@@ -175,7 +147,7 @@ def _people(rng, room, count, spread):
             room.ground = lift + move @ room.up - raised
             spots.append((0.0, 0.0))
         else:
-            x, z = _free_spot(rng, spots, spread)
+            x, z = _free_spot(rng, spots, regime.spread)
             spots.append((x, z))
             move += room.to_camera @ np.array((x, 0.0, z))
             move += (room.ground + raised - lift - move @ room.up) * room.up
@@ -331,7 +303,7 @@ def render(
     room: Room,
     occluded: float = 0.0,
     backgrounds: Folder | None = None,
-    regime: Regime = Regime(),
+    regime: Regime = USUAL,
 ) -> Scene:
     """Render figures and props under random light, over a random background."""
     mesh = _merge(figures, props)

@@ -34,6 +34,7 @@ COMMON_CLOTH_COLORS = (
 )  # fmt: skip
 BELOW_ALL, ABOVE_ALL = -9.0, 9.0  # beyond every y of the body
 FOLDS = 12  # patterns of folds
+HELD = 0.45  # fraction of hands with an object, of those whose position allows one
 
 
 @dataclass
@@ -66,8 +67,13 @@ def linear(rgb: Sequence[float]) -> tuple[float, float, float]:
     return (red / 255) ** 2, (green / 255) ** 2, (blue / 255) ** 2
 
 
-def sample_outfit(rng: np.random.Generator, holds: tuple[str, str]) -> Outfit:
-    """A random outfit; holds: what the left and the right hand may hold, see poses.HOLDS."""
+def sample_outfit(rng: np.random.Generator, holds: tuple[str, str], share: float = HELD) -> Outfit:
+    """A random outfit.
+
+    Args:
+        holds: what the left and the right hand may hold, see poses.HOLDS.
+        share: of these hands, those that hold it.
+    """
     outfit = Outfit(
         dress=np.zeros(len(DRESS), np.float32),
         paint=np.zeros((len(MATERIALS), len(PAINT)), np.float32),
@@ -80,7 +86,7 @@ def sample_outfit(rng: np.random.Generator, holds: tuple[str, str]) -> Outfit:
     _hair(rng, outfit)
     _face(rng, outfit)
     for side, held in enumerate(holds):
-        if held and rng.random() < 0.45:
+        if held and rng.random() < share:
             _hold(rng, outfit, held, side)
     return outfit
 
