@@ -28,7 +28,6 @@ from trunchier.inference.writers import VideoWriter
 from trunchier.metrics.tracks import step_errors, step_lengths
 from trunchier.synthetic.figure import Figure, build_figure
 from trunchier.synthetic.poses import rotation_about_axis
-from trunchier.synthetic.regime import Regime
 from trunchier.synthetic.scene import Camera, Room, render
 from trunchier.synthetic.wardrobe import sample_outfit
 
@@ -95,7 +94,7 @@ def draw_clip(path: Path) -> tuple[list[np.ndarray], list[np.ndarray]]:
     writer, boxes, joints = VideoWriter(path, FPS, SIZE[::-1]), [], []
     for frame in range(FRAMES):
         people = [person(i, frame, to_camera, outfit) for i, outfit in enumerate(outfits)]
-        scene = render(np.random.default_rng(1), SIZE, people, [], camera, room, regime=Regime())
+        scene = render(np.random.default_rng(1), SIZE, people, [], camera, room)
         writer.write(np.ascontiguousarray(scene.image[..., ::-1]))
         pixels = [camera.project(each.vertices.astype(np.float64)) for each in people]
         low, high = ([f(each, 0) for each in pixels] for f in (np.min, np.max))
