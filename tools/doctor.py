@@ -48,7 +48,7 @@ PACKAGES = (
     Package(('trimesh',), 'writing meshes', 'pip install trimesh'),
     Package(('av',), 'reading and writing videos', 'pip install av'),
     Package(('onnxruntime',), 'detection by YOLOX, ONNX files', 'pip install onnxruntime'),
-    Package(('openvino',), 'predict --runtime openvino', "pip install 'trunchier[openvino]'"),
+    Package(('openvino',), 'predict --runtime auto, openvino', "pip install 'trunchier[openvino]'"),
     Package(('onnxscript',), 'export to ONNX', 'pip install onnxscript'),
     Package(('trackers',), 'track ids in videos', 'pip install --no-deps trackers supervision'),
     Package(('viser',), 'predict --viewer', 'pip install viser'),

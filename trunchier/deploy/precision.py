@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -28,7 +30,7 @@ TOLERANCE = 0.1  # root mean square error of an output, in standard deviations o
 MARGIN = 0.95  # a lower precision must take less than this part of float32's time
 ROUNDS = 5
 EMULATED = 10.0  # of float32's time for a convolution
-HOPELESS = 2.0  # of float32's time: no further rounds
+HOPELESS = 2.0  # of the first one's time: no further rounds
 
 
 class Measured(NamedTuple):
@@ -83,17 +85,17 @@ def _decided(model, shape, images, tolerance=None):
     if not tolerance > 0:
         raise ValueError(f'tolerance is a positive number of standard deviations, got {tolerance}')
     question = (
-        f'precision of {type(model).__name__} {_digest(model)} on {shape}, '
+        f'precision of {type(model).__name__} {weights_digest(model)} on {shape}, '
         f'{torch.get_num_threads()} threads, error up to {tolerance:g}, torch {torch.__version__}'
     )
     return decided(question, DEPLOYED, lambda: choose(measure(model, images()), tolerance))
 
 
 def choose(measured: dict[str, Measured], tolerance: float) -> str:
-    """The fastest one within the tolerance; fp32 unless another gains more than noise."""
+    """The fastest one within the tolerance; the first unless another gains more than noise."""
     allowed = {name: row.seconds for name, row in measured.items() if row.error <= tolerance}
-    best = min(allowed, key=lambda name: allowed[name])
-    return best if allowed[best] < MARGIN * allowed['fp32'] else 'fp32'
+    first, best = next(iter(allowed)), min(allowed, key=lambda name: allowed[name])
+    return best if allowed[best] < MARGIN * allowed[first] else first
 
 
 @torch.no_grad()
@@ -112,15 +114,24 @@ def measure(model: nn.Module, images: Tensor) -> dict[str, Measured]:
             continue
         networks[name] = network
         errors[name] = max(map(_error, found, exact))
-    seconds = dict.fromkeys(networks, float('inf'))
+    seconds = least_seconds(
+        {name: partial(outputs, network, images) for name, network in networks.items()}
+    )
+    return {name: Measured(seconds[name], errors[name]) for name in networks}
+
+
+def least_seconds(tasks: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """Of several rounds, in turn; one that is hopeless beside the first task has no more."""
+    first = next(iter(tasks))
+    seconds = dict.fromkeys(tasks, float('inf'))
     for _ in range(ROUNDS):
-        for name, network in networks.items():
-            if HOPELESS * seconds['fp32'] < seconds[name] < float('inf'):
+        for name, task in tasks.items():
+            if HOPELESS * seconds[first] < seconds[name] < float('inf'):
                 continue
             start = time.perf_counter()
-            outputs(network, images)
+            task()
             seconds[name] = min(seconds[name], time.perf_counter() - start)
-    return {name: Measured(seconds[name], errors[name]) for name in networks}
+    return seconds
 
 
 def _convolution(dtype):
@@ -155,8 +166,8 @@ def _error(found, exact):
     return ((found - exact).square().mean().sqrt() / exact.std()).item()
 
 
-def _digest(model):
-    """Of the weights, since the error depends on them."""
+def weights_digest(model: nn.Module) -> str:
+    """Of parameters and buffers, since an error depends on them."""
     content = hashlib.blake2b(digest_size=6)
     for name, tensor in model.state_dict().items():
         content.update(name.encode())

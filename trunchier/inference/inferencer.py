@@ -59,7 +59,8 @@ class Inferencer:
             'guidance', see `smoothing.Smoother`.
         cfg_options: changes to the config, as --cfg-options of tools/test.py.
         max_pixels: width times height of the largest image or video that is read.
-        options: of the predictor; trust=True runs exported files of torch, which are programs.
+        options: of the predictor; trust=True runs exported files of torch, which are programs;
+            runtime='auto' takes the runtime that is fastest on this CPU, see `Predictor.load`.
 
     Attributes:
         predictor: Predictor, also usable alone.

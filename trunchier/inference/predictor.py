@@ -24,6 +24,7 @@ from ..deploy.fuse import AUTO, DEPLOYED, deploy
 from ..deploy.lower import PRECISIONS
 from ..deploy.precision import fastest_on_people
 from ..deploy.runtime import ExportedNetwork, ModuleNetwork, Network, is_exported
+from ..deploy.runtime_choice import CHOICES, MEASURED, network_on_cpu, runtime_of_file
 from ..weights.find import Found, build_model, pick_device
 from ..weights.load import load_checkpoint
 from . import topdown
@@ -130,15 +131,20 @@ class Predictor:
             found: from `weights.find.find`, with weights: a checkpoint or an exported model.
             device, options: see the class. precision: as there, or 'auto' (CPU): the fastest here,
                 see `deploy.precision`.
-            trust, runtime: of exported files, see `ExportedNetwork`.
+            trust: of exported files, see `ExportedNetwork`.
+            runtime: 'torch', 'onnxruntime', 'openvino'; 'auto' (CPU): the fastest here, see
+                `deploy.runtime_choice`; 'measured': that one if it is known, else the default;
+                None: the default, torch, of .onnx files onnxruntime.
 
         Raises:
-            ValueError: unknown device or precision, or an exported file of another model.
+            ValueError: unknown device, precision or runtime, or an exported file of another model.
             CheckpointError: weights of another model.
         """
         if precision not in (*DEPLOYED, AUTO):
             names = ', '.join((*DEPLOYED, AUTO))
             raise ValueError(f'precision must be one of {names}, got {precision!r}')
+        if runtime not in (None, *CHOICES):
+            raise ValueError(f'runtime must be one of {", ".join(CHOICES)}, got {runtime!r}')
         kind, estimator = found.cfg.model.type, found.row.estimator
         if kind != estimator:
             raise ValueError(
@@ -153,13 +159,10 @@ class Predictor:
                 raise ValueError(
                     f'{weights} has the precision that it was exported in, not {precision}'
                 )
+            if runtime in (AUTO, MEASURED):
+                runtime = runtime_of_file(weights, runtime) if device.type == 'cpu' else None
             network = ExportedNetwork(weights, device, found.name, trust, runtime)
             return cls(found.cfg, network, device, precision, **options)
-        if runtime not in (None, 'torch'):
-            raise ValueError(
-                f'{weights} holds weights, which run in torch; write them for {runtime} by '
-                f'`trunchier export {found.name} {weights}`'
-            )
         model = cls.build(found.cfg)
         if any('SyncBatchNorm' in type(each).__name__ for each in model.modules()):
             model = revert_sync_batchnorm(model)  # looks into mmcv, which takes 0.1 s
@@ -168,10 +171,16 @@ class Predictor:
         if precision == AUTO:
             precision = fastest_on_people(found, model, meta)
             log.info('precision %s, the fastest here', precision)
-        if deployed:  # autocast is faster without
+        crops = device.type == 'cpu' and isinstance(cls.as_network(model), ModuleNetwork)
+        if not crops and runtime in ('onnxruntime', 'openvino'):
+            raise ValueError(f'{found.name} does not run in {runtime} on {device}; take torch')
+        exported = network_on_cpu(found, model, precision, runtime, meta) if crops else None
+        if deployed and exported is None:  # autocast is faster without
             model = deploy(model, inplace=True, precision=precision)
-        network = cls.as_network(model.to(device).eval())
+        network = exported or cls.as_network(model.to(device).eval())
         predictor = cls(found.cfg, network, device, precision, meta, **options)
+        if exported:
+            predictor.settings['runtime'] = exported.runtime
         if deployed:
             predictor.dtype = torch.float32  # without autocast: the network casts
         return predictor

@@ -10,6 +10,7 @@ import glob
 import hashlib
 import http.client
 import io
+import math
 import os
 import re
 import stat
@@ -17,7 +18,7 @@ import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
@@ -503,6 +504,25 @@ def video_info(source: Source) -> tuple[float, int | None]:
         duration = stream.container.duration  # microseconds
         frames = stream.frames or (round(duration / 1e6 * fps) if duration else None)
         return fps if 0.01 <= fps <= 1000 else DEFAULT_FPS, frames
+
+
+def count_frames(found: Iterable[Source], frames: range) -> float:
+    """How many there are, about; of a camera infinitely many.
+
+    Args:
+        frames: those of videos that are asked for.
+    """
+    total = 0.0
+    for source in found:
+        number: float | None = 1
+        if source.kind == 'camera':
+            number = math.inf
+        elif source.moves and not is_url(source.path):
+            with suppress(Unreadable, ImportError):
+                asked = slice(frames.start, frames.stop, frames.step)
+                number = len(range(*asked.indices(video_info(source)[1] or 0)))
+        total += number
+    return total
 
 
 def import_av() -> ModuleType:
