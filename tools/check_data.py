@@ -30,7 +30,7 @@ from trunchier.conventions import JOINTS_44
 from trunchier.datasets import CropPerson, NpzPeople, ShardPeople
 from trunchier.datasets.annotations import BadRecord, describe, load_probable_poses
 from trunchier.datasets.people import SKELETON_44, People
-from trunchier.datasets.shards import describe_facts
+from trunchier.datasets.shard_index import describe_facts
 from trunchier.datasets.transforms import load_real_poses
 from trunchier.inference.writers import write_image
 from trunchier.visualization.overlays import contact_sheet

@@ -37,7 +37,7 @@ from trunchier import conventions
 from trunchier.conventions import ANNOTATED, ON_DISK, person
 from trunchier.datasets.annotations import BadRecord, check_annotation, describe
 from trunchier.datasets.npz import HALVES, read_people_npz
-from trunchier.datasets.shards import decode_image
+from trunchier.datasets.shard_index import decode_image
 from trunchier.files import save_npz, whole_folder
 from trunchier.files.processes import clean_end
 

@@ -30,7 +30,7 @@ from trunchier.datasets.heatmaps import (
     write_heatmaps,
 )
 from trunchier.files.processes import clean_end
-from trunchier.models.distillers import Teacher, keypoint_names, match_keypoints, teacher_digest
+from trunchier.models.teachers import Teacher, keypoint_names, match_keypoints, teacher_digest
 from trunchier.weights.find import pick_device
 
 GEOMETRY = ('LoadImage', 'GetBBoxCenterScale', 'TopdownAffine')

@@ -9,14 +9,14 @@ lifter of windows beside that of frames.
 """
 
 import argparse
-import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import idle_threads  # noqa: F401  before torch
 import numpy as np
 import torch
-from train_lifter import EXTRA, posed, predict_track
+from train_lifter import EXTRA, posed, predict_track, run
 
 from trunchier.conventions import COCO_17, EVAL_14_IN_44, JOINTS_44
 from trunchier.datasets.npz import read_people_npz
@@ -43,18 +43,10 @@ SEED = 77
 
 
 def main(arguments: list[str] | None = None) -> None:
-    args = _arguments(arguments)
-    try:
-        args.run(args)
-    except (OSError, ValueError) as error:
-        sys.exit(f'error: {error}')
+    run(__doc__, add_commands, arguments)
 
 
-def _arguments(arguments):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(required=True)
+def add_commands(commands: Any) -> None:
     frames = commands.add_parser('frames', help='errors of bodies')
     frames.add_argument('--errors', help='also from the keypoints of a file of train_lifter.py')
     frames.set_defaults(run=test_frames)
@@ -67,7 +59,6 @@ def _arguments(arguments):
         command.add_argument('--num', type=int, default=num, help='synthetic people, or tracks')
         command.add_argument('--people', nargs='+', default=[], metavar='NPZ', help='annotated')
         command.add_argument('--images', help='folder of their images, to lift what is found there')
-    return parser.parse_args(arguments)
 
 
 def test_frames(args: argparse.Namespace) -> None:

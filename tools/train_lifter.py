@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import idle_threads  # noqa: F401  before torch
 import numpy as np
@@ -54,18 +55,22 @@ NOTE = 'trained on synthetic people only'
 
 
 def main(arguments: list[str] | None = None) -> None:
-    args = _arguments(arguments)
+    run(__doc__, add_commands, arguments)
+
+
+def run(about: str, add_commands: Callable, arguments: list[str] | None) -> None:
+    """Run a command of a script: its parser's default `run`."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=about, formatter_class=formatter)
+    add_commands(parser.add_subparsers(required=True))
+    args = parser.parse_args(arguments)
     try:
         args.run(args)
     except (OSError, ValueError) as error:
         sys.exit(f'error: {error}')
 
 
-def _arguments(arguments):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(required=True)
+def add_commands(commands: Any) -> None:
     errors = commands.add_parser('errors', help='errors of a 2D model on rendered people')
     errors.add_argument('--images', type=int, default=6000)
     errors.set_defaults(run=write_errors)
@@ -102,7 +107,6 @@ def _arguments(arguments):
         command.add_argument('--seed', type=int, default=0)
         command.add_argument('--out', type=Path, required=True, help='.safetensors')
         command.add_argument('--resume', action='store_true')
-    return parser.parse_args(arguments)
 
 
 def write_errors(args: argparse.Namespace) -> None:

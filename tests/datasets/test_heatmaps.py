@@ -21,7 +21,7 @@ from trunchier.datasets.heatmaps import (
     image_to_crop,
     write_heatmaps,
 )
-from trunchier.models.distillers import Teacher
+from trunchier.models.teachers import Teacher
 from trunchier.synthetic.coco import write_coco
 from trunchier.weights.find import find
 

@@ -9,7 +9,7 @@ import numpy as np
 import people
 import pytest
 
-from trunchier.datasets import ShardPeople, shards
+from trunchier.datasets import ShardPeople, shard_index, shards
 from trunchier.datasets.annotations import BadRecord
 
 
@@ -80,7 +80,7 @@ def test_filters_apply_to_records_as_they_are_read(tmp_path):
 
 
 def test_the_corrupt_images_of_aic_are_skipped(tmp_path):
-    known = sorted(shards.CORRUPT_KEYS)
+    known = sorted(shard_index.CORRUPT_KEYS)
     assert len(known) == 9
     keys = [f'aic-train-vitpose/{known[0]}', f'aic-train/{known[1]}', 'aic-train/fine']
     keys += [f'other/{known[2]}']
@@ -196,9 +196,9 @@ def test_undecodable_images_are_bad_records(damage):
     noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
     for suffix in ('.jpg', '.png'):
         data = cv2.imencode(suffix, noise)[1].tobytes()
-        assert shards.decode_image(data).shape == (96, 128, 3)
+        assert shard_index.decode_image(data).shape == (96, 128, 3)
         with pytest.raises(BadRecord, match='bytes') as error:
-            shards.decode_image(damage(data))
+            shard_index.decode_image(damage(data))
         assert error.value.kind == 'undecodable image'
 
 
@@ -207,7 +207,7 @@ def test_exif_orientation_is_ignored():
     exif = b'Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0'
     turned = data[:2] + b'\xff\xe1' + (len(exif) + 2).to_bytes(2, 'big') + exif + data[2:]
     assert cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR).shape[:2] == (100, 60)
-    assert shards.decode_image(turned).shape[:2] == (60, 100)
+    assert shard_index.decode_image(turned).shape[:2] == (60, 100)
 
 
 # --- Index ---------------------------------------------------------------------------------------

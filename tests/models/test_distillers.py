@@ -11,7 +11,7 @@ from mmengine.structures import InstanceData, PixelData
 from small_models import config, estimator, mesh_config, pose_config
 
 from trunchier.conventions import COCO_17, HEAD_FIELDS, TARGETS, person
-from trunchier.models.distillers import build_teacher, match_keypoints, read_token
+from trunchier.models.teachers import build_teacher, match_keypoints, read_token
 from trunchier.models.tokens import TokenJoin, project, width_of
 from trunchier.weights.find import find
 
@@ -163,7 +163,7 @@ def test_keypoints_are_matched_by_name(tmp_path):
 
 def test_a_metainfo_file_names_keypoints():
     assert match_keypoints(('nose', 'wing'), ('head', 'nose'), 2, 2) == ([0], [1])
-    from trunchier.models.distillers import keypoint_names
+    from trunchier.models.teachers import keypoint_names
 
     assert keypoint_names('configs/_base_/datasets/coco.py') == COCO_17
 

@@ -41,11 +41,11 @@ from trunchier.inference.exported import exported_models
 from trunchier.inference.pose import PoseInferencer
 from trunchier.inference.sources import find, read
 from trunchier.models.create import create_backbone, create_model
-from trunchier.models.distillers import read_token
 from trunchier.models.lifting.body import load_lifter
 from trunchier.models.lifting.track import load_track_lifter
 from trunchier.models.mesh.body import SHAPES, BodyModel
 from trunchier.models.mesh.hmr2_head import MEAN_PARAMS, read_mean_params
+from trunchier.models.teachers import read_token
 from trunchier.synthetic.keypoints import ERRORS, read_errors
 from trunchier.synthetic.noise import read_noise
 from trunchier.weights.find import weights_note
@@ -66,6 +66,7 @@ READERS = {
     'trunchier/datasets/heatmaps.py': {'stored heatmaps'},
     'trunchier/datasets/npz.py': {'npz people'},
     'trunchier/datasets/sequences.py': {'sequences'},
+    'trunchier/datasets/shard_index.py': {'shards', 'index of shards'},
     'trunchier/datasets/shards.py': {'shards', 'index of shards'},
     'trunchier/datasets/transforms.py': {'real poses'},
     'trunchier/deploy/calibration.py': 'pictures, and JSON of COCO annotations, see tests/deploy',
@@ -84,7 +85,7 @@ READERS = {
     'trunchier/inference/sources.py': {'sources'},
     'trunchier/inference/writers.py': OWN,
     'trunchier/models/backbones/timm.py': {'weights'},
-    'trunchier/models/distillers.py': {'token'},
+    'trunchier/models/teachers.py': {'token'},
     'trunchier/models/lifting/body.py': {'lifter', 'lifter of tracks'},
     'trunchier/models/lifting/fit.py': OWN,
     'trunchier/models/mesh/body.py': {'body'},

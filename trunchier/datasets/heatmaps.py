@@ -29,7 +29,7 @@ class Origin:
     """What heatmaps depend on.
 
     Attributes:
-        digest: of the teacher's weights and keypoints, see `models.distillers.teacher_digest`.
+        digest: of the teacher's weights and keypoints, see `models.teachers.teacher_digest`.
         teacher: its name, for messages.
         heatmap_size: (width, height).
         aligned: whether pixel centers of the corners of map and crop coincide, as in UDP.

@@ -6,7 +6,7 @@ from .backbones.swin import TruncatedSwin
 from .backbones.vmamba import TruncatedVMamba
 from .bottomup import MaskedMSELoss
 from .create import build_model, create_backbone, create_model
-from .distillers import BodyDistiller, HeatmapDistiller, TeacherToken, TokenDistiller
+from .distillers import BodyDistiller, HeatmapDistiller, TokenDistiller
 from .lifting.guidance import PhysicalGuidance
 from .lifting.hourglass import HourglassTokenizer
 from .lifting.ktpformer import KTPFormer
@@ -19,6 +19,7 @@ from .mesh.estimator import MeshEstimator
 from .mesh.hmr2_head import HMR2Head
 from .mesh.losses import MeshLoss
 from .necks.stage_adapter import StageAdapter
+from .teachers import TeacherToken
 
 __all__ = [
     'BodyDistiller', 'BodyModel', 'HMR2Head', 'HMRDiscriminator', 'HeatmapDistiller',

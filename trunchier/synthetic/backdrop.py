@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from ..datasets.annotations import BadRecord
-from ..datasets.shards import decode_image
+from ..datasets.shard_index import decode_image
 from .poses import pick
 from .shading import blend
 from .textures import textures
