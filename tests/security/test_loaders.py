@@ -114,6 +114,7 @@ READERS = {
     'tools/benchmark/data.py': OWN,
     'tools/build_body.py': 'builds the asset from packages of its own environment',
     'tools/compare.py': OWN,
+    'tools/compare_recipes.py': OWN,
     'tools/convert_smpl.py': {'convert_smpl'},
     'tools/demo.py': OWN,
     'tools/demo_video.py': OWN,

@@ -4,6 +4,7 @@ import json
 import xml.etree.ElementTree as ElementTree
 
 import compare
+import compare_recipes
 import numpy as np
 import pytest
 
@@ -120,7 +121,9 @@ def test_the_stream_is_trained_on_without_an_ingredient_and_tested_with_all(give
     tested, trained = whole.test_dataloader.dataset, whole.train_dataloader.dataset
     assert tested == cut.test_dataloader.dataset and tested.seed != trained.seed
     assert tested.regime == trained.regime
-    assert steps[0] - {step['type'] for step in tested.pipeline} == set(compare.AUGMENTATION)
+    assert steps[0] - {step['type'] for step in tested.pipeline} == set(
+        compare_recipes.AUGMENTATION
+    )
     sizes = {tuple(step.input_size) for step in tested.pipeline if 'input_size' in step}
     assert sizes == {(64, 64)}
 
