@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from golden_rule import golden_values, load_golden
+from torch.utils._python_dispatch import TorchDispatchMode
 from versions import needs_torch
 
 from trunchier.ops import available_backends, backends, selective_scan, selective_scan_2d
@@ -505,3 +506,35 @@ def test_a_decay_below_the_range_of_float32_is_exactly_zero():
     (gradient,) = torch.autograd.grad(y[:, :, 1:].sum(), x)
     assert not gradient[:, :, 0].any()
     assert gradient[:, :, 1:].any()
+
+
+@pytest.mark.parametrize('depth', [60, 80, 95])
+def test_strong_decays_give_no_subnormal_numbers_and_right_gradients(depth):
+    """Forward and backward, of the torch scan; exp(-60) twice, or exp(-80), are below 1e-30."""
+    torch.manual_seed(0)
+    given = [torch.rand(1, 4, 12) + 0.5, torch.full((1, 4, 12), float(depth)), -torch.ones(4, 1)]
+    given += [torch.rand(1, 1, 1, 12) + 0.5, torch.rand(1, 1, 1, 12) + 0.5]
+    inputs = [tensor.requires_grad_() for tensor in given]
+    exact = [tensor.detach().double().requires_grad_() for tensor in given]
+    tiny, seen = torch.finfo(torch.float32).tiny, []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            made = function(*args, **(kwargs or {}))
+            empty = 'empty' in str(function)  # holds anything
+            for each in made if isinstance(made, tuple | list) else [made]:
+                if torch.is_tensor(each) and each.is_floating_point() and not empty:
+                    small = (each != 0) & (each.abs() < tiny)
+                    # a product may be, before it becomes 0
+                    seen.extend([str(function)] * bool(small.any()))
+            return made
+
+    with Watch():
+        found = selective_scan(*inputs, delta_softplus=False, backend='torch')
+        found.sum().backward()
+    expected = selective_scan(*exact, delta_softplus=False, backend='reference')
+    expected.sum().backward()
+    assert {*seen} <= ({'aten.mul.Tensor'} if depth == 60 else set())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+    for ours, theirs in zip(inputs, exact, strict=True):
+        torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-5, atol=1e-6)

@@ -3,11 +3,13 @@
 A few consecutive steps, a group, are one step of a shorter sequence (Blelloch, 1990). At every
 level the first steps of all groups lie together, then the second ones, and so on: a level is a
 split, some products and a join, so graphs are small. Only products of decays are formed, never
-quotients or cumulative sums in the exponent: nothing overflows however strong the decay.
+quotients or cumulative sums in the exponent: nothing overflows however strong the decay. Decays
+whose products with states would be subnormal numbers, on which CPUs are slow, are zero.
 
 Outside of graphs the backward pass keeps the inputs alone and computes the states again.
 """
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -20,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from ..plans import cached_plan
 from ..when import is_dynamo_compiling, is_traced, records_gradient
 
+SMALL = 1e8  # times the least normal number: a decay below it is 0
 CACHED = 2**18  # elements of a temporary that stays in the cache of a CPU
 MAX_ELEMENTS = 2**20  # of a temporary on CPU: larger batches are scanned in parts
 
@@ -63,7 +66,7 @@ def _scan_sequences(u, delta, A, B, C, D, delta_bias, delta_softplus):
         y = 0 if D is None else D.to(exact) * x
         for n in range(A.shape[1]):
             B_n, C_n = (t[:, :, n].to(exact).repeat_interleave(channels, 1).mT for t in (B, C))
-            y = y + C_n * scan_sequence(torch.exp(delta * A[:, n]), delta * x * B_n)
+            y = y + C_n * scan_sequence(exp_or_zero(delta * A[:, n]), delta * x * B_n)
         return y.mT.to(u.dtype)
 
 
@@ -94,7 +97,7 @@ def _scan_maps(x, projection, A, D, delta_weight, delta_bias):
                 low, *columns = projected.split((1 + rank, *[1] * 2 * states), dim=-1)
                 delta = F.softplus(low @ weight)
                 x_t = pixels.index_select(1, pixel.flatten()).unflatten(1, (4, -1))
-                a.append(torch.exp(delta * A[:, None, :, n]))
+                a.append(exp_or_zero(delta * A[:, None, :, n]))
                 b.append(x_t * columns[n] * delta)
                 C.append(columns[states + n])
             if parts == 1:
@@ -141,7 +144,7 @@ def _entering(a, b, few):
         return torch.zeros_like(b[0])
     decay = a[0]
     for a_t in a[1:]:
-        decay = a_t * decay
+        decay = _or_zero(a_t * decay)
     end = _follow(a[1:], b[1:], b[0])[-1]
     few = few[1:]
     a, b = decay.chunk(few[0], dim=-2), end.chunk(few[0], dim=-2)
@@ -184,6 +187,17 @@ def plan_tree(height: int, width: int, directions: int) -> Tree:
     read = pixel[:, np.minimum(step, length - 1)]
     back = np.argsort(step)[np.argsort(pixel)] + direction * len(step)
     return Tree(tuple(few), read, read * directions + direction, tuple(back))
+
+
+def exp_or_zero(x: Tensor) -> Tensor:
+    """exp(x), exactly 0 below SMALL, about 1e-30 of float32, as in the kernels; not in graphs."""
+    least = math.log(SMALL * torch.finfo(x.dtype).tiny)
+    return torch.exp(x if is_traced() else F.threshold(x, least, -math.inf))
+
+
+def _or_zero(decay):
+    """A product of decays, exactly 0 below SMALL."""
+    return decay if is_traced() else F.threshold(decay, SMALL * torch.finfo(decay.dtype).tiny, 0)
 
 
 # --- both ----------------------------------------------------------------------------------------
