@@ -10,7 +10,6 @@ from small_models import CONFIGS, ROOT, write_clip
 
 from trunchier.conventions import COCO_17
 from trunchier.inference import command
-from trunchier.inference.camera import translations
 from trunchier.inference.inferencer import Inferencer
 from trunchier.inference.joints import JointLifter, parts_of
 from trunchier.weights.find import build_model
@@ -135,16 +134,3 @@ def test_keypoints_that_cannot_be_made_are_named():
 def test_a_2d_model_must_be_top_down(models):
     with pytest.raises(ValueError, match='gives results of the task mesh|no top-down'):
         Inferencer(models['model'], models['weights'], pose='lift')
-
-
-def test_people_stand_where_their_joints_are_seen():
-    rng = np.random.default_rng(0)
-    joints = rng.normal(0, 0.4, (3, 17, 3))
-    places = np.array([[0.5, 0.2, 4], [-1, 0, 2.5], [2, -0.3, 9]])
-    focal, center = np.array([500.0, 520.0]), np.array([320.0, 200.0])
-    placed = joints + places[:, None]
-    points, scores = placed[..., :2] / placed[..., 2:] * focal + center, np.ones((3, 17))
-    points[:, 4], scores[:, 4] = 0, 0  # not seen
-    found = translations(joints, points, scores, focal, center)
-    np.testing.assert_allclose(found, places, atol=0.05)
-    assert translations(joints[:0], points[:0], scores[:0], focal, center).shape == (0, 3)

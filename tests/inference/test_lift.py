@@ -11,11 +11,12 @@ from small_models import write_clip
 from trunchier.conventions import COCO_17
 from trunchier.deploy.export import export
 from trunchier.inference.inferencer import Inferencer
-from trunchier.inference.lift import COCO_17_IN_44, BodyWindows, LiftPredictor, coco_places
+from trunchier.inference.lift import BodyWindows, LiftPredictor, coco_places
 from trunchier.inference.mesh import MeshInferencer
 from trunchier.inference.pose import PoseInferencer, PosePredictor
+from trunchier.inference.predictor import Crop
 from trunchier.models.lifting.body import load_lifter
-from trunchier.models.lifting.fit import KeypointFit, fitted_camera
+from trunchier.models.lifting.fit import KeypointFit
 from trunchier.models.lifting.track import BodyTrackLifter, load_track_lifter
 from trunchier.weights.find import find
 
@@ -35,14 +36,12 @@ def test_the_body_is_that_of_the_keypoints_and_stands_on_them(infer, image, boxe
     expected = KeypointFit()(load_lifter().lift(keypoints, scores), keypoints, scores)
     for name in ('global_orient', 'body_pose', 'betas'):
         np.testing.assert_allclose(bodies[name], expected[name], atol=2e-3)
-    # The crop's camera is far away, and puts the joints where the fitted one does.
-    joints = torch.from_numpy(bodies.joints)
-    camera = fitted_camera(joints[:, COCO_17_IN_44], keypoints, scores, expected['camera'])
-    scale, shift = camera[:, None].split((1, 2), 2)
-    size = np.ptp(bodies.keypoints, axis=1).max()
-    np.testing.assert_allclose(
-        bodies.keypoints, scale * (joints[..., :2] + shift), atol=0.03 * size
-    )
+    result = next(infer(image, bboxes=boxes))
+    moved = bodies.joints + bodies.translation[:, None]
+    seen = moved[..., :2] / moved[..., 2:] * result.focal_length + result.principal_point
+    np.testing.assert_allclose(bodies.keypoints, seen, atol=1e-2)
+    sides = (result.pred_instances.bboxes[:, 2:4] - result.pred_instances.bboxes[:, :2]).max(1)
+    assert (np.abs(np.median(seen - keypoints.numpy().mean(1)[:, None], 1)) < sides[:, None]).all()
 
 
 def test_lift_alone_is_our_pose_model_lifted():
@@ -135,7 +134,7 @@ def test_what_is_exported_is_the_pose_model(tmp_path):
 @torch.no_grad()
 def test_windows_of_a_new_track_lifter_give_the_bodies_of_the_frames(infer, tmp_path):
     clip = write_clip(tmp_path / 'clip.mp4', frames=4)
-    boxes = [[10, 10, 60, 90], [70, 5, 120, 90]]
+    boxes, names = [[10, 10, 60, 90], [70, 5, 120, 90]], ('global_orient', 'body_pose')
     shipped, infer.predictor.windows = infer.predictor.windows, None
     frames = [each.pred_instances for each in infer(clip, bboxes=boxes)]
     lifter = BodyTrackLifter(load_lifter(), width=16, depth=1, window=3).eval()
@@ -144,9 +143,13 @@ def test_windows_of_a_new_track_lifter_give_the_bodies_of_the_frames(infer, tmp_
     infer.predictor.windows = shipped
     assert infer.predictor.causal is False and infer.predictor.settings['causal'] is False
     assert len(windows) == 4
+    crops = [Crop.of_box(box, (96, 128)) for box in np.float32(boxes)]
     for one, two in zip(frames, windows, strict=True):
         np.testing.assert_allclose(one.body_pose, two.body_pose, atol=1e-4)
-        assert np.abs(one.keypoints - two.keypoints).mean() < 2
+        bodies = {name: torch.from_numpy(two[name]) for name in (*names, 'betas')}
+        keypoints = torch.from_numpy(one.coco_keypoints)
+        for person, placed in enumerate(infer.predictor.placed(bodies, keypoints, crops)):
+            np.testing.assert_allclose(two.keypoints[person], placed['keypoints'], atol=0.01)
     mean = np.mean([each.betas for each in frames[:3]], 0)
     np.testing.assert_allclose(windows[0].betas, mean, atol=1e-4)  # of the window
 

@@ -103,7 +103,7 @@ class Views:
         if self.scaled:
             center, half = (box[:2] + box[2:4]) / 2, (box[2:4] - box[:2]) / 2 * ZOOM
             wide = np.concatenate([center - half, center + half, box[4:]])
-            crops.append(self.predictor.crop(image, wide, focal))
+            crops.append(replace(self.predictor.crop(image, wide, focal), box=box[:4]))
         checked = [self.check.crop(image, box, focal)] if self.check is not None else []
         return View(crops, box[:4], checked)
 

@@ -113,9 +113,11 @@ class JointLifter(WindowModel):
         people = result.pred_instances
         joints = values.get('joints', np.empty((0, len(self.names), 3), np.float32))
         points = values.get('points', joints)
-        lens = result.focal_length, result.principal_point
         people.joints = joints
-        people.translation = translations(joints, points[..., :2], points[..., 2], *lens)
+        people.translation = translations(
+            joints, points[..., :2], points[..., 2], result.focal_length, result.principal_point,
+            people.bboxes[:, :4], shape=result.ori_shape,
+        )  # fmt: skip
         result.set_metainfo(dict(joint_names=self.names))
 
 

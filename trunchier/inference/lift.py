@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +11,16 @@ from torch import Tensor, nn
 
 from ..conventions import COCO_17, COCO_17_SYNONYMS, JOINTS_44, person
 from ..files import shipped
-from ..geometry import matrix_to_rotation_6d, rotation_6d_to_matrix
+from ..geometry import (
+    camera_to_translation,
+    matrix_to_rotation_6d,
+    perspective_projection,
+    rotation_6d_to_matrix,
+)
 from ..models.lifting.body import load_lifter
-from ..models.lifting.fit import FRAMES, KeypointFit, fitted_camera
+from ..models.lifting.fit import FRAMES, KeypointFit
 from ..models.lifting.track import TRACK_LIFTER, BodyTrackLifter, load_track_lifter
-from ..models.mesh.estimator import pose_bodies
+from .camera import crop_camera, translations
 from .mesh import MeshPredictor
 from .pose import PosePredictor
 from .predictor import Crop
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 
 _LIMBS = (f'extra_{name}' if f'extra_{name}' in JOINTS_44 else name for name in COCO_17)
 COCO_17_IN_44 = [JOINTS_44.index(name) for name in _LIMBS]
+OUTLINE = 10  # every such vertex, of those that may be at the sides of a box
 LEAST_KEYPOINTS = 10  # of COCO's that a model must know by name
 SETS = 'COCO, COCO-WholeBody, Halpe, MPII, AIC, CrowdPose, JHMDB, PoseTrack18, Human3.6M'
 
@@ -94,22 +99,32 @@ class LiftPredictor(MeshPredictor):
         self, bodies: dict[str, Tensor], keypoints: Tensor, crops: list[Crop]
     ) -> list[dict[str, np.ndarray]]:
         """People with the bodies (P, ...) of a lifter, put onto keypoints (P, 17, 3)."""
-        points, scores = keypoints.split((2, 1), 2)
         pose = (bodies[name].to(self.device) for name in ('global_orient', 'body_pose', 'betas'))
-        joints = self.body(*pose)['joints'][:, COCO_17_IN_44].cpu()
-        camera = fitted_camera(joints, points, scores[..., 0], bodies['camera'])
-        squares = [replace(crop, size=np.full(2, crop.size.max())) for crop in crops]
-        center = torch.from_numpy(np.float32([crop.center for crop in squares]))
-        side = torch.from_numpy(np.float32([crop.size[:1] for crop in squares]))
-        scale, shift = camera.split((1, 2), 1)  # to pixels of the image
-        bodies['camera'] = torch.cat((2 * scale / side, shift - center / scale), 1)
-        posed = pose_bodies(
-            {name: each.to(self.device) for name, each in bodies.items()}, self.body
+        body = {name: each.cpu() for name, each in self.body(*pose).items()}
+        lenses = [self.metainfo(crop.shape, crop.focal).values() for crop in crops]
+        focal, center = (np.stack(each) for each in zip(*lenses, strict=True))
+        place = translations(
+            body['joints'][:, COCO_17_IN_44].numpy(),
+            keypoints[..., :2].numpy(),
+            keypoints[..., 2].numpy(),
+            focal,
+            center,
+            np.array([crop.box for crop in crops], np.float64),
+            body['vertices'][:, ::OUTLINE].numpy(),
+            np.array([crop.shape for crop in crops]),
         )
-        found = super().people({name: each.cpu() for name, each in posed.items()}, squares)
-        for each, seen in zip(found, keypoints.numpy(), strict=True):
-            each['coco_keypoints'] = seen
-        return found
+        middle = np.array([crop.center for crop in crops])
+        side = np.array([crop.size.max() for crop in crops])
+        camera = torch.from_numpy(crop_camera(place, middle, side, focal, center))
+        translation = torch.from_numpy(place)
+        pixels = perspective_projection(body['joints'], translation, torch.from_numpy(focal))
+        pixels += torch.from_numpy(center)[:, None]
+        found = bodies | body | dict(
+            keypoints=pixels, translation=translation, camera=camera, coco_keypoints=keypoints,
+            camera_translation=camera_to_translation(camera),
+        )  # fmt: skip
+        found = {name: found[name].float().cpu().numpy() for name in self.fields}
+        return [{name: each[index] for name, each in found.items()} for index in range(len(crops))]
 
 
 def coco_places(names: Sequence[str]) -> list[tuple[int, int]]:
@@ -176,9 +191,7 @@ class BodyWindows(WindowModel):
         for name in ('global_orient', 'body_pose'):  # blended linearly
             bodies[name] = rotation_6d_to_matrix(matrix_to_rotation_6d(bodies[name]))
         lens = dict(shape=result.ori_shape, focal=float(result.focal_length[0]))
-        boxes = people.bboxes
-        squares = zip((boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2], strict=True)
-        crops = [Crop(torch.empty(0), center, size, **lens) for center, size in squares]
+        crops = [Crop.of_box(box, **lens) for box in people.bboxes[:, :4]]
         keypoints = torch.from_numpy(people.coco_keypoints)
         placed = self.predictor.placed(bodies, keypoints, crops)
         for name in placed[0]:

@@ -48,6 +48,12 @@ class Crop:
     size: np.ndarray  # (2,), of the same
     shape: tuple[int, int]  # (H, W) of the image
     focal: float | None = None  # focal length of the image by EXIF, pixels
+    box: np.ndarray | None = None  # (4,), of the person, xyxy, pixels of the image
+
+    @classmethod
+    def of_box(cls, box: np.ndarray, shape: tuple[int, int], focal: float | None = None) -> Crop:
+        """Where a person is, without pixels."""
+        return cls(torch.empty(0), (box[:2] + box[2:]) / 2, box[2:] - box[:2], shape, focal, box)
 
 
 class Output(NamedTuple):
@@ -203,12 +209,12 @@ class Predictor:
             box: (4 or more,), xyxy in pixels.
             focal: focal length of the image by EXIF, pixels, see `files.images.exif_focal`.
         """
+        of_image = dict(shape=image.shape[:2], focal=focal, box=box[:4])
         if max(image.shape[:2]) <= topdown.WARP_LIMIT:
-            return replace(self.crop_box(image, box), focal=focal)
+            return replace(self.crop_box(image, box), **of_image)
         part, near, factor, corner = topdown.cut_out(image, box)
         crop = self.crop_box(part, near)
         center = (crop.center + 0.5) * factor - 0.5 + corner
-        of_image = dict(shape=image.shape[:2], focal=focal)
         return replace(crop, center=center, size=crop.size * factor, **of_image)
 
     @torch.no_grad()
