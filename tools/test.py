@@ -6,13 +6,17 @@ tools/dist_test.sh CONFIG CHECKPOINT GPUS [the same arguments]
 """
 
 import mmengine
+import torch
 from launch import check_data, existing, finish, guarded, hook, load_safely, merge, parser
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from trunchier.deploy.calibration import calibration_crops
 from trunchier.deploy.fuse import DEPLOYED, deploy
+from trunchier.deploy.graph import describe
 from trunchier.deploy.runtime import FORMATS, ExportedNetwork, compute_by
+from trunchier.weights.find import find_config
 
 
 def parse_args():
@@ -22,6 +26,8 @@ def parse_args():
     add('--out', help='write the metrics to this .json, .yaml or .pkl file')
     add('--dump', help='write the predictions to this .pkl file')
     add('--precision', choices=DEPLOYED, help='test trunchier.deploy(model, precision=...), on CPU')
+    fixed = 'of --precision int8: scales that are found on synthetic people beforehand'
+    add('--fixed-scales', action='store_true', help=fixed)
     add('--runtime', choices=('onnxruntime', 'openvino'), help='of an exported file')
     worst = 'draw the samples with the worst loss or accuracy'
     add('--badcase', action='store_true', help=worst)
@@ -35,6 +41,8 @@ def merge_args(cfg, args):
         raise ValueError(
             f'{args.checkpoint} has the precision that it was exported in; leave out --precision'
         )
+    if args.fixed_scales and args.precision != 'int8':
+        raise ValueError('--fixed-scales is for --precision int8')
     if args.runtime and not exported:
         raise ValueError(
             f'--runtime is for .onnx files, not {args.checkpoint}: write one by trunchier export'
@@ -72,13 +80,17 @@ def analyze_bad_cases(cfg, args):
 
 
 class Deploy(Hook):
-    """Deploys the model, whose checkpoint has been loaded."""
+    """Deploys the model, whose checkpoint has been loaded.
 
-    def __init__(self, precision):
-        self.precision = precision
+    Args:
+        crops: that give fixed scales of int8, or None.
+    """
+
+    def __init__(self, precision, crops):
+        self.precision, self.crops = precision, crops
 
     def before_test(self, runner):
-        deploy(runner.model, inplace=True, precision=self.precision)
+        deploy(runner.model, inplace=True, precision=self.precision, calibration=self.crops)
 
 
 class ComputeBy(Hook):
@@ -115,7 +127,9 @@ def main():
         if args.out:
             runner.register_hook(WriteMetrics(args.out))
         if args.precision:
-            runner.register_hook(Deploy(args.precision))
+            facts = describe(find_config(cfg)) if args.fixed_scales else None
+            crops = torch.from_numpy(calibration_crops(facts)) if facts else None
+            runner.register_hook(Deploy(args.precision, crops))
         if cfg.load_from:
             load_safely(runner, strict=True, official=True)
         else:

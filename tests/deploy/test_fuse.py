@@ -5,6 +5,7 @@ import io
 import pickle
 
 import pytest
+import small_models
 import torch
 from golden_rule import assert_matches, golden_input, golden_state, load_golden, official_shapes
 from mmengine.model import BaseModule
@@ -374,6 +375,30 @@ def test_int8_heatmaps_are_close():
     assert (kinds.count('Int8Deconv2d'), kinds.count('PackedConv2d')) == (2, 1)
     expected = head(features)
     assert 1e-3 < float((deployed(features) - expected).std() / expected.std()) < 0.05
+
+
+@needs_int8
+@torch.no_grad()
+def test_crops_of_people_fix_the_scales_of_int8():
+    model, crops = small_models.estimator('pose', 'vmamba'), torch.randn(3, 3, 256, 192)
+    dynamic, fixed = (deploy(model, precision='int8', calibration=given) for given in (None, crops))
+    layers = [each for each in fixed.modules() if hasattr(each, 'fixed')]
+    assert layers and all(each.fixed for each in layers)
+    images = crops.flip(-1)
+    expected, found = (each.head(each.extract_feat(images)) for each in (dynamic, fixed))
+    assert float((found - expected).square().mean().sqrt()) < 0.1 * float(expected.std())
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(calibration=torch.zeros(1, 3, 8, 8)), "calibration is for 'int8', not 'fp32'"),
+        (dict(calibration=torch.zeros(0, 3, 8, 8), precision='int8'), 'give crops of people'),
+    ],
+)
+def test_calibration_that_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        deploy(backbone('swin'), **options)
 
 
 def test_int8_is_refused_where_there_are_no_such_products(monkeypatch):

@@ -135,3 +135,29 @@ def test_the_phases_of_a_deconvolution_are_the_deconvolution(kernel):
     x = torch.randn(2, 6, 5, 7)
     with torch.no_grad():
         torch.testing.assert_close(int8.PhasedDeconv2d(layer)(x), layer(x))
+
+
+@torch.no_grad()
+def test_fixed_scales_are_those_of_all_that_was_seen():
+    torch.manual_seed(0)
+    model = nn.Sequential(pack(nn.Linear(64, 48)), pack(nn.Linear(48, 64)))
+    dynamic = nn.Sequential(*map(int8.as_int8, model))
+    seen = torch.rand(50, 64) * 4 - 1
+    fixed = copy.deepcopy(dynamic)
+    int8.fix_scales(fixed, lambda: [fixed(part) for part in seen.split(10)])
+    torch.testing.assert_close(fixed(seen), dynamic(seen), rtol=0, atol=0.1)
+    scale, zero = fixed[0].fixed
+    assert scale == pytest.approx(float(seen.max() - seen.min()) / 255)
+    assert zero == round(-float(seen.min()) / scale)
+    cut = seen[:1].clone()
+    cut[0, 0] = 100.0  # beyond what was seen, the others keep their steps
+    assert float((fixed[0](cut) - fixed[0](seen[:1].clone())).abs().max()) < 3
+    assert fixed[0].seen is None and dynamic[0].fixed is None
+    assert (pickle.loads(pickle.dumps(fixed))(seen) == fixed(seen)).all()
+
+
+@torch.no_grad()
+def test_layers_that_see_nothing_or_no_numbers_keep_scales_of_their_own():
+    model = nn.ModuleList(int8.as_int8(pack(nn.Linear(32, 32))) for _ in range(2))
+    int8.fix_scales(model, lambda: model[0](torch.full((1, 32), float('inf'))))
+    assert [each.fixed for each in model] == [None, None]

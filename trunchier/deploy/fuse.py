@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.folding import fold, is_a, pack
+from ..ops.int8 import fix_scales
 from ..ops.linear import keep_freed_memory
 from .lower import PRECISIONS, lower, to_int8
 
@@ -30,6 +31,7 @@ def deploy(
     precision: str = 'fp32',
     images: Tensor | None = None,
     tolerance: float | None = None,
+    calibration: Tensor | None = None,
 ) -> nn.Module:
     """Prepare a model for inference; checkpoints must be loaded before.
 
@@ -41,6 +43,9 @@ def deploy(
         precision: 'fp32', 'bf16', 'fp16', or 'int8' (on CPU); inputs and outputs stay float32;
             'auto': the fastest here, see `precision.fastest_precision`. See docs/deploy.md.
         images, tolerance: of `fastest_precision`, for 'auto' alone.
+        calibration: for 'int8' alone: (N, 3, H, W), normalized crops of people, whose activations
+            give fixed scales; None: each activation has the scale of its own numbers, which is
+            slower and needs no crops.
 
     Returns:
         A model of the same class with the same methods, equal up to rounding (below 1e-4 of an
@@ -48,7 +53,8 @@ def deploy(
 
     Raises:
         TypeError: not a module, or a deployed one.
-        ValueError: another precision, or 'auto' without images.
+        ValueError: another precision, 'auto' without images, or `calibration` that is no such crops
+            or for another precision.
         RuntimeError: this machine has no 8-bit products.
     """
     if not isinstance(model, nn.Module):
@@ -59,6 +65,13 @@ def deploy(
     if precision == AUTO and images is None:
         raise ValueError(
             f'precision {AUTO!r} measures: give images, normalized crops of people (N, 3, H, W)'
+        )
+    if calibration is not None and precision != 'int8':
+        raise ValueError(f"calibration is for 'int8', not {precision!r}; leave it out")
+    if calibration is not None and (calibration.dim() != 4 or not len(calibration)):
+        raise ValueError(
+            f'calibration has shape {tuple(calibration.shape)}; give crops of people (N, 3, H, W), '
+            'or leave it out'
         )
     if any(getattr(module, 'deployed', False) for module in model.modules()):
         raise TypeError('the model, or a part of it, is deployed already; deploy the original')
@@ -73,6 +86,11 @@ def deploy(
         model = _fused(model, {})
         if precision == 'int8':
             model = to_int8(model)
+            if calibration is not None:
+                from .precision import outputs
+
+                crops = calibration.split(1)
+                fix_scales(model, lambda: [outputs(model, crop) for crop in crops])
         else:
             lower(model, PRECISIONS[precision])
     model.eval()

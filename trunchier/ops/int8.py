@@ -2,11 +2,14 @@
 
 Weights are int8, with a scale for each output channel. The input of a layer is rounded to 256 steps
 between its least and its greatest number at each call (dynamic quantization), so that nothing
-needs calibration; sums are exact, and results float32.
+needs calibration, or between those of earlier inputs (`fix_scales`); sums are exact, and results
+float32.
 """
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,28 +49,61 @@ def as_int8(layer: nn.Module) -> nn.Module:
     return Int8Deconv2d(layer) if has_phases(layer) else layer
 
 
-def quantize(x: Tensor) -> tuple[Tensor, float, int]:
+def quantize(x: Tensor, fixed: tuple[float, int] | None = None) -> tuple[Tensor, float, int]:
     """Round to 8 bits: x is about (result - zero) * scale.
 
     Args:
         x: float32, any shape, not empty. Numbers that are not finite make the scale nan.
+        fixed: scale and zero; what they do not reach is cut off. None: those of x.
 
     Returns:
         uint8 tensor of the same shape and strides; scale; zero, the integer that means 0.
     """
-    low, high = (bound.item() for bound in torch.aminmax(x))
-    low, high = min(low, 0.0), max(high, 0.0)
-    scale = (high - low) / 255 or 1.0
+    scale, zero = fixed or scale_of(*bounds(x))
     if not math.isfinite(scale):
         return torch.zeros_like(x, dtype=torch.uint8), math.nan, 0
-    zero = round(-low / scale)
     # The cast cuts the fraction off; numbers stay within 0.5 and 255.5 but for rounding.
     steps = torch.add(torch.tensor(zero + 0.5), x, alpha=1 / scale).clamp_(0, 255)
     return steps.to(torch.uint8), scale, zero
 
 
+def bounds(x: Tensor) -> tuple[float, float]:
+    """The least and the greatest number, not above and not below 0."""
+    low, high = (bound.item() for bound in torch.aminmax(x))
+    return min(low, 0.0), max(high, 0.0)
+
+
+def scale_of(low: float, high: float) -> tuple[float, int]:
+    """Scale and zero of `quantize`, from bounds."""
+    scale = (high - low) / 255 or 1.0
+    return scale, round(-low / scale) if math.isfinite(scale) else 0
+
+
+def fix_scales(model: nn.Module, run: Callable[[], Any]) -> None:
+    """Fix the scales of inputs to what occurs while `run` calls the model's layers.
+
+    A layer that is not called, or gets numbers that are not finite, goes on with scales of its own.
+    """
+    layers = [each for each in model.modules() if isinstance(each, _Int8)]
+    for layer in layers:
+        layer.seen, layer.fixed = (0.0, 0.0), None
+    run()
+    for layer in layers:
+        low, high = layer.seen
+        layer.seen = None
+        layer.fixed = scale_of(low, high) if low < high < math.inf and low > -math.inf else None
+
+
 class _Int8(Packed, nn.Module):
-    """Int8 weight, scale and zero (0) of each output channel, and bias."""
+    """Int8 weight, scale and zero (0) of each output channel, and bias.
+
+    Attributes:
+        seen: bounds of inputs so far, while scales are sought.
+        fixed: scale and zero of inputs; None: of each input its own.
+    """
+
+    seen: tuple[float, float] | None = None
+    fixed: tuple[float, int] | None = None
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()
@@ -86,7 +122,11 @@ class _Int8(Packed, nn.Module):
                 f'this model was deployed in int8, for CPU; the input is on {x.device}. Deploy the '
                 'original model in "fp16" for a GPU'
             )
-        steps, scale, zero = quantize(x.float())
+        x = x.float()
+        if self.seen is not None:
+            low, high = bounds(x)
+            self.seen = min(low, self.seen[0]), max(high, self.seen[1])
+        steps, scale, zero = quantize(x, self.fixed)
         if math.isnan(scale):  # as float32 would
             scale = 1.0
             bias = torch.full_like(self.scale, math.nan)
