@@ -289,6 +289,10 @@ $('stage').addEventListener('pointerup', () => {
   [box, tracked] = [chosen, null];
   if (!stream) predict().catch(fail);
 });
+$('stage').addEventListener('pointercancel', () => {
+  drag = null;
+  draw();
+});
 $('whole').addEventListener('click', () => {
   box = tracked = null;
   if (!stream) predict().catch(fail);
