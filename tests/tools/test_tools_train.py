@@ -501,6 +501,7 @@ def test_weights_of_a_deployed_or_exported_model_are_not_averaged_again(folder, 
         ),
         ('train', ['--launcher', 'slurm'], {}, 'requires GPUs, but none is visible; on CPU use'),
         ('test', ['a.onnx', '--precision', 'int8'], {}, 'that it was exported in; leave out'),
+        ('test', ['a.pth', '--fixed-scales'], {}, '--fixed-scales is for --precision int8'),
         ('test', ['a.pth', '--runtime', 'openvino'], {}, '--runtime is for .onnx files, not a.pth'),
         (
             'test',
