@@ -15,7 +15,7 @@ NEAREST = 0.1  # meters from the camera to a root joint
 
 # Of `translations`; chosen on synthetic people. Parts are of the diagonal of a person's box.
 STEPS = 12
-POINT_ERROR = 0.04  # of a keypoint with score 1; of others by 1 / score^2
+POINT_ERROR = 0.04  # of a keypoint with score 1; of others by 1 / score
 SIDE_ERROR = 0.07  # of a side of a box
 FAR = 0.05  # off, where a point or side counts half
 BOX_METERS = 1.14  # square root of the area that a person's box has at their distance
@@ -112,11 +112,11 @@ def translations(
     middle = joints[..., 2].mean(1)
     found = np.column_stack([(sides[:, :2] + sides[:, 2:]) / 2 * filled[:, None], filled])
     found -= joints.mean(1)
-    spread = np.where(seen.all(1), BOX_SPREAD, CUT_SPREAD) if boxes is not None else np.inf
+    spread = np.where(seen.all(1), BOX_SPREAD, np.where(seen.any(1), CUT_SPREAD, np.inf))
     for _ in range(STEPS):
         unit = size * np.maximum(found[:, 2] + middle, NEAREST)  # meters
         far = np.linalg.norm(_tangents(joints, found) - rays, axis=2) / (FAR * size)[:, None]
-        weights = scores**2 / np.sqrt(1 + far**2) / (POINT_ERROR * unit[:, None])
+        weights = scores / np.sqrt(1 + far**2) / (POINT_ERROR * unit[:, None])
         rows, goals = [], []
         for axis in (0, 1):
             rows.append(_rows(axis, rays[..., axis]) * weights[..., None])
