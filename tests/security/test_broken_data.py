@@ -16,7 +16,7 @@ import numpy as np
 import people
 import pytest
 
-from trunchier.datasets import ShardPeople, shards
+from trunchier.datasets import ShardPeople, shard_index
 from trunchier.datasets.annotations import BadRecord, check_annotation
 from trunchier.files.images import ImageError, decode_image
 
@@ -148,9 +148,9 @@ def test_a_mask_that_is_not_there_is_a_bad_record(tmp_path, index, masks):
 
 
 def test_arrays_above_the_limit_are_refused_before_they_are_read(monkeypatch):
-    monkeypatch.setattr(shards, 'MAX_MASKS', MASKS.size)
+    monkeypatch.setattr(shard_index, 'MAX_MASKS', MASKS.size)
     with pytest.raises(BadRecord, match='more than 24576 bytes'):
-        shards.read_mask(npz(masks=MASKS), 0)
+        shard_index.read_mask(npz(masks=MASKS), 0)
 
 
 def huge_png(side):
