@@ -134,7 +134,6 @@ def translations(
         normal = left.transpose(0, 2, 1) @ left + 1e-9 * np.eye(3)
         found = np.linalg.solve(normal, left.transpose(0, 2, 1) @ right)[..., 0]
         found[:, 2] = np.maximum(found[:, 2], NEAREST - np.minimum(middle, 0))
-    found[:, 2] = np.maximum(found[:, 2], NEAREST)
     return found.astype(np.float32)
 
 
