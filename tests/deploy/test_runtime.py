@@ -121,6 +121,22 @@ def test_openvino_computes_what_onnxruntime_does(task, exported):
         ExportedNetwork(path, 'cuda', runtime='openvino')
 
 
+def test_openvino_computes_in_float32_on_every_cpu(exported, monkeypatch):
+    """By itself it takes bfloat16 or float16 where a CPU has them: here that need not be so."""
+    openvino = pytest.importorskip('openvino', reason='needs openvino')
+    compile_model, compiled = openvino.Core.compile_model, []
+
+    def recorded(core, model, device, config):
+        compiled.append((config, compile_model(core, model, device, config)))
+        return compiled[-1][1]
+
+    monkeypatch.setattr(openvino.Core, 'compile_model', recorded)
+    ExportedNetwork(exported('pose', '.onnx')[1], runtime='openvino')
+    ((config, network),) = compiled
+    assert config['INFERENCE_PRECISION_HINT'] == 'f32'
+    assert network.get_property('INFERENCE_PRECISION_HINT') == openvino.Type.f32
+
+
 def test_runtimes_that_are_absent_or_read_other_files_are_refused(exported, monkeypatch):
     monkeypatch.setitem(sys.modules, 'openvino', None)
     _, path = exported('pose', '.onnx')
