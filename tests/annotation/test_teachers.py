@@ -1,6 +1,7 @@
 """Teachers by official names; what they write trains; errors of the commands name the remedy."""
 
 import json
+import sys
 
 import cv2
 import numpy as np
@@ -14,6 +15,8 @@ from mmengine.utils import ManagerMixin
 from small_models import mesh_config, noise, pose_config, write_weights
 
 from trunchier.annotation import command
+from trunchier.deploy.runtime import ModuleNetwork
+from trunchier.inference import predictor, runtimes
 from trunchier.weights import find
 from trunchier.zoo.releases import BY_HAND, RELEASES
 
@@ -120,6 +123,40 @@ def test_the_same_command_continues_and_another_model_is_refused(photos, capsys)
     (photos.parent / 'labels/person_keypoints.json').unlink()
     assert command.main_of_merge(['labels', *ANYTHING]) == 0
     assert (photos.parent / 'labels/person_keypoints.json').is_file()
+
+
+class Network(ModuleNetwork):
+    runtime = 'onnxruntime'
+
+
+def test_teacher_and_check_run_where_it_is_said_and_any_machine_continues(photos, monkeypatch):
+    cfg, asked = pose_config(), []
+    cfg.dump('teacher.py')
+    write_weights(cfg, 'teacher.pth')
+
+    def network_on_cpu(found, model, precision, runtime, meta):
+        asked.append(runtime)
+        return None if runtime == 'torch' else Network(model)
+
+    monkeypatch.setattr(predictor, 'network_on_cpu', network_on_cpu)
+    given = ('--model', 'teacher.py', '--weights', 'teacher.pth', '--check-pose', 'teacher.py')
+    given += ('--check-weights', 'teacher.pth', '--deviation=99')
+    assert annotate(*given, '--runtime', 'auto') == 0
+    assert asked == ['auto', 'auto']
+    assert annotate(*given, '--runtime', 'torch') == 0  # not refused as another run
+    assert asked[2:] == ['torch', 'torch']
+    monkeypatch.setattr(runtimes, 'SOME', 2)
+    assert annotate(*given) == 0
+    assert asked[4:] == ['measured', 'measured']
+
+
+def test_a_runtime_that_is_absent_or_unknown_is_named(photos, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'openvino', None)
+    assert annotate('--runtime', 'openvino', '--model', 'pose') == command.EXIT_ERROR
+    assert 'runtime openvino needs openvino: pip install openvino' in capsys.readouterr().err
+    with pytest.raises(SystemExit, match='2'):
+        annotate('--runtime', 'tflite')
+    assert "invalid choice: 'tflite'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

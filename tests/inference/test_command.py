@@ -13,7 +13,8 @@ from small_models import mesh_config, noise, pose_config, write_clip, write_weig
 from trunchier.deploy import export
 from trunchier.deploy.graph import describe
 from trunchier.files import shipped
-from trunchier.inference import command, predictor, sources
+from trunchier.inference import command, predictor, runtimes, sources
+from trunchier.inference.runtimes import runtime_for
 from trunchier.models.create import build_model
 from trunchier.weights.find import find
 from trunchier.weights.load import load_checkpoint
@@ -307,11 +308,11 @@ def test_another_runtime_is_taken_where_there_are_many_frames(monkeypatch):
         return [sources.Source(str(index), 'image') for index in range(number)]
 
     clip = sources.Source('clip', 'video', content=np.zeros((500, 2, 2, 3), np.uint8))
-    monkeypatch.setattr(command.importlib.util, 'find_spec', lambda name: None)
-    assert command._runtime(photos(99), None) is None
-    assert command._runtime([clip], range(0, 300, 4)) is None
-    assert command._runtime([clip], range(0, 600, 2)) == 'measured'
-    assert command._runtime([sources.Source('camera', 'camera')], None) == 'measured'
-    assert command._runtime(photos(20_000), None) == 'measured'
-    monkeypatch.setattr(command.importlib.util, 'find_spec', lambda name: name == 'openvino')
-    assert command._runtime(photos(20_000), None) == 'auto'
+    monkeypatch.setattr(runtimes.importlib.util, 'find_spec', lambda name: None)
+    assert runtime_for(photos(99), None) is None
+    assert runtime_for([clip], range(0, 300, 4)) is None
+    assert runtime_for([clip], range(0, 600, 2)) == 'measured'
+    assert runtime_for([sources.Source('camera', 'camera')], None) == 'measured'
+    assert runtime_for(photos(20_000), None) == 'measured'
+    monkeypatch.setattr(runtimes.importlib.util, 'find_spec', lambda name: name == 'openvino')
+    assert runtime_for(photos(20_000), None) == 'auto'

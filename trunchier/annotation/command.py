@@ -16,12 +16,12 @@ from typing import Any
 from ..files import check_writable, file_digest
 from ..files.images import MAX_PIXELS
 from ..files.processes import clean_end
-from ..inference import detection
+from ..inference import detection, sources
 from ..inference.command import messages, parse_frames, parse_models
 from ..inference.distributed import CHUNK
 from ..inference.inferencer import Inferencer
+from ..inference.runtimes import add_runtime, runtime_for
 from ..inference.screen import printable
-from ..inference.sources import EVERY_FRAME
 from .annotate import PEOPLE_PER_BATCH, annotate
 from .check import load_check
 from .filters import Thresholds
@@ -91,21 +91,20 @@ def _annotate(args):
     named = [[name] if name else [] for name in (args.model, args.weights)]
     (found,) = parse_models(*named, args.task, [])
     options: dict[str, Any] = dict(body_model=args.body_model) if args.body_model else {}
+    common = dict(device=args.device, precision=args.precision, trust=args.trust)
+    common['runtime'] = args.runtime
+    if args.runtime is None and args.engine != 'ray':  # whose inputs may be tars
+        common['runtime'] = runtime_for(sources.find(args.inputs), args.frames)
     infer = Inferencer(
         found,
-        device=args.device,
-        precision=args.precision,
         detector=args.detector,
         detector_weights=args.detector_weights,
         score_thr=args.score_thr,
-        trust=args.trust,
+        **common,
         **options,
     )
     detector = detection.GivenBoxes.of(args.boxes) if args.boxes else infer.detector
-    check = load_check(
-        args.check_pose, args.check_weights,
-        device=args.device, precision=args.precision, trust=args.trust,
-    )  # fmt: skip
+    check = load_check(args.check_pose, args.check_weights, **common)
     teacher = Views(infer.predictor, args.mirrored, args.scaled, check.predictor if check else None)
     work = Workplace(args.out, _settings(args, infer, detector, check))
     if args.engine == 'ray':
@@ -135,7 +134,7 @@ def _annotate_on_ray(args, infer, work):
     options: dict[str, Any] = dict(given=(model, weights, args.task), device=args.device)
     options |= dict(precision=args.precision, detector=detector, score_thr=args.score_thr)
     options |= dict(batch_size=args.batch_size, max_pixels=args.max_pixels, trust=args.trust)
-    options |= dict(mirrored=args.mirrored, scaled=args.scaled)
+    options |= dict(mirrored=args.mirrored, scaled=args.scaled, runtime=args.runtime)
     options |= dict(detector_weights=args.detector_weights, check=check)
     options |= dict(boxes=os.path.abspath(args.boxes)) if args.boxes else {}
     options |= dict(body_model=body_model) if body_model else {}
@@ -150,6 +149,7 @@ def _annotate_on_ray(args, infer, work):
 def _settings(args, infer, detector, check):
     """What parts depend on."""
     settings = dict(infer.settings, digest=file_digest(infer.weights)[:16])
+    settings.pop('runtime', None)  # each machine may take its own: the numbers are the same
     settings |= dict(detector=detection.name_of(detector))
     if args.boxes:
         settings |= dict(detector=f'{Path(args.boxes).name} {file_digest(args.boxes)[:16]}')
@@ -178,7 +178,7 @@ def _parser():
     add = parser.add_argument
     add('inputs', nargs='+', metavar='INPUT', help='image, video, folder, glob or http(s) address')
     add('--out', required=True, metavar='OUT', help='folder of the data set, shared by all workers')
-    add('--frames', type=parse_frames, default=EVERY_FRAME, metavar='A:B:N',
+    add('--frames', type=parse_frames, default=sources.EVERY_FRAME, metavar='A:B:N',
         help='of videos: every Nth frame from A on, before B (default: all)')
     add('--quiet', action='store_true', help='print errors only')
 
@@ -192,6 +192,7 @@ def _parser():
     add('--body-model', metavar='FILE', help='SMPL model written by tools/convert_smpl.py')
     add('--device', default='auto', help='auto, cpu, cuda, cuda:1 (default: auto)')
     add('--precision', choices=('fp32', 'bf16', 'fp16'), default='fp32', help='default: fp32')
+    add_runtime(add)
     add('--batch-size', type=int, default=PEOPLE_PER_BATCH, metavar='N',
         help=f'people per batch, each in all views (default: {PEOPLE_PER_BATCH})')
     add('--trust', action='store_true', help='load a .pt or .pt2 file, which is a program')

@@ -7,11 +7,9 @@ the names of files come before torch is imported.
 import argparse
 import errno
 import importlib
-import importlib.util
 import inspect
 import json
 import logging
-import math
 import os
 import sys
 import tempfile
@@ -33,6 +31,7 @@ from ..files.processes import clean_end
 from ..visualization.overlays import STYLES, contact_sheet
 from . import detection, samples, sources  # noqa: F401  samples: before mmengine
 from .exported import exported_models
+from .runtimes import add_runtime, runtime_for
 from .screen import check_display, printable
 from .smoothing import METHODS
 from .writers import DEFAULT_FORMATS, FORMATS, check_formats, write_image
@@ -91,7 +90,6 @@ OF_PREDICTORS = (
 OF_WORLD = 'world', 'extrinsics'
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 SHEET_ROWS = 100
-SOME, MANY = 100, 20_000  # frames, see `_runtime`
 OUTPUTS = 'outputs'  # then outputs2, outputs3...
 LISTED = 4  # files that are named one by one
 
@@ -143,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             made = out_dir is not None and not os.path.exists(out_dir)
             _check(args, found, models, out_dir)
             viewer = _viewer(args['host'], args['port'], found) if args['viewer'] else None
-            args['runtime'] = args['runtime'] or _runtime(found, args['frames'])
+            args['runtime'] = args['runtime'] or runtime_for(found, args['frames'])
             common = given('device', 'batch_size', 'precision', 'runtime', 'track', 'smooth')
             common |= given('detector', 'detector_weights', 'score_thr', 'trust', 'max_pixels')
             inferencers = [
@@ -218,9 +216,7 @@ def _parser():
     add('--batch-size', type=int, default=8, metavar='N', help='people per batch (default: 8)')
     add('--precision', choices=('fp32', 'int8', 'bf16', 'fp16', 'auto'),
         default='fp32', help='int8 and auto, the fastest here, are for CPU (default: fp32)')
-    add('--runtime', choices=('auto', 'onnxruntime', 'openvino', 'torch'),
-        help='what runs the network on CPU; auto measures once which is fastest (default: torch, '
-             'of .onnx files onnxruntime; where there are many frames, what is fastest here)')
+    add_runtime(add)
     add('--flip-test', action=argparse.BooleanOptionalAction,
         help='average each pose with that of the mirrored image, for twice the time (default: no; '
              'testing does)')
@@ -403,14 +399,6 @@ def _options(models, options):
         names = ', '.join(f'--{name.replace("_", "-")}' for name in unused)
         raise ValueError(f'{names}: not of {" and ".join(model.name for model in models)}')
     return taken
-
-
-def _runtime(found, frames):
-    """What pays for so many frames: starting another runtime takes seconds, measuring minutes."""
-    number = sources.count_frames(found, frames or sources.EVERY_FRAME)
-    if MANY <= number < math.inf and importlib.util.find_spec('openvino'):
-        return 'auto'
-    return 'measured' if number >= SOME else None
 
 
 def _accepted(function: Callable, options: dict[str, Any]) -> dict[str, Any]:
