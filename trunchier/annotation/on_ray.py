@@ -33,7 +33,7 @@ from .check import load_check
 from .views import Views
 from .work import Workplace
 
-OF_CHECK = ('device', 'precision', 'trust', 'runtime')  # options of the teacher that the check shares
+OF_CHECK = ('device', 'precision', 'trust', 'runtime')  # options that the check shares
 
 
 class Annotate(Predict):
