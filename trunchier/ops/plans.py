@@ -1,11 +1,14 @@
 """Index tensors that depend on sizes alone: computed once for each size and device."""
 
 import functools
+import sys
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import nn
+
+from .when import PLAIN
 
 MAX_PLANS = 64  # kept for each kind of plan; the oldest is dropped
 
@@ -20,11 +23,12 @@ def cached_plan(make: Callable) -> Callable:
     @functools.wraps(make)
     def plan(*sizes_and_device):
         *sizes, device = sizes_and_device
-        key = *map(_whole, sizes), device
+        sizes = (*map(_whole, sizes),)
+        key = *sizes, device, _is_freezing()
         if key in plans:
             return plans[key]
-        made = _to_tensors(make(*key[:-1]), device)
-        is_real = all(type(t) is nn.Parameter for t in made if isinstance(t, torch.Tensor))
+        made = _to_tensors(make(*sizes), device)
+        is_real = all(type(t) in PLAIN for t in made if isinstance(t, torch.Tensor))
         if is_real and not torch.jit.is_tracing():
             if len(plans) == MAX_PLANS:
                 del plans[next(iter(plans))]
@@ -41,14 +45,21 @@ def _whole(size):
     return tuple(map(int, size)) if isinstance(size, (tuple, list)) else int(size)
 
 
+def _is_freezing():
+    """Whether torch.compile folds parameters; then it looks for an owner of each, and fails."""
+    settings = sys.modules.get('torch._inductor.config')  # importing it takes a second
+    return bool(getattr(settings, 'freezing', False))
+
+
 def _to_tensors(values, device):
     """A tuple, its arrays as tensors."""
     made = []
     for value in values:
         if isinstance(value, np.ndarray):
-            # A parameter: torch.compile takes its shape as constant even where sizes are dynamic.
             with torch.inference_mode(False):
-                value = nn.Parameter(torch.from_numpy(value).to(device), requires_grad=False)
+                value = torch.from_numpy(value).to(device)
+                # torch.compile takes a parameter's shape as constant even if sizes are dynamic.
+                value = value if _is_freezing() else nn.Parameter(value, requires_grad=False)
         elif isinstance(value, tuple):
             value = _to_tensors(value, device)
         made.append(value)

@@ -148,6 +148,17 @@ def test_shifted_windows_compile_as_one_graph_at_any_size():
         torch.testing.assert_close(compiled(x), attn(x))
 
 
+@needs_torch('2.6', 'one graph')
+def test_layouts_compile_where_parameters_are_folded():
+    import torch._inductor.config as settings
+
+    attn, x = WindowAttention(8, 2, swin.SHIFT), torch.randn(2, 9, 9, 8)
+    torch.compiler.reset()
+    with torch.no_grad(), settings.patch(freezing=True):
+        compiled = torch.compile(attn, fullgraph=True, backend='eager')
+        torch.testing.assert_close(compiled(x), attn(x))
+
+
 def test_initial_weights_are_the_official_ones():
     model = TruncatedSwin('tiny', num_stages=2)
     for name, param in model.named_parameters():
