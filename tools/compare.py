@@ -7,10 +7,10 @@ r"""Compare pose models under one budget: train each, score it, print a table an
 
 A NAME is an encoder of the paper or of timm with its stages, or a config; `+simple` takes ViTPose's
 simple decoder, `+parts` trains on crops to parts of bodies too, `+hard` on the endless stream of
-harder people, `+hard-cutout` on it without an ingredient, `+ema` averages the weights. Folders are
-those of `trunchier make-synthetic`, or others with `annotations.json` in COCO's format and
-`images`. An interrupted study goes on with the same command; a training that failed is a row that
-says so.
+harder people, `+hard-cutout` on it without an ingredient, `+hard+revisit` shows its hard images
+again, `+ema` averages the weights. Folders are those of `trunchier make-synthetic`, or others with
+`annotations.json` in COCO's format and `images`. An interrupted study goes on with the same
+command; a training that failed is a row that says so.
 """
 
 import argparse
@@ -154,7 +154,7 @@ def run(
     path.mkdir(parents=True, exist_ok=True)
     cfg = Config(cfg.to_dict())
     cfg.randomness = dict(seed=seed)
-    if cfg.train_dataloader.sampler.type == 'MixSampler':
+    if 'seed' in cfg.train_dataloader.sampler:
         cfg.train_dataloader.sampler.seed = seed
     scored = tests[args.test]
     cfg.val_evaluator = cfg.test_evaluator = dict(type='PartialPCK', out=str(scored))

@@ -21,11 +21,14 @@ def config(variant: str, args: argparse.Namespace) -> Config:
     """The recipe of the study with the model of a variant; ValueError for an unknown one."""
     name, *changes = variant.split('+')
     kinds = {change.partition('-')[0]: change.split('-')[1:] for change in changes}
-    known = {'simple', 'parts', 'hard', 'ema'}
+    known = {'simple', 'parts', 'hard', 'ema', 'revisit'}
     if unknown := [each for each in kinds if each not in known or each != 'hard' and kinds[each]]:
         raise ValueError(
-            f'{variant}: no change {"+".join(unknown)!r}; choose +simple, +parts, +hard or +ema'
+            f'{variant}: no change {"+".join(unknown)!r}; choose +simple, +parts, +hard, '
+            '+ema or +revisit'
         )
+    if 'revisit' in kinds and 'hard' not in kinds:
+        raise ValueError(f'{variant}: only +hard has images to show again')
     model = find_config(name, None if name.endswith('.py') else 'pose').cfg.model
     if 'simple' in kinds:
         model = zoo.simple_decoder(model)
@@ -59,7 +62,7 @@ def config(variant: str, args: argparse.Namespace) -> Config:
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.update(num_workers=1, batch_size=args.batch_size)
     if 'hard' in kinds:
-        cfg.train_dataloader.sampler = dict(type='MixSampler')
+        cfg.train_dataloader.sampler = dict(type='MixSampler', seed=0)
         cfg.train_dataloader.dataset = stream_of_people(args, codec, kinds['hard'])
         cfg.train_cfg = dict(type='StreamTrainLoop', max_iters=args.steps, val_interval=args.steps)
     else:
@@ -71,6 +74,9 @@ def config(variant: str, args: argparse.Namespace) -> Config:
         cfg.custom_hooks += [
             each for each in Config.fromfile(STREAM).custom_hooks if each.type == 'EMAHook'
         ]
+    if 'revisit' in kinds:
+        cfg.train_dataloader.sampler.update(type='RevisitSampler', block=16 * args.batch_size)
+        cfg.custom_hooks.append(dict(type='RevisitHook'))
     cfg.val_dataloader.dataset = people_of_test(args.test, args)
     cfg.test_dataloader, cfg.test_cfg = cfg.val_dataloader, dict()
     return cfg

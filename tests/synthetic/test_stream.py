@@ -134,6 +134,15 @@ def test_augmentation_depends_on_the_position_alone():
     assert (stream(pipeline=draw)[index]['bbox'] == first).all()
 
 
+def test_an_image_that_is_shown_again_has_the_same_person_and_another_augmentation():
+    dataset = stream(pipeline=[dict(type='JitterBox')])
+    first, again, later = dataset[3, 5], dataset[3, 40, 5], dataset[3, 40]
+    for name in ('img', 'keypoints'):
+        assert (first[name] == again[name]).all()
+        assert not np.array_equal(later[name], again[name])
+    assert (first['bbox'] != again['bbox']).any()
+
+
 def test_the_config_of_the_weights_streams_hard_images_through_mmposes_pipeline():
     cfg = Config.fromfile(CONFIG)
     assert Regime(**cfg.regime) == HARD

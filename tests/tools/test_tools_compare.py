@@ -74,6 +74,7 @@ def test_runs_of_another_budget_are_not_mixed_in(given, tmp_path):
     [
         ('vm-t-s9', 'did you mean vm-t-s'),
         ('vm-t-s2+pretty', "no change 'pretty'; choose .simple, .parts, .hard"),
+        ('vm-t-s2+revisit', 'only .hard has images to show again'),
         ('vm-t-s2+hard-fog', "no ingredient 'fog'; there are crowd"),
         ('nowhere.py', 'no config nowhere.py'),
     ],
@@ -118,6 +119,10 @@ def test_the_stream_is_trained_on_without_an_ingredient_and_tested_with_all(give
     assert steps[0] - steps[1] == {'CutOut'}
     assert cut.train_dataloader.dataset.regime.crowd == 0
     assert [each.type for each in cut.custom_hooks if each not in whole.custom_hooks] == ['EMAHook']
+    again = compare.config('vm-t-s2+hard+revisit', args)
+    assert again.train_dataloader.sampler.type == 'RevisitSampler'
+    assert again.train_dataloader.dataset == whole.train_dataloader.dataset
+    assert again.custom_hooks[-1]['type'] == 'RevisitHook'
     tested, trained = whole.test_dataloader.dataset, whole.train_dataloader.dataset
     assert tested == cut.test_dataloader.dataset and tested.seed != trained.seed
     assert tested.regime == trained.regime

@@ -10,6 +10,7 @@ from .heatmaps import LoadTeacherHeatmaps
 from .npz import NpzPeople
 from .partial import CropBodyPart
 from .people import ConcatPeople, MixedPeople, MixSampler, People
+from .revisits import RevisitSampler
 from .shards import ShardPeople
 from .transforms import AddRealPoses, AugmentPerson, CropPerson, PackPerson
 from .weighing import WeighPerson
@@ -17,7 +18,7 @@ from .weighing import WeighPerson
 __all__ = [
     'AddRealPoses', 'AugmentPerson', 'ConcatPeople', 'CorruptImage', 'CropBodyPart', 'CropPerson',
     'CutOut', 'JitterBox', 'LoadTeacherHeatmaps', 'MixSampler', 'MixedPeople', 'NpzPeople',
-    'PackPerson', 'People', 'ShardPeople', 'WeighPerson',
+    'PackPerson', 'People', 'RevisitSampler', 'ShardPeople', 'WeighPerson',
 ]  # fmt: skip
 
 

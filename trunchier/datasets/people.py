@@ -237,7 +237,7 @@ class MixSampler(Sampler):
         self.epoch_size = len(dataset)
         self.position = 0
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
         for position in count(self.position + self.rank, self.world):
             yield self.seed, position
 

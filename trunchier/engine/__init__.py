@@ -8,10 +8,12 @@ from .optimizers import (
     DepthDecayOptimWrapperConstructor,
     TwoOptimWrapperConstructor,
 )
+from .revisits import RevisitHook
 
 __all__ = [
     'AutocastOptimWrapper',
     'DepthDecayOptimWrapperConstructor',
+    'RevisitHook',
     'SafeCheckpointHook',
     'SeedHook',
     'StreamTrainLoop',

@@ -90,9 +90,10 @@ class SyntheticBodies(People):
 class SyntheticKeypoints(Dataset):
     """People for mmpose's top-down pipelines, rendered on access: one person of each image.
 
-    With `MixSampler` it is an endless stream in which no image is repeated; with any other sampler
-    it has `length` images, always the same ones. The pipeline's random numbers (numpy's global
-    generator) are seeded by the position. Requires numba and mmpose.
+    With `MixSampler` it is an endless stream in which no image is repeated; with `RevisitSampler`
+    hard ones are. With any other sampler it has `length` images, always the same ones. The
+    pipeline's random numbers (numpy's global generator) are seeded by the position. Requires numba
+    and mmpose.
 
     Args:
         seed: evaluation must use another seed than training.
@@ -100,6 +101,8 @@ class SyntheticKeypoints(Dataset):
         size, max_people, backgrounds, plain, regime: see people.SyntheticPeople.
         pipeline: transforms as of mmpose's CocoDataset; `LoadImage` keeps the image that is there.
     """
+
+    revisits = True  # an index of three numbers is an image of an earlier position
 
     def __init__(
         self,
@@ -138,15 +141,17 @@ class SyntheticKeypoints(Dataset):
         return self.length
 
     def __getitem__(self, index):
-        seed, position = index if isinstance(index, tuple) else (None, index)
+        seed, position, *shown = index if isinstance(index, tuple) else (None, index)
+        image = shown[0] if shown else position
         if seed is not None:  # images of this run alone, beyond the first `length` ones
-            first = generator('keypoints', seed).integers(ENDLESS)
-            position += self.length + int(first) * ENDLESS
-        draw = generator('keypoints', self.seed, position)
-        word = int(draw.integers(1 << 32))
+            first = self.length + int(generator('keypoints', seed).integers(ENDLESS)) * ENDLESS
+            position, image = first + position, first + image
+        word = int(generator('keypoints', self.seed, position).integers(1 << 32))
+        draw = generator('keypoints', self.seed, image)
+        draw.integers(1 << 32)  # that of the augmentation when the image was first shown
         random.seed(word)
         np.random.seed(word)
-        return self.pipeline(self.record(position, draw))
+        return self.pipeline(self.record(image, draw))
 
     def record(self, index: int, draw: np.random.Generator) -> dict:
         """A person of image `index` in the form of mmpose's data lists, and the image, BGR."""
