@@ -118,6 +118,7 @@ READERS = {
     'tools/convert_smpl.py': {'convert_smpl'},
     'tools/demo.py': OWN,
     'tools/demo_video.py': OWN,
+    'tools/fit_offsets.py': 'JSON of annotations, see tests/tools',
     'tools/guidance.py': 'weights, by the package',
     'tools/make_pose_prior.py': OWN,
     'tools/make_shards.py': {'make_shards'},
