@@ -104,19 +104,21 @@ def test_files_of_others_are_refused(tmp_path):
 
 
 # --- runtimes ------------------------------------------------------------------------------------
+@pytest.mark.parametrize('dynamic_batch', [False, True])
 @pytest.mark.parametrize('task', TASKS)
-def test_openvino_computes_what_onnxruntime_does(task, exported):
+def test_openvino_computes_what_onnxruntime_does(task, dynamic_batch, exported):
     pytest.importorskip('openvino', reason='needs openvino')
-    _, path = exported(task, '.onnx')
+    _, path = exported(task, '.onnx', dynamic_batch)
     images = torch.randn(3, 3, 256, 192)
     expected, network = ExportedNetwork(path)(images), ExportedNetwork(path, runtime='openvino')
     assert network.runtime == 'openvino'
     assert network.metadata == ExportedNetwork(path).metadata
     found = network(images)
-    network(torch.zeros(1, 3, 256, 192))  # does not overwrite what is found
+    alone = network(images[:1])  # in a graph of its own; does not overwrite what is found
     for name, tensor in expected.items():
         tolerance = 1e-4 * float(tensor.std())
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=tolerance)
+        torch.testing.assert_close(alone[name], tensor[:1], rtol=0, atol=tolerance)
     with pytest.raises(RuntimeError, match='OpenVINO runs on the CPU, not on cuda; take onnxrun'):
         ExportedNetwork(path, 'cuda', runtime='openvino')
 
@@ -131,10 +133,14 @@ def test_openvino_computes_in_float32_on_every_cpu(exported, monkeypatch):
         return compiled[-1][1]
 
     monkeypatch.setattr(openvino.Core, 'compile_model', recorded)
-    ExportedNetwork(exported('pose', '.onnx')[1], runtime='openvino')
-    ((config, network),) = compiled
-    assert config['INFERENCE_PRECISION_HINT'] == 'f32'
-    assert network.get_property('INFERENCE_PRECISION_HINT') == openvino.Type.f32
+    network = ExportedNetwork(exported('pose', '.onnx', True)[1], runtime='openvino')
+    for batch in (1, 2, 3, 1):
+        network(torch.zeros(batch, 3, 256, 192))
+    shapes = [[*made.input(0).partial_shape] for _, made in compiled]
+    assert [shape[0].is_static for shape in shapes] == [True, False]  # one crop; any number
+    for config, made in compiled:
+        assert config['INFERENCE_PRECISION_HINT'] == 'f32'
+        assert made.get_property('INFERENCE_PRECISION_HINT') == openvino.Type.f32
 
 
 def test_runtimes_that_are_absent_or_read_other_files_are_refused(exported, monkeypatch):

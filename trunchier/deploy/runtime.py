@@ -7,6 +7,7 @@ An exported file runs in onnxruntime, OpenVINO or torch; the modules it was made
 Files of torch are programs, whose author decides what they do, so that they need `trust`.
 """
 
+import functools
 import json
 import warnings
 import zipfile
@@ -206,18 +207,30 @@ def _read_openvino(path, device):
     openvino = need('openvino', 'running .onnx files in OpenVINO', remedy)
     if device.type != 'cpu':
         raise RuntimeError(f'OpenVINO runs on the CPU, not on {device}; take onnxruntime there')
-    # By itself OpenVINO takes bfloat16 where a CPU has it: twice as slow on AMD's, and inexact.
-    exact = dict(INFERENCE_PRECISION_HINT='f32', PERFORMANCE_HINT='LATENCY')
     try:
         core = openvino.Core()
         model = core.read_model(path)
-        threads = torch.get_num_threads()
-        compiled = core.compile_model(model, 'CPU', dict(exact, INFERENCE_NUM_THREADS=threads))
     except Exception as error:  # as onnxruntime's
-        raise ExportError(f'OpenVINO cannot run {path.name}: {error}') from error
+        raise ExportError(f'OpenVINO cannot read {path.name}: {error}') from error
+    # By itself OpenVINO takes bfloat16 where a CPU has it: twice as slow on AMD's, and inexact.
+    settings = dict(
+        INFERENCE_PRECISION_HINT='f32',
+        PERFORMANCE_HINT='LATENCY',
+        INFERENCE_NUM_THREADS=torch.get_num_threads(),
+    )
+    shape = model.input(0).partial_shape
+
+    @functools.cache
+    def compiled(batch):
+        graph = model.clone()
+        if batch:
+            graph.reshape([batch, *shape[1:]])
+        return core.compile_model(graph, 'CPU', settings)
 
     def run(images):
-        return [torch.tensor(each) for each in compiled([images.numpy()]).to_tuple()]
+        # A graph of one crop takes 0.84 to 0.94 of the time of one for any number.
+        network = compiled(1 if len(images) == 1 and shape[0].is_dynamic else None)
+        return [torch.tensor(each) for each in network([images.numpy()]).to_tuple()]
 
     facts = model.get_rt_info()
     texts = facts['framework'].items() if 'framework' in facts else ()
