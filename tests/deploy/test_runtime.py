@@ -123,7 +123,10 @@ def test_openvino_computes_what_onnxruntime_does(task, dynamic_batch, exported):
         ExportedNetwork(path, 'cuda', runtime='openvino')
 
 
-def test_openvino_computes_in_float32_on_every_cpu(exported, monkeypatch):
+@pytest.mark.parametrize(('precision', 'asked'), [('fp32', 'f32'), ('bf16', 'bf16')])
+def test_openvino_computes_in_no_lower_precision_than_asked(
+    precision, asked, exported, monkeypatch
+):
     """By itself it takes bfloat16 or float16 where a CPU has them: here that need not be so."""
     openvino = pytest.importorskip('openvino', reason='needs openvino')
     compile_model, compiled = openvino.Core.compile_model, []
@@ -133,14 +136,30 @@ def test_openvino_computes_in_float32_on_every_cpu(exported, monkeypatch):
         return compiled[-1][1]
 
     monkeypatch.setattr(openvino.Core, 'compile_model', recorded)
-    network = ExportedNetwork(exported('pose', '.onnx', True)[1], runtime='openvino')
+    monkeypatch.setattr(openvino.Core, 'get_property', lambda *_: ['BF16'])
+    path = exported('pose', '.onnx', True)[1]
+    network = ExportedNetwork(path, runtime='openvino', precision=precision)
     for batch in (1, 2, 3, 1):
         network(torch.zeros(batch, 3, 256, 192))
     shapes = [[*made.input(0).partial_shape] for _, made in compiled]
     assert [shape[0].is_static for shape in shapes] == [True, False]  # one crop; any number
     for config, made in compiled:
-        assert config['INFERENCE_PRECISION_HINT'] == 'f32'
-        assert made.get_property('INFERENCE_PRECISION_HINT') == openvino.Type.f32
+        assert config['INFERENCE_PRECISION_HINT'] == asked
+        if precision == 'fp32':
+            assert made.get_property('INFERENCE_PRECISION_HINT') == openvino.Type.f32
+
+
+def test_precisions_that_a_runtime_or_cpu_lacks_are_refused(exported, monkeypatch):
+    path = exported('pose', '.onnx')[1]
+    remedy = 'not bf16, which onnxruntime cannot change; of .onnx files, OpenVINO computes in bf16'
+    with pytest.raises(ValueError, match=remedy):
+        ExportedNetwork(path, precision='bf16')
+    openvino = pytest.importorskip('openvino', reason='needs openvino')
+    with pytest.raises(ValueError, match='computes in fp32 or bf16, not in fp16'):
+        ExportedNetwork(path, runtime='openvino', precision='fp16')
+    monkeypatch.setattr(openvino.Core, 'get_property', lambda *_: ['FP32', 'INT8'])
+    with pytest.raises(RuntimeError, match='no bfloat16 on this CPU; take precision fp32'):
+        ExportedNetwork(path, runtime='openvino', precision='bf16')
 
 
 def test_runtimes_that_are_absent_or_read_other_files_are_refused(exported, monkeypatch):

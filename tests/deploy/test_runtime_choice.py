@@ -151,10 +151,32 @@ def test_a_full_disk_decides_nothing(found, model, monkeypatch, caplog):
     assert 'No space left' in caplog.text and not kept()
 
 
-def test_other_runtimes_have_no_other_precisions(found, model):
-    assert network_on_cpu(found, model, 'bf16', 'auto') is None
-    with pytest.raises(ValueError, match='openvino runs models in fp32 or int8, not bf16'):
-        network_on_cpu(found, model, 'bf16', 'openvino')
+def test_other_runtimes_have_no_other_precisions(found, model, written):
+    assert network_on_cpu(found, model, 'fp16', 'auto') is None
+    with pytest.raises(ValueError, match='openvino runs .* or int8 or bf16, not fp16; take torch'):
+        network_on_cpu(found, model, 'fp16', 'openvino')
+    with pytest.raises(ValueError, match='fp32 or int8, not bf16; take openvino or torch'):
+        network_on_cpu(found, model, 'bf16', 'onnxruntime')
+    with pytest.raises(ValueError, match='the precision that it was exported in, not bf16'):
+        trunchier.PoseInferencer(
+            small_models.config('pose'), written, device='cpu', precision='bf16'
+        )
+
+
+@pytest.mark.skipif(find_spec('openvino') is None, reason='needs openvino')
+def test_openvino_is_measured_in_bfloat16_beside_torch(found, model, writes, fastest):
+    import openvino
+
+    measured = fastest('openvino')
+    if 'BF16' not in openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES'):
+        with pytest.raises(RuntimeError, match='no bfloat16 on this CPU'):
+            network_on_cpu(found, model, 'bf16', 'openvino')
+        return
+    network = network_on_cpu(found, model, 'bf16', 'auto')
+    assert measured == [['torch', 'openvino']] and network.runtime == 'openvino'
+    expected = ModuleNetwork(model)(IMAGES)['heatmaps']
+    error = (network(IMAGES)['heatmaps'] - expected).square().mean().sqrt() / expected.std()
+    assert 1e-4 < error < 0.1
 
 
 def test_a_runtime_that_is_absent_is_named(found, model, monkeypatch):

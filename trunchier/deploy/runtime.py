@@ -13,6 +13,7 @@ import warnings
 import zipfile
 from collections.abc import Collection
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,6 +79,7 @@ class ExportedNetwork:
         name: expected model; None accepts any.
         trust: also read files of torch, which may run any code of their author.
         runtime: key of RUNTIMES; None: onnxruntime for .onnx, torch for its own files.
+        precision: 'bf16': OpenVINO computes in bfloat16; 'fp32': in that of the file, never lower.
 
     Attributes:
         metadata: plain data, see docs/export.md.
@@ -85,9 +87,10 @@ class ExportedNetwork:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another kind of file, another model, or a runtime of other files.
+        ValueError: another kind of file, another model, a runtime of other files, or bf16 in
+            another runtime than OpenVINO.
         ExportError: a program without `trust`, or the runtime cannot run the file.
-        RuntimeError: the runtime does not run on `device` here.
+        RuntimeError: the runtime does not run on `device` here, or this CPU has no bfloat16.
         ImportError: the runtime is not installed.
     """
 
@@ -98,6 +101,7 @@ class ExportedNetwork:
         name: str | None = None,
         trust: bool = False,
         runtime: str | None = None,
+        precision: str = 'fp32',
     ):
         path, self.device = Path(path), torch.device(device)
         if not path.is_file():
@@ -114,7 +118,12 @@ class ExportedNetwork:
             )
         self.runtime, reader = READERS[path.suffix]
         if runtime == 'openvino':
-            self.runtime, reader = runtime, _read_openvino
+            self.runtime, reader = runtime, partial(_read_openvino, precision=precision)
+        elif precision != 'fp32':
+            raise ValueError(
+                f'{path} has the precision that it was exported in, not {precision}, which '
+                f'{self.runtime} cannot change; of .onnx files, OpenVINO computes in bf16'
+            )
         self.path = path
         self.metadata, self._run = reader(path, self.device)
         for key, kind in dict(task=str, model=str, dynamic_batch=bool, outputs=dict | list).items():
@@ -202,19 +211,23 @@ def _read_onnx(path, device):
     return metadata, run
 
 
-def _read_openvino(path, device):
+def _read_openvino(path, device, precision='fp32'):
     remedy = "pip install 'trunchier[openvino]', or take onnxruntime"
     openvino = need('openvino', 'running .onnx files in OpenVINO', remedy)
     if device.type != 'cpu':
         raise RuntimeError(f'OpenVINO runs on the CPU, not on {device}; take onnxruntime there')
+    if precision not in OPENVINO_TYPES:
+        raise ValueError(f'OpenVINO computes in {" or ".join(OPENVINO_TYPES)}, not in {precision}')
+    core = openvino.Core()
+    if precision == 'bf16' and 'BF16' not in core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES'):
+        raise RuntimeError('OpenVINO has no bfloat16 on this CPU; take precision fp32')
     try:
-        core = openvino.Core()
         model = core.read_model(path)
     except Exception as error:  # as onnxruntime's
         raise ExportError(f'OpenVINO cannot read {path.name}: {error}') from error
-    # By itself OpenVINO takes bfloat16 where a CPU has it: twice as slow on AMD's, and inexact.
+    # By itself OpenVINO takes bfloat16 or float16 where a CPU has it, however inexact.
     settings = dict(
-        INFERENCE_PRECISION_HINT='f32',
+        INFERENCE_PRECISION_HINT=OPENVINO_TYPES[precision],
         PERFORMANCE_HINT='LATENCY',
         INFERENCE_NUM_THREADS=torch.get_num_threads(),
     )
@@ -309,4 +322,5 @@ READERS = {
     '.pt': ('torchscript', _read_torchscript),
     '.pt2': ('torch.export', _read_torch_export),
 }
+OPENVINO_TYPES = {'fp32': 'f32', 'bf16': 'bf16'}
 RUNTIMES = {'onnxruntime': ('.onnx',), 'openvino': ('.onnx',), 'torch': ('.pt', '.pt2')}

@@ -29,7 +29,7 @@ from ..files.whole import file_digest
 from .calibration import calibration_crops
 from .fuse import AUTO, deploy
 from .graph import describe
-from .precision import CROPS, Measured, choose, least_seconds, weights_digest
+from .precision import CROPS, TOLERANCE, Measured, choose, least_seconds, weights_digest
 from .runtime import RUNTIMES, ExportedNetwork, ExportError, ModuleNetwork, Network
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ MEASURED = 'measured'  # as 'auto' if that was measured before, else the default
 CHOICES = (AUTO, MEASURED, *RUNTIMES)
 OF_ONNX = tuple(name for name, suffixes in RUNTIMES.items() if '.onnx' in suffixes)
 WRITERS = 'onnx', 'onnxscript', 'onnxruntime'  # packages that write ONNX
-PRECISIONS = 'fp32', 'int8'  # of files on CPU
+RUNTIMES_OF = {'fp32': OF_ONNX, 'int8': OF_ONNX, 'bf16': ('openvino',)}  # on CPU
 
 log = logging.getLogger('trunchier')
 
@@ -55,20 +55,26 @@ def network_on_cpu(
 
     Args:
         found: where the model is from. model: with its weights, not deployed.
-        precision: 'fp32', 'int8', or another one, which only torch runs.
+        precision: key of RUNTIMES_OF, or another one, which only torch runs.
         runtime: one of CHOICES; None: torch. Measuring takes half a minute, most of it the export,
             in int8 longer.
         dataset_meta: see `graph.describe`.
 
     Raises:
         ValueError: a runtime by name, in another precision.
-        ExportError, ImportError, OSError: the file for a runtime by name cannot be written or run.
+        ExportError, ImportError, OSError, RuntimeError: the file for a runtime by name cannot be
+            written or run.
     """
     if runtime in (None, 'torch'):
         return None
-    if precision not in PRECISIONS:
-        if runtime in OF_ONNX:
-            raise ValueError(f'{runtime} runs models in fp32 or int8, not {precision}; take torch')
+    runtimes = RUNTIMES_OF.get(precision, ())
+    if runtime in OF_ONNX and runtime not in runtimes:
+        able = [each for each, those in RUNTIMES_OF.items() if runtime in those]
+        remedy = ' or '.join((*runtimes, 'torch'))
+        raise ValueError(
+            f'{runtime} runs models in {" or ".join(able)}, not {precision}; take {remedy}'
+        )
+    if not runtimes:
         return None
     about = f'runtime of {found.name}'
     if runtime == MEASURED and not any(each.startswith(f'{about} ') for each in decisions()):
@@ -81,7 +87,7 @@ def network_on_cpu(
         return None
     question = _question(f'{about} {file.digest} in {precision}', file.shape)
     try:
-        taken = _answer(question, runtime, ('torch', *OF_ONNX), file.fastest)
+        taken = _answer(question, runtime, ('torch', *runtimes), file.fastest)
         return None if taken == 'torch' else file.opened(taken)
     except (OSError, ImportError, ExportError) as error:
         log.warning('runtime torch: %s', error)
@@ -124,11 +130,13 @@ class _File:
 
         need(runtime, f'runtime {runtime}', f'pip install {runtime}, or take torch')
         if (network := self._right(runtime)) is None:
-            write(self.model, self.path, self.facts, self.precision, dynamic_batch=True)
+            stored = 'fp32' if self.precision == 'bf16' else self.precision
+            write(self.model, self.path, self.facts, stored, dynamic_batch=True)
             network = self._right(runtime)
         if network is None:
             raise ExportError(
-                f'{runtime} computes something else than {self.name} from {self.path}'
+                f'{runtime} computes something else than {self.name} from {self.path} in '
+                f'{self.precision}'
             )
         return network
 
@@ -142,9 +150,10 @@ class _File:
             crops, limit = random_crops((1, *self.shape[1:])), TOLERANCES['fp32']
         else:  # of few crops, the error is larger than of those on which it was written
             crops = torch.from_numpy(calibration_crops(self.facts, num=CROPS))
-            limit = 2 * TOLERANCES[self.precision]
+            limit = TOLERANCE if self.precision == 'bf16' else 2 * TOLERANCES[self.precision]
+        computed = 'bf16' if self.precision == 'bf16' else 'fp32'  # int8 is in the file
         try:
-            network = ExportedNetwork(self.path, runtime=runtime)
+            network = ExportedNetwork(self.path, runtime=runtime, precision=computed)
             errors = compare(network, ModuleNetwork(self.model), crops, mean=not exact)
         except (ValueError, LookupError, ExportError) as error:
             log.debug('%s: %s', self.path, error)
@@ -155,7 +164,7 @@ class _File:
         """Name of the runtime; if that is torch, no file is left."""
         log.info('measuring, once, in which runtime %s is fastest here', self.name)
         in_torch = ModuleNetwork(deploy(self.model, precision=self.precision))
-        networks = dict(torch=in_torch, **_networks(self.opened))
+        networks = dict(torch=in_torch, **_networks(self.opened, RUNTIMES_OF[self.precision]))
         taken = _fastest(networks, self.shape)
         if taken == 'torch':
             self.path.unlink(missing_ok=True)
@@ -171,10 +180,12 @@ def _fastest_of_file(path):
     return _fastest(networks, (CROPS, 3, height, width))
 
 
-def _networks(opened: Callable[[str], Network]) -> dict[str, Network]:
+def _networks(
+    opened: Callable[[str], Network], runtimes: tuple[str, ...] = OF_ONNX
+) -> dict[str, Network]:
     """By runtime. What the first one cannot run, others are not tried with."""
     networks = {}
-    for name in filter(find_spec, OF_ONNX):
+    for name in filter(find_spec, runtimes):
         try:
             networks[name] = opened(name)
         except OSError:  # of the disk

@@ -165,10 +165,17 @@ class Predictor:
                 raise ValueError(
                     f'{weights} has the precision that it was exported in, not {precision}'
                 )
-            if runtime in (AUTO, MEASURED):
+            onnx = weights.suffix == '.onnx'
+            if onnx and precision == 'bf16' and runtime == AUTO:
+                runtime = 'openvino'  # no other one has it
+            elif runtime in (AUTO, MEASURED):
                 runtime = runtime_of_file(weights, runtime) if device.type == 'cpu' else None
-            network = ExportedNetwork(weights, device, found.name, trust, runtime)
-            return cls(found.cfg, network, device, precision, **options)
+            computed = precision if onnx else 'fp32'  # files of torch run under autocast
+            network = ExportedNetwork(weights, device, found.name, trust, runtime, computed)
+            predictor = cls(found.cfg, network, device, precision, **options)
+            if onnx:
+                predictor.dtype = torch.float32
+            return predictor
         model = cls.build(found.cfg)
         if any('SyncBatchNorm' in type(each).__name__ for each in model.modules()):
             model = revert_sync_batchnorm(model)  # looks into mmcv, which takes 0.1 s
@@ -187,7 +194,7 @@ class Predictor:
         predictor = cls(found.cfg, network, device, precision, meta, **options)
         if exported:
             predictor.settings['runtime'] = exported.runtime
-        if deployed:
+        if deployed or exported:
             predictor.dtype = torch.float32  # without autocast: the network casts
         return predictor
 
