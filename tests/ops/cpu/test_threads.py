@@ -49,6 +49,24 @@ def test_torchs_own_threads_take_part(threads):
     assert thread_pool(MIN_PARALLEL_CYCLES + 1).threads == 2
 
 
+@pytest.mark.skipif(sys.platform != 'linux', reason='torch has GNU OpenMP on Linux')
+def test_threads_are_found_where_torch_hides_them_from_the_process(monkeypatch):
+    """As its wheels for aarch64 do."""
+    expected, found_in = openmp_addresses(), module.addresses_in
+
+    def hidden(library):
+        if library is None:
+            raise AttributeError('undefined symbol: GOMP_parallel')
+        return found_in(library)
+
+    monkeypatch.setattr(module, 'addresses_in', hidden)
+    openmp_addresses.cache_clear()
+    try:
+        assert openmp_addresses() == expected is not None
+    finally:
+        openmp_addresses.cache_clear()
+
+
 @pytest.mark.parametrize('threads', [2], indirect=True)
 def test_little_work_is_not_divided(threads):
     assert thread_pool(MIN_PARALLEL_CYCLES).threads == 1

@@ -7,6 +7,8 @@
 import ctypes
 import functools
 import os
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -44,14 +46,27 @@ MIN_PARALLEL_CYCLES = 50_000  # starting the threads takes about 5000
 @functools.lru_cache
 def openmp_addresses() -> tuple[int, int, int] | None:
     """Addresses of the three functions of a `ThreadPool` in torch's GNU OpenMP, or None."""
-    try:
-        process, symbol = ctypes.CDLL(None), _Symbol()  # None: symbols of the whole process
-        process.dladdr(ctypes.cast(process.GOMP_parallel, ctypes.c_void_p), ctypes.byref(symbol))
-        library = ctypes.CDLL(os.fsdecode(symbol.file))  # several OpenMP libraries may be loaded
-        functions = library.GOMP_parallel, library.omp_get_thread_num, library.omp_get_num_threads
-    except (AttributeError, OSError, TypeError):
-        return None
-    return tuple(ctypes.cast(function, ctypes.c_void_p).value for function in functions)
+    torch_cpu = Path(torch.__file__).with_name('lib') / 'libtorch_cpu.so'
+    # None: symbols of the whole process. On aarch64 torch keeps those of its OpenMP to itself.
+    for library in (None, str(torch_cpu)):
+        with suppress(AttributeError, OSError, TypeError):
+            return addresses_in(library)
+    return None
+
+
+def addresses_in(library: str | None) -> tuple[int, int, int]:
+    """As `openmp_addresses`, of the OpenMP that a loaded library depends on; None: the process.
+
+    Raises:
+        AttributeError, OSError, TypeError: there is none.
+    """
+    symbol, found = _Symbol(), ctypes.CDLL(library).GOMP_parallel
+    ctypes.CDLL(None).dladdr(ctypes.cast(found, ctypes.c_void_p), ctypes.byref(symbol))
+    openmp = ctypes.CDLL(os.fsdecode(symbol.file))  # several OpenMP libraries may be loaded
+    functions = openmp.GOMP_parallel, openmp.omp_get_thread_num, openmp.omp_get_num_threads
+    addresses = (ctypes.cast(function, ctypes.c_void_p).value for function in functions)
+    parallel, thread_num, num_threads = (address or 0 for address in addresses)
+    return parallel, thread_num, num_threads
 
 
 class _Symbol(ctypes.Structure):
