@@ -15,6 +15,7 @@ truncated model loads those that it has
 import argparse
 import sys
 
+from trunchier import zoo
 from trunchier.files.processes import clean_end
 from trunchier.weights.inspection import stated_facts
 from trunchier.weights.load import announced_file, read_official, save_weights
@@ -30,6 +31,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('--half', action='store_true', help='store float32 weights as float16')
     parser.add_argument('--note', help='note about the weights, stored in a .safetensors file')
     parser.add_argument('--drop', metavar='PREFIX', help='skip keys with this prefix')
+    parser.add_argument(
+        '--shipped', choices=zoo.SHIPPED, help='state in DST that it is this file of the package'
+    )
     args = parser.parse_args(arguments)
     try:
         state = read_official(args.src)
@@ -37,7 +41,10 @@ def main(arguments: list[str] | None = None) -> None:
             state = {k: v for k, v in state.items() if not k.startswith(args.drop)}
         if args.half:
             state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
-        save_weights(state, args.dst, args.note, stated_facts(announced_file(args.src)) or None)
+        facts = stated_facts(announced_file(args.src))
+        if args.shipped:
+            facts = dict(model=args.shipped, config=zoo.SHIPPED[args.shipped]) | facts
+        save_weights(state, args.dst, args.note, facts or None)
     except (RuntimeError, OSError, ValueError) as error:
         sys.exit(f'{type(error).__name__}: {error}')
     numbers = sum(value.numel() for value in state.values())

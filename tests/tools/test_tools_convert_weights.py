@@ -3,6 +3,7 @@ import torch
 from convert_weights import main
 from golden_rule import golden_state, official_shapes
 
+from trunchier.files import shipped
 from trunchier.models import TruncatedSwin
 from trunchier.weights.inspection import stated_facts
 from trunchier.weights.load import load_checkpoint, save_weights
@@ -33,3 +34,11 @@ def test_what_the_source_says_of_its_model_and_crops_is_kept(tmp_path):
     main([str(tmp_path / 'a.pth'), str(tmp_path / 'b.safetensors'), '--half'])
     assert stated_facts(tmp_path / 'b.safetensors') == stated_facts(tmp_path / 'a.pth')
     assert stated_facts(tmp_path / 'b.safetensors')['model'] == 'SwinPose-T-S2'
+
+
+def test_a_file_can_state_that_it_is_that_of_the_package(tmp_path):
+    save_weights(golden_state(official_shapes('swin_tiny_keys')), tmp_path / 'a.pth')
+    out = tmp_path / 'b.safetensors'
+    main([str(tmp_path / 'a.pth'), str(out), '--shipped', 'VMPose-T-S2'])
+    stated = stated_facts(shipped.asset('VMPose-T-S2.safetensors'))
+    assert {**stated_facts(out), 'input_size': stated['input_size']} == stated
