@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mmpose.datasets.datasets.utils import parse_pose_metainfo
-from small_models import write_clip
+from small_models import noise, write_clip
 
 from trunchier.conventions import COCO_17
 from trunchier.deploy.export import export
@@ -15,6 +15,7 @@ from trunchier.inference.lift import BodyWindows, LiftPredictor, coco_places
 from trunchier.inference.mesh import MeshInferencer
 from trunchier.inference.pose import PoseInferencer, PosePredictor
 from trunchier.inference.predictor import Crop
+from trunchier.inference.writers import VideoWriter
 from trunchier.models.lifting.body import load_lifter
 from trunchier.models.lifting.fit import KeypointFit
 from trunchier.models.lifting.track import BodyTrackLifter, load_track_lifter
@@ -131,27 +132,50 @@ def test_what_is_exported_is_the_pose_model(tmp_path):
         export('VMPose-T-S2+lift', path=tmp_path / 'model.onnx')
 
 
+@pytest.fixture
+def by_frames_and_windows(infer, tmp_path, monkeypatch):
+    """Results of pictures, each alone and by a new lifter of windows of three."""
+
+    def lift(pictures, boxes):
+        writer = VideoWriter(tmp_path / 'clip.mp4', 10, pictures[0].shape[:2])
+        for picture in pictures:
+            writer.write(np.ascontiguousarray(picture))
+        writer.close()
+        lifter = BodyTrackLifter(load_lifter(), width=16, depth=1, window=3).eval()
+        for windows in (None, BodyWindows(infer.predictor, lifter, fit_frames=0.01)):
+            monkeypatch.setattr(infer.predictor, 'windows', windows)
+            found = [each.pred_instances for each in infer(tmp_path / 'clip.mp4', bboxes=boxes)]
+            assert len(found) == len(pictures)
+            yield found
+
+    return lift
+
+
+BOXES = [[10, 10, 60, 90], [70, 5, 120, 90]]
+
+
 @torch.no_grad()
-def test_windows_of_a_new_track_lifter_give_the_bodies_of_the_frames(infer, tmp_path):
-    clip = write_clip(tmp_path / 'clip.mp4', frames=4)
-    boxes, names = [[10, 10, 60, 90], [70, 5, 120, 90]], ('global_orient', 'body_pose')
-    shipped, infer.predictor.windows = infer.predictor.windows, None
-    frames = [each.pred_instances for each in infer(clip, bboxes=boxes)]
-    lifter = BodyTrackLifter(load_lifter(), width=16, depth=1, window=3).eval()
-    infer.predictor.windows = BodyWindows(infer.predictor, lifter, fit_frames=0.01)
-    windows = [each.pred_instances for each in infer(clip, bboxes=boxes)]
-    infer.predictor.windows = shipped
+def test_windows_of_a_new_track_lifter_give_the_bodies_of_the_frames(infer, by_frames_and_windows):
+    frames, windows = by_frames_and_windows([noise(96, 128)] * 4, BOXES)
     assert infer.predictor.causal is False and infer.predictor.settings['causal'] is False
-    assert len(windows) == 4
-    crops = [Crop.of_box(box, (96, 128)) for box in np.float32(boxes)]
+    crops = [Crop.of_box(box, (96, 128)) for box in np.float32(BOXES)]
     for one, two in zip(frames, windows, strict=True):
         np.testing.assert_allclose(one.body_pose, two.body_pose, atol=1e-4)
-        bodies = {name: torch.from_numpy(two[name]) for name in (*names, 'betas')}
+        names = 'global_orient', 'body_pose', 'betas'
+        bodies = {name: torch.from_numpy(two[name]) for name in names}
         keypoints = torch.from_numpy(one.coco_keypoints)
         for person, placed in enumerate(infer.predictor.placed(bodies, keypoints, crops)):
             np.testing.assert_allclose(two.keypoints[person], placed['keypoints'], atol=0.01)
-    mean = np.mean([each.betas for each in frames[:3]], 0)
-    np.testing.assert_allclose(windows[0].betas, mean, atol=1e-4)  # of the window
+
+
+def test_people_of_a_window_have_one_shape(by_frames_and_windows):
+    frames, windows = by_frames_and_windows([noise(96, 128, seed=seed) for seed in range(4)], BOXES)
+    betas = np.array([each.betas for each in frames])
+    assert np.ptp(betas, axis=0).max() > 0.01
+    np.testing.assert_allclose(windows[0].betas, betas[:3].mean(0), atol=1e-4)
+    poses, other = (np.array([each.body_pose for each in found]) for found in (frames, windows))
+    assert abs(np.diff(poses, axis=0)).max((1, 2, 3, 4)).min() > 0.1
+    np.testing.assert_allclose(poses, other, atol=1e-3)  # fitted with another shape
 
 
 def test_videos_are_lifted_by_the_shipped_lifter_of_tracks(infer, tmp_path):
