@@ -1,13 +1,16 @@
 """Agreement is 1 for a teacher that treats all views alike, and low for one that does not."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from benchmark.annotation import TrivialTeacher
 
-from trunchier.annotation.views import Views
+from trunchier.annotation.views import Views, mirrored
 from trunchier.conventions import COCO_17
+from trunchier.inference.pose import PosePredictor
 from trunchier.inference.predictor import Crop
+from trunchier.weights.find import find
 
 BOX = np.float32([40, 20, 100, 120, 0.9])
 SIDES = np.array([name.startswith('right') for name in COCO_17])
@@ -78,6 +81,20 @@ def test_a_teacher_that_moves_with_the_box_does_not(image):
             return people
 
     assert look(Corner(), image, mirrored=False)['agreement'].max() < 0.8
+
+
+def test_the_mirrored_view_is_that_of_the_mirrored_image():
+    """Bodies are seen in perspective: it matters on which side of the image a person is."""
+    noise = np.random.default_rng(0).integers(0, 255, (120, 200, 3), np.uint8)
+    image = cv2.GaussianBlur(noise, (0, 0), 2)  # places in it are rounded to 1/32 pixel
+    box = np.float32([10, 20, 60, 110])
+    there = np.float32([199 - 60, 20, 199 - 10, 110])
+    pose = PosePredictor.load(find('VMPose-T-S2'))
+    seen = mirrored(pose.crop(image, box), box)
+    expected = pose.crop(image[:, ::-1].copy(), there)
+    np.testing.assert_allclose(seen.center, expected.center)
+    np.testing.assert_allclose(seen.box, expected.box)
+    np.testing.assert_allclose(seen.pixels, expected.pixels, atol=1)
 
 
 def test_a_teacher_that_finds_people_itself_is_refused():

@@ -99,7 +99,7 @@ class Views:
         first = self.predictor.crop(image, box, focal)
         crops = [first]
         if self.mirrored:
-            crops.append(replace(first, pixels=first.pixels.flip(-1)))
+            crops.append(mirrored(first, box[:4]))
         if self.scaled:
             center, half = (box[:2] + box[2:4]) / 2, (box[2:4] - box[:2]) / 2 * ZOOM
             wide = np.concatenate([center - half, center + half, box[4:]])
@@ -134,7 +134,7 @@ class Views:
         points = [first['keypoints'], *(each['keypoints'] for each in others)]
         if self.mirrored:
             points[1] = points[1][self.flips]
-            points[1][:, 0] = 2 * view.crops[0].center[0] - points[1][:, 0]
+            points[1][:, 0] = view.crops[0].shape[1] - 1 - points[1][:, 0]
         area = float(np.prod(view.box[2:] - view.box[:2]))
         alike = [similarity(points[0], each, area, self.sigmas) for each in points[1:]]
         agreement = np.min([np.ones(len(self.sigmas)), *alike], axis=0)
@@ -147,6 +147,18 @@ class Views:
             person['overlap'] = np.float32(overlap(placed, view.box, *camera.values()))
             person['excess'] = np.float32(joint_excess(first['body_pose']))
         return person
+
+
+def mirrored(crop: Crop, box: np.ndarray) -> Crop:
+    """The crop of the person in the mirrored image, where perspective is mirrored, too.
+
+    Args:
+        box: (4,), xyxy, of the person in the image.
+    """
+    last = crop.shape[1] - 1
+    center, box = np.array(crop.center), np.array(box)
+    center[0], box[[0, 2]] = last - center[0], last - box[[2, 0]]
+    return replace(crop, pixels=crop.pixels.flip(-1), center=center, box=box)
 
 
 def similarity(
