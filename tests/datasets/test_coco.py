@@ -56,6 +56,21 @@ def test_bad_people_are_skipped(tmp_path, changes):
     assert [data.get_data_info(i)['id'] for i in range(len(data))] == [1, 3]
 
 
+def test_bottom_up_a_bad_person_costs_no_other_and_empty_images_are_tested(tmp_path):
+    people = [person(1), person(2, image_id=1, keypoints=NAN_POINTS), person(3)]
+    data = dataset(tmp_path, people, data_mode='bottomup', test_mode=True, pipeline=[])
+    entries = [data.get_data_info(i) for i in range(len(data))]
+    assert [entry['id'] for entry in entries] == [[1], [3], [], []]
+
+
+def test_bad_boxes_of_a_detector_are_skipped(tmp_path):
+    boxes = [dict(image_id=1, category_id=1, score=0.9, bbox=[5, 5, side, 9]) for side in (8, 0)]
+    (tmp_path / 'boxes.json').write_text(json.dumps(boxes))
+    options = dict(test_mode=True, bbox_file=str(tmp_path / 'boxes.json'))
+    data = dataset(tmp_path, [person(1)], **options)
+    assert [data.get_data_info(i)['bbox'].tolist() for i in range(len(data))] == [[[5, 5, 13, 14]]]
+
+
 def test_too_many_bad_people_are_an_error(tmp_path):
     people = [person(1), person(2, keypoints=NAN_POINTS)]
     with pytest.raises(RuntimeError, match=r'1 of 2 records are bad .*max_bad_share=0\.1'):

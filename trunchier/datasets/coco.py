@@ -32,22 +32,32 @@ class CheckedCocoDataset(CocoDataset):
     def load_data_list(self) -> list[dict]:
         if not Path(self.ann_file).is_file():
             raise FileNotFoundError(f'no annotations {self.ann_file}; see "Data" in docs/data.md')
-        people, count = [], BadCount(self.ann_file, self.bad_count.max_share, patience=np.inf)
-        for person in super().load_data_list():
-            try:
-                check_person(person)
-            except BadRecord as error:
-                count.add_bad(error.kind, f'person {person.get("id")}', error)
-            else:
-                count.add_good()
-                people.append(person)
-        if not people:
+        self._read = BadCount(self.ann_file, self.bad_count.max_share, patience=np.inf)
+        entries = super().load_data_list()  # parses people one by one
+        if self.bbox_file:
+            entries = [entry for entry in entries if self._is_sound(entry)]
+        if not any('keypoints' in entry for entry in entries):  # bottom-up: some have no people
             raise ValueError(
-                f'{self.ann_file} has no usable person (bad: {describe(count.bad)}); a person '
+                f'{self.ann_file} has no usable person (bad: {describe(self._read.bad)}); a person '
                 'requires a bbox, keypoints and num_keypoints above 0'
             )
-        count.check()
-        return people
+        self._read.check()
+        return entries
+
+    def parse_data_info(self, raw_data_info: dict) -> dict | None:
+        """One person; None if it is malformed."""
+        person = super().parse_data_info(raw_data_info)
+        checked = person and self._is_valid_instance(person)
+        return person if not checked or self._is_sound(person) else None
+
+    def _is_sound(self, person):
+        try:
+            check_person(person)
+        except BadRecord as error:
+            self._read.add_bad(error.kind, f'person {person.get("id")}', error)
+            return False
+        self._read.add_good()
+        return True
 
     def prepare_data(self, idx: int) -> dict | None:
         """Apply the pipeline; None if the image of a training sample cannot be read."""
