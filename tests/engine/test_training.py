@@ -142,7 +142,16 @@ def test_custom_keys_multiply_and_the_longest_wins():
     assert rates['head.bias'] == (pytest.approx(1e-4), 0)
 
 
+def test_custom_keys_restore_decay():
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    rates = learning_rates(optimizer(model, custom_keys={'0.bias': dict(decay_mult=1.0)}))
+    assert rates['0.bias'] == rates['0.weight']
+    assert rates['1.bias'][1] == 0
+
+
 def test_unknown_options_are_named():
+    with pytest.raises(ValueError, match="custom_keys.'head'. takes .*, got .'lr_mul'"):
+        optimizer(nn.Linear(1, 1), custom_keys={'head': dict(lr_mul=0.1)})
     with pytest.raises(ValueError, match="got .'norm_decay'"):
         optimizer(nn.Linear(1, 1), norm_decay=0)
 

@@ -17,6 +17,8 @@ OPTIONS = {
     *('layer_decay_rate', 'num_layers', 'custom_keys', 'bias_lr_mult'),
     *('norm_decay_mult', 'bias_decay_mult', 'dwconv_decay_mult', 'flat_decay_mult'),
 }
+# The last is what mmpose's configs of ViTPose have; it has no effect there either.
+OF_KEYS = {'lr_mult', 'decay_mult', 'decay_multi'}
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -34,7 +36,8 @@ class DepthDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     Args:
         paramwise_cfg: `layer_decay_rate` (default 1) and `custom_keys`: {part of a parameter's
-            name: dict(lr_mult=..., decay_mult=...)}, longest match first. mmengine's
+            name: dict(lr_mult=..., decay_mult=...)}, longest match first; its `decay_mult` is in
+            the place of the rules above. mmengine's
             `norm_decay_mult`, `bias_decay_mult`, `bias_lr_mult`, `dwconv_decay_mult` and
             `flat_decay_mult` override the rules above with mmengine's meaning. mmpose's
             `num_layers` is not needed; one that differs from the backbone's is reported.
@@ -51,6 +54,11 @@ class DepthDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         unknown = set(self.paramwise_cfg) - OPTIONS
         if unknown:
             raise ValueError(f'paramwise_cfg takes {sorted(OPTIONS)}, got {sorted(unknown)}')
+        for key, custom in self.paramwise_cfg.get('custom_keys', {}).items():
+            if unknown := set(custom) - OF_KEYS:
+                raise ValueError(
+                    f'custom_keys[{key!r}] takes lr_mult and decay_mult, got {sorted(unknown)}'
+                )
         rate = self.paramwise_cfg['layer_decay_rate']
         if not 0 < rate <= 1:
             raise ValueError(f'layer_decay_rate must be in (0, 1], got {rate}')
@@ -131,7 +139,7 @@ class DepthDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         keys = options.get('custom_keys', {})
         matching = sorted((key for key in keys if key in name), key=lambda k: (-len(k), k))
         custom = keys[matching[0]] if matching else {}
-        return lr_mult * custom.get('lr_mult', 1.0), decay_mult * custom.get('decay_mult', 1.0)
+        return lr_mult * custom.get('lr_mult', 1.0), custom.get('decay_mult', decay_mult)
 
 
 @OPTIM_WRAPPERS.register_module()
