@@ -4,6 +4,7 @@ A family is a table of renames, and a function for what a regular expression can
 at the end lists those of backbones; a new family is one more row.
 """
 
+import math
 import re
 from collections.abc import Callable
 from typing import NamedTuple
@@ -246,12 +247,19 @@ VIT = [
 
 
 def from_mmpretrain_vit(state: State) -> State:
-    """ViT of mmpretrain: less a class token, whose position entry is added to every other."""
-    state = {k: v for k, v in state.items() if k not in ('cls_token', 'mask_token')}
+    """ViT of mmpretrain: less a class token, whose position entry is added to every other.
+
+    ViTPose's files keep that entry without the token.
+    """
     embed = state.get('pos_embed')
-    if embed is not None and embed.shape[1] % 2:
-        state['pos_embed'] = embed[:, 1:] + embed[:, :1]
-    return state
+    if embed is not None and ('cls_token' in state or _is_grid(embed.shape[1] - 1)):
+        state = dict(state, pos_embed=embed[:, 1:] + embed[:, :1])
+    return {k: v for k, v in state.items() if k not in ('cls_token', 'mask_token')}
+
+
+def _is_grid(count):
+    """Whether so many tokens are those of a square or 4:3 image."""
+    return any(count == each * math.isqrt(count // each) ** 2 for each in (1, 12))
 
 
 def from_transformers_vit(state: State) -> State:

@@ -171,6 +171,16 @@ def test_a_published_file_fits_every_grid_and_attention(attention, tmp_path):
     assert torch.equal(model.layers[2].attn.qkv.weight, published.layers[2].attn.qkv.weight)
 
 
+def test_an_odd_number_of_positions_has_no_class_token(tmp_path):
+    published = little((208, 208))
+    nn.init.normal_(published.pos_embed)
+    state = {f'backbone.{name}': value for name, value in published.state_dict().items()}
+    torch.save(dict(state_dict=state), tmp_path / 'vit.pth')
+    model = little((208, 208))
+    load_checkpoint(model, tmp_path / 'vit.pth')
+    assert torch.equal(model.pos_embed, published.pos_embed)
+
+
 def test_a_square_embedding_with_a_class_token_fits(tmp_path):
     state = little((256, 192)).state_dict()
     state['pos_embed'] = torch.arange(197.0)[None, :, None].expand(1, 197, 24).double()
