@@ -41,12 +41,21 @@ class StreamTrainLoop(IterBasedTrainLoop):
             )
 
     def run(self) -> nn.Module:
-        """Train until `max_iters`."""
+        """Train until `max_iters`.
+
+        Raises:
+            ValueError: resumed from a checkpoint of another loop.
+        """
         sampler, hub = self.dataloader.sampler, self.runner.message_hub
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
         if self._iter > 0:
             state = hub.get_info('stream')
+            if state is None:
+                raise ValueError(
+                    f'the checkpoint of iteration {self._iter} was written by another loop: it has '
+                    'no position in the stream; start a new run from it (load_from, not resume)'
+                )
             sampler.seed, sampler.position = state['seed'], state['position']
             # Workers may have begun at the start of the stream.
             self.dataloader_iterator = _InfiniteDataloaderIterator(self.dataloader)

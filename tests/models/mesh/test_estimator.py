@@ -282,6 +282,22 @@ def test_two_processes_equal_one_with_the_joint_batch(shards):
         assert any(not torch.equal(one[k], start[k]) for k in start if k.startswith(part))
 
 
+def test_a_checkpoint_of_another_loop_is_not_resumed(shards):
+    cfg = config(shards)
+    cfg.work_dir = str(shards / 'other_loop')
+    cfg.train_cfg.max_iters = 1
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    path = shards / 'other_loop/iter_1.pth'
+    checkpoint = read_weights(path)
+    checkpoint['message_hub']['runtime_info'].pop('stream')
+    torch.save(checkpoint, path)
+    cfg.train_cfg.max_iters = 2
+    cfg.resume = True
+    with pytest.raises(ValueError, match='iteration 1 was written by another loop'):
+        Runner.from_cfg(cfg).train()
+
+
 def test_the_stream_loop_requires_a_sampler_with_a_position(shards):
     cfg = config(shards)
     cfg.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=False)
