@@ -4,8 +4,9 @@
 Trains a pose model on synthetic people with tools/train.py and tests it on others with
 tools/test.py; then a mesh model that starts from it. Prints their scores beside those of untrained
 models, of the mean of the training people, and of bodies that the lifter of the package makes of
-that pose model's keypoints, and draws demo/pose.png, demo/mesh.png and demo/lifted.png. With
---photos it then predicts on your images, with the weights that ship with the package.
+keypoints, of that pose model and of the package's, and draws demo/pose.png, demo/mesh.png and
+demo/lifted.png (with the package's). With --photos it then predicts on your images, with the
+weights that ship with the package.
 
     python tools/demo.py [--pose-only] [--photos DIR] [--out demo]
 """
@@ -86,12 +87,16 @@ def main() -> None:
             'mean body': test_function(config, always(keypoints, mean_body(people))),
             'trained': test(config, trained, out / 'mesh'),
         }
-        # The lifter of this package, behind the pose model that was trained above.
-        lifter = MeshInferencer(f'{pose_config}+lift', str(pose), detector='whole_image')
-        results['mesh']['lifted'] = test_function(config, lifted(lifter))
+        # The lifter of this package, behind the pose model that was trained above and its own.
+        lifters = {
+            'lifted': MeshInferencer(f'{pose_config}+lift', str(pose), detector='whole_image'),
+            'package': MeshInferencer(detector='whole_image'),
+        }
+        for name, lifter in lifters.items():
+            results['mesh'][name] = test_function(config, lifted(lifter))
         print_table('Bodies', results['mesh'], MESH_COLUMNS)
         draw(MeshInferencer(str(config), str(trained)), out, 'mesh.png')
-        draw(lifter, out, 'lifted.png')
+        draw(lifters['package'], out, 'lifted.png')
 
     (out / 'results.json').write_text(json.dumps(results, indent=1) + '\n')
     print(f'\nimages in {out}/; {(time.time() - begin) / 60:.1f} minutes in total')
