@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from small_models import mesh_config, noise, pose_config, write_clip, write_weights
 
 from trunchier.deploy import export
@@ -129,6 +130,38 @@ def test_several_models_keep_their_files_apart(models, folder):
     for name, joints in (('pose_model', 17), ('mesh_model', 44)):
         (person,) = people_in(folder / f'out/{name}/predictions/0.json')
         assert len(person['keypoints']) == joints
+
+
+def test_checkpoints_of_one_model_do_not_overwrite_each_other(models, folder, capsys):
+    other = find(str(models / 'pose_model.py')).cfg
+    write_weights(other, folder / 'other.pth')
+    weights = torch.load(folder / 'other.pth', weights_only=False)
+    bias = next(name for name in weights['state_dict'] if name.endswith('final_layer.bias'))
+    weights['state_dict'][bias] += torch.arange(17.0)
+    torch.save(weights, folder / 'other.pth')
+    config, first = str(models / 'pose_model.py'), models / 'pose.pth'
+    code = run(
+        folder / 'photos/0.png', '--out-dir', folder / 'out', '--save', 'json', '--sheet',
+        folder / 'sheet.png', '--json', folder / 'lines.json', '--device', 'cpu',
+        '--model', config, config, '--weights', first, folder / 'other.pth',
+    )  # fmt: skip
+    assert code == 0
+    names = 'pose_model_pose', 'pose_model_other'
+    assert {path.name for path in (folder / 'out').iterdir()} == set(names)
+    for name, file in zip(names, ('pose.pth', 'other.pth'), strict=True):
+        settings = json.loads((folder / 'out' / name / 'run.json').read_text())
+        assert settings['weights'][0] == file
+    lines = [json.loads(line) for line in (folder / 'lines.json').read_text().splitlines()]
+    assert [line['model'] for line in lines] == [*names]
+    sheet = cv2.imread(str(folder / 'sheet.png'))
+    one, two = (sheet[40:296, left : left + 341] for left in (8 + 349, 8 + 2 * 349))
+    assert (one != two).any()  # the drawings of both
+
+
+def test_names_of_models_are_unique():
+    given = [('a', 'x/1.pth'), ('a', 'y/1.pth'), ('b', '1.pth'), ('a_1', 'z.pth')]
+    names = command.unique_names([(name, Path(path)) for name, path in given])
+    assert names == ['a_1_2', 'a_1_3', 'b', 'a_1']
 
 
 def test_boxes_come_from_a_file(models, folder):

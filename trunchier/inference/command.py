@@ -18,6 +18,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -451,10 +452,11 @@ def _predict(found, inferencers, out_dir, viewer, sheet, lines, painting, quiet,
 
     rows = {}  # of the sheet: drawings by source and model; of a video, its first frame
     frames = skipped = 0
+    names = unique_names([(inferencer.name, inferencer.weights) for inferencer in inferencers])
     with _lines(lines) as file:
-        for inferencer in inferencers:
+        for name, inferencer in zip(names, inferencers, strict=True):
             painter = inferencer.painter(**_accepted(inferencer.predictor.painter_type, painting))
-            folder = out_dir and Path(out_dir, *([inferencer.name] if len(inferencers) > 1 else []))
+            folder = out_dir and Path(out_dir, *([name] if len(names) > 1 else []))
             results = inferencer(
                 found,
                 out_dir=folder,
@@ -467,23 +469,23 @@ def _predict(found, inferencers, out_dir, viewer, sheet, lines, painting, quiet,
             with closing(results):
                 for result in results:
                     if file is not None:
-                        content = dict(model=inferencer.name, **frame_to_json(result))
+                        content = dict(model=name, **frame_to_json(result))
                         print(json.dumps(content), file=file, flush=True)
                     if sheet and (result.source in rows or len(rows) < SHEET_ROWS):
                         row = rows.setdefault(result.source, {'input': result.image})
-                        row.setdefault(inferencer.name, result.visualization)
+                        row.setdefault(name, result.visualization)
                     if viewer is not None:
-                        viewer.add(inferencer.name, painter, result)
+                        viewer.add(name, painter, result)
             report = inferencer.report
             frames += report.frames + report.done_before
             skipped += len(report.skipped)
-            of_model = f'{printable(inferencer.name)}: ' if len(inferencers) > 1 else ''
+            of_model = f'{printable(name)}: ' if len(names) > 1 else ''
             log.info('%s%s', of_model, report)
             log.debug('%s', report.stages())
             if report.files:
                 log.info('written: %s', _listed(report.files))
     if sheet and frames:
-        titles = ['input', *(inferencer.name for inferencer in inferencers)]
+        titles = ['input', *names]
         cells = [[row.get(title) for title in titles] for row in rows.values()]
         write_image(contact_sheet(cells, titles), sheet)
         log.info('written: %s', printable(sheet))
@@ -494,6 +496,21 @@ def _predict(found, inferencers, out_dir, viewer, sheet, lines, painting, quiet,
         with suppress(SystemExit):  # Ctrl-C
             viewer.wait()
     return EXIT_SKIPPED if skipped else 0
+
+
+def unique_names(models: Sequence[tuple[str, Path]]) -> list[str]:
+    """Names of (name, weights) for folders, columns and groups.
+
+    Models of one name also get the stem of their weights, and a number where that is the same.
+    """
+    names: list[str] = []
+    counts = Counter(name for name, _ in models)
+    for name, weights in models:
+        wanted = f'{name}_{weights.stem}' if counts[name] > 1 else name
+        taken = {'input', *names, *(counts if wanted != name else ())}
+        numbered = (wanted if n == 1 else f'{wanted}_{n}' for n in count(1))
+        names.append(next(each for each in numbered if each not in taken))
+    return names
 
 
 @contextmanager
