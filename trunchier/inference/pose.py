@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,10 +67,12 @@ class PosePredictor(Predictor):
             codec = cfg.model.head.decoder
             codec = topdown.Codec(codec) if self.is_plain else _codec(codec)
             self.network = Heatmaps(network, codec, *flips)
+        self.kept = self.test_cfg.get('output_keypoint_indices')
+        if self.kept:
+            self.dataset_meta = kept_meta(self.dataset_meta, self.kept)
         count = self.dataset_meta['num_keypoints']
-        kept = self.test_cfg.get('output_keypoint_indices') or range(count)
         names = self.dataset_meta.get('keypoint_id2name', {})
-        self.keypoint_names = tuple(names.get(index, str(index)) for index in kept)
+        self.keypoint_names = tuple(names.get(index, str(index)) for index in range(count))
         self.fields = dict(keypoints=(count, 2))
         self.fields |= dict.fromkeys(('keypoint_scores', 'keypoints_visible'), (count,))
 
@@ -99,7 +101,7 @@ class PosePredictor(Predictor):
         return self.network(images)
 
     def people(self, tensors: dict[str, Tensor], crops: list[Crop]) -> list[dict[str, np.ndarray]]:
-        kept = self.test_cfg.get('output_keypoint_indices') or slice(None)
+        kept = self.kept or slice(None)
         people = []
         for index, arrays in enumerate(self.network.decode(tensors)):
             crop = crops[index]
@@ -117,6 +119,35 @@ class PosePredictor(Predictor):
 
     def painter(self, **options: Any) -> KeypointPainter:
         return KeypointPainter(self.dataset_meta, **options)
+
+
+def kept_meta(meta: dict[str, Any], kept: Sequence[int]) -> dict[str, Any]:
+    """mmpose's metainfo of some of the keypoints, as models of merged data sets give them.
+
+    Args:
+        meta: of all keypoints.
+        kept: their indices, in the order of the model's output.
+
+    Returns:
+        What prediction and drawing need. Of a mirrored pair with one keypoint kept, this is its own
+        mirror image.
+    """
+    place = {index: new for new, index in enumerate(kept)}
+    names = meta.get('keypoint_id2name', {})
+    names = {new: names.get(index, str(index)) for index, new in place.items()}
+    links = [number for number, link in enumerate(meta['skeleton_links']) if {*link} <= {*place}]
+    made = dict(
+        dataset_name=meta['dataset_name'],
+        num_keypoints=len(kept),
+        keypoint_id2name=names,
+        keypoint_name2id={name: new for new, name in names.items()},
+        flip_indices=[place.get(meta['flip_indices'][old], new) for old, new in place.items()],
+        num_skeleton_links=len(links),
+        skeleton_links=[tuple(place[i] for i in meta['skeleton_links'][n]) for n in links],
+    )
+    of_keypoints = 'keypoint_colors', 'sigmas', 'dataset_keypoint_weights'
+    picked = dict.fromkeys(of_keypoints, list(kept)) | dict(skeleton_link_colors=links)
+    return made | {key: np.asarray(meta[key])[i] for key, i in picked.items() if key in meta}
 
 
 def _pipeline(cfg):
