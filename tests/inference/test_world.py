@@ -109,3 +109,17 @@ def test_files_of_a_video_and_of_an_image_have_world_joints(
     pose = inferencer_types['pose'](CONFIGS['pose'](), weights['pose'], device='cpu')
     with pytest.raises(ValueError, match='gives no places in 3D'):
         pose(image, world=True)
+
+
+def test_untracked_people_of_videos_keep_their_size(weights, inferencer_types, tmp_path):
+    infer = inferencer_types['mesh'](CONFIGS['mesh'](), weights['mesh'], device='cpu', track=False)
+    clip = write_clip(tmp_path / 'clip.mp4', frames=3)
+    given = dict(bboxes=[[10, 10, 60, 90], [70, 5, 120, 90]], out_dir=tmp_path / 'a')
+    list(infer(clip, **given, save='json,npz,bvh', world=True))
+    content = json.loads((tmp_path / 'a/predictions/clip.json').read_text())
+    with np.load(tmp_path / 'a/predictions/clip.npz') as arrays:
+        camera, found = arrays['joints'] + arrays['transl'][:, None], arrays['joints_world']
+    world = np.array(content['meta_info']['camera_to_world'])
+    np.testing.assert_allclose(found, camera @ world[:3, :3].T + world[:3, 3], atol=1e-5)
+    people = [each for frame in content['instance_info'] for each in frame['instances']]
+    np.testing.assert_allclose([each['joints_world'] for each in people], found, atol=1e-6)

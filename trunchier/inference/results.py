@@ -26,6 +26,7 @@ from ..visualization.overlays import person_colors
 from . import animation, writers
 from .samples import InstancesOfFrame, SampleOfFrame
 from .sources import EVERY_FRAME, Frame, Source
+from .tracking import UNTRACKED
 from .world import World
 from .writers import FOLDERS, check_formats
 
@@ -341,6 +342,8 @@ class _Video:
 
     def _found_world(self):
         rows = self._rows('joints', 'transl', 'track_ids', 'coco_keypoints')
+        # Untracked, the n-th people of two frames may be different ones.
+        rows.setdefault('track_ids', np.full(len(rows['joints']), UNTRACKED))
         return self.saver.found_world(rows, self._constants())
 
     def _write_motion(self, folders, name):

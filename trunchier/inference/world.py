@@ -129,6 +129,7 @@ class World:
 
         Args:
             arrays: `track_ids`, `joints` and `transl` of `--save npz`, a row per person and frame.
+                Without `track_ids` each row is another person, as in an image.
             names: of the joints.
         """
         feet = [i for i, name in enumerate(names) if re.search('ankle|heel|toe|foot', name)]
