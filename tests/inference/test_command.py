@@ -15,6 +15,7 @@ from trunchier.deploy import export
 from trunchier.deploy.graph import describe
 from trunchier.files import shipped
 from trunchier.inference import command, predictor, runtimes, sources
+from trunchier.inference.inferencer import Inferencer
 from trunchier.inference.runtimes import runtime_for
 from trunchier.models.create import build_model
 from trunchier.weights.find import find
@@ -294,6 +295,8 @@ def test_skipped_input_is_reported_and_the_rest_is_done(models, folder, capsys):
         (['photos', '--out-dir', 'file/x', 'POSE'], 'nothing can be written to'),
         (['photos', '--boxes', 'others.json', 'POSE'], "images ('x.jpg'...), not of photos/0.png"),
         (['photos', '--focal', '500', 'POSE'], '--focal: not of pose_model'),
+        (['photos', '--no-causal', 'POSE'], '--no-causal: not of pose_model'),
+        (['clip.mp4', '--smooth', '--no-track', 'POSE'], 'smoothed along tracks'),
         (['photos', '--sheet', 'sheet.doc', 'POSE'], 'OpenCV writes no .doc images'),
         (['photos', '--detector', 'none.onnx', 'POSE'], 'no file none.onnx'),
         (['camera:63', 'POSE'], 'nothing could be predicted'),
@@ -306,6 +309,7 @@ def test_errors_are_one_line(given, says, models, folder, monkeypatch, capsys):
     monkeypatch.delenv('DISPLAY', raising=False)
     monkeypatch.delenv('WAYLAND_DISPLAY', raising=False)
     monkeypatch.setattr(shipped, 'asset', lambda name: folder / name)
+    write_clip(folder / 'clip.mp4', frames=2)
     (folder / 'file').touch()
     (folder / 'broken.png').write_bytes(b'broken')
     (folder / 'others.json').write_text('{"x.jpg": [[1, 2, 30, 40]]}')
@@ -319,6 +323,21 @@ def test_errors_are_one_line(given, says, models, folder, monkeypatch, capsys):
     assert last.startswith('error: ') and says in last
     if 'nothing could' not in says:
         assert loaded == [] and not (folder / 'outputs').exists()
+
+
+def test_an_explicit_no_reaches_the_model(models, folder, monkeypatch):
+    taken = []
+
+    class Recorded(Inferencer):
+        def __init__(self, *args, **options):
+            taken.append(options)
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr('trunchier.inference.inferencer.Inferencer', Recorded)
+    given = folder / 'photos/0.png', '--out-dir', folder / 'out', '--device', 'cpu'
+    given += '--weights', models / 'pose.pth', '--model', models / 'pose_model.py'
+    assert run(*given, '--no-flip-test') == 0 and run(*given) == 0
+    assert taken[0]['flip_test'] is False and 'flip_test' not in taken[1]
 
 
 def test_a_wrong_command_line_is_an_error(capsys):

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from mmengine.structures import InstanceData
@@ -235,6 +236,18 @@ def test_boxes_of_every_layout_are_in_pixels_of_the_image(monkeypatch):
         monkeypatch.setattr(detection, 'onnx_session', lambda path, device, o=outputs: Session(o))
         found = detection.YoloxDetector('yolox.onnx')(image)
         np.testing.assert_allclose(found[:, :4].reshape(-1, 4), np.reshape(expected, (-1, 4)), 1e-4)
+
+
+@pytest.mark.parametrize('device', ['cpu', 'cuda', 'cuda:1', 'mps'])
+def test_the_detector_runs_on_the_device_that_is_named(monkeypatch, caplog, device):
+    available = ['TensorrtExecutionProvider', 'CUDAExecutionProvider', 'CPUExecutionProvider']
+    monkeypatch.setattr(onnxruntime, 'get_available_providers', lambda: available)
+    monkeypatch.setattr(onnxruntime, 'InferenceSession', lambda *_, providers: providers)
+    caplog.set_level('INFO', 'trunchier')
+    index = dict(cuda=0) | {'cuda:1': 1}
+    cuda = [('CUDAExecutionProvider', dict(device_id=index[device]))] if device in index else []
+    assert detection.onnx_session('a.onnx', device) == [*cuda, 'CPUExecutionProvider']
+    assert ('people are found on the CPU' in caplog.text) == (device == 'mps')
 
 
 def test_rtmdet_gets_normalized_images(tmp_path, monkeypatch):

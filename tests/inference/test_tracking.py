@@ -86,3 +86,13 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__('sys').modules, 'trackers', None)
     with pytest.raises(ImportError, match='pip install trackers'):
         tracking.Tracker()
+
+
+def test_smoothing_without_tracks_is_refused(inferencers, monkeypatch):
+    infer, clip = inferencers['pose'], np.zeros((2, 60, 80, 3), np.uint8)
+    monkeypatch.setattr(infer, 'track', False)
+    for smooth in ({}, 'offline'):
+        monkeypatch.setattr(infer, 'smooth', smooth)
+        with pytest.raises(ValueError, match='smoothed along tracks'):
+            list(infer(clip))
+        assert len(list(infer(clip[0]))) == 1  # nothing of an image is smoothed

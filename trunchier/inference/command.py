@@ -35,6 +35,7 @@ from .exported import exported_models
 from .runtimes import add_runtime, runtime_for
 from .screen import check_display, printable
 from .smoothing import METHODS
+from .tracking import check_tracked
 from .writers import DEFAULT_FORMATS, FORMATS, check_formats, write_image
 
 if TYPE_CHECKING:
@@ -281,7 +282,8 @@ def _parser():
              'nothing below --kpt-thr')
     add('--radius', type=int, metavar='PX', help='of keypoints (default: by image and person)')
     add('--thickness', type=int, metavar='PX', help='of lines (default: by image and person)')
-    add('--draw-heatmap', action='store_true', help='draw heatmaps of pose models')
+    add('--draw-heatmap', action='store_true', default=None,
+        help='draw heatmaps of pose models')
     add('--draw-bbox', action='store_true', help='draw boxes, their scores and track ids')
     add('--style', choices=('solid', 'wireframe', 'both'), default='solid', help='mesh style')
     add('--alpha', type=float, default=0.9, help='opacity of meshes (default: 0.9)')
@@ -394,10 +396,10 @@ def _check_names(names, weights, task):
 
 def _options(models, options):
     """Those of `options` that the predictor of each model takes; ValueError if none takes one."""
-    options = {name: value for name, value in options.items() if value is not False}
     taken = [_accepted(model.row.load('predictor'), options) for model in models]
     if unused := sorted(options.keys() - {name for each in taken for name in each}):
-        names = ', '.join(f'--{name.replace("_", "-")}' for name in unused)
+        no = {name: 'no-' if options[name] is False else '' for name in unused}
+        names = ', '.join(f'--{no[name]}{name.replace("_", "-")}' for name in unused)
         raise ValueError(f'{names}: not of {" and ".join(model.name for model in models)}')
     return taken
 
@@ -426,6 +428,8 @@ def _check(args, found, models, out_dir):
         detection.GivenBoxes.of(args['bboxes']).missing(found)
     if args['body_model'] and not os.path.isfile(args['body_model']):
         raise FileNotFoundError(f'no body model {args["body_model"]} (from {Path.cwd()})')
+    if any(source.moves for source in found):
+        check_tracked(args['track'], args['smooth'] is not None)
     if args['show']:
         check_display()
     if out_dir is not None:

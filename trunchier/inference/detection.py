@@ -295,7 +295,7 @@ class YoloxDetector:
 
     Args:
         score_thr, nms_thr: see `make_detector`; the score is objectness times class score.
-        device: 'cpu', or the best that onnxruntime supports here.
+        device: 'cpu', 'cuda', 'cuda:1'; the CPU where onnxruntime does not support it.
 
     Raises:
         ImportError: onnxruntime is not installed.
@@ -380,12 +380,23 @@ def onnx_session(path: str | Path, device: str) -> Any:
     options.log_severity_level = 3
     # A thread that waits by spinning would take a core from the network.
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
-    available = onnxruntime.get_available_providers()
-    providers = ['CPUExecutionProvider'] if device == 'cpu' else available
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+        return onnxruntime.InferenceSession(str(path), options, providers=_providers(device))
     except Exception as error:  # onnxruntime's exceptions have no common class
         raise ValueError(f'{path} is no ONNX model that onnxruntime loads: {error}') from error
+
+
+def _providers(device):
+    """Those of a device and, for what it does not support, of the CPU."""
+    providers = []
+    if device != 'cpu':
+        from ..deploy.runtime import onnx_providers  # with torch, as models of other devices
+
+        try:
+            providers = onnx_providers(device)
+        except RuntimeError as error:
+            log.info('people are found on the CPU: %s', error)
+    return [*providers, 'CPUExecutionProvider']
 
 
 def letterbox(

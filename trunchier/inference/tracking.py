@@ -38,6 +38,10 @@ def track(
         track: None: track if the package `trackers` is installed.
         needed: whether a later stage needs tracks.
         stored: function of a source to (index, arrays) of its frames that an earlier run has done.
+
+    Raises:
+        ValueError: tracks are needed, but `track` is False.
+        ImportError: tracks are needed or `track` is True, without the package.
     """
     tracker = None
     for item in items:
@@ -52,8 +56,20 @@ def track(
         yield item
 
 
+def check_tracked(track: bool | None, needed: bool) -> None:
+    """ValueError if tracks are needed for smoothing, but `track` is False."""
+    if track is False and needed:
+        raise ValueError(
+            'videos are smoothed along tracks, but track=False asks for none: leave out track '
+            '(--no-track) or smooth (--smooth)'
+        )
+
+
 def _tracker(begin, track, needed):
-    if not begin.source.moves or track is False:
+    if not begin.source.moves:
+        return None
+    check_tracked(track, needed)
+    if track is False:
         return None
     try:
         return Tracker(begin.fps)
