@@ -17,9 +17,12 @@ from mmengine.config import Config
 from mmengine.hub import get_config, get_model
 from mmengine.infer.infer import BaseInferencer
 from mmengine.logging import HistoryBuffer
-from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
+from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope
+from mmengine.runner import Runner
 from mmengine.runner.checkpoint import load_checkpoint
+from people import write_shards
 from safetensors.torch import load_file
+from small_trainings import draw_people
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -117,6 +120,61 @@ def test_a_config_inherits_from_ours_by_the_name_of_the_package(tmp_path):
     model = MODELS.build(cfg.model)
     assert type(model).__name__ == 'TopdownPoseEstimator'
     assert isinstance(model.backbone, trunchier.models.TruncatedSwin)
+
+
+# A training of one step on eight pictures or some shards, without weights from elsewhere.
+OF_POSE = """
+model = dict(backbone=dict(init_cfg=None))
+train_cfg = dict(max_epochs=1)
+pipeline = _base_.train_pipeline
+pipeline.pop(3)  # half of a body that is one point has no size
+data = dict(data_root='', ann_file='FOLDER/people.json', data_prefix=dict(img='FOLDER/'))
+train_dataloader = dict(
+    batch_size=8, num_workers=0, persistent_workers=False, dataset=dict(pipeline=pipeline, **data)
+)
+val_dataloader = dict(
+    num_workers=0, persistent_workers=False, dataset=dict(bbox_file=None, **data)
+)
+test_dataloader = test_cfg = test_evaluator = None
+val_evaluator = dict(ann_file='FOLDER/people.json')
+"""
+OF_MESH = """
+model = dict(backbone=dict(init_cfg=None), init_cfg=None)
+train_cfg = dict(max_iters=1)
+pipeline = _base_.train_pipeline
+pipeline[2].pop('path')
+shards = dict(type='ShardPeople', name='noise', urls='FOLDER/shards')
+train_dataloader = dict(
+    batch_size=2, num_workers=0, persistent_workers=False,
+    dataset=dict(datasets=[shards], weights=[1], pipeline=pipeline),
+)
+val_dataloader = dict(num_workers=0, persistent_workers=False)
+test_dataloader = test_cfg = test_evaluator = None
+"""
+
+
+@pytest.mark.parametrize(('config', 'changes'), [(POSE, OF_POSE), (MESH, OF_MESH)])
+def test_a_config_that_inherits_from_ours_by_the_name_of_the_package_trains(
+    config, changes, tmp_path
+):
+    draw_people(tmp_path)
+    write_shards(tmp_path / 'shards')
+    text = f'_base_ = {config.replace("configs/", "trunchier::")!r}\n{changes}'
+    (tmp_path / 'mine.py').write_text(text.replace('FOLDER', str(tmp_path)))
+    cfg = Config.fromfile(tmp_path / 'mine.py')
+    cfg.work_dir = str(tmp_path / 'work')
+    assert cfg.train_dataloader.dataset['_scope_'] == 'trunchier'
+    validation = DATASETS.build(cfg.val_dataloader.dataset)
+    assert len(validation.pipeline.transforms) == len(cfg.val_pipeline)
+    cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
+    runner = Runner.from_cfg(cfg)
+    before = {name: value.clone() for name, value in runner.model.named_parameters()}
+    runner.train()
+    after = dict(runner.model.named_parameters())
+    assert all(value.isfinite().all() for value in after.values())
+    assert any((value != before[name]).any() for name, value in after.items())
+    (kept,) = [hook for hook in runner.hooks if 'CheckpointHook' in type(hook).__name__]
+    assert type(kept) is trunchier.engine.SafeCheckpointHook
 
 
 @pytest.mark.parametrize('suffix', ['', '.py'])

@@ -2,7 +2,7 @@
 
 Our modules are in the root registries, so any package's configs find them without a scope. Configs
 of other packages that inherit from ours (`_base_ = 'trunchier::...'`) build in this scope, which
-also finds what mmpose has registered, since our configs use it.
+looks in mmpose for what is not ours, then in the root, as the scope of mmpose does.
 """
 
 import functools
@@ -15,11 +15,12 @@ from mmengine.registry import Registry, root
 
 class _Scope(Registry):
     def get(self, key: str) -> Any:
-        """The class or function named `key`: ours, else mmengine's, else mmpose's."""
+        """The class or function named `key`: ours, else mmpose's, else mmengine's or mmcv's."""
         found = super().get(key)
-        if found is None and '.' not in key and _mmpose_is_there():
-            found = self.parent.get(f'mmpose.{key}')
-        return found
+        is_ours = getattr(found, '__module__', '').startswith('trunchier.')
+        if '.' in key or is_ours or not _mmpose_is_there() or 'mmpose' not in self.parent.children:
+            return found
+        return self.parent.get(f'mmpose.{key}') or found
 
 
 @functools.cache
