@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from trunchier.engine.hooks import forget_ends_of_workers
 from trunchier.files import check_writable, shipped
 from trunchier.files.processes import clean_end
+from trunchier.weights.find import find_config
 from trunchier.weights.load import CheckpointError, load_checkpoint
 
 
@@ -26,7 +27,8 @@ def parser(description: str) -> argparse.ArgumentParser:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add('config', help='config file; to train, also the name of a model or an encoder')
+    add('config', help='config file, or the name of a model or an encoder')
+    add('--task', help='pose or mesh: task of an encoder that is named in place of a config')
     add('--work-dir', help='folder for logs, checkpoints and results')
     add('--show-dir', help='draw predictions into this folder')
     add('--show', action='store_true', help='show predictions in a window')
@@ -76,12 +78,20 @@ def merge(cfg: Config, args: argparse.Namespace) -> None:
             draw.wait_time = args.wait_time
 
 
-def existing(config: str) -> str:
-    """Path of a config, of this folder or of the package; ends the program if there is none."""
-    inside = shipped.of_repository(config)
-    if not Path(config).is_file() and not inside.is_file():
-        raise SystemExit(f'error: no config {config} (from {Path.cwd()}), nor in the package')
-    return config if Path(config).is_file() else str(inside)
+def read_config(name: str, task: str | None) -> Config:
+    """The config of a path or, by its name, of a model or an encoder.
+
+    Paths are those of this folder, then of the package. Ends the program if there is none.
+    """
+    if not is_file(name):
+        try:
+            return find_config(name, task).cfg
+        except (ImportError, ValueError) as error:
+            raise SystemExit(f'error: {error}') from error
+    inside = shipped.of_repository(name)
+    if not Path(name).is_file() and not inside.is_file():
+        raise SystemExit(f'error: no config {name} (from {Path.cwd()}), nor in the package')
+    return Config.fromfile(name if Path(name).is_file() else str(inside))
 
 
 def check_data(cfg: Config, *loaders: str) -> None:

@@ -7,8 +7,7 @@ tools/dist_test.sh CONFIG CHECKPOINT GPUS [the same arguments]
 
 import mmengine
 import torch
-from launch import check_data, existing, finish, guarded, hook, load_safely, merge, parser
-from mmengine.config import Config
+from launch import check_data, finish, guarded, hook, load_safely, merge, parser, read_config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -119,7 +118,7 @@ class WriteMetrics(Hook):
 
 def main():
     args = parse_args()
-    cfg = Config.fromfile(existing(args.config))
+    cfg = read_config(args.config, args.task)
     merge_args(cfg, args)
     check_data(cfg, 'test')
     with guarded(cfg.work_dir):

@@ -7,14 +7,12 @@ tools/dist_train.sh CONFIG GPUS [the same arguments]
 
 import os
 
-from launch import check_data, existing, finish, guarded, is_file, load_safely, merge, parser
-from mmengine.config import Config
+from launch import check_data, finish, guarded, load_safely, merge, parser, read_config
 from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from trunchier.ops.thread_choice import ThreadChoice
-from trunchier.weights.find import find_config
 
 WRAPPERS = ('OptimWrapper', 'AmpOptimWrapper', 'AutocastOptimWrapper')
 
@@ -31,13 +29,7 @@ def parse_args():
     add('--auto-scale-lr', action='store_true', help=scale)
     total = 'samples of a step over all processes: a run goes on alike with another number of them'
     add('--total-batch', type=int, metavar='N', help=total)
-    add('--task', help='pose or mesh: task of an encoder that is named in place of a config')
     return arguments.parse_args()
-
-
-def read_config(name, task):
-    """The config of a path, or of a model by its name."""
-    return Config.fromfile(existing(name)) if is_file(name) else find_config(name, task).cfg
 
 
 def merge_args(cfg, args):

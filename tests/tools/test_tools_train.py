@@ -435,12 +435,29 @@ def test_the_work_dir_is_that_of_the_command_then_the_config_then_its_name(folde
     assert merged('train', folder).work_dir == 'work_dirs/toy'
 
 
-def test_a_model_is_trained_by_its_name_too(tmp_path):
-    with command('train', 'vm-t-s2', '--task', 'mesh', cwd=tmp_path) as module:
+@pytest.mark.parametrize(('name', 'given'), [('train', []), ('test', ['a.pth'])])
+def test_a_model_is_trained_and_tested_by_its_name_too(tmp_path, name, given):
+    with command(name, 'vm-t-s2', *given, '--task', 'mesh', cwd=tmp_path) as module:
         args = module.parse_args()
         cfg = module.read_config(args.config, args.task)
         module.merge_args(cfg, args)
     assert (cfg.model.type, cfg.work_dir) == ('MeshEstimator', 'work_dirs/vm-t-s2')
+
+
+@pytest.mark.parametrize(('name', 'given'), [('train', []), ('test', ['a.pth'])])
+@pytest.mark.parametrize(
+    ('model', 'message'),
+    [
+        ('VMPose-T-S2', 'no annotations data/coco/annotations/person_keypoints_'),
+        ('VMPose-T-S9', r'VMPose-T-S9.*VMPose-T-S'),
+    ],
+)
+def test_a_name_without_data_and_an_unknown_name_are_one_line(
+    tmp_path, name, given, model, message
+):
+    tool = command(name, model, *given, cwd=tmp_path)
+    with tool as module, pytest.raises(SystemExit, match=f'^error: .*{message}'):
+        module.main()
 
 
 @pytest.mark.parametrize('name, loader', [('train', 'train'), ('test', 'test')])
