@@ -1,5 +1,6 @@
 """The command `trunchier NAME ...` is `python tools/NAME.py ...`."""
 
+import re
 import runpy
 import subprocess
 import sys
@@ -41,9 +42,21 @@ def test_an_unknown_command_is_an_error(monkeypatch, capsys, arguments):
     assert captured.out == '' and 'usage: trunchier' in captured.err
 
 
-def test_a_command_gets_its_arguments(monkeypatch, capsys):
-    assert run(monkeypatch, 'convert-weights', '--help') == 0
-    assert 'usage: convert_weights' in capsys.readouterr().out
+@pytest.mark.parametrize('name', command.COMMANDS)
+def test_help_names_the_command_not_a_script_of_the_checkout(monkeypatch, capsys, name):
+    monkeypatch.setenv('COLUMNS', '1000')
+    name = name.replace('_', '-')
+    assert run(monkeypatch, name, '--help') == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f'usage: trunchier {command.ALIASES.get(name, name)} ')
+    own = r"(?<!_)(?<!mmpose's )(python tools/|tools/\w+\.py|tools/(benchmark|inspect|report)\b)"
+    assert not re.search(own, text)
+
+
+@pytest.mark.parametrize('name', ['train', 'export', 'doctor', 'predict', 'benchmark'])
+def test_an_error_in_the_command_line_names_the_command(monkeypatch, capsys, name):
+    assert run(monkeypatch, name, '--colour') == 2
+    assert f'\ntrunchier {name}: error: ' in capsys.readouterr().err
 
 
 def test_a_failing_command_gives_its_status(monkeypatch, capsys):

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Check the data sets of mesh recovery: completeness, statistics, a contact sheet of samples.
 
-    python tools/check_data.py data                             # 4D-Humans' data under data/
-    python tools/check_data.py data --full --workers 16         # and index every shard
-    python tools/check_data.py --shards 'data/mine/*.tar' --sheet mine.png
-    python tools/check_data.py --npz eval.npz --images photos
+    trunchier check-data data                          # 4D-Humans' data under data/
+    trunchier check-data data --full --workers 16      # and index every shard
+    trunchier check-data --shards 'data/mine/*.tar' --sheet mine.png
+    trunchier check-data --npz eval.npz --images photos
 
 Under the root it looks for hmr2_training_data/ (shards, mocap, pose histogram),
 hmr2_evaluation_data/ (npz files) and their folders of images. For each data set it counts the
@@ -50,7 +50,9 @@ SAMPLE = 64  # people per data set for statistics
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog='trunchier check-data',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add('root', nargs='?', help='folder of the 4D-Humans data')

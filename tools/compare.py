@@ -61,7 +61,10 @@ def main(arguments: list[str] | None = None) -> None:
 def parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=formatter, fromfile_prefix_chars='@'
+        prog='trunchier compare',
+        description=__doc__,
+        formatter_class=formatter,
+        fromfile_prefix_chars='@',
     )
     add = parser.add_argument
     add('names', nargs='+', metavar='NAME', help='encoder or config, with changes: +parts')

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Convert the official SMPL files, which are pickles, to one npz without pickles.
 
-    python tools/convert_smpl.py data/smpl
-    python tools/convert_smpl.py ~/SMPL_NEUTRAL.pkl ~/hmr2_data/SMPL_to_J19.pkl
+    trunchier convert-smpl data/smpl
+    trunchier convert-smpl ~/SMPL_NEUTRAL.pkl ~/hmr2_data/SMPL_to_J19.pkl
 
 Searches the given folders and files for the sources below, under any of their names, and writes
 data/smpl/SMPL_NEUTRAL.npz, to be used as `body_model=dict(path=...)`, as the head's `mean_params`
@@ -68,6 +68,7 @@ SOURCES = {
 @clean_end()
 def main() -> None:
     parser = argparse.ArgumentParser(
+        prog='trunchier convert-smpl',
         description=__doc__.split('\n')[0],
         epilog='Files: '
         + '; '.join(f'{" or ".join(s.names)} ({s.content})' for s in SOURCES.values()),
@@ -81,7 +82,7 @@ def main() -> None:
         found = find(arguments.source)
         convert(found, arguments.out)
     except (OSError, ValueError, ImportError, pickle.UnpicklingError) as error:
-        sys.exit(f'convert_smpl.py: {error}')
+        sys.exit(f'error: {error}')
     for name, source in SOURCES.items():
         print(f'{source.content}: {found.get(name) or f"no {source.names[0]}, {source.default}"}')
     print(f'wrote {arguments.out}')

@@ -1,14 +1,14 @@
 #!/usr/bin/env python
 """Write an official checkpoint as a clean file of this package's weights.
 
-    python tools/convert_weights.py swin_tiny_patch4_window7_224.pth swin_tiny.safetensors
-    python tools/convert_weights.py vitpose-b.pth vitpose-b_mmpose1.pth
-    python tools/convert_weights.py best.pth vmpose-t-s2.safetensors --half
+    trunchier convert-weights swin_tiny_patch4_window7_224.pth swin_tiny.safetensors
+    trunchier convert-weights vitpose-b.pth vitpose-b_mmpose1.pth
+    trunchier convert-weights best.pth vmpose-t-s2.safetensors --half
 
 SRC is a file or http(s) address: Swin, VMamba or GroupMixFormer classifiers, ViTPose, HMR2.0, or a
-checkpoint of tools/train.py. DST is a .safetensors or .pth file of weights alone, without optimizer
-and pickled objects; what SRC says of its model and crops is kept. It keeps all four stages; a
-truncated model loads those that it has
+checkpoint of `trunchier train`. DST is a .safetensors or .pth file of weights alone, without
+optimizer and pickled objects; what SRC says of its model and crops is kept. It keeps all four
+stages; a truncated model loads those that it has
 (`init_cfg=dict(type='OfficialPretrained', checkpoint=DST)`).
 """
 
@@ -24,7 +24,9 @@ from trunchier.weights.load import announced_file, read_official, save_weights
 @clean_end()
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog='trunchier convert-weights',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('src', metavar='SRC', help='official checkpoint, or its address')
     parser.add_argument('dst', metavar='DST', help='.safetensors or .pth file to write')

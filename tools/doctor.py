@@ -1,10 +1,11 @@
 """Report versions, devices, patches and missing files, with remedies.
 
-    python tools/doctor.py
+    trunchier doctor
 
 Exits with 1 if the package, or an installed mmpose, cannot be imported.
 """
 
+import argparse
 import contextlib
 import importlib
 import inspect
@@ -43,7 +44,7 @@ PACKAGES = (
     Package(('setuptools',), "mmengine's pkg_resources", "pip install 'setuptools<81'"),
     Package(('numba',), 'fast kernels on CPU, synthetic people, meshes', 'pip install numba'),
     Package(('safetensors',), 'weights that ship with this package', 'pip install safetensors'),
-    Package(('smplx',), "SMPL's own files", 'pip install smplx'),
+    Package(('smplx',), 'bodies: mesh models and lifting', 'pip install smplx==0.1.28'),
     Package(('scipy',), 'annotations of the mesh data sets', 'pip install scipy'),
     Package(('trimesh',), 'writing meshes', 'pip install trimesh'),
     Package(('av',), 'reading and writing videos', 'pip install av'),
@@ -77,7 +78,7 @@ def places() -> Iterator[Place]:
         data / 'smpl' / FILE_NAME,
         "SMPL, for the paper's mesh numbers",
         'register at https://smpl.is.tue.mpg.de, put SMPL_NEUTRAL.pkl (or the v1.1.0 '
-        'basicmodel_neutral) into data/smpl, then python tools/convert_smpl.py',
+        'basicmodel_neutral) into data/smpl, then trunchier convert-smpl',
     )
     for name in ('train2017', 'val2017'):
         yield Place(data / 'coco' / name, 'COCO images', coco)
@@ -97,7 +98,12 @@ def places() -> Iterator[Place]:
         yield Place(data / row.images, f'images of {name}', images)
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
+    argparse.ArgumentParser(
+        prog='trunchier doctor',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args(arguments)
     problems = report_packages()
     try:
         trunchier = importlib.import_module('trunchier')

@@ -15,7 +15,9 @@ from trunchier.weights.official import fetch, release
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog='trunchier download',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('names', nargs='+', metavar='NAME')
     args = parser.parse_args(arguments)

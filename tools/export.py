@@ -1,7 +1,7 @@
 """Write a trained model as a file that runs without this package, and check the file.
 
-    python tools/export.py VMPose-T-S2 work_dirs/vm/best.pth --dynamic-batch
-    python tools/export.py configs/mesh/hmr2_swin-t-s3_8xb48-1000k_mix-256x192.py mesh.pth \\
+    trunchier export VMPose-T-S2 work_dirs/vm/best.pth --dynamic-batch
+    trunchier export configs/mesh/hmr2_swin-t-s3_8xb48-1000k_mix-256x192.py mesh.pth \\
         --output mesh.pt2 --with-body
 
 The file takes normalized crops and returns heatmaps, or SMPL parameters and the crop's camera;
@@ -38,7 +38,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog='trunchier export',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add('model', help="the paper's name of a model, or a config file")
@@ -59,7 +61,7 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     add('--dynamic-batch', action='store_true', help='accept any number of crops, not only one')
     add('--output', dest='path', metavar='FILE', help='file (default: NAME.onnx, .pt or .pt2)')
     add('--with-body', action='store_true', help='mesh: add vertices, joints and keypoints')
-    add('--body-model', metavar='FILE', help='SMPL body, as tools/convert_smpl.py writes it')
+    add('--body-model', metavar='FILE', help='SMPL body, as trunchier convert-smpl writes it')
     add('--allow-random', action='store_true', help=f'accept `{RANDOM}` as CHECKPOINT')
     add(
         '--tolerance',

@@ -1,6 +1,6 @@
 """Count parameters and FLOPs of models.
 
-    python tools/flops.py VMPose-T-S2 vit-b configs/embedded/hmr2_vm-t-s2_synthetic-128.py
+    trunchier flops VMPose-T-S2 vit-b configs/embedded/hmr2_vm-t-s2_synthetic-128.py
 
 A model is a name (an encoder's name: its backbone alone) or a config. GMACs are the billions of
 multiply-accumulates (GFLOPs in papers) of the matrix products and convolutions that our code
@@ -18,7 +18,9 @@ from paper_costs import model_costs, parameters
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog='trunchier flops',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('models', nargs='+', metavar='MODEL', help='name or config file')
     parser.add_argument('--size', nargs=2, type=int, default=SIZE, metavar=('H', 'W'))

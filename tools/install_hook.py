@@ -46,7 +46,9 @@ sys.meta_path.insert(0, Before())
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog='trunchier install-hook',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('--remove', action='store_true', help='remove the two files')
     parser.add_argument('--folder', default=sysconfig.get_path('purelib'), help='(%(default)s)')

@@ -21,10 +21,12 @@ from trunchier.weights.find import find_config
 from trunchier.weights.load import CheckpointError, load_checkpoint
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+def parser(command: str, description: str) -> argparse.ArgumentParser:
     """The common arguments of mmpose's train.py and test.py."""
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f'trunchier {command}',
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add('config', help='config file, or the name of a model or an encoder')

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Turn annotated images into tar shards to train on, or into an npz to evaluate on.
 
-    python tools/make_shards.py people.npz --images photos --out data/mine
-    python tools/make_shards.py data/synthetic/train --out data/synthetic/shards
-    python tools/make_shards.py spin.npz --layout spin --images photos --to npz --out eval.npz
+    trunchier make-shards people.npz --images photos --out data/mine
+    trunchier make-shards data/synthetic/train --out data/synthetic/shards
+    trunchier make-shards spin.npz --layout spin --images photos --to npz --out eval.npz
 
 Shards are in the layout of 4D-Humans (webdataset), so that ShardPeople and 4D-Humans itself read
 them; the npz is in the layout of its evaluation files, which NpzPeople reads. Bad rows are skipped
@@ -15,7 +15,7 @@ Layouts of the input:
              pose, shape
   h36m       npz of mmpose: imgname, center, scale, part (N, 17, 3), S (N, 17, 4), Human3.6M's order
   mpi-inf    the same in the order of MPI-INF-3DHP
-  synthetic  a folder of tools/make_synthetic.py
+  synthetic  a folder of trunchier make-synthetic
 By default, a folder is synthetic, and the layout of an npz is guessed from its arrays.
 """
 
@@ -47,10 +47,12 @@ FIELDS = person()
 @clean_end()
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog='trunchier make-shards',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add('annotations', help='npz file, or folder of make_synthetic.py')
+    add('annotations', help='npz file, or folder of trunchier make-synthetic')
     add('--images', help='folder that imgname is relative to, or a parent of it')
     add('--out', required=True, help='folder of shards, or npz, to write')
     add('--layout', choices=sorted(LAYOUTS), help='layout of the input')
@@ -138,7 +140,9 @@ def from_synthetic(folder: Path) -> dict[str, np.ndarray]:
     """Read a folder of make_synthetic.py."""
     missing = [name for name in ('annotations.json', 'bodies.npz') if not (folder / name).is_file()]
     if missing:
-        raise FileNotFoundError(f'{folder} lacks {missing}; create it with tools/make_synthetic.py')
+        raise FileNotFoundError(
+            f'{folder} lacks {missing}; create it with trunchier make-synthetic'
+        )
     images = json.loads((folder / 'annotations.json').read_text())['images']
     names = {image['id']: image['file_name'] for image in images}
     with np.load(folder / 'bodies.npz', allow_pickle=False) as data:

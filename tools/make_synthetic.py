@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Write a COCO-format data set of synthetic people.
 
-    python tools/make_synthetic.py --num 2000 --out data/synthetic/train --seed 0
+    trunchier make-synthetic --num 2000 --out data/synthetic/train --seed 0
 
 Writes DIR/images, DIR/annotations.json (for stock CocoDataset and CocoMetric) and DIR/bodies.npz
 (body parameters and 3D joints for mesh training, one row per annotation). The bytes depend on the
@@ -16,7 +16,9 @@ import sys
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog='trunchier make-synthetic',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add('--num', type=int, required=True, help='number of images')

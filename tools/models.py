@@ -23,7 +23,9 @@ OURS = 'Apache-2.0, trained on synthetic people'
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog='trunchier models',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('pattern', nargs='?', default='*', metavar='PATTERN', help='as "VM*-S2"')
     parser.add_argument('--files', action='store_true', help='list official files instead')

@@ -20,7 +20,9 @@ from trunchier.weights.load import read_weights, save_weights, unwrap
 @clean_end()
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog='trunchier split',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('checkpoint', type=Path, metavar='CHECKPOINT', help='a ViTPose++')
     parser.add_argument(

@@ -1,8 +1,9 @@
 """Test a checkpoint; the arguments are those of mmpose's tools/test.py.
 
-python tools/test.py CONFIG CHECKPOINT [--work-dir DIR] [--out FILE] [--dump FILE] ...
-python tools/test.py CONFIG MODEL.onnx [--runtime openvino] ...     an exported file
-tools/dist_test.sh CONFIG CHECKPOINT GPUS [the same arguments]
+trunchier test CONFIG CHECKPOINT [--work-dir DIR] [--out FILE] [--dump FILE] ...
+trunchier test VMPose-T-S2 CHECKPOINT ...                       a model by its name
+trunchier test CONFIG MODEL.onnx [--runtime openvino] ...       an exported file
+tools/dist_test.sh CONFIG CHECKPOINT GPUS [the same arguments]  in a checkout: on several GPUs
 """
 
 import mmengine
@@ -19,7 +20,7 @@ from trunchier.weights.find import find_config
 
 
 def parse_args():
-    arguments = parser(__doc__)
+    arguments = parser('test', __doc__)
     add = arguments.add_argument
     add('checkpoint', help='checkpoint, or a .onnx file that was exported')
     add('--out', help='write the metrics to this .json, .yaml or .pkl file')

@@ -1,8 +1,9 @@
 """Train a model; the arguments are those of mmpose's tools/train.py.
 
-python tools/train.py CONFIG [--work-dir DIR] [--resume [CHECKPOINT]] [--amp] ...
-python tools/train.py convnext_tiny-s3 [--task mesh] ...
-tools/dist_train.sh CONFIG GPUS [the same arguments]
+trunchier train CONFIG [--work-dir DIR] [--resume [CHECKPOINT]] [--amp] ...
+trunchier train VMPose-T-S2 ...                      the recipe of a model, by its name
+trunchier train convnext_tiny-s3 [--task mesh] ...   of an encoder of timm
+tools/dist_train.sh CONFIG GPUS [the same arguments] in a checkout: on several GPUs
 """
 
 import os
@@ -18,7 +19,7 @@ WRAPPERS = ('OptimWrapper', 'AmpOptimWrapper', 'AutocastOptimWrapper')
 
 
 def parse_args():
-    arguments = parser(__doc__)
+    arguments = parser('train', __doc__)
     add = arguments.add_argument
     last = 'continue from this checkpoint; without a value, from the last one in the work dir'
     add('--resume', nargs='?', const='auto', help=last)

@@ -15,7 +15,7 @@ def empty_folder(monkeypatch, tmp_path):
 
 
 def test_a_working_installation_is_reported_and_exits_with_zero(capsys):
-    assert doctor.main() == 0
+    assert doctor.main([]) == 0
     out = capsys.readouterr().out
     for name in ('python', 'torch', 'numpy', 'mmpose', 'CPU'):
         assert f'\n  {name} ' in out
@@ -32,7 +32,7 @@ def test_a_working_installation_is_reported_and_exits_with_zero(capsys):
 def test_backends_of_linear_layers_are_reported(capsys, monkeypatch):
     chosen = dict(zip(linear.KINDS, ('mkl', 'onednn'), strict=True))
     monkeypatch.setattr(linear, 'cpu_linear', lambda: chosen)
-    doctor.main()
+    doctor.main([])
     out = capsys.readouterr().out
     for kind, name in chosen.items():
         assert f'\n  linear, {kind:<10}{name:<10}' in out
@@ -60,10 +60,10 @@ def test_every_missing_file_comes_with_a_remedy(capsys, tmp_path):
     body.parent.mkdir(parents=True)
     body.touch()
     places = list(doctor.places())
-    doctor.main()
+    doctor.main([])
     report, remedies = capsys.readouterr().out.split('What to do')
     assert '  found   data/smpl/SMPL_NEUTRAL.npz' in report
-    assert 'convert_smpl.py' not in remedies
+    assert 'convert-smpl' not in remedies
     absent = [place for place in places if not place.path.exists()]
     assert len(absent) == len(places) - 2  # the embedded body and SMPL are there
     for place in absent:
@@ -72,13 +72,22 @@ def test_every_missing_file_comes_with_a_remedy(capsys, tmp_path):
         assert place.purpose in remedies
 
 
-def test_a_missing_package_is_named_with_its_purpose_and_command(capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ('package', 'purpose', 'remedy'),
+    [
+        ('numba', 'fast kernels on CPU, synthetic people', 'pip install numba'),
+        ('smplx', 'bodies: mesh models and lifting', 'pip install smplx==0.1.28'),
+    ],
+)
+def test_a_missing_package_is_named_with_its_purpose_and_command(
+    capsys, monkeypatch, package, purpose, remedy
+):
     installed = doctor.installed
-    monkeypatch.setattr(doctor, 'installed', lambda name: name != 'numba' and installed(name))
-    assert doctor.main() == 0
+    monkeypatch.setattr(doctor, 'installed', lambda name: name != package and installed(name))
+    assert doctor.main([]) == 0
     out = capsys.readouterr().out
-    assert '  numba           missing: fast kernels on CPU, synthetic people' in out
-    assert 'pip install numba' in out.split('What to do')[1]
+    assert f'  {package:<16}missing: {purpose}' in out
+    assert f'\n      {remedy}\n' in out.split('What to do')[1]
 
 
 @pytest.mark.parametrize('broken', ['trunchier', 'mmpose.models'])
@@ -91,7 +100,7 @@ def test_a_failing_import_is_an_error(capsys, monkeypatch, broken):
         return import_module(name, package)
 
     monkeypatch.setattr(importlib, 'import_module', failing)
-    assert doctor.main() == 1
+    assert doctor.main([]) == 1
     assert (
         f'{broken} cannot be imported: ImportError: libtorch is damaged' in capsys.readouterr().out
     )

@@ -1,24 +1,24 @@
 """Measure speed and memory on this machine, side by side.
 
-    python tools/benchmark models --models 'VM*-T-S2' ViTPose-B --batch 1 8 --threads 1
-    python tools/benchmark models --part backbone --models '*-t-s4' --against official=DIR
-    python tools/benchmark scan --lengths 48 3072 --channels 96
-    python tools/benchmark train --models 'swin-t-s*' --part backbone --batch 32
-    python tools/benchmark data --num 200 --workers 2
-    python tools/benchmark pipeline --model VMPose-T-S2 --frames 150
-    python tools/benchmark latency --people 1 4 --detector yolox_nano.onnx
-    python tools/benchmark cold --models VMPose-T-S2 ViTPose-S --exported
-    python tools/benchmark models --models swin-t-s4 vm-t-s4 --heights 256 384 512 768 1024
-    python tools/benchmark export --models 'VM*-T-S4' --batch 1 8 --threads 1
-    python tools/benchmark export --models all --check-only
-    python tools/benchmark runtimes --int8 --compile official --against official=examples
-    python tools/benchmark subnormal --threads 1
-    python tools/benchmark busy --processes 2
-    python tools/benchmark soak --frames 10000 --iterations 5000 --plot soak.svg
-    python tools/benchmark annotation --num 10000
-    python tools/benchmark lifting --frames 243 --plot lifting.svg
-    python tools/benchmark motions --threads 1
-    python tools/benchmark all --out docs/benchmarks/DATE-DEVICE.md
+    trunchier benchmark models --models 'VM*-T-S2' ViTPose-B --batch 1 8 --threads 1
+    trunchier benchmark models --part backbone --models '*-t-s4' --against official=DIR
+    trunchier benchmark scan --lengths 48 3072 --channels 96
+    trunchier benchmark train --models 'swin-t-s*' --part backbone --batch 32
+    trunchier benchmark data --num 200 --workers 2
+    trunchier benchmark pipeline --model VMPose-T-S2 --frames 150
+    trunchier benchmark latency --people 1 4 --detector yolox_nano.onnx
+    trunchier benchmark cold --models VMPose-T-S2 ViTPose-S --exported
+    trunchier benchmark models --models swin-t-s4 vm-t-s4 --heights 256 384 512 768 1024
+    trunchier benchmark export --models 'VM*-T-S4' --batch 1 8 --threads 1
+    trunchier benchmark export --models all --check-only
+    trunchier benchmark runtimes --int8 --compile official --against official=examples
+    trunchier benchmark subnormal --threads 1
+    trunchier benchmark busy --processes 2
+    trunchier benchmark soak --frames 10000 --iterations 5000 --plot soak.svg
+    trunchier benchmark annotation --num 10000
+    trunchier benchmark lifting --frames 243 --plot lifting.svg
+    trunchier benchmark motions --threads 1
+    trunchier benchmark all --out docs/benchmarks/DATE-DEVICE.md
 
 The rows of a table are measured in interleaved rounds: medians, +- half the interquartile range.
 Weights are random, which does not affect speed.
@@ -153,7 +153,9 @@ def run_all(args: argparse.Namespace, report: Report) -> None:
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog='trunchier benchmark',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest='command', required=True)
     for name, (module, help_) in COMMANDS.items():

@@ -17,7 +17,9 @@ from trunchier.weights.recognize import parse_renames
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog='trunchier inspect',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add('files', nargs='+', metavar='FILE', help='checkpoint of any layout, or an exported model')

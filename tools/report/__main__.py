@@ -37,7 +37,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog='trunchier report',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar='WHAT')
     for name, what in (
@@ -54,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser('figure1', help=what, description=what)
     add_source(command)
     command.add_argument(
-        '--speed', type=Path, metavar='CSV', help='from tools/benchmark models --csv'
+        '--speed', type=Path, metavar='CSV', help='from trunchier benchmark models --csv'
     )
     command.add_argument(
         '--out', nargs='+', type=Path, default=[Path('figure1.svg')], metavar='FILE'
@@ -64,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
         what = f'{task} models side by side on the same images'
         command = commands.add_parser(name, help=what, description=f'{what}.')
         command.add_argument('inputs', nargs='+', metavar='IMAGE', help='images or folders')
-        what = 'work_dirs of trainings; their configs are executed, as by tools/test.py'
+        what = 'work_dirs of trainings; their configs are executed, as by test'
         command.add_argument(
             '--from', dest='paths', nargs='+', type=Path, required=True, metavar='DIR', help=what
         )
@@ -80,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def add_source(command: argparse.ArgumentParser) -> None:
-    what = "CSV files, and work_dirs of tools/train.py or tools/test.py (default: the paper's)"
+    what = "CSV files, and work_dirs of trunchier train or test (default: the paper's)"
     command.add_argument('--from', dest='paths', nargs='+', type=Path, metavar='PATH', help=what)
 
 

@@ -189,7 +189,7 @@ def _parser():
              'recognized as, else pose)')
     add('--weights', metavar='FILE', help='checkpoint or exported model; official ones are found')
     add('--task', help='pose or mesh: task of a model named by its encoder')
-    add('--body-model', metavar='FILE', help='SMPL model written by tools/convert_smpl.py')
+    add('--body-model', metavar='FILE', help='SMPL model written by trunchier convert-smpl')
     add('--device', default='auto', help='auto, cpu, cuda, cuda:1 (default: auto)')
     add('--precision', choices=('fp32', 'bf16', 'fp16'), default='fp32', help='default: fp32')
     add_runtime(add)

@@ -213,7 +213,7 @@ def _parser():
     add('--pose', metavar='NAME',
         help='2D model whose keypoints a lifter of windows takes (default: pose)')
     add('--pose-weights', metavar='FILE', help='its weights, if it has none of its own')
-    add('--body-model', metavar='FILE', help='SMPL model written by tools/convert_smpl.py')
+    add('--body-model', metavar='FILE', help='SMPL model written by trunchier convert-smpl')
     add('--device', default='auto', help='auto, cpu, cuda, cuda:1 (default: auto)')
     add('--batch-size', type=int, default=8, metavar='N', help='people per batch (default: 8)')
     add('--precision', choices=('fp32', 'int8', 'bf16', 'fp16', 'auto'),

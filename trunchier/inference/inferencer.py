@@ -115,7 +115,7 @@ class Inferencer:
         if found.smpl and not (own_body or found.cfg.model.get('body_model')):
             log.warning(
                 '%s was trained for SMPL: its shapes mean something else on the embedded body. '
-                'Convert SMPL by tools/convert_smpl.py and give it as body_model (--body-model)',
+                'Convert SMPL by trunchier convert-smpl and give it as body_model (--body-model)',
                 screen.printable(self.weights.name),
             )
         self.report = Report()

@@ -106,11 +106,11 @@ def read_body(path: str | Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(
             f'no {path.name} in {path.parent}; see "Body model" in README: '
-            'tools/convert_smpl.py writes it from the official files'
+            'trunchier convert-smpl writes it from the official files'
         )
     if path.suffix != '.npz':
         raise ValueError(
-            f'{path} is not an npz; convert official SMPL files with tools/convert_smpl.py'
+            f'{path} is not an npz; convert official SMPL files by trunchier convert-smpl'
         )
     arrays = read_npz(path, SHAPES, MAX_BYTES)
     arrays.setdefault('posedirs', np.zeros(SHAPES['posedirs'], np.float32))
@@ -124,7 +124,7 @@ def check_body(arrays: dict[str, np.ndarray], path: str | Path) -> None:
     """Raise ValueError, naming `path`, unless the arrays are a body in SMPL's layout."""
     for name, shape in SHAPES.items():
         if name not in arrays:
-            raise ValueError(f'{path} has no array {name!r}; see tools/convert_smpl.py')
+            raise ValueError(f'{path} has no array {name!r}; see trunchier convert-smpl')
         if arrays[name].shape != shape:
             raise ValueError(
                 f'{name} of {path} has shape {arrays[name].shape}, expected {shape}: '
