@@ -11,7 +11,7 @@ import pytest
 
 import trunchier
 from trunchier import __main__ as command
-from trunchier import __version__
+from trunchier import __version__, zoo
 
 
 def run(monkeypatch, *arguments):
@@ -51,6 +51,19 @@ def test_help_names_the_command_not_a_script_of_the_checkout(monkeypatch, capsys
     assert text.startswith(f'usage: trunchier {command.ALIASES.get(name, name)} ')
     own = r"(?<!_)(?<!mmpose's )(python tools/|tools/\w+\.py|tools/(benchmark|inspect|report)\b)"
     assert not re.search(own, text)
+
+
+@pytest.mark.parametrize('name', ['predict', 'annotate'])
+def test_help_says_how_models_are_named(monkeypatch, capsys, name):
+    monkeypatch.setenv('COLUMNS', '1000')
+    run(monkeypatch, name, '--help')
+    line = capsys.readouterr().out.partition('\n  --model NAME')[2].partition('\n  --')[0]
+    assert '`trunchier models`' in line and ' NAME+lift: ' in line
+    for task in [*zoo.TASKS, 'lift']:
+        assert re.search(rf'\b{task}\b', line)
+    assert zoo.lifted_of('lift', None) and zoo.lifted_of('VMPose-T-S2+lift', None)
+    named = re.search(r'an encoder \((.*?), (.*?)\)', line)
+    assert named[1] in zoo.ENCODERS and zoo.timm_name(named[2])
 
 
 @pytest.mark.parametrize('name', ['train', 'export', 'doctor', 'predict', 'benchmark'])

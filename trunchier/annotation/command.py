@@ -17,7 +17,7 @@ from ..files import check_writable, file_digest
 from ..files.images import MAX_PIXELS
 from ..files.processes import clean_end
 from ..inference import detection, sources
-from ..inference.command import messages, parse_frames, parse_models
+from ..inference.command import NAMES_OF_MODELS, messages, parse_frames, parse_models
 from ..inference.distributed import CHUNK
 from ..inference.inferencer import Inferencer
 from ..inference.runtimes import add_runtime, runtime_for
@@ -184,9 +184,7 @@ def _parser():
 
     add = parser.add_argument_group('teacher').add_argument
     add('--model', metavar='NAME',
-        help="the paper's name (ViTPose-H and HMR2.0-H have official weights) or a config; "
-             'pose or mesh: the model that comes with weights (default: what --weights is '
-             'recognized as, else pose)')
+        help=f'{NAMES_OF_MODELS} (default: what --weights is recognized as, else pose)')
     add('--weights', metavar='FILE', help='checkpoint or exported model; official ones are found')
     add('--task', help='pose or mesh: task of a model named by its encoder')
     add('--body-model', metavar='FILE', help='SMPL model written by trunchier convert-smpl')

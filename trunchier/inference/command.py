@@ -67,6 +67,11 @@ written by --save json; or .npy (people, 4 or 5).
 exit codes: 0 done; 1 error; 2 wrong command line; 3 done, but some input was skipped and is listed;
 130 interrupted, 143 terminated, 129 hung up: continue with --resume
 """
+NAMES_OF_MODELS = (
+    "the paper's name (`trunchier models` lists them), an encoder (vm-t-s3, convnext_tiny-s3) or a "
+    'config; pose: the model that comes with weights; mesh or lift: bodies from its keypoints; '
+    'NAME+lift: from those of another pose model'
+)
 EXIT_ERROR, EXIT_SKIPPED = 1, 3
 PAINTING = (
     'kpt_thr', 'skeleton_style', 'radius', 'thickness', 'draw_bbox', 'style', 'alpha', 'side',
@@ -195,8 +200,7 @@ def _parser():
 
     add = parser.add_argument_group('model').add_argument
     add('--model', nargs='+', metavar='NAME',
-        help="the paper's name (VMPose-T-S3, SwinHMR2.0-T-S3), an encoder (vm-t-s3) or a config; "
-             'pose or mesh: the model that comes with weights; several: one after the other '
+        help=f'{NAMES_OF_MODELS}; several: one after the other '
              '(default: what --weights is recognized as, else pose)')
     add('--task', help='pose or mesh: task of a model named by its encoder')
     add('--weights', nargs='+', metavar='FILE',
