@@ -16,6 +16,7 @@ import doctor
 import pytest
 
 import trunchier
+from trunchier.files.optional import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[1]
 CARRIED = ('configs', 'results', 'tools', 'model-index.yml')
@@ -156,6 +157,12 @@ def test_every_imported_package_is_a_dependency_and_every_dependency_is_imported
     packages |= NEEDED_BY_OTHERS
     assert {DISTRIBUTIONS.get(package, package) for package in packages} == names - TRAIN - REMOTE
     assert names >= TRAIN | REMOTE
+
+
+@pytest.mark.parametrize(('package', 'extra'), EXTRAS.items())
+def test_an_extra_that_an_error_names_brings_the_package(metadata, package, extra):
+    rows = metadata.get_all('Requires-Dist')
+    assert any(re.match(rf'{package}\b.*extra == .{extra}\W', row) for row in rows)
 
 
 def test_the_doctor_looks_for_what_is_imported_only():

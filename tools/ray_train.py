@@ -42,7 +42,7 @@ def work(job: dict[str, Any]) -> None:
 
 def main() -> None:
     args, others = parse_args()
-    train = need('ray.train', 'training on many machines', "pip install 'trunchier[ray]'")
+    train = need('ray.train', 'training on many machines')
     torch_of_ray = need('ray.train.torch', 'training on many machines')
     ray = need('ray', 'training on many machines')
     ray.init(args.address, include_dashboard=False)

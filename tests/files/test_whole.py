@@ -1,6 +1,7 @@
 """Files and folders appear complete or not at all; a missing package is named with its remedy."""
 
 import errno
+import sys
 
 import numpy as np
 import pytest
@@ -62,6 +63,12 @@ def test_a_missing_package_is_named_with_its_remedy():
         need('no_such.part', 'drawing')
     with pytest.raises(ImportError, match='drawing needs no_such: see README'):
         need('no_such', 'drawing', 'see README')
+
+
+def test_the_remedy_for_a_package_of_an_extra_is_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'av', None)
+    with pytest.raises(ImportError, match=r"videos needs av: pip install 'trunchier\[video\]'"):
+        need('av', 'videos')
 
 
 # --- What others do meanwhile, or have left -------------------------------------------------------

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import re
+import sys
 from pathlib import Path
 
 import cv2
@@ -346,6 +348,29 @@ def test_a_wrong_command_line_is_an_error(capsys):
             run(*given)
         assert error.value.code == 2
     assert 'invalid choice' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('package', 'given', 'remedy'),
+    [
+        ('safetensors', ['photos'], 'pip install safetensors'),
+        ('av', ['clip.mp4', 'pose'], "pip install 'trunchier[video]'"),
+        ('trimesh', ['photos', 'mesh', '--save', 'glb'], "pip install 'trunchier[mesh]'"),
+        ('numba', ['photos', 'mesh', '--save', 'images'], 'pip install numba'),
+    ],
+)
+def test_an_absent_package_is_an_error_with_its_remedy(
+    models, folder, monkeypatch, capsys, package, given, remedy
+):
+    write_clip(folder / 'clip.mp4')
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.chdir(folder)
+    source, *task_and_more = given
+    model = arguments(models, task_and_more[0]) if task_and_more else []
+    options = [*task_and_more[1:], *model, '--detector', 'whole_image', '--out-dir', 'out']
+    assert run(source, *options) == 1
+    (line,) = re.findall('^error: .*', capsys.readouterr().err, re.M)
+    assert line.endswith(f' needs {package}: {remedy}')
 
 
 def test_help_shows_examples_and_exit_codes(capsys):

@@ -117,7 +117,7 @@ def test_a_data_frame_has_the_rows(result, monkeypatch):
 
 def test_a_data_frame_needs_pandas_and_says_so(result, monkeypatch):
     monkeypatch.setitem(sys.modules, 'pandas', None)
-    with pytest.raises(ImportError, match=r'to_dataframe\(\) needs pandas: pip install pandas'):
+    with pytest.raises(ImportError, match=r'to_dataframe\(\) needs pandas: .*trunchier\[tables\]'):
         result.to_dataframe()
 
 

@@ -84,7 +84,9 @@ def test_each_track_has_its_own_filter_which_a_pause_resets():
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__('sys').modules, 'trackers', None)
-    with pytest.raises(ImportError, match='pip install trackers'):
+    with pytest.raises(
+        ImportError, match=r"pip install 'trunchier\[video\]' \(with numpy 1: .* trackers"
+    ):
         tracking.Tracker()
 
 

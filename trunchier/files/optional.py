@@ -9,6 +9,18 @@ OPENMMLAB = (
     'mmpretrain==1.2.0'
 )
 THEIRS = ('mmcv', 'mmdet', 'mmpose', 'mmpretrain')
+# The extra of setup.py that brings a package.
+EXTRAS = {
+    'av': 'video',
+    'fsspec': 'remote',
+    'pandas': 'tables',
+    'pyarrow': 'ray',
+    'pycocotools': 'data',
+    'ray': 'ray',
+    'timm': 'timm',
+    'trimesh': 'mesh',
+    'viser': 'viewer',
+}
 
 
 def need(module: str, purpose: str, remedy: str | None = None) -> ModuleType:
@@ -17,15 +29,16 @@ def need(module: str, purpose: str, remedy: str | None = None) -> ModuleType:
     Args:
         module: such as `trimesh` or `scipy.sparse`.
         purpose: what needs it, as the subject of a sentence: `writing OBJ and GLB`.
-        remedy: None: `pip install PACKAGE`, of OpenMMLab's packages `OPENMMLAB`.
+        remedy: None: `pip install PACKAGE`, or its extra, or `OPENMMLAB` for their packages.
 
     Raises:
-        ImportError: `writing OBJ and GLB needs trimesh: pip install trimesh`.
+        ImportError: `writing OBJ and GLB needs trimesh: pip install 'trunchier[mesh]'`.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition('.')[0]
         if remedy is None:
-            remedy = OPENMMLAB if package in THEIRS else f'pip install {package}'
+            name = f"'trunchier[{EXTRAS[package]}]'" if package in EXTRAS else package
+            remedy = OPENMMLAB if package in THEIRS else f'pip install {name}'
         raise ImportError(f'{purpose} needs {package}: {remedy}') from error

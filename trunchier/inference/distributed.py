@@ -351,7 +351,7 @@ def predict_on_ray(
     """
     if file_format not in FORMATS:
         raise ValueError(f'format {file_format!r}; expected one of {", ".join(FORMATS)}')
-    data = need('ray.data', 'prediction on many machines', "pip install 'trunchier[ray]'")
+    data = need('ray.data', 'prediction on many machines')
     ray = need('ray', 'prediction on many machines')
     if not ray.is_initialized():
         ray.init(address, include_dashboard=False)
@@ -405,7 +405,7 @@ def _pieces_left(row, done, cut):
 
 def to_table(batch: dict[str, np.ndarray]) -> Any:
     """Columns of `Predict` as a pyarrow.Table of plain lists, for any reader of Parquet."""
-    arrow = need('pyarrow', 'writing Parquet', "pip install 'trunchier[ray]'")
+    arrow = need('pyarrow', 'writing Parquet')
     columns = {}
     for name, column in batch.items():
         first = column[0]
@@ -485,7 +485,7 @@ def _keys_of_tar(name):
 
 def read_rows(folder: str | Path) -> Iterator[dict[str, Any]]:
     """Rows in the Parquet files of a folder, as `Predict` made them; each (key, frame) once."""
-    table = need('pyarrow.parquet', 'reading Parquet', "pip install 'trunchier[ray]'")
+    table = need('pyarrow.parquet', 'reading Parquet')
     seen = set()
     for path in sorted(Path(folder).glob('*.parquet')):
         for batch in table.ParquetFile(path).iter_batches():

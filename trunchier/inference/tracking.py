@@ -159,8 +159,8 @@ class Tracker:
     def __init__(self, fps: float = 30.0):
         purpose = 'tracking people'
         remedy = (
-            'pip install trackers (with numpy 1: pip install --no-deps trackers supervision '
-            'pydeprecate defusedxml); or track=False'
+            "pip install 'trunchier[video]' (with numpy 1: pip install --no-deps trackers "
+            'supervision pydeprecate defusedxml); or track=False'
         )
         self.detections = need('supervision', purpose, remedy).Detections
         self.tracker = need('trackers', purpose, remedy).ByteTrackTracker(

@@ -251,7 +251,7 @@ def find_config(model: str | Path | Config, task: str | None = None) -> Found:
 
 def _of_timm(text, name, num_stages, task):
     """The model of an encoder of timm, such as `convnext_tiny-s3`: Swin-T-S3's with another one."""
-    timm = need('timm', f'the encoder {text}', "pip install 'trunchier[timm]'")
+    timm = need('timm', f'the encoder {text}')
     if not timm.is_model(name.partition('.')[0]):
         known = zoo.names()
         near = [known[key] for key in difflib.get_close_matches(text.lower(), known, 1)]

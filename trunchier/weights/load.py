@@ -140,17 +140,15 @@ def read_weights(path: str | Path, shapes: bool = False) -> Any:
         CheckpointError: not a checkpoint, cut off, or with a class that is not allowed.
     """
     if Path(path).suffix == '.safetensors':
-        from safetensors import SafetensorError, safe_open
-        from safetensors.torch import load_file
-
+        safetensors = need('safetensors', 'reading .safetensors')
         try:
             if not shapes:
-                return load_file(path)
-            with safe_open(path, framework='pt') as file:
+                return need('safetensors.torch', 'reading .safetensors').load_file(path)
+            with safetensors.safe_open(path, framework='pt') as file:
                 sizes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
                 tensors = {key: torch.empty(size, device='meta') for key, size in sizes.items()}
                 return dict(tensors, meta=dict(file.metadata() or {}))
-        except SafetensorError as error:
+        except safetensors.SafetensorError as error:
             raise CheckpointError(
                 f'{path} is cut off or not a safetensors file: {error}'
             ) from error
