@@ -29,9 +29,10 @@ class WholeFileBackend(LocalBackend):
             file.write(obj)
             file.flush()
             os.fsync(file.fileno())
-        folder = os.open(Path(filepath).parent, os.O_RDONLY)
-        os.fsync(folder)  # so that the new name is on the disk, too
-        os.close(folder)
+        if hasattr(os, 'O_DIRECTORY'):  # Windows opens no folders
+            folder = os.open(Path(filepath).parent, os.O_RDONLY | os.O_DIRECTORY)
+            os.fsync(folder)  # so that the new name is on the disk, too
+            os.close(folder)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
         self.put(obj.encode(encoding), filepath)

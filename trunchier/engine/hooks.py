@@ -88,8 +88,9 @@ class WorkerHook(Hook):
     """End data loading workers with the process that loads, and the run with its workers.
 
     Workers die with their process, however it ends (on Linux). If a batch takes longer than
-    `timeout` seconds, as of a stopped worker, the run ends with an error; if a worker was killed,
-    at once. (torch's own timeout does not see a worker that stops while it hands a batch over.)
+    `timeout` seconds, as of a stopped worker, the run ends with an error (not on Windows); if a
+    worker was killed, at once. (torch's own timeout does not see a worker that stops while it hands
+    a batch over.)
     """
 
     priority = 'LOWEST'
@@ -99,13 +100,13 @@ class WorkerHook(Hook):
 
     def _wait(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """A batch is loaded from here on."""
-        if threading.current_thread() is threading.main_thread():
+        if _has_timer():
             signal.signal(signal.SIGALRM, self._give_up)
             signal.setitimer(signal.ITIMER_REAL, self.timeout)
 
     def _work(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """The batch is there, or none is needed."""
-        if threading.current_thread() is threading.main_thread():
+        if _has_timer():
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _give_up(self, number, frame):
@@ -146,6 +147,11 @@ class WorkerHook(Hook):
     after_train_epoch = after_val_epoch = after_test_epoch = after_train = _work
 
 
+def _has_timer():
+    """Whether this thread may set a timer: the main one does, but not on Windows."""
+    return hasattr(signal, 'SIGALRM') and threading.current_thread() is threading.main_thread()
+
+
 def is_stopped(process: multiprocessing.Process) -> bool:
     """Whether a process of this machine is stopped (by SIGSTOP); False where that is not told."""
     try:
@@ -169,7 +175,8 @@ def end_workers() -> None:
     for child in multiprocessing.active_children():
         if child.daemon:
             child.terminate()
-            os.kill(child.pid, signal.SIGCONT)
+            if hasattr(signal, 'SIGCONT'):  # not on Windows
+                os.kill(child.pid, signal.SIGCONT)
 
 
 def forget_ends_of_workers() -> None:
