@@ -96,6 +96,19 @@ def test_layers_can_be_copied_and_saved(case):
         assert torch.equal(again(x), expected)
 
 
+def test_layers_work_in_inference_mode(case):
+    layer, rounded, x = case
+    with torch.no_grad():
+        expected = rounded(x)
+    with torch.inference_mode():
+        made_here = int8.as_int8(pack(copy.deepcopy(layer)))
+        assert not made_here.weight.is_inference(), 'it would be packed at each call'
+        for again in (copy.deepcopy(rounded), made_here):
+            assert torch.equal(again(x), expected)
+            again.weight.zero_()  # no older copy is multiplied
+            assert not torch.equal(again(x), expected)
+
+
 @pytest.mark.parametrize(
     'layer',
     [

@@ -102,9 +102,11 @@ class _Int8(Packed, nn.Module):
         fixed: scale and zero of inputs; None: of each input its own.
     """
 
+    takes_plain = False
     seen: tuple[float, float] | None = None
     fixed: tuple[float, int] | None = None
 
+    @torch.inference_mode(False)  # an inference weight would be packed at each call
     def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()
         weight = weight.detach().float()

@@ -97,15 +97,19 @@ class Packed:
     """A layer that keeps a copy of its weight in the memory order of oneDNN.
 
     The copy is made when first used, follows changes of the weight, and takes as much memory.
+
+    Attributes:
+        takes_plain: whether the product takes the weight itself, too.
     """
 
+    takes_plain = True
     _kept = None  # (what the copy was made of, the copy)
 
     def packed(self, *geometry: object) -> Tensor:
         """The weight for oneDNN."""
         weight = self.weight
-        if weight.is_inference():  # has no version, which would tell of changes
-            return weight
+        if weight.is_inference():  # has no version, which would tell of changes: nothing is kept
+            return weight if self.takes_plain else self.pack(weight, *geometry)
         made_of = weight.data_ptr(), weight._version
         if self._kept is None or self._kept[0] != made_of:
             with torch.inference_mode(False), torch.no_grad():
