@@ -76,6 +76,19 @@ def test_a_truncated_model_gives_the_maps_of_the_full_one(backbone, num_stages):
 
 
 @BACKBONES
+@torch.no_grad()
+def test_what_a_forward_hook_keeps_is_not_overwritten(backbone):
+    model, kept = little(backbone).eval(), []
+    for module in model.modules():
+        module.register_forward_hook(
+            lambda module, args, y: kept.append((y, y.clone())) if torch.is_tensor(y) else None
+        )
+    model(torch.randn(1, 3, 64, 64))
+    assert kept
+    assert all(torch.equal(now, then) for now, then in kept)
+
+
+@BACKBONES
 @pytest.mark.parametrize('size', [(64, 48), (32, 32), (61, 35), (9, 2)])
 def test_outputs_have_the_announced_shapes_at_any_size(backbone, size):
     model = little(backbone, out_indices=(1, 3)).eval()

@@ -277,16 +277,27 @@ def _kept_statistics(block):
 
 
 class ResidualBlock(nn.Module):
-    """A block of branches that are added to their input."""
+    """A block of branches that are added to their input.
+
+    Attributes:
+        in_place: write the sum over the branch's result, which saves 1 % of the time, in deployed
+            models: in others a forward hook may have kept that result.
+    """
+
+    in_place = False
 
     def __init__(self, drop_path_rate: float):
         super().__init__()
         self.drop_path_rate = drop_path_rate
 
+    def fuse(self) -> None:
+        self.in_place = True
+
     def add(self, x: Tensor, y: Tensor) -> Tensor:
-        """x + y, the result of a branch, with drop path in training; y may be overwritten."""
+        """x + y, the result of a branch, with drop path in training."""
         y = drop_path(y, self.drop_path_rate, self.training)
-        if is_traced() or x.requires_grad or y.requires_grad or x.dtype != y.dtype:
+        learns = x.requires_grad or y.requires_grad
+        if not self.in_place or is_traced() or learns or x.dtype != y.dtype:
             return x + y
         return y.add_(x)
 
