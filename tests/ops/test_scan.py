@@ -449,6 +449,15 @@ def test_auto_takes_the_fastest_backend_that_supports_the_map():
     assert map_backend(x.double()) == map_backend(x.to('meta')) == 'torch'
 
 
+@pytest.mark.parametrize('backend', ['numba', 'triton'])
+def test_kernels_of_float32_refuse_float64(backend, monkeypatch):
+    monkeypatch.setitem(choice.MAP_BACKENDS, backend, lambda: '')
+    monkeypatch.setenv('TRITON_INTERPRET', '1')  # or it refuses CPU tensors
+    assert map_backend(torch.zeros(1), backend) == backend
+    with pytest.raises(RuntimeError, match=f"'{backend}' computes in float32, got torch.float64"):
+        map_backend(torch.zeros(1).double(), backend)
+
+
 @pytest.mark.parametrize('name', NAMES)
 def test_wrong_shapes_of_sequences_are_named(name):
     inputs = sequences(2, 3, 4, 2, 5)

@@ -189,13 +189,13 @@ def _refusal(x, name):
     """Why backend `name` does not support maps like x; '' if it does."""
     if name == 'numba' and x.device.type != 'cpu':
         return f"needs CPU tensors, got {x.device.type}; use 'triton'"
-    if name == 'numba' and x.dtype == float64:
-        return f'computes in float32, got {x.dtype}; convert the tensors'
     traced = is_traced() or type(x) not in (Tensor, Parameter)  # such as a FakeTensor
     if name in ('numba', 'triton') and traced:
         return "cannot be traced into a graph; use 'auto'"
     if name == 'triton' and not (x.is_cuda or os.environ.get('TRITON_INTERPRET') == '1'):
         return f'needs CUDA tensors, got {x.device.type}; move the model and its input'
+    if name in ('numba', 'triton') and x.dtype == float64:
+        return f'computes in float32, got {x.dtype}; convert the tensors'
     return MAP_BACKENDS[name]()
 
 
