@@ -7,6 +7,8 @@ from golden_rule import golden_input, golden_state
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData, PixelData
 
+import trunchier.models  # noqa: F401
+
 pytest.importorskip('mmpretrain')
 from mmpose.structures import PoseDataSample
 
@@ -99,6 +101,17 @@ def test_a_mixed_batch_is_predicted_as_its_samples_one_by_one():
             ours = found.pred_instances.keypoints
             assert ours.shape[1] == LITTLE[found.metainfo['dataset_name']]
             np.testing.assert_allclose(ours, expected.pred_instances.keypoints, atol=1e-4)
+
+
+def test_heatmaps_without_samples_do_not_depend_on_earlier_calls():
+    torch.manual_seed(0)
+    model, images = little().eval(), torch.randn(2, 3, 64, 48)
+    given = samples(['aic', 'aic'], LITTLE)
+    with torch.no_grad():
+        expected = model(images, None, mode='tensor')
+        for mode in ('loss', 'predict'):
+            model(images, given, mode=mode)
+            assert torch.equal(model(images, None, mode='tensor'), expected)
 
 
 def test_losses_reach_the_experts_and_the_head_of_the_batch_alone():

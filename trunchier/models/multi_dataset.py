@@ -5,6 +5,7 @@ sets are zero, and the mean is over the whole batch. Their released configuratio
 (all targets are padded to 133 keypoints, heads are not); here each target has its own keypoints.
 """
 
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -114,20 +115,28 @@ class MultiDatasetEstimator(TopdownPoseEstimator):
     it; heads alone work in mmpose's TopdownPoseEstimator. `trunchier split` makes plain models.
     """
 
+    _datasets: Tensor | None = None  # of the samples of a running `loss` or `predict`, (B,)
+
     def loss(self, inputs: Tensor, data_samples: list[PoseDataSample]) -> dict[str, Tensor]:
         """Losses of `MultiDatasetHead`."""
-        self._datasets = torch.tensor(self.head.numbers(data_samples), device=inputs.device)
-        return super().loss(inputs, data_samples)
+        with self._experts_of(inputs, data_samples):
+            return super().loss(inputs, data_samples)
 
     def predict(self, inputs: Tensor, data_samples: list[PoseDataSample]) -> list[PoseDataSample]:
         """Samples with predictions."""
-        self._datasets = torch.tensor(self.head.numbers(data_samples), device=inputs.device)
-        return super().predict(inputs, data_samples)
+        with self._experts_of(inputs, data_samples):
+            return super().predict(inputs, data_samples)
 
     def extract_feat(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        """Features of (B, 3, H, W); after `loss` or `predict`, by the experts of their samples."""
-        datasets = self.__dict__.get('_datasets')
-        if datasets is None or len(datasets) != len(inputs):
-            datasets = 0
-        feats = self.backbone(inputs, datasets)
+        """Features of (B, 3, H, W): within `loss` and `predict` by the experts of the samples, else
+        by those of the first data set, whose heatmaps the head gives."""
+        feats = self.backbone(inputs, 0 if self._datasets is None else self._datasets)
         return self.neck(feats) if self.with_neck else feats
+
+    @contextmanager
+    def _experts_of(self, inputs, samples):
+        self._datasets = torch.tensor(self.head.numbers(samples), device=inputs.device)
+        try:
+            yield
+        finally:
+            self._datasets = None
