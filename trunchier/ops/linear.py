@@ -2,9 +2,9 @@
 
 On some CPUs MKL runs float32 products at half the speed of oneDNN, which also applies a following
 GELU in the same pass. oneDNN's operator has no gradient of its own and no tracer knows it: it is
-used outside of graphs only, and in training its gradients are such products too, once
-differentiable. The choice is measured once a machine, for products of few and many rows, and kept
-in the cache folder: all processes then get the same results, to the last bit.
+used outside of graphs only, and in training its gradients are such products too. The choice is
+measured once a machine, for products of few and many rows, and kept in the cache folder: all
+processes then get the same results, to the last bit.
 (oneDNN's sum with a residual in the same pass is slower than adding in place.)
 
     TRUNCHIER_CPU_LINEAR=mkl        F.linear always

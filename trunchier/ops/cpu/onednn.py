@@ -5,7 +5,6 @@ Where this build of torch lacks one of them, `available` tells so and nothing he
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 try:
     _linear = torch.ops.mkldnn._linear_pointwise
@@ -61,8 +60,8 @@ def pack_convolution(weight: Tensor, input_shape: tuple, *geometry: object) -> T
     return _reorder_convolution(weight.contiguous().to_mkldnn(), *geometry, list(input_shape))
 
 
-def differentiable_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`product` of contiguous x, with gradients, once differentiable."""
+def differentiable_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`product` of contiguous x, with gradients, which are such products, too."""
     return _Product.apply(x, weight, bias)
 
 
@@ -73,16 +72,17 @@ class _Product(torch.autograd.Function):
         return product(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
+        multiply = differentiable_product if torch.is_grad_enabled() else product
         x, weight = ctx.saved_tensors
+        grad = grad.contiguous()  # that of a sum has strides of 0, of which products are slow
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            grad_x = product(grad.contiguous(), weight.t())
+            grad_x = multiply(grad, weight.t())
         rows, x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
         if ctx.needs_input_grad[1]:  # twice as fast with the wider factor last
             wide = len(weight) > weight.shape[1]
-            grad_weight = product(x.t(), rows.t()).t() if wide else product(rows.t(), x.t())
+            grad_weight = multiply(x.t(), rows.t()).t() if wide else multiply(rows.t(), x.t())
         if ctx.needs_input_grad[2]:
             grad_bias = rows.sum(0)
         return grad_x, grad_weight, grad_bias
