@@ -119,6 +119,57 @@ def test_closing_ends_stages_that_wait_for_one_that_hangs():
     release.set()
 
 
+def test_closing_ends_a_stage_that_takes_more_than_the_full_queue_before_it_holds():
+    """Decoding a crowd: many batches that complete no frame."""
+    ahead, closed = threading.Event(), threading.Event()
+
+    def items():
+        try:
+            for item in range(10**9):
+                if item == 3:  # one was taken, two wait, and this one will be in hand
+                    ahead.set()
+                yield item
+        finally:
+            closed.set()
+
+    def crowd(items):
+        yield next(items)
+        assert closed.wait(PATIENCE)  # until the stages before have ended
+        for _ in items:
+            pass
+
+    stages = [Stage('one', forward), Stage('crowd', crowd)]
+    last = pipeline.run(stages, items(), pipeline.Stopwatch())
+    assert next(last) == 0 and ahead.wait(PATIENCE)
+    closing = threading.Thread(target=last.close, daemon=True)
+    closing.start()
+    closing.join(PATIENCE)
+    assert closed.is_set() and not closing.is_alive()
+
+
+def test_closing_ends_a_source_whose_items_are_dropped():
+    closed = []
+
+    def camera():
+        try:
+            while not release.is_set():
+                made.append(1)
+                if len(made) == 9:
+                    dropping.set()
+                yield 1
+        finally:
+            closed.append(True)
+
+    made, dropping, release = [], threading.Event(), threading.Event()
+    stage = pipeline.prefetch(camera(), 1, may_drop=int)
+    assert next(stage) == 1 and dropping.wait(PATIENCE)
+    stage.close()
+    try:
+        assert closed == [True]
+    finally:
+        release.set()
+
+
 def test_an_error_in_a_stage_ends_every_thread():
     def broken(items):
         next(items)

@@ -139,7 +139,10 @@ class Stopwatch:
 
 
 class _Stop(threading.Event):
-    """Ends a stage and those before it at once, also a stage that waits for the one before it."""
+    """Ends a stage and those before it, also a stage that waits for the one before it.
+
+    What a stage has made and the next has not taken is dropped, so that there is room for END.
+    """
 
     def __init__(self, depth, before=None):
         super().__init__()
@@ -147,8 +150,13 @@ class _Stop(threading.Event):
 
     def set(self):
         super().set()
-        with suppress(queue.Full):
-            self.made.put_nowait(END)
+        while True:  # twice at most: the producer may be putting an item, but puts no other one
+            with suppress(queue.Empty):
+                while True:
+                    self.made.get_nowait()
+            with suppress(queue.Full):
+                self.made.put_nowait(END)
+                break
         if self.before is not None:
             self.before.set()
 
@@ -191,10 +199,10 @@ def _make(items, stop, may_drop):
                 droppable = may_drop is not None and isinstance(item, may_drop)
                 if droppable and stop.made.full():
                     newest = [('item', item)]
-                    continue
-                for entry in [('item', item)] if droppable else [*newest, ('item', item)]:
-                    _put(entry, stop)
-                newest = []
+                else:
+                    for entry in [('item', item)] if droppable else [*newest, ('item', item)]:
+                        _put(entry, stop)
+                    newest = []
                 if stop.is_set():
                     break
     except BaseException as error:  # re-raised in the consumer
