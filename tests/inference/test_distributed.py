@@ -150,31 +150,85 @@ def test_tracks_go_on_across_chunks_by_the_boxes_that_both_have():
     assert ids == [[0, 1], [0, 1], [0, 1, 2], [2, -1]]
 
 
-def test_pieces_are_done_when_all_their_rows_are_there(tmp_path):
-    def write(name, rows):
-        names = 'key', 'frame', 'rows'
-        batch = {name: np.array(each) for name, each in zip(names, np.transpose(rows), strict=True)}
-        pictures = np.empty(len(rows), object)
-        pictures[:] = [b'x'] * len(rows)
-        known = {path.name for path in tmp_path.iterdir()}
-        distributed.write_tar(
-            batch | dict(time=np.full(len(rows), np.nan), jpg=pictures), str(tmp_path)
-        )
-        (path,) = (path for path in tmp_path.iterdir() if path.name not in known)
-        path.rename(tmp_path / name)
+def write_tar(folder, rows):
+    """Write (key, frame, rows) of each row; returns the file."""
+    names = 'key', 'frame', 'rows'
+    batch = {name: np.array(each) for name, each in zip(names, np.transpose(rows), strict=True)}
+    pictures = np.empty(len(rows), object)
+    pictures[:] = [b'x'] * len(rows)
+    known = {*folder.iterdir()}
+    distributed.write_tar(batch | dict(time=np.full(len(rows), np.nan), jpg=pictures), str(folder))
+    (path,) = {*folder.iterdir()} - known
+    return path
 
-    write('0.tar', [(-5, 0, 1), (7, 0, 2)])
+
+def test_pieces_are_done_when_all_their_rows_are_there(tmp_path):
+    first = write_tar(tmp_path, [(-5, 0, 1), (7, 0, 2)])
     assert done_keys(str(tmp_path)).tolist() == [-5]
-    write('1.tar', [(7, 1, 2)])
+    second = write_tar(tmp_path, [(7, 1, 2)])
     assert done_keys(str(tmp_path)).tolist() == [-5, 7]
-    (tmp_path / '1.tar').write_bytes((tmp_path / '1.tar').read_bytes()[:700])
+    second.write_bytes(second.read_bytes()[:700])
     assert done_keys(str(tmp_path)).tolist() == [-5]
-    assert [path.name for path in tmp_path.iterdir()] == ['0.tar']
-    with tarfile.open(tmp_path / '0.tar') as tar:
+    assert [*tmp_path.iterdir()] == [first]
+    with tarfile.open(first) as tar:
         names = tar.getnames()
         assert names[:2] == ['fffffffffffffffb-0000000-1.json', 'fffffffffffffffb-0000000-1.jpg']
         content = json.load(tar.extractfile(names[0]))
     assert content == dict(key=-5, frame=0, rows=1, time=None)
+
+
+def test_files_of_others_beside_the_rows_stay_whatever_they_are(tmp_path):
+    ours = write_tar(tmp_path, [(7, 0, 1)])
+    for name in ('notes.txt', '.gitignore', 'photo.jpg', '.0.part.tar', 'cut.tar'):
+        (tmp_path / name).write_bytes(ours.read_bytes()[:700])
+    with tarfile.open(tmp_path / '0123456789abcdef.tar', 'w') as tar:
+        tar.addfile(tarfile.TarInfo('people.json'), io.BytesIO())
+    before = sorted(tmp_path.iterdir())
+    assert done_keys(str(tmp_path)).tolist() == [7]
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_rows_at_an_address_have_a_folder_of_their_own():
+    memory = pytest.importorskip('fsspec').filesystem('memory')
+    memory.pipe('/bucket/out/thesis.pdf', b'mine')
+    folder = distributed.rows_folder('memory://bucket/out/')
+    assert done_keys(folder).tolist() == []
+    batch = dict(key=[7], frame=[0], rows=[1], time=[np.nan])
+    distributed.write_tar({name: np.array(each) for name, each in batch.items()}, folder)
+    assert done_keys(folder).tolist() == [7]
+    (tar,) = memory.ls('/bucket/out/rows', detail=False)
+    memory.pipe(tar, memory.cat(tar)[:700])
+    assert done_keys(folder).tolist() == []
+    assert memory.find('/bucket/out') == ['/bucket/out/thesis.pdf']
+
+
+def test_rows_that_cannot_be_read_at_the_moment_are_not_deleted(tmp_path, monkeypatch):
+    path = write_tar(tmp_path, [(7, 0, 1)])
+
+    def silent(name):
+        raise OSError('timed out')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distributed, 'open_anywhere', silent)
+        with pytest.raises(OSError, match=f'{path.name} cannot be read: timed out; try again'):
+            done_keys(str(tmp_path))
+    assert done_keys(str(tmp_path)).tolist() == [7]
+
+
+def test_rows_in_parquet_are_done_and_a_truncated_file_is_not(tmp_path):
+    pytest.importorskip('pyarrow')
+    boxes = np.empty(2, object)
+    boxes[:] = [np.ones((1, 4), np.float32), np.ones((3, 4), np.float32)]
+    batch = dict(key=np.array([-5, 7]), frame=np.array([0, 0]), rows=np.array([1, 2]), bboxes=boxes)
+    assert distributed.write_parquet(batch, str(tmp_path)) == dict(rows=np.array([2]))
+    (path,) = tmp_path.iterdir()
+    (tmp_path / 'table.parquet').write_bytes(b'no table')
+    assert done_keys(str(tmp_path)).tolist() == [-5]
+    (tmp_path / 'table.parquet').unlink()
+    rows = list(distributed.read_rows(tmp_path))
+    assert [(row['key'], len(row['bboxes'])) for row in rows] == [(-5, 1), (7, 3)]
+    path.write_bytes(path.read_bytes()[:-8])
+    assert done_keys(str(tmp_path)).tolist() == [] and not path.exists()
 
 
 def test_streams_cannot_be_distributed():

@@ -40,6 +40,8 @@ CAMERA = ('focal_length', 'principal_point')
 OF_FRAME = ('path', 'member', 'key', 'rows', 'frame', 'lead', 'width', 'height', 'error')
 FORMATS = ('parquet', 'webdataset')
 ROWS = 'rows'  # folder of what is written
+WRITTEN = re.compile(r'[0-9a-f]{16}\.(parquet|tar)')  # names of these files
+SAMPLE = re.compile(r'([0-9a-f]{16})-\d+-(\d+)(-error)?\.json')  # key and number of rows, in a tar
 JPEG_QUALITY = 95
 FILE_INPUTS = 256  # inputs whose rows are written as one file: what a kill loses
 
@@ -333,6 +335,7 @@ def predict_on_ray(
     """Predict inputs on a Ray cluster; the rows of `Predict` are files in OUT/rows.
 
     Inputs whose rows are there are skipped: after an end of any kind, the same call goes on.
+    Other files there are left alone.
 
     Args:
         inputs: see `listed`.
@@ -348,6 +351,7 @@ def predict_on_ray(
 
     Raises:
         ImportError: Ray is not installed here, or trunchier not on the cluster.
+        OSError: a file of rows cannot be read.
     """
     if file_format not in FORMATS:
         raise ValueError(f'format {file_format!r}; expected one of {", ".join(FORMATS)}')
@@ -356,7 +360,7 @@ def predict_on_ray(
     if not ray.is_initialized():
         ray.init(address, include_dashboard=False)
     _check_workers(ray)
-    folder = str(out) if is_remote(out) else str(Path(out).absolute() / ROWS)
+    folder = rows_folder(out)
     done = done_keys(folder)
     work = [dict(given=given if is_remote(given) else os.path.abspath(given))
             for given in listed(inputs)]  # fmt: skip
@@ -374,13 +378,15 @@ def predict_on_ray(
         num_cpus=num_cpus,
         num_gpus=num_gpus,
     )
-    if file_format == 'parquet':
-        rows = rows.map_batches(to_table, batch_format='numpy', num_cpus=0)
-        rows.write_parquet(folder, ray_remote_args=dict(num_cpus=0))
-    else:
-        write = dict(fn_kwargs=dict(folder=folder), num_cpus=0)
-        rows.map_batches(write_tar, batch_size=None, batch_format='numpy', **write).materialize()
+    write = write_parquet if file_format == 'parquet' else write_tar
+    options_of = dict(batch_size=None, batch_format='numpy', num_cpus=0)
+    rows.map_batches(write, fn_kwargs=dict(folder=folder), **options_of).materialize()
     return len(done)
+
+
+def rows_folder(out: str | Path) -> str:
+    """Folder or address of the files of rows."""
+    return f'{str(out).rstrip("/") if is_remote(out) else Path(out).absolute()}/{ROWS}'
 
 
 def _check_workers(ray):
@@ -419,6 +425,13 @@ def to_table(batch: dict[str, np.ndarray]) -> Any:
     return arrow.table(columns)
 
 
+def write_parquet(batch: dict[str, np.ndarray], folder: str) -> dict[str, np.ndarray]:
+    """Write rows of `Predict` as a file of Parquet; returns how many they were."""
+    content = io.BytesIO()
+    need('pyarrow.parquet', 'writing Parquet').write_table(to_table(batch), content)
+    return _write(batch, folder, 'parquet', content)
+
+
 def write_tar(batch: dict[str, np.ndarray], folder: str) -> dict[str, np.ndarray]:
     """Write rows of `Predict` as a tar of WebDataset; returns how many they were."""
     names = list(batch)
@@ -430,9 +443,13 @@ def write_tar(batch: dict[str, np.ndarray], folder: str) -> dict[str, np.ndarray
                 member = tarfile.TarInfo(name)
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
+    return _write(batch, folder, 'tar', content)
+
+
+def _write(batch, folder, suffix, content):
     digest = hashlib.blake2b(batch['key'].tobytes() + batch['frame'].tobytes(), digest_size=8)
-    write_whole(f'{folder}/{digest.hexdigest()}.tar', content.getvalue())
-    return dict(rows=np.array([len(rows)]))
+    write_whole(f'{folder}/{digest.hexdigest()}.{suffix}', content.getvalue())
+    return dict(rows=np.array([len(batch['key'])]))
 
 
 def to_sample(row: dict[str, Any]) -> dict[str, bytes]:
@@ -450,15 +467,27 @@ def to_sample(row: dict[str, Any]) -> dict[str, bytes]:
 def done_keys(folder: str) -> np.ndarray:
     """Sorted keys (int64) of the pieces whose rows are all in the files of a folder.
 
-    Files that a kill has truncated are deleted.
+    Truncated files are deleted, if their names are those of `predict_on_ray`.
+
+    Raises:
+        OSError: a file cannot be read; it may be whole.
     """
     counts: Counter = Counter()
     wanted: dict[int, int] = {}
     for name in files_in(folder):
+        base = os.path.basename(name)
+        if base.startswith('.') or not base.endswith(('.parquet', '.tar')):
+            continue
         try:
-            found = _keys_of_table(name) if name.endswith('.parquet') else _keys_of_tar(name)
-        except (OSError, ValueError, tarfile.TarError):
-            remove(name)
+            found = _keys_of_table(name) if base.endswith('.parquet') else _keys_of_tar(name)
+        except OSError as error:
+            raise OSError(
+                f'{name} cannot be read: {error}; try again, or delete it: what it holds is then '
+                'done again'
+            ) from error
+        except (ValueError, tarfile.TarError):
+            if WRITTEN.fullmatch(base):
+                remove(name)
             continue
         counts.update(key for key, _ in found)
         wanted.update(found)
@@ -466,20 +495,20 @@ def done_keys(folder: str) -> np.ndarray:
 
 
 def _keys_of_table(name):
+    """Key and number of rows, of each row; ValueError if the file is truncated."""
     table = need('pyarrow.parquet', 'reading Parquet')
     with open_anywhere(name) as file:
         columns = table.read_table(file, columns=['key', 'rows']).to_pydict()
-    return list(zip(columns['key'], columns['rows'], strict=True))
+    return list(zip(columns.get('key', ()), columns.get('rows', ()), strict=True))
 
 
 def _keys_of_tar(name):
     found = []
     with open_anywhere(name) as file, tarfile.open(fileobj=file, mode='r:') as tar:
         for member in tar:
-            if member.name.endswith('.json'):
-                key, _, rows, *_ = member.name.removesuffix('.json').split('-')
-                value = int(key, 16)
-                found.append((value - (value >> 63 << 64), int(rows)))
+            if sample := SAMPLE.fullmatch(member.name):
+                value = int(sample[1], 16)
+                found.append((value - (value >> 63 << 64), int(sample[2])))
     return found
 
 
@@ -487,7 +516,7 @@ def read_rows(folder: str | Path) -> Iterator[dict[str, Any]]:
     """Rows in the Parquet files of a folder, as `Predict` made them; each (key, frame) once."""
     table = need('pyarrow.parquet', 'reading Parquet')
     seen = set()
-    for path in sorted(Path(folder).glob('*.parquet')):
+    for path in sorted(Path(folder).glob('[!.]*.parquet')):
         for batch in table.ParquetFile(path).iter_batches():
             for row in batch.to_pylist():
                 if (row['key'], row['frame']) in seen:
