@@ -133,6 +133,14 @@ def test_a_resumed_run_gives_what_an_uninterrupted_one_gives():
                 np.testing.assert_allclose(one.result.done, two.result.done, rtol=1e-6)
 
 
+@pytest.mark.parametrize('causal', [False, True])
+def test_a_video_whose_frames_are_all_done_needs_no_window(causal):
+    record = dict(bboxes=np.zeros((1, 4)), track_ids=np.array([0]), x=np.float32([[1]]))
+    model = Mean(9, 3)
+    items = list(over_windows(clip({}), model, lambda source: enumerate([record] * 20), causal))
+    assert [type(item) for item in items] == [Begin, End] and not model.given
+
+
 class Wobble(Mean):
     """Depends on the whole window and the place in it."""
 

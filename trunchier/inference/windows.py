@@ -185,7 +185,7 @@ class _Buffer:
         if self.frames and self.before is not None:
             yield from self._each(self.frames[-1].number)
             return
-        while self.frames and self.frames[-1].number >= self.covered:
+        while any(frame.task and frame.number >= self.covered for frame in self.frames):
             yield from self._block()
         for frame in self.frames:
             if frame.task:
