@@ -1,6 +1,7 @@
 """Files and folders appear complete or not at all; a missing package is named with its remedy."""
 
 import errno
+import os
 import sys
 
 import numpy as np
@@ -94,6 +95,26 @@ def test_the_second_run_that_writes_a_folder_is_refused(tmp_path, monkeypatch):
         ):
             pass
     assert [p.name for p in tmp_path.rglob('*')] == ['set', 'a']
+
+
+@pytest.mark.parametrize('whole', [whole_file, whole_folder])
+def test_what_the_next_writer_begins_before_the_first_has_ended_stays(whole, tmp_path, monkeypatch):
+    replace, second = os.replace, []
+
+    def slow(part, path):
+        replace(part, path)
+        if not second:
+            second.append(whole(path))
+            second.append(second[0].__enter__())
+
+    monkeypatch.setattr(os, 'replace', slow)
+    with whole(tmp_path / 'b') as first:
+        first.touch()
+    writer, part = second
+    assert part == first and part.exists()
+    (part if whole is whole_file else part / 'c').write_text('2')
+    writer.__exit__(None, None, None)
+    assert [path.name for path in tmp_path.iterdir()] == ['b']
 
 
 def test_of_two_that_write_a_file_the_last_one_wins(tmp_path):

@@ -51,9 +51,11 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             part = part.with_stem(f'{part.stem}-{os.getpid()}-{time.monotonic_ns()}')
         try:
             yield part
-            os.replace(part, path)
-        finally:
+            os.replace(part, path)  # from now on, another writer's part may have this name
+        except BaseException:
             part.unlink(missing_ok=True)
+            raise
+        finally:
             _unlock(lock)
 
 
@@ -98,7 +100,8 @@ def scratch_folder(path: str | Path) -> Iterator[Path]:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             yield part
         finally:
-            shutil.rmtree(part, ignore_errors=True)
+            if lock is None or _is_at(lock, part):  # else moved, and it may be another writer's
+                shutil.rmtree(part, ignore_errors=True)
             _unlock(lock)
 
 
@@ -132,8 +135,8 @@ def lock_file(path: str | Path, flags: int, wait: bool = False) -> int | None:
         descriptor = os.open(path, flags, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            mine = os.path.samestat(os.fstat(descriptor), os.stat(path))
-        except (BlockingIOError, FileNotFoundError):
+            mine = _is_at(descriptor, path)
+        except BlockingIOError:
             mine = False
         except OSError:  # a file system without locks
             mine = True
@@ -141,6 +144,12 @@ def lock_file(path: str | Path, flags: int, wait: bool = False) -> int | None:
             return descriptor
         os.close(descriptor)
     return None
+
+
+def _is_at(descriptor, path):
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    return False
 
 
 def _unlock(descriptor):
