@@ -146,8 +146,10 @@ def test_tracks_go_on_across_chunks_by_the_boxes_that_both_have():
         row(5, 1, [(1, 1), (50, 0)], lead=True), row(5, 2, [(2, 1), (50, 0), (90, 2)]),
         row(5, 3, [(90, 2), (4, -1)]),
     ]  # fmt: skip
-    ids = [each['track_ids'].tolist() for each in join_tracks(rows)]
-    assert ids == [[0, 1], [0, 1], [0, 1, 2], [2, -1]]
+    expected = [[0, 1], [0, 1], [0, 1, 2], [2, -1]]
+    assert [each['track_ids'].tolist() for each in join_tracks(rows)] == expected
+    broken = row(5, -1, [])  # of a frame that cannot be read
+    assert [each['track_ids'].tolist() for each in join_tracks([*rows, broken])] == expected
 
 
 def write_tar(folder, rows):

@@ -278,11 +278,12 @@ def join_tracks(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of one video, of all its parts, with one row per frame and ids of the whole video.
 
     A track goes on where the same box, in a frame that both parts have, has the id of the part
-    before. Others get new ids.
+    before. Others get new ids. Rows that stand for no frame are left out.
     """
     parts: dict[int, list[dict]] = defaultdict(list)
     for row in rows:
-        parts[row['key']].append(row)
+        if row['frame'] >= 0:
+            parts[row['key']].append(row)
     joined: dict[int, dict] = {}
     highest = -1
     # By the first frame that is a part's own.
