@@ -165,9 +165,19 @@ def test_two_runs_of_one_process_in_one_folder_are_refused_too(inferencers, clip
     infer = inferencers['pose']
     first = infer(clip, out_dir=tmp_path)
     next(first)
+    second = infer(clip, out_dir=tmp_path)
     with pytest.raises(FolderInUse, match='in use by another run'):
-        infer(clip, out_dir=tmp_path)
+        next(second)
     first.close()
+
+
+def test_a_run_that_is_never_started_keeps_nobody_out(inferencers, clip, tmp_path):
+    infer = inferencers['pose']
+    unused = infer(clip, out_dir=tmp_path)
+    assert not (tmp_path / 'run.json').exists()
+    assert len(list(infer(clip, out_dir=tmp_path, frames=slice(2)))) == 2
+    unused.close()
+    assert (tmp_path / 'run.json').exists() and not (tmp_path / '.lock').exists()
     next(infer(clip, out_dir=tmp_path))
 
 

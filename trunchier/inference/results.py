@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,6 @@ class Saver:
     Raises:
         ValueError: an unknown format; `resume` with other settings.
         OSError: a folder cannot be written.
-        FolderInUse: another run writes into `home`.
     """
 
     def __init__(
@@ -93,19 +93,28 @@ class Saver:
         self.video = None  # the _Video being written
         for folder in {self.home, *self.folders.values()}:
             check_writable(folder)
-        self.lock = FolderLock(self.home)
-        settings = json.loads(json.dumps(settings))
-        try:
-            if resume:
-                self._check_settings(settings)
-            writers.write_json(settings, self.home / 'run.json')
-        except BaseException:
-            self.lock.release()
-            raise
+        self.settings = json.loads(json.dumps(settings))
+        self._check_settings()
 
-    def _check_settings(self, settings):
-        path = self.home / 'run.json'
-        if not path.is_file():
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out of `home`, and write `run.json`.
+
+        Raises:
+            FolderInUse: another run writes into `home`.
+            ValueError, OSError: as at first; another run may have been there since.
+        """
+        lock = FolderLock(self.home)
+        try:
+            self._check_settings()
+            writers.write_json(self.settings, self.home / 'run.json')
+            yield
+        finally:
+            lock.release()
+
+    def _check_settings(self):
+        path, settings = self.home / 'run.json', self.settings
+        if not self.resume or not path.is_file():
             return
         try:
             before = json.loads(path.read_text())
@@ -241,13 +250,10 @@ class Saver:
 
     def interrupt(self) -> None:
         """End the run: keep what is done of a video being written; that of a camera is complete."""
-        try:
-            if self.video is not None and self.video.source.kind == 'video':
-                self.video.close_segment()
-                self.video = None
-            self.finish()
-        finally:
-            self.lock.release()
+        if self.video is not None and self.video.source.kind == 'video':
+            self.video.close_segment()
+            self.video = None
+        self.finish()
 
 
 class _Video:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -72,6 +72,7 @@ class Run:
         detector_every: int = 1,
     ):
         self.report = report = Report()
+        self.saver = saver
         waiting = dict(depth=1, may_drop=sources.Frame) if live else dict(depth=4)
         keep_images = keep_images or painter is not None
         stored = saver.stored if saver is not None else lambda source: ()
@@ -110,7 +111,8 @@ class Run:
         """Frames with their results, in order."""
         clock = Stopwatch()
         self.report.seconds = clock.seconds
-        with closing(run_stages(self.stages, found, clock)) as items:
+        locked = nullcontext() if self.saver is None else self.saver.locked()
+        with locked, closing(run_stages(self.stages, found, clock)) as items:
             for item in items:
                 self.report.elapsed = clock.elapsed
                 if isinstance(item, FrameTask):
