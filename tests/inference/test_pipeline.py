@@ -161,7 +161,7 @@ def test_closing_ends_a_source_whose_items_are_dropped():
             closed.append(True)
 
     made, dropping, release = [], threading.Event(), threading.Event()
-    stage = pipeline.prefetch(camera(), 1, may_drop=int)
+    stage = pipeline.prefetch(camera(), 1, may_drop=lambda item: True)
     assert next(stage) == 1 and dropping.wait(PATIENCE)
     stage.close()
     try:
@@ -195,7 +195,7 @@ def test_only_live_images_but_the_last_are_dropped_while_the_queue_is_full():
         made.set()
         yield 'end'
 
-    stage = pipeline.prefetch(items(), 1, may_drop=Image)
+    stage = pipeline.prefetch(items(), 1, may_drop=lambda item: isinstance(item, Image))
     found = [next(stage)]
     assert made.wait(PATIENCE)
     found += list(stage)

@@ -143,6 +143,25 @@ def test_frames_of_a_camera_that_arrive_in_the_meantime_are_dropped(infer, monke
     assert (tmp_path / 'visualizations/camera0.mp4').exists()
 
 
+def test_frames_of_a_video_beside_a_camera_are_not_dropped(infer, monkeypatch):
+    finished = threading.Event()
+
+    def slow(frame):
+        if frame.source.kind == 'camera':
+            finished.wait()
+        elif frame.index == 0:
+            threading.Event().wait(0.3)  # enough to read, and drop, all of the video
+        return detection.whole_image(frame)
+
+    monkeypatch.setattr(cv2, 'VideoCapture', lambda number: Camera(finished))
+    monkeypatch.setattr(infer, 'detector', slow)
+    results = list(infer([np.stack([noise(48, 64)] * 12), 'camera']))
+    ids = {
+        name: [r.frame_id for r in results if r.source == name] for name in ('000000', 'camera0')
+    }
+    assert ids['000000'] == list(range(12)) and 1 <= len(ids['camera0']) <= 4
+
+
 def test_a_stopped_camera_leaves_complete_files(infer, monkeypatch, tmp_path):
     monkeypatch.setattr(cv2, 'VideoCapture', lambda number: Camera(threading.Event()))
     results = infer(0, out_dir=tmp_path)

@@ -90,13 +90,13 @@ class Stage(NamedTuple):
     """A step of the pipeline.
 
     `work` maps an iterator of items to an iterator of items. At most `depth` of its items wait for
-    the next stage; items of the class `may_drop` are discarded instead of waiting.
+    the next stage; items for which `may_drop` is true are discarded instead of waiting.
     """
 
     name: str
     work: Callable[[Iterator], Iterator]
     depth: int = 2
-    may_drop: type | None = None
+    may_drop: Callable[[Any], bool] | None = None
 
 
 def run(stages: Iterable[Stage], items: Iterable, clock: 'Stopwatch') -> Iterator:
@@ -162,7 +162,10 @@ class _Stop(threading.Event):
 
 
 def prefetch(
-    items: Iterable, depth: int, may_drop: type | None = None, stop: _Stop | None = None
+    items: Iterable,
+    depth: int,
+    may_drop: Callable[[Any], bool] | None = None,
+    stop: _Stop | None = None,
 ) -> Iterator:
     """Yield `items` in order, made by another thread that is at most `depth` items ahead.
 
@@ -170,8 +173,8 @@ def prefetch(
     the thread and closes `items`.
 
     Args:
-        may_drop: class of items to discard while `depth` items wait, such as live frames; but not
-            the last before another item or the end.
+        may_drop: whether an item, such as a live frame, is discarded while `depth` items wait; the
+            last of these before another item or the end is not.
         stop: with the queue of `depth` items; None: one of its own.
     """
     stop = stop or _Stop(depth)
@@ -196,7 +199,7 @@ def _make(items, stop, may_drop):
     try:
         with _closing(items) as iterator:
             for item in iterator:
-                droppable = may_drop is not None and isinstance(item, may_drop)
+                droppable = may_drop is not None and may_drop(item)
                 if droppable and stop.made.full():
                     newest = [('item', item)]
                 else:

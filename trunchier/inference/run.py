@@ -44,7 +44,8 @@ class Run:
         painter: function of an image and its PoseDataSample; None: nothing is drawn.
         saver: of results; None: nothing is saved.
         keep_images: keep the image in each FrameTask.
-        live: drop frames that arrive while the pipeline is busy.
+        live: cameras are among the sources; read only one frame ahead. Their frames that arrive
+            while the pipeline is busy are dropped in any case.
         max_pixels: of the largest image that is read.
         frames: indices of those of videos and cameras to predict.
         detector_every: find people in the first of so many frames of a video; between these, their
@@ -73,7 +74,6 @@ class Run:
     ):
         self.report = report = Report()
         self.saver = saver
-        waiting = dict(depth=1, may_drop=sources.Frame) if live else dict(depth=4)
         keep_images = keep_images or painter is not None
         stored = saver.stored if saver is not None else lambda source: ()
         model = getattr(predictor, 'windows', None)  # not of exported files
@@ -84,7 +84,8 @@ class Run:
             Stage(
                 'read',
                 partial(_read, report=report, saver=saver, **limits),
-                **waiting,
+                depth=1 if live else 4,
+                may_drop=_is_live,
             ),
             Stage('find people', partial(_find, report=report, **finding)),
             Stage('crop', partial(_crop, predictor=predictor, keep_images=keep_images)),
@@ -197,6 +198,10 @@ def _read(found, report, saver, max_pixels, frames):
         except sources.Unreadable as error:
             report.skip(source.path or source.name, error)
         yield End(source)
+
+
+def _is_live(item):
+    return isinstance(item, sources.Frame) and item.source.kind == 'camera'
 
 
 def _find(items, report, detector, every, stored):
