@@ -32,7 +32,7 @@ from mmengine.structures import InstanceData
 
 from trunchier.conventions import PELVIS
 from trunchier.datasets import CropPerson, ShardPeople
-from trunchier.geometry import axis_angle_to_matrix
+from trunchier.geometry import axis_angle_to_matrix, mean_rotation
 from trunchier.inference.mesh import MeshInferencer
 from trunchier.inference.pose import PoseInferencer
 from trunchier.models import BodyModel
@@ -249,10 +249,7 @@ def mean_joints(people: list[dict]) -> tuple[np.ndarray, np.ndarray]:
 def mean_body(people: list[dict]) -> np.ndarray:
     """Joints (44, 3) of the body with the mean rotations and the mean betas."""
     pose = torch.tensor(np.array([person['pose'] for person in people])).unflatten(1, (24, 3))
-    # The rotation nearest to a sum of rotations is their mean (in the chordal distance).
-    u, _, vh = torch.linalg.svd(axis_angle_to_matrix(pose).sum(0))
-    u[:, :, 2] *= torch.det(u @ vh)[:, None]
-    mean = (u @ vh)[None]
+    mean = mean_rotation(axis_angle_to_matrix(pose))[None]
     betas = torch.tensor(np.mean([person['betas'] for person in people], axis=0))[None]
     return BodyModel()(mean[:, :1], mean[:, 1:], betas)['joints'][0].numpy()
 

@@ -94,6 +94,13 @@ def matrix_to_axis_angle(matrix: Tensor) -> Tensor:
     return 2 * torch.where(small, series, torch.atan2(sine, w) / sine)[..., None] * axis
 
 
+def mean_rotation(matrices: Tensor) -> Tensor:
+    """The rotation nearest to all, in the chordal distance: (N, ..., 3, 3) -> (..., 3, 3)."""
+    u, _, vh = torch.linalg.svd(_at_least_float32(matrices).sum(0))
+    u[..., 2] *= torch.det(u @ vh)[..., None]
+    return u @ vh
+
+
 def _at_least_float32(x):
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 

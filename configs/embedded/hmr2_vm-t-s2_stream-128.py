@@ -1,12 +1,13 @@
 """The mesh model's part of weights v2: continues on people that are rendered during training.
 
-The encoder is that of the pose run, the head the package's. See README.md here for the commands.
+The encoder is that of the package's pose model, the head its mesh model's. See README.md here for
+the commands.
 """
 
 _base_ = './hmr2_vm-t-s2_synthetic-128.py'
 
 model = dict(
-    init_cfg=dict(checkpoint='work_dirs/td-hm_vm-t-s2_stream-128x96/iter_3000.pth'),
+    init_cfg=dict(checkpoint='trunchier/assets/VMPose-T-S2.safetensors'),
     head=dict(
         init_cfg=dict(
             type='Pretrained',
@@ -30,8 +31,11 @@ custom_hooks = [
     dict(type='EMAHook', momentum=0.01, priority='ABOVE_NORMAL'),
 ]
 default_hooks = dict(checkpoint=dict(interval=100, max_keep_ckpts=2), logger=dict(interval=100))
+regime = dict(crowd=0.5, spread=0.6, truncated=0.2, nearest=1.6, natural=0.3, distractors=0.25)
 train_dataloader = dict(
     dataset=dict(
-        datasets=[dict(type='SyntheticBodies', seed=9, size=256)],
+        datasets=[
+            dict(type='SyntheticBodies', seed=9, size=320, max_people=3, regime=regime),
+        ],
     ),
 )

@@ -51,3 +51,9 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
+val_evaluator = [
+    dict(type='MeshPCK'),
+    dict(type='MeshJointError'),
+    dict(type='MeshAngleSpread'),
+]
+test_evaluator = val_evaluator

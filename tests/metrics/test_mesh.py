@@ -10,8 +10,20 @@ from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 
 from trunchier.conventions import EVAL_14_IN_44
-from trunchier.geometry import align_similarity, rotation_6d_to_matrix
-from trunchier.metrics.mesh import MeshJointError, MeshPCK, joint_errors, mean_pck, phi_scores
+from trunchier.geometry import (
+    align_similarity,
+    axis_angle_to_matrix,
+    mean_rotation,
+    rotation_6d_to_matrix,
+)
+from trunchier.metrics.mesh import (
+    MeshAngleSpread,
+    MeshJointError,
+    MeshPCK,
+    joint_errors,
+    mean_pck,
+    phi_scores,
+)
 
 GOLDEN = load_golden('hmr2_evaluators')
 INPUTS = {name: golden_tensor(record) for name, record in GOLDEN['inputs'].items()}
@@ -351,3 +363,33 @@ def test_two_processes_agree_with_one_and_count_no_sample_twice(tmp_path):
     samples = random_samples(5)
     alone = evaluate(MeshPCK(), samples) | evaluate(MeshJointError(), samples)
     assert results[0] == pytest.approx(alone, abs=1e-9)
+
+
+# --- spread of joint angles ----------------------------------------------------------------------
+def turned(angles, axis=(0.0, 0.6, 0.8)):
+    """Samples whose joints are turned by such angles (degrees) from a rotation of each joint."""
+    rest = axis_angle_to_matrix(torch.randn(23, 3, generator=torch.Generator().manual_seed(1)))
+    samples = []
+    for angle in angles:
+        turn = axis_angle_to_matrix(torch.tensor(axis) * np.deg2rad(angle))
+        pose = dict(body_pose=(rest @ turn)[None].numpy())
+        truth = dict(pose=np.zeros((1, 72)), has_pose=np.ones(1))
+        samples.append(dict(dataset='a', pred_instances=pose, gt_instances=truth))
+    return samples
+
+
+def test_the_spread_is_the_mean_angle_to_the_mean_rotation():
+    values = evaluate(MeshAngleSpread(), turned([-20, -10, 10, 20]))
+    assert values == {
+        'a/spread': pytest.approx(15, abs=1e-3), 'a/true-spread': pytest.approx(0, abs=1e-3)
+    }  # fmt: skip
+    samples = turned([50, 50])
+    samples[1]['gt_instances'] = dict(has_pose=np.zeros(1), pose=np.zeros((1, 72)))
+    assert evaluate(MeshAngleSpread(), samples) == {'a/spread': pytest.approx(0, abs=1e-3)}
+
+
+def test_the_mean_of_rotations_is_a_rotation_also_of_opposite_ones():
+    matrices = axis_angle_to_matrix(torch.tensor([[0, 0, 0.0], [3, 0, 0], [0, 3, 0]]).double())
+    mean = mean_rotation(matrices)
+    assert torch.det(mean) == pytest.approx(1)
+    assert torch.allclose(mean @ mean.mT, torch.eye(3).double())

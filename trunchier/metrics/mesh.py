@@ -1,13 +1,13 @@
-"""PCK of reprojected keypoints, MPJPE and PA-MPJPE, the paper's scores.
+"""PCK of reprojected keypoints, MPJPE and PA-MPJPE, the paper's scores; spread of joint angles.
 
 Equal to EvaluatorPCK and Evaluator of shubham-goel/4D-Humans (hmr2/utils/pose_utils.py,
 pck_accuracy.py). Results are grouped by the data set in each sample's metainfo and printed with
 their protocol.
 
-Both metrics read data samples as dicts; `conventions.person` has shapes, here with a leading 1:
+The metrics read data samples as dicts; `conventions.person` has shapes, here with a leading 1:
 
-    pred_instances  keypoints, joints
-    gt_instances    keypoints, keypoints_visible (1, 44) confidence, keypoints_3d
+    pred_instances  keypoints, joints, body_pose
+    gt_instances    keypoints, keypoints_visible (1, 44) confidence, keypoints_3d, pose, has_pose
     metainfo        dataset; box_scale (2,), `scale` of the annotated box; id, img_path for messages
 
 Each sample adds exactly one result on its rank, scored or not: mmengine then orders the ranks'
@@ -25,7 +25,12 @@ from mmengine.registry import METRICS
 from torch import Tensor
 
 from ..conventions import EVAL_14_IN_44, PELVIS
-from ..geometry import align_similarity
+from ..geometry import (
+    align_similarity,
+    axis_angle_to_matrix,
+    matrix_to_axis_angle,
+    mean_rotation,
+)
 
 
 class _PerDataset(BaseMetric):
@@ -162,6 +167,45 @@ class MeshJointError(_PerDataset):
         if partly:
             count += f', {partly} of which lack some of the 14 joints and are scored nevertheless'
         return values, count
+
+
+@METRICS.register_module()
+class MeshAngleSpread(_PerDataset):
+    """How far joint angles spread around their mean, in degrees; see `protocol`.
+
+    DATASET/spread is that of predictions, DATASET/true-spread that of the annotated poses, if all
+    samples have one. A network that gives the mean body to everybody has a spread of 0, and may
+    have the joint errors of a better one.
+    """
+
+    unit = 'degrees'
+
+    def protocol(self) -> str:
+        return (
+            'Spread of joint angles in degrees: angle between the rotation of a joint and its mean '
+            'over the samples (chordal); mean over the 23 joints and the samples'
+        )
+
+    def measure(self, sample: dict) -> dict:
+        truth = sample['gt_instances']
+        result = {'pred': torch.from_numpy(_array(sample['pred_instances']['body_pose']))[0]}
+        if _array(truth.get('has_pose', 0)).all():
+            pose = torch.from_numpy(_array(truth['pose'])).unflatten(-1, (-1, 3))
+            result['true'] = axis_angle_to_matrix(pose)[0, 1:]
+        return result
+
+    def summarize(self, group: list[dict]) -> tuple[dict[str, float], str]:
+        values = {'spread': angle_spread(torch.stack([result['pred'] for result in group]))}
+        if all('true' in result for result in group):
+            true = torch.stack([result['true'] for result in group])
+            values['true-spread'] = angle_spread(true)
+        return values, f'{len(group)} samples'
+
+
+def angle_spread(rotations: Tensor) -> float:
+    """Mean angle between rotations (N, J, 3, 3) and the mean over N of each of J, degrees."""
+    turned = mean_rotation(rotations).mT @ rotations
+    return float(matrix_to_axis_angle(turned).norm(dim=-1).rad2deg().mean())
 
 
 def mean_pck(error: np.ndarray, visible: np.ndarray, threshold: float) -> tuple[float, np.ndarray]:

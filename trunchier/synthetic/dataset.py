@@ -33,7 +33,7 @@ class SyntheticBodies(People):
     Args:
         seed: evaluation must use another seed than training.
         length: images per epoch.
-        size, max_people, backgrounds, plain: see people.SyntheticPeople.
+        size, max_people, backgrounds, plain, regime: see people.SyntheticPeople.
         name, pipeline: see People.
     """
 
@@ -45,13 +45,16 @@ class SyntheticBodies(People):
         max_people: int = 1,
         backgrounds: str | None = None,
         plain: bool = False,
+        regime: dict | None = None,
         name: str = 'synthetic',
         pipeline: Sequence = (),
     ):
         super().__init__(name, pipeline)
         self.seed = seed
         self.length = length
-        self.options = dict(size=size, max_people=max_people, backgrounds=backgrounds, plain=plain)
+        self.options = dict(
+            size=size, max_people=max_people, backgrounds=backgrounds, plain=plain, regime=regime
+        )
         self._people = None
 
     def full_init(self) -> None:
