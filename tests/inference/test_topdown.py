@@ -71,6 +71,13 @@ def test_the_model_is_mmposes(changes):
         torch.testing.assert_close(model.head(model.extract_feat(images)), heatmaps)
 
 
+def test_an_unknown_kernel_is_refused():
+    cfg = pose_config()
+    cfg.model.head.deconv_kernel_sizes = (4, 5)
+    with pytest.raises(ValueError, match='deconv_kernel_sizes has 5; give 4, 3 or 2'):
+        plain_pose_model(cfg.model)
+
+
 @pytest.mark.parametrize(
     'change',
     [

@@ -17,7 +17,11 @@ KNOWN = {'in_channels', 'out_channels', 'deconv_out_channels', 'deconv_kernel_si
 
 
 class HeatmapHead(nn.Module):
-    """Deconvolutions with stride 2, then a convolution to heatmaps."""
+    """Deconvolutions with stride 2, then a convolution to heatmaps.
+
+    Raises:
+        ValueError: a deconvolution of another kernel than 4, 3 or 2.
+    """
 
     def __init__(
         self,
@@ -30,6 +34,8 @@ class HeatmapHead(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for width, kernel in zip(deconv_out_channels or (), deconv_kernel_sizes or (), strict=True):
+            if kernel not in PADDINGS:
+                raise ValueError(f'deconv_kernel_sizes has {kernel}; give 4, 3 or 2')
             padding = PADDINGS[kernel]
             layers += [
                 nn.ConvTranspose2d(in_channels, width, kernel, 2, *padding, bias=False),

@@ -50,7 +50,7 @@ def test_a_window_as_large_as_the_map_is_full_attention(attention):
 @pytest.mark.parametrize('size', [(12, 8), (9, 11)])
 @pytest.mark.parametrize('shifted', [False, True])
 def test_windows_shift_as_in_mmpretrain(shifted, size):
-    layer = little(attention='shift', window_size=(4, 4)).layers[1 if shifted else 0].attn
+    layer = little(attention='shift', window_size=4).layers[1 if shifted else 0].attn
     nn.init.normal_(layer.relative_position_bias_table)
     theirs = ShiftWindowMSA(24, 2, 4, shift_size=2 * shifted).double().eval()
     state = {f'w_msa.{key}': value for key, value in layer.state_dict().items()}
@@ -244,6 +244,17 @@ def test_frozen_parts_stay_in_eval_mode():
     assert model.eval() is model
 
 
+@pytest.mark.parametrize('frozen', [2, 4])
+def test_frozen_stages_are_those_blocks_with_all_that_is_before(frozen):
+    model = little(attention='window', experts=EXPERTS, frozen_stages=frozen).train()
+    trained = {name for name, each in model.named_parameters() if each.requires_grad}
+    blocks = tuple(f'layers.{i}.' for i in range(frozen, 4))
+    after = ('ln1.',) if frozen < 4 else ()
+    assert trained == {n for n, _ in model.named_parameters() if n.startswith(blocks + after)}
+    training = {n.split('.')[1] for n, m in model.named_modules() if m.training and 'layers.' in n}
+    assert training == {str(i) for i in range(frozen, 4)}
+
+
 def test_learning_rates_decay_as_the_authors():
     model = nn.Module()
     model.backbone = PlainViT(dict(ARCH, num_layers=12), (128, 96), attention='window')
@@ -372,6 +383,8 @@ def test_vitpose_plus_has_the_official_values(tmp_path):
         (dict(full_blocks=(4,)), 'indices from 0 to 3'),
         (dict(attention='window', with_cls_token=True), 'class token'),
         (dict(attention='window', window_size=(0, 4)), 'in tokens'),
+        (dict(attention='window', window_size=(4, 4, 4)), 'in tokens'),
+        (dict(attention='window', window_size=0.5), 'in tokens'),
         (dict(arch='tiny'), 'choose from small, base'),
         (dict(experts=dict(num=6, width=24)), 'a width below 24'),
     ],

@@ -30,7 +30,6 @@ ATTENTION = ('full', 'window', 'shift', 'pool', 'shift+pool')
 STRIDES = {16: 2, 8: 4}  # padding of the 16 x 16 patches
 # The official lists: freezing FFNs freezes the embeddings too, freezing attention does not.
 KINDS = {'attn': ('attn', 'ln1'), 'ffn': ('ffn', 'ln2')}
-EMBEDDINGS = ('patch_embed', 'pos_embed')
 
 
 class PlainViT(VisionTransformer):
@@ -44,7 +43,7 @@ class PlainViT(VisionTransformer):
         attention: 'full'; 'window': within windows, with a learned bias by offset; 'shift': as in
             Swin; 'pool': with the mean token of every window as further keys and values;
             'shift+pool'. Apart from the bias tables all have the same parameters.
-        window_size: (height, width), tokens.
+        window_size: (height, width), tokens; a number means a square.
         full_blocks: blocks (from 0) with full attention in any case, or how many: 4 of 12 are the
             last of every 3, as in ViTDet.
         freeze: kinds of layers that are not trained and stay in eval mode: 'attn' (attention and
@@ -62,7 +61,7 @@ class PlainViT(VisionTransformer):
         img_size: int | tuple[int, int] = (256, 192),
         stride: int = 16,
         attention: str = 'full',
-        window_size: tuple[int, int] = (8, 8),
+        window_size: int | tuple[int, int] = (8, 8),
         full_blocks: int | Sequence[int] = (),
         freeze: Sequence[str] = (),
         experts: dict[str, int] | None = None,
@@ -91,8 +90,7 @@ class PlainViT(VisionTransformer):
             **options,
         )
         self.strides, self.channels = (stride,), (self.embed_dims,)
-        height, width = window_size
-        self.attention, self.window_size = attention, (height, width)
+        self.attention, self.window_size = attention, _window(window_size)
         self.full_blocks = _full_blocks(full_blocks, self.num_layers)
         self.experts = dict(experts) if experts else None
         windowed = [i for i in range(self.num_layers) if i not in self.full_blocks]
@@ -110,10 +108,18 @@ class PlainViT(VisionTransformer):
             self._frozen.append('patch_embed')
             self.pos_embed.requires_grad_(False)
         for name in self._frozen:
-            self.get_submodule(name).requires_grad_(False).eval()
+            self.get_submodule(name).requires_grad_(False)
+        self._freeze_stages()
+        self.train(self.training)
+
+    def _freeze_stages(self):
+        """mmpretrain calls it before layers are replaced, and not in `train`."""
+        if self.frozen_stages > 0:
+            super()._freeze_stages()
 
     def train(self, mode: bool = True) -> nn.Module:
         super().train(mode)
+        self._freeze_stages()
         for name in self._frozen:
             self.get_submodule(name).eval()
         return self
@@ -223,8 +229,6 @@ class WindowAttention(nn.Module):
         self, attn: MultiheadAttention, window: tuple[int, int], shifted: bool, pool: bool
     ):
         super().__init__()
-        if len(window) != 2 or min(window) < 1:
-            raise ValueError(f'window_size={window}; give (height, width) in tokens')
         self.window, self.shifted, self.pool = window, shifted, pool
         self.num_heads = attn.num_heads
         offsets = (2 * window[0] - 1) * (2 * window[1] - 1)
@@ -301,6 +305,14 @@ class ExpertFFN(nn.Module):
     def _check(self, dataset):
         if dataset not in range(len(self.experts)):
             raise IndexError(f'dataset {dataset}; experts are 0 to {len(self.experts) - 1}')
+
+
+def _window(size):
+    """(height, width) of windows."""
+    sides = tuple(size) if isinstance(size, Sequence) else (size, size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(f'window_size={size}; give (height, width) in tokens, or a number')
+    return sides
 
 
 def _full_blocks(blocks, depth):
