@@ -16,6 +16,7 @@ from trunchier.models.lifting.diffusion import (
     sinusoid,
     take_best_projected,
 )
+from trunchier.models.lifting.guidance import View
 
 RECORD = GOLDEN['d3dp']
 
@@ -108,6 +109,26 @@ def test_guidance_lowers_the_energy_of_what_is_sampled():
     windows = torch.randn(3, 9, 17, 2)
     with_, without = guided.lift(windows), plain.lift(windows)
     assert (guided.guidance(with_) < guided.guidance(without)).all()
+
+
+def test_a_window_does_not_depend_on_the_others_of_its_batch():
+    model, windows = diffusion(), torch.randn(3, 9, 17, 2)
+    alone = torch.cat([model.lift(window[None]) for window in windows])
+    torch.testing.assert_close(model.lift(windows), alone)
+
+
+@pytest.mark.parametrize('guidance', [None, dict(type='PhysicalGuidance')])
+def test_inference_mode_gives_the_same_joints(guidance):
+    model = diffusion(guidance=guidance, history=dict(length=5, width=8))
+
+    def lifted():
+        windows, roots, ones = torch.ones(2, 9, 17, 2), torch.ones(2, 9, 3), torch.ones(2, 2)
+        past = torch.ones(2, 3, 17, 2), torch.ones(2, 3, 17, 3)
+        return model.lift(windows, H36M_17_FLIP, View(windows, ones, ones, roots), past)
+
+    expected = lifted()
+    with torch.inference_mode():
+        torch.testing.assert_close(lifted(), expected)
 
 
 @pytest.mark.parametrize('kind', ['MixSTE', 'KTPFormer'])

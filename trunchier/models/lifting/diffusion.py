@@ -36,7 +36,8 @@ class DiffusionLifter(PoseLifter):
         timesteps: of the forward process. sampling_steps: of DDIM.
         hypotheses: drawn for each window, then averaged.
         scale: of the joints, in which they are noise of variance 1 at the end.
-        guidance: config of a `PhysicalGuidance`.
+        guidance: config of a `PhysicalGuidance`. Tests and `predict` know no camera, so that its
+            `reprojection` has no part there; give `lift` a view.
         history: options of a `HistoryEncoder`, see `lift` and `RollOut`.
         options: of PoseLifter: `backbone`, `head`, `test_cfg`... With `flip_test`, every step is a
             mean with that of the mirrored window.
@@ -138,15 +139,7 @@ class DiffusionLifter(PoseLifter):
         noisy = next(noises)
         times = ddim_times(self.timesteps, self.sampling_steps)
         for now, after in zip(times, times[1:], strict=False):
-            time = torch.full((len(keypoints),), now, device=keypoints.device)
-            with torch.set_grad_enabled(self.guidance is not None):
-                given = noisy.detach().requires_grad_(self.guidance is not None)
-                start, noise = self.predict_start(keypoints, given, time, flip, history)
-                push = 0
-                if self.guidance is not None:
-                    energy = self.guidance(start / self.scale, view).sum()
-                    push = self.guidance.step * torch.autograd.grad(energy, given)[0]
-            start, noise = start.detach(), noise.detach()
+            start, noise, push = self._step(keypoints, noisy, now, flip, view, history)
             if after < 0:
                 return (start - push) / self.scale
             alpha, before = float(self.alphas[now]), float(self.alphas[after])
@@ -154,6 +147,22 @@ class DiffusionLifter(PoseLifter):
             kept = math.sqrt(max(1 - before - sigma**2, 0))
             noisy = math.sqrt(before) * start + kept * noise + sigma * next(noises) - push
         raise AssertionError('the last time is negative')
+
+    def _step(self, keypoints, noisy, now, flip, view, history):
+        """Joints without noise, the noise, and what guidance subtracts, at a time."""
+        time = torch.full((len(keypoints),), now, device=keypoints.device)
+        if self.guidance is None:
+            with torch.no_grad():
+                return *self.predict_start(keypoints, noisy, time, flip, history), 0
+        with torch.inference_mode(False), torch.enable_grad():
+            keypoints, noisy, time = map(_constant, (keypoints, noisy, time))
+            view = view and View(*map(_constant, view))
+            history = None if history is None else _constant(history)
+            noisy.requires_grad_()
+            start, noise = self.predict_start(keypoints, noisy, time, flip, history)
+            energy = self.guidance(start / self.scale, view).sum()
+            push = self.guidance.step * torch.autograd.grad(energy, noisy)[0]
+        return start.detach(), noise.detach(), push
 
     @torch.no_grad()
     def lift(
@@ -165,6 +174,8 @@ class DiffusionLifter(PoseLifter):
         seed: int = 0,
     ) -> Tensor:
         """The mean of the hypotheses of each window; the same for the same seed.
+
+        All windows have the same noise, so that none depends on the others of its batch.
 
         Args:
             keypoints: (B, T, K, 2), normalized by the image's width.
@@ -181,7 +192,7 @@ class DiffusionLifter(PoseLifter):
         total = 0
         for _ in range(self.hypotheses):
             noises = (
-                torch.randn(shape, generator=generator).to(keypoints)
+                torch.randn(shape[1:], generator=generator).to(keypoints).expand(shape)
                 for _ in range(self.sampling_steps)
             )
             total = total + self.sample(keypoints, noises, flip, view, history)
@@ -206,11 +217,16 @@ class DiffusionLifter(PoseLifter):
         return self.head.losses(denoised, data_samples)
 
     def predict(self, inputs: Tensor, data_samples: list[PoseDataSample]) -> list[PoseDataSample]:
-        """As PoseLifter's; the seed is the same for each batch."""
+        """As PoseLifter's; the noise is the same for each window."""
         meta = data_samples[0].metainfo
         flip = meta['flip_indices'] if (self.test_cfg or {}).get('flip_test') else None
         instances = self.head.decoded(self.lift(inputs, flip), data_samples)
         return self.add_pred_to_datasample(instances, None, None, None, data_samples)
+
+
+def _constant(tensor):
+    """A copy that autograd can save: no part of a graph, and no inference tensor."""
+    return tensor.detach().clone()
 
 
 def cosine_alphas(timesteps: int, offset: float = 0.008) -> Tensor:
