@@ -1,6 +1,7 @@
 import collections
 import os
 import pickle
+import struct
 import sys
 import types
 from pathlib import Path
@@ -162,3 +163,57 @@ def test_error_names_the_forbidden_class_and_the_file(tmp_path):
     path.write_bytes(pickle.dumps(FORBIDDEN['system']))
     with pytest.raises(pickle.UnpicklingError, match=r'bad.pkl: forbidden class posix.system'):
         pickles.load(path)
+
+
+def named(module, name):
+    return b'\x8c%c%b\x8c%c%b\x93' % (len(module), module, len(name), name)
+
+
+@pytest.mark.parametrize('start', [b'\x96' + struct.pack('<Q', 1) + b'x', b']N\x61'])
+@pytest.mark.parametrize('opcode', [b's', b'u'])
+def test_slices_do_not_double_a_list_or_bytearray(start, opcode):
+    whole = named(b'builtins', b'slice') + b'K\x00K\x00\x86R\x94'  # slice(0, 0)
+    mark = b'(' if opcode == b'u' else b''
+    written = b'\x80\x05' + start + b'\x94' + whole + b'0'
+    written += (b'h\x00' + mark + b'h\x01h\x00' + opcode) * 12 + b'.'
+    with pytest.raises(pickles.Refused, match='only those of dicts'):
+        pickles.load(written)
+
+
+# A pair of a pair of a pair..., each in the memo, so that text of the last has 2**200 parts.
+PAIRS = b'\x80\x04)\x94' + b''.join(b'h%ch%c\x86\x94' % (i, i) for i in range(200))
+HUGE = named(b'numpy', b'dtype') + b'h\xc8\x85R.', named(b'_codecs', b'encode') + b'Nh\xc8\x86R.'
+
+
+@pytest.mark.parametrize('call', HUGE)
+def test_messages_about_small_files_are_small(call):
+    with pytest.raises(pickles.Refused) as caught:
+        pickles.load(PAIRS + call)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize('ending', [b'}h\xc8Ns.', b'}(h\xc8Nu.', b'(h\xc8Nd.', b'\x8f(h\xc8\x90.'])
+def test_keys_that_take_for_ever_to_hash_are_refused(ending):
+    with pytest.raises(pickles.Refused, match='keys are plain'):
+        pickles.load(PAIRS + ending)
+
+
+@pytest.mark.parametrize('protocol', PROTOCOLS)
+def test_keys_of_data_come_back(protocol):
+    content = {('S1', 2): 1, 3: {4, (5, 'a')}, None: frozenset([6]), b'b': {'x': 1.5}}
+    assert pickles.load(pickle.dumps(content, protocol)) == content
+
+
+@pytest.mark.parametrize(
+    'value, text',
+    [
+        ((1, 'a', b'b', None, 2.5), "(1, 'a', b'b', None, ...)"),
+        (10**100, '<int of 333 bits>'),
+        (np.zeros(3), '<ndarray>'),
+        ([[[[1]]]], '[[[...]]]'),
+        ('x' * 1000, 80),
+    ],
+)
+def test_values_in_messages_are_short(value, text):
+    found = pickles.short(value)
+    assert found == text if isinstance(text, str) else len(found) == text

@@ -13,7 +13,9 @@ import io
 import math
 import pickle
 import re
+import reprlib
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -57,8 +59,9 @@ def load(source: str | Path | bytes | BinaryIO, encoding: str = 'latin1') -> Any
     except Refused as error:
         raise Refused(f'{name}: {error}') from None
     except Exception as error:  # a damaged stream may raise anything (see the docs of pickle)
+        reason = f'{type(error).__name__}: {error!s:.200}'
         raise pickle.UnpicklingError(
-            f'{name} is not a complete pickle ({type(error).__name__}: {error}); fetch it again'
+            f'{name} is not a complete pickle ({reason}); fetch it again'
         ) from error
 
 
@@ -90,7 +93,7 @@ class Chumpy(StandIn):
         if 'x' in state:
             return checked_array(unpickler.resolve(state['x'])[0])
         if not {'a', 'idxs', 'preferred_shape'} <= set(state):
-            kind = sorted(map(str, state))
+            kind = short(list(state))
             raise Refused(
                 f'a chumpy expression of {kind} is not supported, only arrays and selections'
             )
@@ -128,7 +131,7 @@ class Sparse(StandIn):
         for index, size in zip((rows, columns), shape, strict=True):
             fits = fits and (not index.size or (index.min() >= 0 and index.max() < size))
         if not fits:
-            raise Refused(f'a sparse matrix {shape} with indices outside of it')
+            raise Refused(f'a sparse matrix {short(shape)} with indices outside of it')
         result = np.zeros(shape, data.dtype)
         np.add.at(result, (rows.astype(np.intp), columns.astype(np.intp)), data)
         return result
@@ -144,13 +147,45 @@ class Csc(Sparse):
     axis = 1
 
 
+class _Short(reprlib.Repr):
+    """Short text of values, however much they unfold to."""
+
+    def __init__(self):
+        super().__init__()
+        self.maxlevel, self.maxstring = 2, 80
+        self.maxtuple = self.maxlist = self.maxset = self.maxfrozenset = 4
+
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if abs(x) < 2**64 else f'<int of {x.bit_length()} bits>'
+
+    def repr_bytes(self, x: bytes, level: int) -> str:
+        return repr(x[: self.maxstring])
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        plain = x is None or isinstance(x, bool | float | type | np.dtype)
+        return repr(x) if plain else f'<{type(x).__name__}>'
+
+    repr_dict = repr_array = repr_deque = repr_instance
+
+
+short = _Short().repr
+
+
 def count_of(shape: Any) -> int:
     """Number of elements of an array; Refused unless `shape` is one."""
     if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
-        raise Refused(f'an array of shape {shape!r}')
+        raise Refused(f'an array of shape {short(shape)}')
     if len(shape) > 32 or max(shape, default=0) > 2**40:
-        raise Refused(f'an array of shape {shape!r}')
+        raise Refused(f'an array of shape {short(shape)}')
     return math.prod(shape)
+
+
+def check_keys(keys: Iterable) -> None:
+    """Refused for nested tuples: these are hashed anew wherever they are shared."""
+    for key in keys:
+        items = key if isinstance(key, tuple) else (key,)
+        if any(isinstance(item, slice | tuple) for item in items):
+            raise Refused(f'the key {short(key)}; keys are plain, or tuples of plain values')
 
 
 def checked_array(value: Any, kinds: str = 'biufcSUO') -> np.ndarray:
@@ -205,7 +240,7 @@ class Unpickler(pickle._Unpickler):
         found = self.NAMES.get((self.PYTHON_2.get(top, top), name))
         if found is None:
             raise Refused(
-                f'forbidden class {module}.{name}: only plain data and arrays of numpy, '
+                f'forbidden class {module:.80}.{name:.80}: only plain data and arrays of numpy, '
                 'scipy.sparse and chumpy are read; do not open this file with pickle unless you '
                 'trust its author'
             )
@@ -221,7 +256,7 @@ class Unpickler(pickle._Unpickler):
     def encode(self, text: str, encoding: str) -> bytes:
         """Python 3 pickles bytes in protocols of Python 2 as latin1 text."""
         if encoding not in ('latin1', 'latin-1'):
-            raise Refused(f'forbidden encoding {encoding!r}')
+            raise Refused(f'forbidden encoding {short(encoding)}')
         self.spend(len(text))
         return text.encode('latin1')
 
@@ -239,6 +274,7 @@ class Unpickler(pickle._Unpickler):
         if not isinstance(items, list | tuple | set | frozenset):
             raise Refused(f'a set of a {type(items).__name__}')
         self.spend(64 * len(items))
+        check_keys(items)
         return set(items)
 
     def new_frozenset(self, items: Any = ()) -> frozenset:
@@ -247,12 +283,12 @@ class Unpickler(pickle._Unpickler):
     def new_stand_in(self, kind: type, base: type, state: None) -> StandIn:
         """`copyreg._reconstructor`, which rebuilds objects in protocols 0 and 1."""
         if base is not object or not isinstance(kind, type) or not issubclass(kind, StandIn):
-            raise Refused(f'forbidden base class {base!r} of {kind!r}')
+            raise Refused(f'forbidden base class {short(base)} of {short(kind)}')
         return kind()
 
     def new_dtype(self, code: str, *flags: Any) -> Dtype:
         if not isinstance(code, str) or not DTYPE.fullmatch(code):
-            raise Refused(f'forbidden dtype {code!r}: only numbers, text and objects are read')
+            raise Refused(f'forbidden dtype {short(code)}: only numbers, text and objects are read')
         dtype = Dtype()
         dtype.order, dtype.code = '', code.rstrip('8') if code.startswith('O') else code
         return dtype
@@ -260,7 +296,7 @@ class Unpickler(pickle._Unpickler):
     def new_array(self, kind: str, shape: tuple, code: Any) -> np.ndarray:
         """numpy's `_reconstruct`: an empty array, which its state fills."""
         if kind != NDARRAY:
-            raise Refused(f'forbidden kind of array {kind!r}')
+            raise Refused(f'forbidden kind of array {short(kind)}')
         return np.zeros(0, np.int8)
 
     def array_of_buffer(
@@ -277,11 +313,11 @@ class Unpickler(pickle._Unpickler):
     def checked(self, dtype: Dtype, shape: tuple, data: Any) -> np.dtype:
         """The numpy.dtype of an array of numbers or text; Refused if `data` does not fit it."""
         if not isinstance(dtype, Dtype) or dtype.code == 'O':
-            raise Refused(f'forbidden dtype {dtype!r} of an array of bytes')
+            raise Refused(f'forbidden dtype {short(dtype)} of an array of bytes')
         plain = dtype.plain()
         size = count_of(shape) * plain.itemsize
         if not isinstance(data, bytes | bytearray) or len(data) != size:
-            raise Refused(f'an array {shape} of {plain} needs {size} bytes of data')
+            raise Refused(f'an array {short(shape)} of {plain} needs {size} bytes of data')
         self.spend(size)
         if plain.kind == 'U' and size:
             characters = np.frombuffer(data, np.dtype('u4').newbyteorder(plain.byteorder))
@@ -292,7 +328,7 @@ class Unpickler(pickle._Unpickler):
     # --- states ---------------------------------------------------------------------------------
     def fill_dtype(self, dtype: Dtype, state: tuple) -> None:
         if len(state) < 5 or state[1] not in ('<', '>', '=', '|') or any(state[2:5]):
-            raise Refused(f'forbidden dtype with the state {state!r}')
+            raise Refused(f'forbidden dtype with the state {short(state)}')
         dtype.order = state[1] if state[1] in '<>' else ''
 
     def fill_array(self, array: np.ndarray, state: tuple) -> None:
@@ -301,7 +337,7 @@ class Unpickler(pickle._Unpickler):
             raise Refused('an array that is filled twice')
         if isinstance(dtype, Dtype) and dtype.code == 'O':
             if not isinstance(data, list) or len(data) != count_of(shape):
-                raise Refused(f'an array {shape} of objects without as many objects')
+                raise Refused(f'an array {short(shape)} of objects without as many objects')
             self.spend(8 * len(data))
             plain = np.dtype('O')
         else:
@@ -325,6 +361,38 @@ class Unpickler(pickle._Unpickler):
         state = self.stack.pop()
         self.build(self.stack[-1], state)
 
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self.set_items([key, value])
+
+    def load_setitems(self) -> None:
+        self.set_items(self.pop_mark())
+
+    def set_items(self, items: list) -> None:
+        """Fill the dict on the stack. Lists and bytearrays could be doubled by slices."""
+        target = self.stack[-1]
+        if not isinstance(target, dict):
+            raise Refused(f'items of a {type(target).__name__} are set; only those of dicts are')
+        check_keys(items[::2])
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            target[key] = value
+
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        self.append({})
+        self.set_items(items)
+
+    def load_additems(self) -> None:
+        items = self.pop_mark()
+        if type(self.stack[-1]) is not set:
+            raise Refused(f'items are added to a {type(self.stack[-1]).__name__}')
+        check_keys(items)
+        self.stack[-1].update(items)
+
+    def load_frozenset(self) -> None:
+        items = self.pop_mark()
+        self.append(self.new_frozenset(items))
+
     def load_bytearray8(self) -> None:
         (size,) = struct.unpack('<Q', self.read(8))
         self.append(bytearray(self.read(min(size, self.size))))
@@ -335,6 +403,11 @@ class Unpickler(pickle._Unpickler):
     dispatch = {
         **pickle._Unpickler.dispatch,
         pickle.BUILD[0]: load_build,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.DICT[0]: load_dict,
+        pickle.ADDITEMS[0]: load_additems,
+        pickle.FROZENSET[0]: load_frozenset,
         pickle.BYTEARRAY8[0]: load_bytearray8,
         **dict.fromkeys((pickle.EXT1[0], pickle.EXT2[0], pickle.EXT4[0]), load_extension),
     }

@@ -18,7 +18,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
-from ..files.pickles import Refused, StandIn, Unpickler, checked_array, count_of
+from ..files.pickles import Refused, StandIn, Unpickler, check_keys, checked_array, count_of, short
 
 STORAGES = {
     'DoubleStorage':  torch.float64,   'FloatStorage':         torch.float32,
@@ -201,7 +201,7 @@ class CheckpointUnpickler(Unpickler):
         kind, dtype, key, _, count, *view = pid
         known = kind == 'storage' and isinstance(dtype, torch.dtype) and isinstance(key, str)
         if not known or type(count) is not int or count < 0:
-            raise Refused(f'forbidden persistent id {pid!r:.80}')
+            raise Refused(f'forbidden persistent id {short(pid)}')
         storage = self.storage(dtype, key, count)
         if view and view[0] is not None:
             _, start, length = view[0]
@@ -216,7 +216,7 @@ class CheckpointUnpickler(Unpickler):
         self.spend(count * storage.element_size())
         reach = sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if count else -1
         if count_of((offset, *stride)) < 0 or offset + reach >= len(storage):
-            raise Refused(f'a tensor {size} outside of its storage of {len(storage)}')
+            raise Refused(f'a tensor {short(tuple(size))} outside of its storage of {len(storage)}')
         return storage.as_strided(size, stride, storage.storage_offset() + offset)
 
     def new_parameter(self, data: Tensor, *other: Any) -> Tensor:
@@ -230,6 +230,7 @@ class CheckpointUnpickler(Unpickler):
         if not isinstance(items, list | tuple):
             raise Refused(f'a dict of a {type(items).__name__}')
         self.spend(64 * len(items))
+        check_keys(key for key, _ in items)
         return collections.OrderedDict(items)
 
     def new_counter(self, counts: dict | None = None) -> collections.Counter:
@@ -260,14 +261,14 @@ class CheckpointUnpickler(Unpickler):
 
     def new_datetime(self, state: bytes | str) -> datetime.datetime:
         if not isinstance(state, bytes | str) or len(state) != 10:
-            raise Refused(f'a datetime of {state!r:.80}')
+            raise Refused(f'a datetime of {short(state)}')
         return datetime.datetime(state.encode('latin1') if isinstance(state, str) else state)
 
     def statistic(self, owner: type, name: str) -> None:
         """`getattr`, with which HistoryBuffer pickles its statistics; it registers them anew."""
         if owner is not History or name not in ('min', 'max', 'current', 'mean'):
             raise Refused(
-                f'forbidden getattr of {name!r:.80}; only the statistics of HistoryBuffer are read'
+                f'forbidden getattr of {short(name)}; only the statistics of HistoryBuffer are read'
             )
 
     def build(self, target: Any, state: Any) -> None:
