@@ -30,7 +30,7 @@ class BodyLifter(nn.Module):
 
     The result does not depend on where the person is in the image, nor on the size: keypoints are
     normalized by their mean and spread, weighted by their scores. A keypoint with score 0 counts as
-    absent.
+    absent, and may be NaN.
 
     Args:
         width: of the layers. depth: residual blocks of two layers.
@@ -103,11 +103,13 @@ class Block(nn.Module):
 def normalize(keypoints: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Network input (B, 68), and the mean (B, 2) and spread (B, 1) of the keypoints."""
     weights = scores[..., None]
+    known = weights > 0
+    keypoints = torch.where(known, keypoints, 0)
     total = weights.sum(1) + 1e-6
     center = (keypoints * weights).sum(1) / total
     offsets = keypoints - center[:, None]
     spread = ((offsets.square().sum(-1, keepdim=True) * weights).sum(1) / total).sqrt() + 1e-6
-    known = (weights > 0).to(keypoints.dtype)
+    known = known.to(keypoints.dtype)
     offsets = (offsets / spread[:, None]).clamp(-LIMIT, LIMIT) * known
     return torch.cat((offsets, known, weights), -1).flatten(1), center, spread
 
