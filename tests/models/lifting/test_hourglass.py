@@ -19,6 +19,7 @@ from lifters import (
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
+from trunchier.models.lifting import hourglass as hourglass_module
 from trunchier.models.lifting.hourglass import (
     PRUNERS,
     KeptFrames,
@@ -143,6 +144,21 @@ def test_tpc_on_mixste_is_the_authors(frames, kept, tmp_path):
     model = hourglass(dict(type='MixSTE', seq_len=frames), {7: kept}, recovery=None)
     name = f'tpc_mixste_t{frames}_n7_f{kept}'
     check_golden(name, model, 'mixste_keys', tmp_path, 7, {})
+
+
+@pytest.mark.parametrize('pruner', PRUNERS)
+@torch.no_grad()
+def test_attention_is_kept_only_in_the_layers_whose_attention_is_read(pruner, monkeypatch):
+    kept = []
+
+    class Listed(hourglass_module.AttentionReceived):
+        def _keep(self, module, args, out):
+            kept.append(out.shape[1])
+            super()._keep(module, args, out)
+
+    monkeypatch.setattr(hourglass_module, 'AttentionReceived', Listed)
+    small({1: 6, 3: 4}, pruner)(torch.randn(1, 9, 17, 2))
+    assert kept == ([9, 6] if pruner == 'TPA' else [])
 
 
 # Parameters, and 10^9 multiplications of linear layers, twice.

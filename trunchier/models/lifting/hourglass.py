@@ -4,9 +4,11 @@ TPC, TRA and the order of steps are those of the authors' code (NationalGAILab/H
 `model/*/hot_*.py`, `tpc_mixste.py`). H2OT's parts are not in that repository: TPA, TPMo, TPS and
 TRI are written from descriptions of the paper, and TPA's source of attention is our reading.
 Differences from the authors: no random noise decides between frames of equal density, the earlier
-one wins; and frames are selected in float64.
+one wins; frames are selected in float64; and a mirrored window chooses its own frames, which in
+their tests without TRA are those of the window.
 """
 
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -100,7 +102,7 @@ class HourglassTokenizer(BaseModule):
             keypoints: (B, T, K, 2 or 3). A window that is shorter than the schedule asks for keeps
                 what it has.
             frames: {layer: (B, f)} frames to keep, ascending numbers within those of the layer
-                before, instead of choosing them: a mirrored window takes those of the window.
+                before, instead of choosing them.
 
         Returns:
             (B, T, K, C) after TRA, else `KeptFrames`.
@@ -120,7 +122,9 @@ class HourglassTokenizer(BaseModule):
                 if self.recovery is not None:
                     position = self.positions[points.index(layer)]
                     tokens = tokens + position[:, : tokens.shape[1], None]
-            with AttentionReceived(steps, layer, self.num_heads) as attention:
+            is_read = self.pruner == 'TPA' and layer + 1 in self.schedule
+            received = AttentionReceived(steps, layer, self.num_heads) if is_read else nullcontext()
+            with received as attention:
                 tokens = steps.run_layer(layer, tokens)
         tokens = steps.finish(tokens)
         if self.recovery is not None:
