@@ -15,7 +15,6 @@ from trunchier.inference.lift import BodyWindows, LiftPredictor, coco_places
 from trunchier.inference.mesh import MeshInferencer
 from trunchier.inference.pose import PoseInferencer, PosePredictor
 from trunchier.inference.predictor import Crop
-from trunchier.inference.writers import VideoWriter
 from trunchier.models.lifting.body import load_lifter
 from trunchier.models.lifting.fit import KeypointFit
 from trunchier.models.lifting.track import BodyTrackLifter, load_track_lifter
@@ -133,18 +132,15 @@ def test_what_is_exported_is_the_pose_model(tmp_path):
 
 
 @pytest.fixture
-def by_frames_and_windows(infer, tmp_path, monkeypatch):
+def by_frames_and_windows(infer, monkeypatch):
     """Results of pictures, each alone and by a new lifter of windows of three."""
 
     def lift(pictures, boxes):
-        writer = VideoWriter(tmp_path / 'clip.mp4', 10, pictures[0].shape[:2])
-        for picture in pictures:
-            writer.write(np.ascontiguousarray(picture))
-        writer.close()
+        clip = np.stack(pictures)  # a file would change each picture a little
         lifter = BodyTrackLifter(load_lifter(), width=16, depth=1, window=3).eval()
         for windows in (None, BodyWindows(infer.predictor, lifter, fit_frames=0.01)):
             monkeypatch.setattr(infer.predictor, 'windows', windows)
-            found = [each.pred_instances for each in infer(tmp_path / 'clip.mp4', bboxes=boxes)]
+            found = [each.pred_instances for each in infer(clip, bboxes=boxes)]
             assert len(found) == len(pictures)
             yield found
 
