@@ -196,7 +196,7 @@ def test_a_missing_file_names_the_section_of_the_readme(tmp_path):
 
 def test_an_official_pickle_names_the_converter(tmp_path):
     (tmp_path / 'SMPL_NEUTRAL.pkl').write_bytes(b'')
-    with pytest.raises(ValueError, match='convert_smpl'):
+    with pytest.raises(ValueError, match='by trunchier convert-smpl'):
         BodyModel(tmp_path / 'SMPL_NEUTRAL.pkl')
 
 
