@@ -120,6 +120,7 @@ READERS = {
     'tools/demo_video.py': OWN,
     'tools/fit_offsets.py': 'JSON of annotations, see tests/tools',
     'tools/guidance.py': 'weights, by the package',
+    'tools/launch.py': USER,
     'tools/make_pose_prior.py': OWN,
     'tools/make_shards.py': {'make_shards'},
     'tools/model_table.py': OWN,
