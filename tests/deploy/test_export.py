@@ -377,6 +377,39 @@ def test_crops_to_calibrate_on_are_those_of_the_boxes(photos):
     np.testing.assert_allclose(crops[2], exact.transpose(2, 0, 1), atol=1e-5)
 
 
+def test_crops_are_drawn_evenly_from_the_folder(tmp_path):
+    for index in range(13):
+        cv2.imwrite(str(tmp_path / f'{index:02d}.png'), np.full((8, 8, 3), 10 * index, np.uint8))
+    described = facts(small_models.config('pose'))
+    mean, std = (np.float32(described[name])[:, None, None] for name in ('mean', 'std'))
+    for num, expected in ((4, [0, 4, 8, 12]), (7, [0, 2, 4, 6, 8, 10, 12]), (50, [*range(13)])):
+        crops = calibration_crops(described, tmp_path, num) * std + mean
+        middles = crops[:, 0, crops.shape[2] // 2, crops.shape[3] // 2]
+        np.testing.assert_allclose(middles, 10 * np.float32(expected), atol=0.01)
+
+
+def test_crops_are_of_people(tmp_path):
+    cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((64, 64, 3), np.uint8))
+    boxes = [(62, [1, 2, 30, 40]), (1, [5, 5, 20, 40]), (18, [0, 0, 0, 0])]
+    annotations = [dict(image_id=1, category_id=kind, bbox=box) for kind, box in boxes]
+    images = [dict(id=1, file_name='a.png')]
+    content = json.dumps(dict(images=images, annotations=annotations))
+    (tmp_path / 'instances.json').write_text(content)
+    assert len(calibration_crops(facts(small_models.config('pose')), tmp_path)) == 1
+
+
+@pytest.mark.parametrize('number', [1, 2])
+def test_too_few_people_to_calibrate_on_are_named(tmp_path, number):
+    for index in range(number):
+        cv2.imwrite(str(tmp_path / f'{index}.png'), np.zeros((64, 64, 3), np.uint8))
+    require_torch('2.6', 'ONNX')
+    cfg = small_models.config('pose')
+    with pytest.raises(ValueError, match=f'{number} people to calibrate on; 3 or more'):
+        model = small_models.estimator('pose')
+        export.write(model, tmp_path / 'a.onnx', facts(cfg), 'int8', calibrate=tmp_path)
+    assert not (tmp_path / 'a.onnx').exists()
+
+
 def test_folders_that_calibrate_nothing_are_refused(tmp_path):
     described = facts(small_models.config('pose'))
     with pytest.raises(FileNotFoundError, match='no folder .*absent.* leave it out for synthetic'):

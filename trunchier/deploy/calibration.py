@@ -16,6 +16,7 @@ from ..files.images import decode_image
 
 CROPS = 48  # of which every third checks the scales that the others give
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
+PERSON = 1  # COCO's category
 SEED = 1  # of synthetic people
 REMEDY = 'give a folder of photos of people, or leave it out for synthetic people'
 
@@ -63,7 +64,8 @@ def _photos(folder, num):
     if not found:
         boxed = f'; none of {len(files)} has a box in its .json files' if files else ''
         raise FileNotFoundError(f'no image of a person in {folder}{boxed}; {REMEDY}')
-    for path, box in found[:: max(1, len(found) // num)]:
+    for index in np.linspace(0, len(found) - 1, min(num, len(found))).round().astype(int):
+        path, box = found[index]
         try:
             image = decode_image(path.read_bytes())
         except ValueError as error:
@@ -72,12 +74,14 @@ def _photos(folder, num):
 
 
 def _coco_boxes(path):
-    """{name of an image: boxes (x, y, w, h)}."""
+    """{name of an image: boxes (x, y, w, h) of people}."""
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
         names = {image['id']: Path(image['file_name']).name for image in content['images']}
         boxes: dict[str, list] = {}
         for person in content['annotations']:
+            if person.get('category_id', PERSON) != PERSON:
+                continue
             box = np.float64(person['bbox'])
             if box.shape != (4,) or not (np.isfinite(box).all() and (box[2:] > 0).all()):
                 raise ValueError(f'bbox is {person["bbox"]}; expected x, y, width, height')

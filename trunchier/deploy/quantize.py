@@ -44,7 +44,15 @@ def quantize(source: Path, target: Path, crops: np.ndarray, allowed: float) -> l
 
     Returns:
         Names of the layers left in float32.
+
+    Raises:
+        ValueError: fewer crops.
     """
+    if not len(held_out(crops)):
+        raise ValueError(
+            f'{len(crops)} people to calibrate on; 3 or more are needed: two for the scales and '
+            'one to check them'
+        )
     onnx = need('onnx', 'writing ONNX')
     model = onnx.load(str(source), load_external_data=False)
     shapes = {each.name: tuple(each.dims) for each in model.graph.initializer}
