@@ -48,6 +48,19 @@ def test_frames_of_videos_are_plotted_if_their_images_are_kept(infer, tmp_path, 
     assert first.plot().shape == first.image.shape
 
 
+def test_images_of_addresses_are_not_fetched_again(result):
+    result.set_metainfo(dict(img_path='https://example.com/photo.jpg'))
+    with pytest.raises(ValueError, match='the image was not kept; .*return_image'):
+        result.plot()
+
+
+@pytest.mark.parametrize('name', ['a.pdf', 'a', 'a.xyz'])
+def test_formats_that_are_not_known_are_named(result, tmp_path, name):
+    with pytest.raises(ValueError, match=f'OpenCV does not write .*{name}, '):
+        result.save(tmp_path / name)
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_images_and_tables_are_saved_by_suffix(result, tmp_path):
     written = cv2.imread(str(result.save(tmp_path / 'a.png')))
     np.testing.assert_array_equal(written, result.plot())
@@ -92,6 +105,15 @@ def test_coco_results_are_read_by_pycocotools(inferencers, photo, boxes):
         np.testing.assert_allclose([x, y, x + width, y + height], boxes[person], rtol=1e-6)
         assert each['score'] == pytest.approx(found.keypoint_scores[person].mean())
     assert result.to_coco(image_id=7)[0]['image_id'] == 7
+
+
+def test_frames_are_told_apart_in_coco_results(inferencers, tmp_path, boxes):
+    clip = write_clip(tmp_path / 'CLIP.MP4', frames=2)
+    for given in (clip, np.stack([noise(60, 80)] * 2)):
+        found = inferencers['pose'](given, bboxes=boxes[:1])
+        assert [result.to_coco()[0]['image_id'] for result in found] == [0, 1]
+    (result,) = inferencers['pose'](noise(60, 80), bboxes=boxes[:1])
+    assert result.to_coco()[0]['image_id'] == int(result.source)
 
 
 def test_rows_name_frame_track_box_and_keypoints(inferencers, tmp_path, boxes):

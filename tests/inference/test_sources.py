@@ -343,6 +343,14 @@ def test_images_and_videos_are_read_from_urls(tmp_path, image, address):
         np.testing.assert_array_equal(read.image, local.image)
 
 
+@pytest.mark.parametrize('name', ['größe.png', 'a b.png', 'a%20b.png', 'a%3Fb.png'])
+def test_addresses_are_encoded(tmp_path, image, address, name):
+    for file in ('größe.png', 'a b.png', 'a?b.png'):
+        cv2.imwrite(str(tmp_path / file), image)
+    (source,) = sources.find(f'{address}/{name}')
+    np.testing.assert_array_equal(frames(source)[0].image, image)
+
+
 @pytest.mark.parametrize(
     'name, says',
     [

@@ -64,13 +64,13 @@ class Result(SampleOfFrame):
             (H, W, 3) uint8 BGR, wider with side=True.
 
         Raises:
-            ValueError: the image is not known, as of a frame of a video.
+            ValueError: the image is not at hand, as of a frame of a video or of an address.
         """
         if image is None and 'image' in self:
             image = self.image
         elif image is None:
             path = self.get('img_path')
-            if path is None or sources.KINDS.get(Path(path).suffix.lower()) == 'video':
+            if path is None or self.get('moves') or sources.is_url(path):
                 raise ValueError(
                     f'{self.source}, frame {self.frame_id}: the image was not kept; predict with '
                     'return_image=True, or give plot() the image'
@@ -118,17 +118,14 @@ class Result(SampleOfFrame):
 
         Args:
             image_id: None: of images the number that is the file's name, else the name; of frames
-                of videos the index.
+                of videos and cameras the index.
 
         Returns:
             For each person: image_id, category_id, keypoints [x1, y1, score1, x2...], bbox [x, y,
             width, height], score (of the box times the mean of the keypoints), and track_id if
             there is one.
         """
-        if (
-            image_id is None
-            and sources.KINDS.get(Path(self.get('img_path') or '').suffix) == 'video'
-        ):
+        if image_id is None and self.get('moves'):
             image_id = self.frame_id
         elif image_id is None:
             image_id = int(self.source) if self.source.isdecimal() else self.source

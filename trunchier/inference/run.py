@@ -335,7 +335,7 @@ def _result(task, predictor, report):
         heatmaps = np.max([person['heatmaps'] for person in people], axis=0)
         result.pred_fields = HeatmapsOfFrame(heatmaps=heatmaps)
     of_frame = dict(img_path=frame.source.path, source=frame.source.name)
-    of_frame |= dict(frame_id=frame.index, time=frame.time)
+    of_frame |= dict(frame_id=frame.index, time=frame.time, moves=frame.source.moves)
     shape = dict(ori_shape=task.shape, img_shape=task.shape)
     names = dict(keypoint_names=predictor.keypoint_names)
     camera = predictor.metainfo(task.shape, frame.focal)

@@ -304,6 +304,8 @@ def is_url(path: str | None) -> bool:
 
 def _fetch(url):
     """Content of an http(s) address; OSError if it is larger than MAX_BYTES."""
+    # Browsers show addresses decoded: text is encoded, and what is encoded stays.
+    url = urllib.parse.quote(url, safe="%/:?#[]@!$&'()*+,;=")
     request = urllib.request.Request(url, headers={'User-Agent': 'trunchier'})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
         if answer.headers.get_content_type() == 'text/html':

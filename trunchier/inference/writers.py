@@ -198,12 +198,16 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 # --- Images and videos ----------------------------------------------------------------------------
 def write_image(image: np.ndarray, path: str | Path) -> None:
-    """Write (H, W, 3) uint8 BGR in the format of the suffix."""
+    """Write (H, W, 3) uint8 BGR in the format of the suffix; ValueError if OpenCV does not."""
     suffix = Path(path).suffix
     quality = [cv2.IMWRITE_JPEG_QUALITY, 92] if suffix in ('.jpg', '.jpeg') else []
-    encoded, data = cv2.imencode(suffix, image, quality)
+    encoded, data = False, None
+    if cv2.haveImageWriter(str(path)):
+        encoded, data = cv2.imencode(suffix, image, quality)
     if not encoded:
-        raise ValueError(f'OpenCV does not write {suffix} images of {image.shape}; use .jpg')
+        raise ValueError(
+            f'OpenCV does not write {path}, {suffix} images of {image.shape}; use .jpg'
+        )
     with whole_file(path) as part:
         part.write_bytes(data.tobytes())
 
