@@ -128,9 +128,7 @@ READERS = {
     'tools/run.py': {'script of trunchier run'},
     'tools/split.py': {'split'},
     'tools/store_heatmaps.py': USER,
-    'tools/test.py': USER,
     'tools/test_lifter.py': OWN,
-    'tools/train.py': USER,
     'tools/train_lifter.py': OWN,
 }
 # Functions that read data: of an imported name, by the end of their dotted name.
