@@ -363,7 +363,7 @@ def test_settings_are_applied_or_refused(trials, capsys):
         given = [damaged(each.encode(), seed).decode('latin1') for each in given]
         if seed % 100 == 0:
             given += ['a=' + '[' * 1200 + ']' * 1200]
-        parser = launch.parser('test')
+        parser = launch.parser('test', 'a test')
         args = attempt(
             lambda: parser.parse_args(['config.py', '--cfg-options', *given]),  # noqa: B023
             SystemExit,
