@@ -161,7 +161,8 @@ def run(
         cfg.train_dataloader.sampler.seed = seed
     scored = tests[args.test]
     cfg.val_evaluator = cfg.test_evaluator = dict(type='PartialPCK', out=str(scored))
-    (path / 'config.py').write_text(cfg.pretty_text)
+    config = config_of(path)
+    config.write_text(cfg.pretty_text)
     pointer = path / 'last_checkpoint'
     options = [*(['--amp'] if args.amp else []), *(['--resume'] if pointer.exists() else [])]
     variables = dict(os.environ)
@@ -171,7 +172,7 @@ def run(
     began = time.time()
 
     def call(tool: str, *arguments: str) -> int:
-        command = [sys.executable, str(TOOLS / tool), str(path / 'config.py'), *arguments]
+        command = [sys.executable, str(TOOLS / tool), str(config), *arguments]
         command += ['--work-dir', str(path)]
         with open(path / 'train.log', 'a', encoding='utf-8') as log:
             child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=variables)
@@ -186,7 +187,7 @@ def run(
         if not code and not scores.exists():
             cfg.test_dataloader.dataset = people_of_test(test, args)
             cfg.test_evaluator = dict(type='PartialPCK', out=str(scores))
-            (path / 'config.py').write_text(cfg.pretty_text)
+            config.write_text(cfg.pretty_text)
             code = call('test.py', pointer.read_text(encoding='utf-8').strip())
     if code or not all(each.exists() for each in tests.values()):
         return f'FAILED with exit code {code}, see {path}/train.log'
@@ -210,6 +211,12 @@ def check_budget(path: Path, args: argparse.Namespace) -> None:
 def folder(out: Path, name: str, seed: int) -> Path:
     """Of a run."""
     return out / 'runs' / f'{name.replace("/", "_")}-seed{seed}'
+
+
+def config_of(folder: Path) -> Path:
+    """Config of a run, named as in configs/: `trunchier report` knows the model by it."""
+    name, _, seed = folder.name.rpartition('-')
+    return folder / f'td-hm_{name}_{seed}.py'
 
 
 def people(path: Path, test: str, args: argparse.Namespace) -> Path:

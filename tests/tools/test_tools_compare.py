@@ -7,6 +7,7 @@ import compare
 import compare_recipes
 import numpy as np
 import pytest
+from report import work_dirs
 
 from trunchier.synthetic.coco import write_coco
 
@@ -148,6 +149,13 @@ def test_differences_to_one_model_are_paired_on_every_test(given, tmp_path, caps
     assert f'{10 * found.mean():.1f} [' in table and ' | test | params' in table
     with pytest.raises(SystemExit, match='against vm-t-s4 is none of vm-t-s2.hard'):
         compare.main([*given, *options[:-1], 'vm-t-s4', '--', 'vm-t-s2+hard'])
+
+
+def test_runs_are_those_of_models_that_sheets_and_tables_know(tmp_path):
+    run = compare.folder(tmp_path, 'swin-t-s3', 1)
+    run.mkdir(parents=True)
+    compare.config_of(run).touch()
+    assert work_dirs.model_of(run) == 'SwinPose-T-S3'
 
 
 @pytest.mark.slow
