@@ -284,7 +284,7 @@ def test_two_processes_equal_one_with_the_joint_batch(shards):
 
 def test_a_checkpoint_of_another_loop_is_not_resumed(shards):
     cfg = config(shards)
-    cfg.work_dir = str(shards / 'other_loop')
+    cfg.work_dir, cfg.experiment_name = str(shards / 'other_loop'), 'first'
     cfg.train_cfg.max_iters = 1
     runner = Runner.from_cfg(cfg)
     runner.train()
@@ -293,7 +293,8 @@ def test_a_checkpoint_of_another_loop_is_not_resumed(shards):
     checkpoint['message_hub']['runtime_info'].pop('stream')
     torch.save(checkpoint, path)
     cfg.train_cfg.max_iters = 2
-    cfg.resume = True
+    # mmengine takes runs of one name, which else is the second they begin in, for one run.
+    cfg.resume, cfg.experiment_name = True, 'second'
     with pytest.raises(ValueError, match='iteration 1 was written by another loop'):
         Runner.from_cfg(cfg).train()
 
