@@ -7,7 +7,7 @@ from golden_rule import golden_input, golden_state
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData, PixelData
 
-import trunchier.models  # noqa: F401
+import trunchier.models  # noqa: F401  registers them
 
 pytest.importorskip('mmpretrain')
 from mmpose.structures import PoseDataSample
