@@ -244,7 +244,7 @@ def test_the_detector_runs_on_the_device_that_is_named(monkeypatch, caplog, devi
     monkeypatch.setattr(onnxruntime, 'get_available_providers', lambda: available)
     monkeypatch.setattr(onnxruntime, 'InferenceSession', lambda *_, providers: providers)
     caplog.set_level('INFO', 'trunchier')
-    index = dict(cuda=0) | {'cuda:1': 1}
+    index = {'cuda': 0, 'cuda:1': 1}
     cuda = [('CUDAExecutionProvider', dict(device_id=index[device]))] if device in index else []
     assert detection.onnx_session('a.onnx', device) == [*cuda, 'CPUExecutionProvider']
     assert ('people are found on the CPU' in caplog.text) == (device == 'mps')
