@@ -30,7 +30,7 @@ from mmengine.runner import checkpoint as of_mmengine
 from report import work_dirs
 from small_models import ROOT, mesh_config, pose_config
 
-from trunchier.datasets import NpzPeople, ShardPeople, mpi_inf_3dhp_sequences
+from trunchier.datasets import FeaturePeople, NpzPeople, ShardPeople, mpi_inf_3dhp_sequences
 from trunchier.datasets.annotations import load_probable_poses
 from trunchier.datasets.heatmaps import HeatmapStore
 from trunchier.datasets.transforms import load_real_poses
@@ -63,6 +63,7 @@ READERS = {
     'trunchier/datasets/annotations.py': {'pose histogram'},
     'trunchier/datasets/coco.py': PICTURE,
     'trunchier/datasets/corruption.py': 'decodes the JPEG that it has just encoded',
+    'trunchier/datasets/features.py': {'stored features'},
     'trunchier/datasets/heatmaps.py': {'stored heatmaps'},
     'trunchier/datasets/npz.py': {'npz people'},
     'trunchier/datasets/sequences.py': {'sequences'},
@@ -127,6 +128,7 @@ READERS = {
     'tools/report/work_dirs.py': {'scalars of a run', 'dumped config'},
     'tools/run.py': {'script of trunchier run'},
     'tools/split.py': {'split'},
+    'tools/store_features.py': USER,
     'tools/store_heatmaps.py': USER,
     'tools/test_lifter.py': OWN,
     'tools/train_lifter.py': OWN,
@@ -228,6 +230,12 @@ def stored_heatmaps(path):
     HeatmapStore(shard.parent)
 
 
+def stored_features(path):
+    shard = path.with_name('features-00000.safetensors')
+    path.rename(shard)
+    return FeaturePeople(shard.parent)[0]
+
+
 def index_of_shards(path):
     whole = Path('whole.tar')
     with tarfile.open(whole, 'w'):
@@ -273,6 +281,7 @@ ENTRIES = {
     'sequences': lambda path: mpi_inf_3dhp_sequences(ann_file=str(path), multiple_target=1),
     'shards': lambda path: ShardPeople(urls=str(path)).index(1),
     'index of shards': index_of_shards,
+    'stored features': stored_features,
     'stored heatmaps': stored_heatmaps,
     'exported network': lambda path: ExportedNetwork(path),
     'boxes': lambda path: GivenBoxes.of(path),

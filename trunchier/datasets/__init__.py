@@ -6,6 +6,7 @@ from mmengine.registry import DATASETS
 from torch.utils.data import Dataset
 
 from .corruption import CorruptImage, CutOut, JitterBox
+from .features import FeaturePeople
 from .heatmaps import LoadTeacherHeatmaps
 from .npz import NpzPeople
 from .partial import CropBodyPart
@@ -17,8 +18,8 @@ from .weighing import WeighPerson
 
 __all__ = [
     'AddRealPoses', 'AugmentPerson', 'ConcatPeople', 'CorruptImage', 'CropBodyPart', 'CropPerson',
-    'CutOut', 'JitterBox', 'LoadTeacherHeatmaps', 'MixSampler', 'MixedPeople', 'NpzPeople',
-    'PackPerson', 'People', 'RevisitSampler', 'ShardPeople', 'WeighPerson',
+    'CutOut', 'FeaturePeople', 'JitterBox', 'LoadTeacherHeatmaps', 'MixSampler', 'MixedPeople',
+    'NpzPeople', 'PackPerson', 'People', 'RevisitSampler', 'ShardPeople', 'WeighPerson',
 ]  # fmt: skip
 
 

@@ -144,7 +144,7 @@ def write_heatmaps(folder: str | Path, origin: Origin, people: list[dict[str, An
     paths = (Path(folder) / PATTERN.replace('*', f'{number:05d}') for number in itertools.count())
     path = next(path for path in paths if not path.exists())
     arrays = dict(
-        heatmaps=np.stack([each['heatmaps'] for each in people]).astype(np.float16),
+        heatmaps=np.ascontiguousarray([each['heatmaps'] for each in people], np.float16),
         ids=np.array([each['id'] for each in people], np.int64),
         boxes=np.array([each['box'] for each in people], np.float32),
         sizes=np.array([each['size'] for each in people], np.int64),

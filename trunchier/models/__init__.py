@@ -2,6 +2,7 @@
 
 from . import optional
 from .backbones.groupmixformer import TruncatedGMF
+from .backbones.stored import StoredFeatures
 from .backbones.swin import TruncatedSwin
 from .backbones.vmamba import TruncatedVMamba
 from .bottomup import MaskedMSELoss
@@ -24,7 +25,7 @@ from .teachers import TeacherToken
 __all__ = [
     'BodyDistiller', 'BodyModel', 'HMR2Head', 'HMRDiscriminator', 'HeatmapDistiller',
     'HourglassTokenizer', 'KTPFormer', 'LiftingLoss', 'MaskedMSELoss', 'MeshEstimator',
-    'MeshLoss', 'MixSTE', 'MotionAGFormer', 'PhysicalGuidance', 'StageAdapter', 'TeacherToken',
-    'TokenDistiller', 'TruncatedGMF', 'TruncatedSwin', 'TruncatedVMamba', 'build_model',
-    'create_backbone', 'create_model', 'optional',
+    'MeshLoss', 'MixSTE', 'MotionAGFormer', 'PhysicalGuidance', 'StageAdapter', 'StoredFeatures',
+    'TeacherToken', 'TokenDistiller', 'TruncatedGMF', 'TruncatedSwin', 'TruncatedVMamba',
+    'build_model', 'create_backbone', 'create_model', 'optional',
 ]  # fmt: skip

@@ -74,6 +74,25 @@ def test_body_is_the_official_one(file):
     assert max_error_in_std(posed['vertices'], golden['outputs']['vertices']) < 1e-5
 
 
+@pytest.mark.parametrize('official', [True, False])
+def test_joints_without_vertices_are_the_same(file, official):
+    """In value and in gradient."""
+    body, pose = BodyModel(file if official else None), bent()
+    found = []
+    for posed in (body, body.joints):
+        leaves = {name: value.clone().requires_grad_() for name, value in pose.items()}
+        out = posed(**leaves)
+        (out['joints'].sin().sum() + out['skeleton'].cos().sum()).backward()
+        found.append([out['joints'], out['skeleton'], *(each.grad for each in leaves.values())])
+    for whole, part in zip(*found, strict=True):
+        torch.testing.assert_close(part, whole, rtol=1e-4, atol=2e-5)
+
+
+def test_joints_without_vertices_of_nobody(body):
+    nobody = {name: value[:0] for name, value in bent().items()}
+    assert body.joints(**nobody)['joints'].shape == (0, 44, 3)
+
+
 def test_a_folder_may_replace_the_file_in_it(file):
     assert torch.equal(
         BodyModel(file.parent)(**standing())['joints'], BodyModel(file)(**standing())['joints']

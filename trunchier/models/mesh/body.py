@@ -66,6 +66,7 @@ class BodyModel(nn.Module):
         extra = torch.from_numpy(arrays['J_regressor_extra'].astype(np.float32))
         self.register_buffer('joint_map', torch.tensor(SMPLX_TO_OPENPOSE), persistent=False)
         self.register_buffer('extra_regressor', extra, persistent=False)
+        self._readout: tuple[Tensor, ...] | None = None
 
     def forward(self, global_orient: Tensor, body_pose: Tensor, betas: Tensor) -> dict[str, Tensor]:
         """Pose the body; its root joint is near the origin.
@@ -96,6 +97,59 @@ class BodyModel(nn.Module):
             extra = torch.einsum('bvc,jv->bjc', vertices, self.extra_regressor)
         joints = torch.cat((openpose, extra), dim=1)
         return {'vertices': vertices, 'joints': joints, 'skeleton': skeleton}
+
+    def joints(self, global_orient: Tensor, body_pose: Tensor, betas: Tensor) -> dict[str, Tensor]:
+        """`joints` and `skeleton` of `forward`, but for rounding, without the vertices.
+
+        A joint is a sum over vertices, of each a sum over bones of the bone's motion of a point
+        that is linear in betas and pose. The sum over vertices is done once, for each bone. That is
+        a tenth of the arithmetic, and all that a loss of joints needs.
+        """
+        from smplx.lbs import batch_rigid_transform
+
+        with torch.autocast(betas.device.type, enabled=False):
+            points, shares, rest = self._reads(betas.device)
+            rotations = torch.cat((global_orient, body_pose), dim=1).float()
+            terms = torch.cat((torch.ones_like(betas[:, :1]), betas), dim=1).float()
+            rest = torch.einsum('bd,kcd->bkc', terms, rest)
+            skeleton, motions = batch_rigid_transform(rotations, rest, self.layer.parents)
+            bent = (rotations[:, 1:] - torch.eye(3, device=betas.device)).flatten(1)
+            points = torch.cat((terms, bent), dim=1) @ points  # (B, joints * bones * 3)
+            points = points.unflatten(1, (*shares.shape, 3))
+            moved = torch.einsum('bkrc,bjkc->bjr', motions[:, :, :3, :3], points)
+            moved = moved + torch.einsum('bkr,jk->bjr', motions[:, :, :3, 3], shares)
+        own = len(shares) - len(self.extra_regressor)
+        openpose = torch.cat((skeleton, moved[:, :own]), dim=1)[:, self.joint_map]
+        return {'joints': torch.cat((openpose, moved[:, own:]), dim=1), 'skeleton': skeleton}
+
+    def _reads(self, device):
+        """Of `joints`, computed when first needed.
+
+        Returns:
+            points (1 + 10 + 207, J * 24 * 3): of each joint and bone, in the rest pose, times the
+                weight of the bone; by 1, betas and entries of R - I.
+            shares (J, 24): weights of the bones.
+            rest (24, 3, 1 + 10): the skeleton.
+        """
+        if self._readout is None or self._readout[0].device != device:
+            layer = self.layer
+            chosen = torch.eye(NUM_VERTICES, dtype=torch.float64)
+            chosen = chosen[layer.vertex_joint_selector.extra_joints_idxs.cpu()]
+            read = torch.cat((chosen, self.extra_regressor.cpu().double()))
+            weights, template, shapes = (
+                each.cpu().double()
+                for each in (layer.lbs_weights, layer.v_template, layer.shapedirs)
+            )
+            poses = layer.posedirs.cpu().double().unflatten(1, (-1, 3)).permute(1, 2, 0)
+            shaped = torch.cat((template[..., None], shapes), dim=2)
+            basis = torch.cat((shaped, poses), dim=2)
+            both = (read[:, None] * weights.T).flatten(0, 1)  # (J * 24, vertices)
+            points = (both @ basis.flatten(1)).unflatten(1, basis.shape[1:])
+            points = points.permute(2, 0, 1).flatten(1)
+            rest = torch.einsum('kv,vcd->kcd', layer.J_regressor.cpu().double(), shaped)
+            found = points, read @ weights, rest
+            self._readout = tuple(each.float().to(device) for each in found)
+        return self._readout
 
 
 def read_body(path: str | Path) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 from torch.func import functional_call
 
-from ...conventions import FOCAL_LENGTH, IMAGE_SIZE, TARGETS, person
+from ...conventions import FOCAL_LENGTH, IMAGE_SIZE, POSED_FIELDS, TARGETS, person
 from ...geometry import (
     axis_angle_to_matrix,
     camera_to_translation,
@@ -144,12 +144,13 @@ class MeshEstimator(BaseModel):
     def loss(
         self, inputs: Tensor, data_samples: list[PoseDataSample]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Losses of the generator by name, and its predictions (see `regress`).
+        """Losses of the generator by name, and its predictions (see `regress`) without vertices.
 
         Raises:
             FloatingPointError: a loss is not finite; names the samples.
         """
-        pred = self.regress(inputs)
+        pred = self.head(self.extract_feat(inputs)[-1])
+        pred = pose_bodies(pred, self.body, with_vertices=False)
         target = collate_targets(data_samples, inputs.device)
         losses = self.loss_module(pred, target)
         if hasattr(self, 'discriminator'):
@@ -229,21 +230,21 @@ class MeshEstimator(BaseModel):
         return loss.detach()
 
 
-def pose_bodies(pred: dict[str, Tensor], body: BodyModel) -> dict[str, Tensor]:
+def pose_bodies(
+    pred: dict[str, Tensor], body: BodyModel, with_vertices: bool = True
+) -> dict[str, Tensor]:
     """Pose `body` as the head predicts, and project its joints into the crop.
 
-    `pred` has HEAD_FIELDS; the result also POSED_FIELDS.
+    `pred` has HEAD_FIELDS; the result also POSED_FIELDS, without `vertices` unless
+    `with_vertices`.
     """
-    posed = body(pred['global_orient'], pred['body_pose'], pred['betas'])
+    pose = pred['global_orient'], pred['body_pose'], pred['betas']
+    posed = body(*pose) if with_vertices else body.joints(*pose)
     translation = camera_to_translation(pred['camera'].float())
     focal = translation.new_full((translation.shape[0], 2), FOCAL_LENGTH / IMAGE_SIZE)
-    return dict(
-        pred,
-        camera_translation=translation,
-        vertices=posed['vertices'],
-        joints=posed['joints'],
-        crop_keypoints=perspective_projection(posed['joints'], translation, focal),
-    )
+    points = perspective_projection(posed['joints'], translation, focal)
+    fields = dict(posed, camera_translation=translation, crop_keypoints=points)
+    return dict(pred, **{name: fields[name] for name in POSED_FIELDS if name in fields})
 
 
 def collate_targets(data_samples: list[PoseDataSample], device: torch.device) -> dict[str, Tensor]:
