@@ -1,5 +1,6 @@
 """Stored features: what comes back, in which order, what is refused, and a head that learns."""
 
+import join_head
 import numpy as np
 import pytest
 import small_trainings
@@ -96,21 +97,42 @@ def test_a_stream_of_positions_shows_everyone_once_a_pass(store):
         assert sorted(shown) == sorted(keys)
 
 
-def test_the_head_learns_on_features_alone(store, config, tmp_path):
-    cfg, model = built(config)
-    out = store('--num', 8)
+@pytest.fixture
+def head(store, config, tmp_path):
+    """Checkpoint of a head that was trained on features alone."""
+    cfg, _ = built(config)
     cfg.model.data_preprocessor = dict(type='PoseDataPreprocessor')
     cfg.model.backbone = dict(type='StoredFeatures')
     cfg.model.neck = cfg.model.init_cfg = None
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
-    cfg.train_dataloader.dataset = dict(type='FeaturePeople', folder=str(out))
+    cfg.train_dataloader.dataset = dict(type='FeaturePeople', folder=str(store('--num', 8)))
     cfg.work_dir = str(tmp_path / 'run')
     Runner.from_cfg(cfg).train()
-    state = read_weights(tmp_path / 'run/iter_8.pth')['state_dict']
-    assert {name.split('.')[0] for name in state} == {'head', 'discriminator'}
-    whole = model.state_dict()
-    assert state['head.token'].shape == whole['head.token'].shape
-    assert (state['head.token'] != whole['head.token']).any()
+    return tmp_path / 'run/iter_8.pth'
+
+
+def test_a_head_learns_on_features_and_joins_its_encoder(head, config, tmp_path):
+    cfg, model = built(config)
+    trained = read_weights(head)['state_dict']
+    assert {name.split('.')[0] for name in trained} == {'head', 'discriminator'}
+    join_head.main([str(config), str(head), str(tmp_path / 'whole.pth')])
+    joined, own = read_weights(tmp_path / 'whole.pth')['state_dict'], model.state_dict()
+    assert joined.keys() == own.keys()
+    for name, value in joined.items():
+        of_head = name.startswith('head.')
+        torch.testing.assert_close(value, trained[name] if of_head else own[name], rtol=0, atol=0)
+    assert (joined['head.token'] != own['head.token']).any()
+
+
+def test_only_a_head_that_fits_is_joined(head, config, tmp_path):
+    cfg, model = built(config)
+    out = tmp_path / 'whole.pth'
+    with pytest.raises(SystemExit, match='expected a head alone'):
+        join_head.main([str(config), str(tmp_path / 'encoder.pth'), str(out)])
+    cfg.model.head.update(depth=2)
+    with pytest.raises(ValueError, match='does not fit the config'):
+        join_head.join(cfg, head, out)
+    assert not out.exists()
 
 
 def test_an_encoder_is_not_mixed_with_another(store, config, tmp_path):

@@ -123,6 +123,7 @@ READERS = {
     'tools/guidance.py': 'weights, by the package',
     'tools/launch.py': USER,
     'tools/make_pose_prior.py': OWN,
+    'tools/join_head.py': {'weights'},
     'tools/make_shards.py': {'make_shards'},
     'tools/model_table.py': OWN,
     'tools/report/work_dirs.py': {'scalars of a run', 'dumped config'},
@@ -130,6 +131,7 @@ READERS = {
     'tools/split.py': {'split'},
     'tools/store_features.py': USER,
     'tools/store_heatmaps.py': USER,
+    'tools/train_heads.py': OWN,
     'tools/test_lifter.py': OWN,
     'tools/train_lifter.py': OWN,
 }
