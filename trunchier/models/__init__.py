@@ -18,14 +18,14 @@ from .mesh.body import BodyModel
 from .mesh.discriminator import HMRDiscriminator
 from .mesh.estimator import MeshEstimator
 from .mesh.hmr2_head import HMR2Head
-from .mesh.losses import MeshLoss
+from .mesh.losses import AttentionGuide, MeshLoss
 from .necks.stage_adapter import StageAdapter
 from .teachers import TeacherToken
 
 __all__ = [
-    'BodyDistiller', 'BodyModel', 'HMR2Head', 'HMRDiscriminator', 'HeatmapDistiller',
-    'HourglassTokenizer', 'KTPFormer', 'LiftingLoss', 'MaskedMSELoss', 'MeshEstimator',
-    'MeshLoss', 'MixSTE', 'MotionAGFormer', 'PhysicalGuidance', 'StageAdapter', 'StoredFeatures',
-    'TeacherToken', 'TokenDistiller', 'TruncatedGMF', 'TruncatedSwin', 'TruncatedVMamba',
-    'build_model', 'create_backbone', 'create_model', 'optional',
+    'AttentionGuide', 'BodyDistiller', 'BodyModel', 'HMR2Head', 'HMRDiscriminator',
+    'HeatmapDistiller', 'HourglassTokenizer', 'KTPFormer', 'LiftingLoss', 'MaskedMSELoss',
+    'MeshEstimator', 'MeshLoss', 'MixSTE', 'MotionAGFormer', 'PhysicalGuidance', 'StageAdapter',
+    'StoredFeatures', 'TeacherToken', 'TokenDistiller', 'TruncatedGMF', 'TruncatedSwin',
+    'TruncatedVMamba', 'build_model', 'create_backbone', 'create_model', 'optional',
 ]  # fmt: skip

@@ -168,6 +168,39 @@ def test_without_a_discriminator_one_optimizer_trains(shards):
     assert 'loss_discriminator' not in log
 
 
+def test_a_guide_of_attention_adds_a_loss_and_nothing_else(shards):
+    cfg = config(shards, adversarial=False)
+    data, found = batch(cfg), []
+    for guide in (None, dict(weight=0.0), dict(weight=2.0)):
+        cfg.model.attention_guide = guide
+        model = build(cfg)
+        losses, pred = model.loss(**model.data_preprocessor(data, True))
+        found.append(losses)
+        assert 'attention' not in pred
+    plain, zero, guided = found
+    assert {*guided} - {*plain} == {'loss_attention'} and zero['loss_attention'] == 0
+    assert guided['loss_attention'] > 1
+    for name, value in plain.items():
+        torch.testing.assert_close(guided[name], value)
+
+
+def test_the_logarithms_of_attention_are_those_that_pool(model):
+    """One layer: the maps of each head, with the probabilities given."""
+    features = torch.randn(2, model.head.in_channels, 4, 3)
+    layer = model.head.layers[0]
+    found = model.head(features, with_attention=True)['attention']
+    assert found.shape == (2, layer.num_heads, 4, 3)
+    torch.testing.assert_close(found.flatten(2).exp().sum(-1), torch.ones(2, layer.num_heads))
+    query = layer.norm_cross(model.head.token + layer.self_out(
+        layer.norm_self(model.head.token) @ layer.to_qkv.weight.chunk(3)[2].T
+    ))  # fmt: skip
+    query = layer.to_q(query).unflatten(1, (layer.num_heads, -1))
+    keys = layer.to_kv(features.flatten(2).transpose(1, 2)).chunk(2, -1)[0]
+    keys = keys.unflatten(2, (layer.num_heads, -1))
+    scores = torch.einsum('ohd,bnhd->bhn', query, keys) * query.shape[-1] ** -0.5
+    torch.testing.assert_close(found.flatten(2), scores.log_softmax(-1))
+
+
 def test_bfloat16_trains_and_the_body_stays_exact(shards):
     cfg = config(shards)
     cfg.optim_wrapper.type = 'AutocastOptimWrapper'

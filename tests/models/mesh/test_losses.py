@@ -1,8 +1,11 @@
+import math
+
 import pytest
 import torch
 from golden_rule import golden_tensor, load_golden, max_error_in_std
 
 from trunchier.models.mesh.losses import (
+    AttentionGuide,
     MeshLoss,
     keypoint_2d_loss,
     keypoint_3d_loss,
@@ -138,3 +141,40 @@ def test_losses_per_sample_locate_a_bad_sample():
 def test_unknown_reduction_is_refused():
     with pytest.raises(ValueError, match="expected reduction in .'sum', 'mean'., got 'none'"):
         MeshLoss(reduction='none')
+
+
+def guided(point, confidence=1.0, height=16, width=12, **options):
+    """Loss of attention that is even but for the cell (row 3, column 5), by `keypoints` there."""
+    attention = torch.full((1, 12, height, width), 0.1)
+    attention[:, :, 3, 5] = 4.0
+    attention = attention.flatten(2).log_softmax(-1).unflatten(2, (height, width))
+    points = torch.zeros(1, 44, 3)
+    points[..., :2], points[..., 2] = torch.tensor(point), confidence
+    return AttentionGuide(**options)(attention, points).item()
+
+
+def test_attention_is_guided_to_the_cell_of_a_keypoint():
+    """The cells are those of the middle columns of the square crop."""
+    side = torch.zeros(1, 1, 256, 256)
+    side[..., 3 * 16 : 4 * 16, 32 + 5 * 16 : 32 + 6 * 16] = 1
+    rows, columns = (each.float().mean() for each in side[0, 0].nonzero().T)
+    there = ((columns + 0.5) / 256 - 0.5, (rows + 0.5) / 256 - 0.5)
+    losses = {
+        (dx, dy): guided((there[0] + dx / 16, there[1] + dy / 16), sigma=0.1)
+        for dx in (-1, 0, 1)
+        for dy in (-1, 0, 1)
+    }
+    assert min(losses, key=losses.get) == (0, 0)
+    assert losses[0, 0] == pytest.approx(math.log(math.exp(3.9) + 191) - 3.9, rel=1e-4)
+
+
+def test_keypoints_without_annotation_or_outside_do_not_guide():
+    assert guided((0.0, 0.0), confidence=0.0) == 0
+    assert guided((0.4, 0.0)) == 0  # beside the middle columns
+    assert guided((0.0, -0.6)) == 0
+    assert guided((0.36, 0.0)) > 0
+
+
+def test_a_guide_names_keypoints():
+    with pytest.raises(ValueError, match="no keypoints \\['tail'\\]; there are nose"):
+        AttentionGuide(keypoints=('tail', 'nose'))

@@ -26,7 +26,7 @@ from ...geometry import (
     seen_columns,
 )
 from .body import BodyModel
-from .losses import discriminator_loss, generator_loss
+from .losses import AttentionGuide, discriminator_loss, generator_loss
 
 if TYPE_CHECKING:
     from mmpose.structures import PoseDataSample
@@ -42,6 +42,7 @@ class MeshEstimator(BaseModel):
         discriminator: config; None trains without adversarial loss.
         loss: config; its default type is MeshLoss.
         adversarial_weight: weight of both adversarial losses.
+        attention_guide: arguments of AttentionGuide, such as dict(weight=1.0); None: no such loss.
         data_preprocessor: config of mmpose's PoseDataPreprocessor.
         train_cfg: None, which `mmpose.apis.init_model` sets.
         test_cfg: `with_vertices` (default True) adds vertices to predictions.
@@ -57,6 +58,7 @@ class MeshEstimator(BaseModel):
         discriminator: dict | None = None,
         loss: dict | None = None,
         adversarial_weight: float = 0.0005,
+        attention_guide: dict | None = None,
         data_preprocessor: dict | None = None,
         train_cfg: None = None,
         test_cfg: dict | None = None,
@@ -72,6 +74,8 @@ class MeshEstimator(BaseModel):
             self.discriminator = MODELS.build(discriminator)
         self.loss_module = MODELS.build(dict(dict(type='MeshLoss'), **(loss or {})))
         self.adversarial_weight = adversarial_weight
+        if attention_guide is not None:
+            self.attention_guide = AttentionGuide(**attention_guide)
         self.test_cfg = dict(dict(with_vertices=True), **(test_cfg or {}))
         self._register_state_dict_hook(_remove_wrappers)
 
@@ -149,10 +153,16 @@ class MeshEstimator(BaseModel):
         Raises:
             FloatingPointError: a loss is not finite; names the samples.
         """
-        pred = self.head(self.extract_feat(inputs)[-1])
-        pred = pose_bodies(pred, self.body, with_vertices=False)
+        guided = hasattr(self, 'attention_guide')
+        features = self.extract_feat(inputs)[-1]
+        found = self.head(features, with_attention=True) if guided else self.head(features)
+        attention = found.pop('attention', None)
+        pred = pose_bodies(found, self.body, with_vertices=False)
         target = collate_targets(data_samples, inputs.device)
         losses = self.loss_module(pred, target)
+        if guided:
+            points = target['crop_keypoints_2d']
+            losses['loss_attention'] = self.attention_guide(attention, points)
         if hasattr(self, 'discriminator'):
             scores = self._fixed_scores(pred['body_pose'], pred['betas'])
             losses['loss_adversarial'] = self.adversarial_weight * generator_loss(scores)

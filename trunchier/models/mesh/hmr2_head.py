@@ -81,13 +81,15 @@ class HMR2Head(BaseModule):
         self.register_buffer('mean_betas', mean['shape'])
         self.register_buffer('mean_camera', mean['cam'])
 
-    def forward(self, features: Tensor) -> dict[str, Tensor]:
+    def forward(self, features: Tensor, with_attention: bool = False) -> dict[str, Tensor]:
         """Regress `conventions.HEAD_FIELDS` of each crop, in float32 or better.
 
         Args:
             features: (B, in_channels, H, W).
+            with_attention: add `attention` (B, depth * num_heads, H, W), logarithms.
         """
-        token = self.read(features)
+        seen: list[Tensor] | None = [] if with_attention else None
+        token = self.read(features, seen)
         means = self.mean_pose, self.mean_betas, self.mean_camera
         outs = self.pose_out, self.betas_out, self.camera_out
         pose, betas, camera = (
@@ -96,14 +98,21 @@ class HMR2Head(BaseModule):
         )
         matrices = rotation_6d_to_matrix(pose.unflatten(1, (len(SMPL_24), 6)))
         values = matrices[:, :1], matrices[:, 1:], betas, camera
-        return dict(zip(HEAD_FIELDS, values, strict=True))
+        fields = dict(zip(HEAD_FIELDS, values, strict=True))
+        if seen is not None:
+            fields['attention'] = torch.cat(seen, 1).unflatten(2, features.shape[2:])
+        return fields
 
-    def read(self, features: Tensor) -> Tensor:
-        """Token after all layers: (B, in_channels, H, W) -> (B, 1024)."""
+    def read(self, features: Tensor, seen: list[Tensor] | None = None) -> Tensor:
+        """Token after all layers: (B, in_channels, H, W) -> (B, 1024).
+
+        Args:
+            seen: gets logarithms of each layer's attention (B, num_heads, H * W), float32.
+        """
         cells = features.flatten(2)  # (B, C, H*W)
         token = self.token  # (1, 1024); (B, 1024) after the first layer
         for layer in self.layers:
-            token = layer(token, cells)
+            token = layer(token, cells, seen)
         return token
 
 
@@ -125,19 +134,21 @@ class DecoderLayer(nn.Module):
         self.mlp_in = nn.Linear(WIDTH, mlp_dim)
         self.mlp_out = nn.Linear(mlp_dim, WIDTH)
 
-    def forward(self, token: Tensor, cells: Tensor) -> Tensor:
-        """token (B or 1, 1024), cells (B, in_channels, N) -> (B, 1024)."""
+    def forward(self, token: Tensor, cells: Tensor, seen: list[Tensor] | None = None) -> Tensor:
+        """token (B or 1, 1024), cells (B, in_channels, N) -> (B, 1024); `seen`: see `read`."""
         value = F.linear(self.norm_self(token), self.to_qkv.weight.chunk(3)[2])
         token = token + self.self_out(value)
-        token = token + self.cross_out(self.attend(self.norm_cross(token), cells))
+        token = token + self.cross_out(self.attend(self.norm_cross(token), cells, seen))
         return token + self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(token))))
 
-    def attend(self, token: Tensor, cells: Tensor) -> Tensor:
+    def attend(self, token: Tensor, cells: Tensor, seen: list[Tensor] | None = None) -> Tensor:
         """Softmax attention of the token to the cells: (B, heads * head_dim)."""
         keys, values = self.to_kv.weight.unflatten(0, (2, self.num_heads, -1))  # (heads, d, C)
         query = self.to_q(token).unflatten(1, (self.num_heads, -1))
         query = query * query.shape[-1] ** -0.5
         scores = torch.einsum('bhd,hdc->bhc', query, keys) @ cells  # (B, heads, N)
+        if seen is not None:
+            seen.append(scores.float().log_softmax(-1))
         pooled = scores.softmax(-1).to(cells.dtype) @ cells.transpose(1, 2)  # (B, heads, C)
         return torch.einsum('bhc,hdc->bhd', pooled, values).flatten(1)
 

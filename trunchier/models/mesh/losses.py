@@ -2,14 +2,17 @@
 
 Equal to compute_loss and the adversarial terms of shubham-goel/4D-Humans (hmr2/models/losses.py,
 hmr2.py), values and gradients. Losses are summed over joints, coordinates and the batch, except
-that adversarial losses are means over the batch; with reduction='mean', all are.
+that adversarial losses are means over the batch; with reduction='mean', all are. `AttentionGuide`
+is our own.
 """
+
+from collections.abc import Sequence
 
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ...conventions import PELVIS
+from ...conventions import JOINTS_44, PELVIS
 from ...geometry import axis_angle_to_matrix
 
 REDUCTIONS = {'sum': torch.sum, 'mean': torch.mean}
@@ -64,6 +67,59 @@ class MeshLoss(nn.Module):
             'body_pose': parameter_loss(pred['body_pose'], pose, has_pose),
             'betas': parameter_loss(pred['betas'], target['betas'], target['has_betas']),
         }
+
+
+# Those that say most about a pose first: a small decoder has twelve attention heads.
+GUIDED = (
+    *('right_wrist', 'left_wrist', 'right_elbow', 'left_elbow'),
+    *('right_ankle', 'left_ankle', 'right_knee', 'left_knee'),
+    *('right_shoulder', 'left_shoulder', 'right_hip', 'left_hip'),
+)
+
+
+@MODELS.register_module()
+class AttentionGuide(nn.Module):
+    """Cross entropy of a decoder's attention with a dot on a keypoint: one keypoint for each head.
+
+    A single query learns only slowly where to look. Told so during training, it learns from a
+    quarter of the samples (docs/train.md). Prediction is the same. HMR2.0 has no such loss.
+
+    Args:
+        weight: of the loss.
+        keypoints: names of `conventions.JOINTS_44`, for the attention heads of the first layer,
+            then of the second and so on; further heads look where they like.
+        sigma: of the dots, cells of the map.
+
+    Raises:
+        ValueError: an unknown keypoint.
+    """
+
+    def __init__(self, weight: float = 1.0, keypoints: Sequence[str] = GUIDED, sigma: float = 0.6):
+        super().__init__()
+        if unknown := sorted(set(keypoints) - set(JOINTS_44)):
+            raise ValueError(f'no keypoints {unknown}; there are {", ".join(JOINTS_44)}')
+        self.weight, self.sigma = weight, sigma
+        self.joints = [JOINTS_44.index(name) for name in keypoints]
+
+    def forward(self, attention: Tensor, points: Tensor) -> Tensor:
+        """The weighted mean over the keypoints that are annotated and inside of the map; scalar.
+
+        Args:
+            attention: logarithms, (B, H, h, w), over the middle columns of square crops of h cells.
+            points: `crop_keypoints_2d`, (B, 44, 3).
+        """
+        count = min(len(self.joints), attention.shape[1])
+        chosen, (height, width) = points[:, self.joints[:count]], attention.shape[2:]
+        x = height * chosen[..., 0] + (width - 1) / 2
+        y = height * chosen[..., 1] + (height - 1) / 2
+        inside = (x > -0.5) & (x < width - 0.5) & (y > -0.5) & (y < height - 0.5)
+        counts = (inside & (chosen[..., 2] > 0)).float()
+        columns = torch.arange(width, device=x.device) - x[..., None]
+        rows = torch.arange(height, device=x.device) - y[..., None]
+        distance = rows.square()[..., None] + columns.square()[..., None, :]
+        dots = (distance.flatten(2) / (-2 * self.sigma**2)).softmax(-1)
+        entropy = -(dots * attention[:, :count].flatten(2)).sum(-1)
+        return self.weight * (entropy * counts).sum() / counts.sum().clamp(min=1)
 
 
 def keypoint_2d_loss(pred: Tensor, target: Tensor) -> Tensor:
