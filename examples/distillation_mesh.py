@@ -83,7 +83,7 @@ def student_cfg(agreement: float | None) -> dict:
 
 def people(num: int, seed: int) -> list:
     """Packed samples of synthetic people for the shipped model's crops."""
-    pipeline = [dict(type='CropPerson', size=128, aspect=(192, 256)), dict(type='PackPerson')]
+    pipeline = [dict(type='CropPerson', aspect=(192, 256)), dict(type='PackPerson')]
     options = dict(seed=seed, length=num, plain=True, pipeline=pipeline)
     dataset = DATASETS.build(dict(type='SyntheticBodies', **options))
     return [dataset[i] for i in range(num)]

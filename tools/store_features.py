@@ -71,8 +71,7 @@ def store(cfg: Config, args: argparse.Namespace) -> None:
     init_default_scope(cfg.get('default_scope', 'mmpose'))
     model = MODELS.build(cfg.model)
     model.init_weights()
-    parts = [getattr(model, name) for name in ('backbone', 'neck') if hasattr(model, name)]
-    origin = f'{cfg.model.backbone.type} {weights_digest(nn.ModuleList(parts))}'
+    origin = encoder_of(model)
     model.to(pick_device(args.device)).eval()
     dataset = DATASETS.build((cfg.test_dataloader if args.test else cfg.train_dataloader).dataset)
     dataset.full_init()
@@ -90,6 +89,12 @@ def store(cfg: Config, args: argparse.Namespace) -> None:
     for path, those in track_iter_progress([*left.items()]):
         people = [next(found) for _ in those]
         write_features(path, origin, *zip(*people, strict=True))
+
+
+def encoder_of(model: nn.Module) -> str:
+    """Backbone and digest of the weights that features depend on."""
+    parts = [getattr(model, name) for name in ('backbone', 'neck') if hasattr(model, name)]
+    return f'{type(model.backbone).__name__} {weights_digest(nn.ModuleList(parts))}'
 
 
 def is_stored(path: Path, origin: str) -> bool:

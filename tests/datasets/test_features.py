@@ -129,6 +129,12 @@ def test_only_a_head_that_fits_is_joined(head, config, tmp_path):
     out = tmp_path / 'whole.pth'
     with pytest.raises(SystemExit, match='expected a head alone'):
         join_head.main([str(config), str(tmp_path / 'encoder.pth'), str(out)])
+    other = built(config)[1].state_dict()
+    other['neck.proj.weight'] += 1
+    torch.save(other, tmp_path / 'other.pth')
+    changed = f'model.init_cfg.checkpoint={tmp_path / "other.pth"}'
+    with pytest.raises(SystemExit, match='was trained on features of TruncatedSwin .* has Trunc'):
+        join_head.main([str(config), str(head), str(out), '--cfg-options', changed])
     cfg.model.head.update(depth=2)
     with pytest.raises(ValueError, match='does not fit the config'):
         join_head.join(cfg, head, out)

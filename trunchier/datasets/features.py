@@ -158,6 +158,12 @@ class FeaturePeople(People):
         self.full_init()
         return int(self._ends[-1])
 
+    @property
+    def metainfo(self) -> dict:
+        """As of all people, and `encoder`, the origin of the features; checkpoints keep it."""
+        self.full_init()
+        return dict(super().metainfo, encoder=self._shard(self._paths[0]).origin)
+
     def __getitem__(self, index):
         """Sample `index`, or that at (seed, position) of MixSampler."""
         row = self.locate(*index) if isinstance(index, tuple) else index

@@ -218,7 +218,7 @@ WEIGHTS = {
 # Models whose weights are in `assets`: the config that they were trained with.
 SHIPPED = {
     'VMPose-T-S2': 'configs/embedded/td-hm_vm-t-s2_synthetic-256x192.py',
-    'VMHMR2.0-T-S2': 'configs/embedded/hmr2_vm-t-s2_synthetic-128.py',
+    'VMHMR2.0-T-S2': 'configs/embedded/hmr2_vm-t-s2_stream-256.py',
 }
 
 # What to expect of those on photos; the command says it.
