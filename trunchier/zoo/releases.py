@@ -224,7 +224,7 @@ SHIPPED = {
 # What to expect of those on photos; the command says it.
 EXPECT = {
     'VMPose-T-S2': 'expect clear, upright people to be found, others not',
-    'VMHMR2.0-T-S2': 'expect nearly the mean body, whatever the pose; better: --model HMR2.0-H',
+    'VMHMR2.0-T-S2': 'expect bodies that are bent too little; better: --model HMR2.0-H',
     'VMPose-T-S2+lift': 'expect bodies as good as the keypoints (--model pose shows them); better: '
     '--model ViTPose-B+lift',
 }
