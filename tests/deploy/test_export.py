@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 import small_models
-from small_models import ROOT
 import torch
 import torch.nn.functional as F
+from small_models import ROOT
 from torch import nn
 from versions import needs_torch, require_torch
 
