@@ -68,7 +68,8 @@ def join(cfg: Config, head: str | Path, out: str | Path) -> None:
     except RuntimeError as error:
         raise ValueError(f'{head} does not fit the config: {error}') from error
     with whole_file(out) as part:
-        torch.save(dict(state_dict=model.state_dict(), meta={}), part)
+        meta = dict(cfg=cfg.pretty_text)  # states the size of the crops
+        torch.save(dict(state_dict=model.state_dict(), meta=meta), part)
 
 
 def features_of(content: dict) -> str | None:

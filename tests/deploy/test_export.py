@@ -9,6 +9,7 @@ import pytest
 import small_models
 import torch
 import torch.nn.functional as F
+from mmengine.config import Config
 from small_models import ROOT
 from torch import nn
 from versions import needs_torch, require_torch
@@ -216,9 +217,11 @@ def test_metadata_describes_crop_and_decoding(tmp_path):
     assert (facts['task'], facts['model'], facts['weights']) == ('pose', 'small', 'random')
 
 
-def test_metadata_of_a_mesh_model_gives_the_crop_that_it_was_trained_on():
+def test_metadata_of_a_mesh_model_gives_the_crop_that_it_was_trained_on(tmp_path):
     # This one sees 96 x 128 pixels, others 192 x 256.
-    found = find(str(ROOT / 'configs/embedded/hmr2_vm-t-s2_synthetic-128.py'), 'random')
+    config = ROOT / 'configs/embedded/hmr2_vm-t-s2_synthetic-128.py'
+    small_models.write_weights(Config.fromfile(config), tmp_path / 'mesh.pth')
+    found = find(config, tmp_path / 'mesh.pth')
     predictor = MeshPredictor.load(found, 'cpu')
     crop = predictor.crop(np.zeros((300, 300, 3), np.uint8), np.float32([50, 20, 200, 280]))
     facts = describe(found)

@@ -19,7 +19,6 @@ from safetensors.torch import save_file
 from small_models import ROOT, SWIN, noise, pose_config
 from test_recognize import file_of, meta, vit_shapes
 
-from trunchier import zoo
 from trunchier.files import shipped
 from trunchier.inference import command
 from trunchier.models import TruncatedSwin
@@ -294,13 +293,13 @@ def test_weights_of_another_model_are_named(tmp_path):
 def test_shipped_weights_named_by_path_keep_their_config(tmp_path, model):
     path = shutil.copy(SHIPPED_MESH, tmp_path / 'mine.safetensors')
     found = find(model, path)
-    assert input_size(found.cfg) == (96, 128)
+    assert input_size(found.cfg) == (192, 256)
     assert found.cfg.model.to_dict() == find('VMHMR2.0-T-S2').cfg.model.to_dict()
 
 
 def test_another_config_than_that_of_the_weights_is_an_error():
-    path = ROOT / zoo.config_path('vm-t-s2', 'mesh')
-    with pytest.raises(ValueError, match='trained on crops of 96 x 128 .* takes 192 x 256'):
+    path = ROOT / 'configs/embedded/hmr2_vm-t-s2_synthetic-128.py'
+    with pytest.raises(ValueError, match='trained on crops of 192 x 256 .* takes 96 x 128'):
         find(path, SHIPPED_MESH)
 
 

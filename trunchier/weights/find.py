@@ -86,8 +86,7 @@ def find(
 
     Weights that state the size of their crops, or another one in the shapes, get the config of a
     named model with that size, and so do keypoints and decoder. Shipped weights come with the
-    config that they were trained with (the crops of the mesh model are half as large as the
-    paper's), unless `model` is a config itself.
+    config that they were trained with, unless `model` is a config itself.
 
     Args:
         model: the paper's name (`VMPose-T-S3`), the file name or the path of a config, a Config, a
