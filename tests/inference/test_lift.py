@@ -168,7 +168,8 @@ def test_people_of_a_window_have_one_shape(by_frames_and_windows):
     frames, windows = by_frames_and_windows([noise(96, 128, seed=seed) for seed in range(4)], BOXES)
     betas = np.array([each.betas for each in frames])
     assert np.ptp(betas, axis=0).max() > 0.01
-    np.testing.assert_allclose(windows[0].betas, betas[:3].mean(0), atol=1e-4)
+    # What is lifted of noise has betas of up to 5: float32 in another order.
+    np.testing.assert_allclose(windows[0].betas, betas[:3].mean(0), rtol=1e-4, atol=5e-5)
     poses, other = (np.array([each.body_pose for each in found]) for found in (frames, windows))
     assert abs(np.diff(poses, axis=0)).max((1, 2, 3, 4)).min() > 0.1
     np.testing.assert_allclose(poses, other, atol=1e-3)  # fitted with another shape
