@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from store_features import encoder_of
 
-import trunchier  # noqa: F401
+import trunchier  # noqa: F401  registers what configs name
 from trunchier.files import whole_file
 from trunchier.weights.load import CheckpointError, read_weights, unwrap
 

@@ -25,7 +25,7 @@ from mmpose.structures import PoseDataSample
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-import trunchier  # noqa: F401
+import trunchier  # noqa: F401  registers what configs name
 from trunchier.datasets.features import Shard, shard_path, write_features
 from trunchier.deploy.precision import weights_digest
 from trunchier.files.processes import clean_end

@@ -51,7 +51,7 @@ def write_features(
 
     arrays = {
         name: np.stack([each.gt_instances[name] for each in people])
-        for name in people[0].gt_instances.keys()  # noqa: SIM118
+        for name in people[0].gt_instances.keys()  # noqa: SIM118  its iterator gives instances
         if name != 'masks'  # as large as a crop
     }
     # safetensors writes an array as it lies in memory, and maps may be channels last.
@@ -80,7 +80,8 @@ class Shard:
             self._file = safe_open(path, framework='np')
             about = self._file.metadata() or {}
             self.origin, self.samples = about['origin'], json.loads(about['samples'])
-            self._arrays = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
+            names = self._file.keys()  # it is no dict
+            self._arrays = {name: self._file.get_slice(name) for name in names}
             shapes = {name: each.get_shape() for name, each in self._arrays.items()}
         except (SafetensorError, KeyError, ValueError) as error:
             raise ValueError(
