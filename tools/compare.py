@@ -35,6 +35,7 @@ from mmengine.config import Config
 import trunchier
 from trunchier.deploy.runtime import ModuleNetwork
 from trunchier.files import whole_file
+from trunchier.files.lock import FolderInUse, FolderLock
 from trunchier.files.processes import clean_end
 from trunchier.metrics.partial import EXTENTS
 from trunchier.weights.find import build_model
@@ -155,6 +156,26 @@ def run(
     if all(each.exists() for each in tests.values()):
         return 'done before'
     path.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FolderLock(path)
+    except FolderInUse as error:  # another study trains it
+        return f'FAILED: {error}'
+    try:
+        return train(path, cfg, seed, number, children, tests, args)
+    finally:
+        lock.release()
+
+
+def train(
+    path: Path,
+    cfg: Config,
+    seed: int,
+    number: int,
+    children: set,
+    tests: dict[str, Path],
+    args: argparse.Namespace,
+) -> str:
+    """What `run` does, in a folder that is its own; `tests`: files of what is found in each."""
     cfg = Config(cfg.to_dict())
     cfg.randomness = dict(seed=seed)
     if 'seed' in cfg.train_dataloader.sampler:

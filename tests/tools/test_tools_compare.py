@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from report import work_dirs
 
+from trunchier.files.lock import FolderLock
 from trunchier.synthetic.coco import write_coco
 
 NAMES = ['vm-t-s2', 'vm-t-s3', 'vm-t-s3+simple']
@@ -156,6 +157,19 @@ def test_runs_are_those_of_models_that_sheets_and_tables_know(tmp_path):
     run.mkdir(parents=True)
     compare.config_of(run).touch()
     assert work_dirs.model_of(run) == 'SwinPose-T-S3'
+
+
+def test_a_run_that_another_study_trains_is_left_to_it(given, tmp_path, capsys):
+    run = tmp_path / 'out' / 'runs' / 'vm-t-s2-seed0'
+    run.mkdir(parents=True)
+    lock = FolderLock(run)
+    try:
+        with pytest.raises(SystemExit, match='1 trainings failed'):
+            compare.main(['vm-t-s2', *given])
+    finally:
+        lock.release()
+    assert 'FAILED: ' in (out := capsys.readouterr().out) and 'is in use by another run' in out
+    assert [*run.iterdir()] == []
 
 
 @pytest.mark.slow
