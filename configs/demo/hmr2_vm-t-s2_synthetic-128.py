@@ -8,6 +8,7 @@ model['backbone'].update(drop_path_rate=0.0, frozen_stages=2)
 model['init_cfg'].update(checkpoint='demo/pose/epoch_2.pth')
 # Means over the batch, and more of what 3D pose depends on: it has to learn fast.
 model['loss'] = dict(reduction='mean', keypoints_2d=0.05, global_orient=0.1, body_pose=0.2)
+model['attention_guide'] = dict(weight=1.0)  # a single query learns slowly where to look
 
 train_cfg = dict(max_iters=1000, val_interval=1000)
 optim_wrapper = dict(
