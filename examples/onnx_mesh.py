@@ -49,7 +49,8 @@ def crop_person(
         The model's input (1, 3, height, width); center (2,) and side of the square, in pixels of
         the image.
     """
-    center, (width, height) = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
+    center = (box[:2] + box[2:]) / 2
+    width, height = (box[2:] - box[:2]) * meta['box_padding']
     wide, tall = meta['box_aspect']
     side, size = max(width, height * wide / tall, height, width * tall / wide), meta['crop_size']
     at = (np.arange(size) - size / 2) * side / size

@@ -22,7 +22,7 @@ WEB = Path(__file__).resolve().parents[1] / 'examples' / 'web'
 BUILT = WEB / 'dist'
 NODE = shutil.which('node')
 POSE = dict(input_size=[48, 64], box_padding=1.25, mean=[0] * 3, std=[1] * 3, channels='RGB')
-MESH = POSE | dict(box_aspect=[3, 4], crop_size=64)
+MESH = POSE | dict(box_padding=1.2, box_aspect=[3, 4], crop_size=64)
 BOXES = [[30.5, 20, 90, 139], [-20, 60, 70, 100]]
 SCRIPT = """
 import { readFileSync } from 'node:fs';
@@ -71,7 +71,8 @@ def test_crops_and_keypoints_in_javascript_are_those_of_python():
         crop, center, size = crop_pose(image, box)
         ours = np.reshape(found['pose'][index], (3, 64, 48)).transpose(1, 2, 0)
         assert np.abs(ours - crop).max() <= 2
-        record = dict(image=image, center=(box[:2] + box[2:]) / 2, scale=(box[2:] - box[:2]) / 200)
+        scale = MESH['box_padding'] * (box[2:] - box[:2]) / 200
+        record = dict(image=image, center=(box[:2] + box[2:]) / 2, scale=scale)
         crop = seen_columns(crop_mesh(record)['crop'].transpose(2, 0, 1))
         assert np.abs(np.reshape(found['mesh'][index], (3, 64, 48)) - crop).max() <= 2
     codec = topdown.Codec(dict(input_size=(48, 64), heatmap_size=(12, 16)))

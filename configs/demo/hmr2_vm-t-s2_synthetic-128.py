@@ -28,7 +28,7 @@ train_pipeline = [
     dict(type='PackPerson'),
 ]
 val_pipeline = [
-    dict(type='CropPerson', size=size, aspect=(192, 256)),
+    dict(type='CropPerson', size=size, aspect=(192, 256), box_padding=1.2),
     dict(type='PackPerson'),
 ]
 train_dataloader = dict(

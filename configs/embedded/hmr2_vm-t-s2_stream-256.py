@@ -11,7 +11,10 @@ train_pipeline = [
     dict(type='AddRealPoses'),
     dict(type='PackPerson'),
 ]
-val_pipeline = [dict(type='CropPerson', aspect=(192, 256)), dict(type='PackPerson')]
+val_pipeline = [
+    dict(type='CropPerson', aspect=(192, 256), box_padding=1.2),
+    dict(type='PackPerson'),
+]
 train_dataloader = dict(batch_size=16, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=val_pipeline))
 test_dataloader = val_dataloader

@@ -99,7 +99,8 @@ export function cropPose(image, box, facts) {
 export function cropMesh(image, box, facts) {
   const [wide, tall] = facts.box_aspect, size = facts.crop_size, margin = Math.floor(size / 8);
   const center = [0, 1].map((i) => (box[i] + box[i + 2]) / 2);
-  const width = box[2] - box[0], height = box[3] - box[1];
+  const width = (box[2] - box[0]) * facts.box_padding;
+  const height = (box[3] - box[1]) * facts.box_padding;
   const side = Math.max(width, height * wide / tall, height, width * tall / wide);
   const reduced = side / 2 / size, sigma = reduced > 1.1 ? (reduced - 1) / 2 : 0;
   const at = (middle) => range(size, (i) => middle + (i - size / 2) * side / size);

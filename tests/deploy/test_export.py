@@ -227,6 +227,8 @@ def test_metadata_of_a_mesh_model_gives_the_crop_that_it_was_trained_on(tmp_path
     facts = describe(found)
     assert facts['input_size'] == [96, 128] == list(crop.pixels.shape[:0:-1])
     assert (facts['crop_size'], facts['focal_length']) == (128, 2500)
+    assert facts['box_padding'] == 1.2
+    np.testing.assert_allclose(crop.size, 1.2 * 260)
 
 
 def test_a_model_is_exported_by_its_config_and_weights(tmp_path):

@@ -88,6 +88,8 @@ class CropPerson:
             reduction, so that 256-pixel crops are blurred of boxes beyond 563 pixels.
         official: reproduce 4D-Humans exactly: colors are not rounded (the crop is float32), and
             `antialias` blurs crops that are *enlarged*.
+        box_padding: factor of people's boxes in prediction (1: as 4D-Humans' demo). Not of records:
+            their `scale` has it.
     """
 
     size: int = IMAGE_SIZE
@@ -95,6 +97,7 @@ class CropPerson:
     border: str = 'constant'
     antialias: bool | str = False
     official: bool = False
+    box_padding: float = 1.0
 
     def __post_init__(self):
         if self.border not in ('constant', 'replicate'):

@@ -96,7 +96,7 @@ def _crop(image, box, facts):
     """The input of a network: a padded box of the crop's aspect ratio; both tasks crop so."""
     width, height = facts['input_size']
     x, y, w, h = box
-    size = expand_to_aspect((w, h), (width, height)) * facts.get('box_padding', 1.0)
+    size = expand_to_aspect((w, h), (width, height)) * facts['box_padding']
     factor = width / size[0]
     corner = (x + w / 2, y + h / 2) - size / 2
     matrix = np.array([[factor, 0, -factor * corner[0]], [0, factor, -factor * corner[1]]])

@@ -139,9 +139,11 @@ class MeshGraph(nn.Module):
     @staticmethod
     def describe(cfg: Config, dataset_meta: dict | None) -> dict:
         """Crop, camera, and names of rotations and joints."""
-        side = pipeline_steps(cfg).get('CropPerson', {}).get('size', IMAGE_SIZE)
+        crop = pipeline_steps(cfg).get('CropPerson', {})
+        side = crop.get('size', IMAGE_SIZE)
         return dict(
             input_size=[side - 2 * (side // 8), side],  # see `geometry.seen_columns`
+            box_padding=crop.get('box_padding', 1.0),
             box_aspect=[3, 4],
             crop_size=side,
             focal_length=FOCAL_LENGTH * side / IMAGE_SIZE,

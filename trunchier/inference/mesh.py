@@ -79,8 +79,8 @@ class MeshPredictor(Predictor):
     def crop_box(self, image: np.ndarray, box: np.ndarray) -> Crop:
         """The columns that the backbone sees of 4D-Humans' square crop."""
         box = box[:4].astype(np.float64)
-        center, scale = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 200
-        record = self.crop_person(dict(image=image, center=center, scale=scale))
+        center, size = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) * self.crop_person.box_padding
+        record = self.crop_person(dict(image=image, center=center, scale=size / 200))
         pixels = seen_columns(torch.from_numpy(record['crop']).permute(2, 0, 1)).contiguous()
         side = np.full(2, record['input_side'])
         return Crop(pixels, record['input_center'], side, image.shape[:2])
