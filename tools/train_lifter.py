@@ -84,6 +84,9 @@ def add_commands(commands: Any) -> None:
         command.add_argument('--out', type=Path, required=True, help='.npz')
     frames = commands.add_parser('train', help='train a lifter of frames')
     frames.add_argument('--errors', help='file of the command `errors`; without: errors are drawn')
+    frames.add_argument('--share', type=float, default=1 / 8, help='of them, with their bodies')
+    frames.add_argument('--tilt', type=float, default=0.0, metavar='DEGREES', help='of the same')
+    frames.add_argument('--start', help='weights of a lifter of frames (default: random ones)')
     frames.set_defaults(run=train_frames)
     prior = commands.add_parser('prior', help="covariance of a lifter's errors, to fit its bodies")
     prior.add_argument('weights', nargs='?', help='of a lifter of frames (default: ours)')
@@ -151,8 +154,10 @@ def write_errors(args: argparse.Namespace) -> None:
 
 def train_frames(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
-    lifter, points = BodyLifter(), coco_points()
-    stream = KeypointStream(args.seed, args.poses, args.errors)
+    lifter = load_lifter(args.start).train() if args.start else BodyLifter()
+    points = coco_points()
+    options = dict(found_share=args.share, tilt=args.tilt)
+    stream = KeypointStream(args.seed, args.poses, args.errors, **options)
 
     def losses(step):
         batch = stream.batch(args.batch_size)

@@ -88,6 +88,23 @@ def test_people_of_the_file_keep_their_bodies_mirrored_or_not(errors):
         assert any(torch.equal(shown, torch.from_numpy(each)) for each in arrays['truth'])
 
 
+def test_people_of_the_file_are_tilted_with_their_bodies(errors):
+    with np.load(errors) as file:
+        before = torch.from_numpy(file['truth'])
+    stream = KeypointStream(1, 20, errors, found_share=0.25, tilt=20.0)
+    batch = stream.batch(40)
+    angles = []
+    for rotations, truth in zip(batch.rotations[-10:], batch.truth[-10:], strict=True):
+        cos, sin = rotations[0, :2, 0]
+        angles.append(torch.atan2(sin, cos))
+        straight = truth @ rotations[0, :2, :2]
+        flip, left = list(COCO_17_FLIP), torch.tensor([-1.0, 1.0])
+        mirrored = straight[flip] * left
+        known = [(each - one).abs().max() < 1e-3 for each in (straight, mirrored) for one in before]
+        assert any(known)
+    assert 5 < torch.stack(angles).rad2deg().std() < 40
+
+
 def test_a_file_of_something_else_is_refused(errors):
     with np.load(errors) as file:
         arrays = dict(file)

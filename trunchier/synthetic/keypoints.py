@@ -56,21 +56,30 @@ class KeypointStream:
         poses: number of different poses, from which bodies are recombined and perturbed.
         errors: npz of `ERRORS` with a leading N; None: errors are drawn.
         clean: no errors, no perturbation of poses, all keypoints known.
+        found_share: of a batch, people of the file with their own bodies.
+        tilt: degrees by which the camera of these is turned around its axis (standard deviation).
     """
 
     def __init__(
-        self, seed: int, poses: int, errors: str | Path | None = None, clean: bool = False
+        self,
+        seed: int,
+        poses: int,
+        errors: str | Path | None = None,
+        clean: bool = False,
+        found_share: float = 1 / 8,
+        tilt: float = 0.0,
     ):
         rng = np.random.default_rng(seed)
         rotations = [sample_pose(rng).rotations for _ in range(poses)]
         self.rotations = torch.from_numpy(np.array(rotations, np.float32))
         self.points, self.clean = coco_points(), clean
         self.random = torch.Generator().manual_seed(seed)
-        self.found = None if errors is None else read_errors(errors)
+        self.found = None if errors is None or clean else read_errors(errors)
+        self.found_share, self.tilt = found_share, tilt
 
     def batch(self, size: int) -> Batch:
-        """The next `size` people; an eighth of them are of the file of errors, if there is one."""
-        known = 0 if self.found is None or self.clean else size // 8
+        """The next `size` people."""
+        known = 0 if self.found is None else int(size * self.found_share)
         rotations, betas = self._bodies(size - known)
         truth = self._project(rotations, betas)
         if self.clean:
@@ -144,11 +153,17 @@ class KeypointStream:
         return truth + errors * size_of(truth), scores * self._known(len(truth))
 
     def _found_people(self, count):
-        """People of the file with their own bodies, half of them mirrored."""
+        """People of the file with their own bodies, tilted, half of them mirrored."""
         rows = torch.randint(len(self.found['errors']), (count,), generator=self.random)
         errors, scores, pose, betas, truth = (self.found[name][rows] for name in ERRORS)
         rotations = axis_angle_to_matrix(pose.unflatten(1, (24, 3)))
         keypoints = truth + errors * size_of(truth)
+        if self.tilt:  # exact around the image's center, and keypoints may be moved
+            turn = torch.zeros(count, 3)
+            turn[:, 2] = math.radians(self.tilt) * self._normal(count)
+            turn = axis_angle_to_matrix(turn)
+            keypoints, truth = (each @ turn[:, :2, :2].mT for each in (keypoints, truth))
+            rotations[:, 0] = turn @ rotations[:, 0]
         mirrored = self._chance(count) < 0.5
         flip, left = list(COCO_17_FLIP), torch.tensor([-1.0, 1.0])
         signs = torch.tensor([[1.0, -1, -1], [-1, 1, 1], [-1, 1, 1]])
