@@ -13,7 +13,7 @@ model = dict(
     attention_guide=dict(weight=1.0),
     init_cfg=None,
 )
-train_cfg = dict(max_iters=8000, val_interval=2000)
+train_cfg = dict(max_iters=12000, val_interval=3000)
 optim_wrapper = dict(
     _delete_=True,
     type='OptimWrapper',
@@ -22,7 +22,7 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', begin=0, end=200, start_factor=0.01, by_epoch=False),
-    dict(type='CosineAnnealingLR', begin=200, end=8000, T_max=7800, eta_min=1e-5, by_epoch=False),
+    dict(type='CosineAnnealingLR', begin=200, end=12000, T_max=11800, eta_min=1e-5, by_epoch=False),
 ]
 default_hooks = dict(checkpoint=dict(interval=1000, max_keep_ckpts=2), logger=dict(interval=100))
 train_dataloader = dict(
