@@ -24,7 +24,13 @@ from trunchier.inference import command
 from trunchier.models import TruncatedSwin
 from trunchier.weights.experts import split_expert
 from trunchier.weights.find import build_model, find
-from trunchier.weights.inspection import exported_metadata, input_size, inspect_file, stated_facts
+from trunchier.weights.inspection import (
+    box_padding,
+    exported_metadata,
+    input_size,
+    inspect_file,
+    stated_facts,
+)
 from trunchier.weights.load import CheckpointError, load_checkpoint, read_weights, save_weights
 from trunchier.weights.recognize import identify, parse_renames, recognize
 
@@ -307,7 +313,7 @@ def test_a_checkpoint_of_training_states_its_crops_by_its_config(tmp_path):
     cfg = pose_config()
     cfg.model.head.decoder.update(input_size=(96, 128), heatmap_size=(24, 32))
     torch.save(dict(state_dict={}, meta=dict(cfg=cfg.pretty_text)), tmp_path / 'a.pth')
-    assert stated_facts(tmp_path / 'a.pth') == dict(input_size=(96, 128))
+    assert stated_facts(tmp_path / 'a.pth') == dict(input_size=(96, 128), box_padding=1.25)
     with pytest.raises(ValueError, match='trained on crops of 96 x 128'):
         find(pose_config(), tmp_path / 'a.pth')
 
@@ -317,7 +323,10 @@ def test_facts_are_written_with_weights_and_nonsense_is_not_believed(tmp_path):
     for name in ('a.safetensors', 'a.pth'):
         save_weights(dict(a=torch.zeros(1)), tmp_path / name, stated=facts)
         assert stated_facts(tmp_path / name) == facts
-    for nonsense in ('[', json.dumps(dict(input_size='big', model='a\nb', config=3))):
+    for nonsense in (
+        '[',
+        json.dumps(dict(input_size='big', model='a\nb', config=3, box_padding=-1)),
+    ):
         save_file(dict(a=torch.zeros(1)), tmp_path / 'b.safetensors', dict(trunchier=nonsense))
         assert stated_facts(tmp_path / 'b.safetensors') == {}
 
@@ -326,13 +335,15 @@ def test_metadata_of_an_onnx_file_is_read_without_a_runtime(tmp_path):
     def field(number, content):
         return bytes([number << 3 | 2, len(content)]) + content
 
-    props = dict(task='"mesh"', model='"VMHMR2.0-T-S2"', input_size='[96, 128]')
+    props = dict(task='"mesh"', model='"VMHMR2.0-T-S2"', input_size='[96, 128]', box_padding='1.5')
     entries = [field(1, k.encode()) + field(2, v.encode()) for k, v in props.items()]
     graph = b'\x08\x07' + field(7, b'graph')  # ir_version, graph
     path = tmp_path / 'mesh.onnx'
     path.write_bytes(graph + b''.join(field(14, entry) for entry in entries))
-    assert exported_metadata(path) == dict(task='mesh', model='VMHMR2.0-T-S2', input_size=[96, 128])
-    assert input_size(find(None, path).cfg) == (96, 128)
+    facts = dict(task='mesh', model='VMHMR2.0-T-S2', input_size=[96, 128], box_padding=1.5)
+    assert exported_metadata(path) == facts
+    cfg = find(None, path).cfg
+    assert (input_size(cfg), box_padding(cfg)) == ((96, 128), 1.5)
     path.write_bytes(b'\xff' * 40)
     assert exported_metadata(path) is None
     with pytest.raises(CheckpointError, match='not written by trunchier'):

@@ -17,7 +17,7 @@ from .. import zoo
 from ..files import local_file, need, shipped
 from ..zoo.releases import RELEASES
 from .experts import dataset_number
-from .inspection import exported_metadata, input_size, inspect_file, stated_facts
+from .inspection import PADDINGS, exported_metadata, input_size, inspect_file, stated_facts
 from .official import fetch
 
 if TYPE_CHECKING:
@@ -172,6 +172,9 @@ def _of_file(file, task, found=None, expert=None):
     size = file.input_size
     if size and size != input_size(cfg):
         _set_input_size(cfg, *size)
+    for step in cfg.test_dataloader.dataset.pipeline:
+        if step.type in PADDINGS and 'box_padding' in file.stated:
+            step[PADDINGS[step.type][0]] = file.stated['box_padding']
     return Found(name, own_task, cfg, file.path, notes=tuple(notes), smpl=file.smpl)
 
 

@@ -21,7 +21,11 @@ from .recognize import PAPER, CheckpointError, Identity, Recognized, identify, r
 EXTRA_FILE = 'trunchier.json'  # metadata in exported files of torch
 SIZE_IN_NAME = r'(?<!\d)(256|384)x(192|288)(?!\d)'
 CROP_SIZE = 256  # default of CropPerson
-STATED = ('model', 'config', 'input_size')  # what a file says about its making
+STATED = ('model', 'config', 'input_size', 'box_padding')  # what a file says about its making
+PADDINGS = {  # option of the step that crops people, and what it is without one
+    'GetBBoxCenterScale': ('padding', 1.25),
+    'CropPerson': ('box_padding', 1.0),
+}
 
 
 class Inspected(NamedTuple):
@@ -30,7 +34,8 @@ class Inspected(NamedTuple):
     Attributes:
         wrapper: key below which the weights lie, '' if there is none.
         recognized, identity: None of an exported file.
-        stated: what the file says itself: `model`, `config`, `input_size` (width, height).
+        stated: what the file says itself: `model`, `config`, `input_size` (width, height),
+            `box_padding` (factor of people's boxes in prediction).
         exported: metadata of an exported file.
         smpl: whether the model was made for SMPL's body, whose buffers are in the file.
     """
@@ -167,6 +172,8 @@ def _stated(content):
 
 
 def _plausible(key, value):
+    if key == 'box_padding':
+        return type(value) in (int, float) and 0.1 <= value <= 10
     if key != 'input_size':
         return isinstance(value, str) and value.isprintable() and len(value) < 200
     return (
@@ -177,7 +184,7 @@ def _plausible(key, value):
 
 
 def _facts_of_config(text):
-    """Size of the crops in the text of a config, which is parsed and not run."""
+    """What the text of a config says about crops; it is parsed and not run."""
     try:
         tree = ast.parse(text) if isinstance(text, str) and len(text) < 1_000_000 else None
         values = {
@@ -185,7 +192,7 @@ def _facts_of_config(text):
             for node in getattr(tree, 'body', ())
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
         }
-        return dict(input_size=input_size(values))
+        return dict(input_size=input_size(values), box_padding=box_padding(values))
     except (
         SyntaxError,
         ValueError,
@@ -224,6 +231,15 @@ def input_size(cfg: Any) -> tuple[int, int] | None:
         if step['type'] == 'CropPerson':
             side = step.get('size', CROP_SIZE)
             return side - 2 * (side // 8), side  # see `geometry.seen_columns`
+    return None
+
+
+def box_padding(cfg: Any) -> float | None:
+    """Factor of people's boxes when a config's model predicts; None: it crops none."""
+    for step in cfg['test_dataloader']['dataset']['pipeline']:
+        if step['type'] in PADDINGS:
+            name, default = PADDINGS[step['type']]
+            return step.get(name, default)
     return None
 
 
