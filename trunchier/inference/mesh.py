@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from .predictor import Crop, Predictor, checked
 if TYPE_CHECKING:
     from mmengine.config import Config
 
+    from ..datasets.transforms import CropPerson
     from ..deploy.runtime import Network
 
 PREDICTED = (
@@ -68,7 +68,7 @@ class MeshPredictor(Predictor):
         self.fields = {name: field.shape for name, field in person().items() if name in PREDICTED}
 
     @cached_property
-    def crop_person(self) -> Callable:
+    def crop_person(self) -> CropPerson:
         """Large boxes are blurred as in 4D-Humans' demo, unless the config decides; its evaluation
         does not blur.
         """
