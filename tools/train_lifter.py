@@ -84,8 +84,10 @@ def add_commands(commands: Any) -> None:
         command.add_argument('--out', type=Path, required=True, help='.npz')
     frames = commands.add_parser('train', help='train a lifter of frames')
     frames.add_argument('--errors', help='file of the command `errors`; without: errors are drawn')
-    frames.add_argument('--share', type=float, default=1 / 8, help='of them, with their bodies')
-    frames.add_argument('--tilt', type=float, default=0.0, metavar='DEGREES', help='of the same')
+    share = 'of a batch that are its people, with their own bodies (default: 1/8)'
+    frames.add_argument('--share', type=float, default=1 / 8, help=share)
+    tilt = 'by which their camera is turned around its axis (standard deviation)'
+    frames.add_argument('--tilt', type=float, default=0.0, metavar='DEGREES', help=tilt)
     frames.add_argument('--start', help='weights of a lifter of frames (default: random ones)')
     frames.set_defaults(run=train_frames)
     prior = commands.add_parser('prior', help="covariance of a lifter's errors, to fit its bodies")

@@ -103,6 +103,8 @@ def test_people_of_the_file_are_tilted_with_their_bodies(errors):
         known = [(each - one).abs().max() < 1e-3 for each in (straight, mirrored) for one in before]
         assert any(known)
     assert 5 < torch.stack(angles).rad2deg().std() < 40
+    with pytest.raises(ValueError, match=r'found_share is 1.5; expected a share from 0 to 1'):
+        KeypointStream(1, 20, errors, found_share=1.5)
 
 
 def test_a_file_of_something_else_is_refused(errors):

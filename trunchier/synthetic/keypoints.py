@@ -58,6 +58,9 @@ class KeypointStream:
         clean: no errors, no perturbation of poses, all keypoints known.
         found_share: of a batch, people of the file with their own bodies.
         tilt: degrees by which the camera of these is turned around its axis (standard deviation).
+
+    Raises:
+        ValueError: a share beyond 0..1, or a file of something else.
     """
 
     def __init__(
@@ -69,6 +72,8 @@ class KeypointStream:
         found_share: float = 1 / 8,
         tilt: float = 0.0,
     ):
+        if not 0 <= found_share <= 1:
+            raise ValueError(f'found_share is {found_share}; expected a share from 0 to 1')
         rng = np.random.default_rng(seed)
         rotations = [sample_pose(rng).rotations for _ in range(poses)]
         self.rotations = torch.from_numpy(np.array(rotations, np.float32))
