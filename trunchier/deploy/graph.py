@@ -27,6 +27,7 @@ from ..conventions import (
 )
 from ..files.version import PRODUCER
 from ..weights.find import Found, row_of
+from ..weights.inspection import box_padding
 
 NO_BODY = 'the model has no body to export; leave --with-body and --body-model out'
 LAYOUTS = {'heatmaps': '(batch, keypoints, height, width)'} | {
@@ -60,7 +61,7 @@ class PoseGraph(nn.Module):
             raise ValueError(f'the model has {channels} keypoints, its data set {len(names)}')
         return dict(
             input_size=list(affine.get('input_size', codec['input_size'])),
-            box_padding=steps.get('GetBBoxCenterScale', {}).get('padding', 1.25),
+            box_padding=box_padding(cfg),
             udp=bool(affine.get('use_udp')),
             codec=dict(type=cfg.model.head.decoder.type, **codec),
             keypoint_names=[names[index] for index in range(channels)],
@@ -139,11 +140,10 @@ class MeshGraph(nn.Module):
     @staticmethod
     def describe(cfg: Config, dataset_meta: dict | None) -> dict:
         """Crop, camera, and names of rotations and joints."""
-        crop = pipeline_steps(cfg).get('CropPerson', {})
-        side = crop.get('size', IMAGE_SIZE)
+        side = pipeline_steps(cfg).get('CropPerson', {}).get('size', IMAGE_SIZE)
         return dict(
             input_size=[side - 2 * (side // 8), side],  # see `geometry.seen_columns`
-            box_padding=crop.get('box_padding', 1.0),
+            box_padding=box_padding(cfg),
             box_aspect=[3, 4],
             crop_size=side,
             focal_length=FOCAL_LENGTH * side / IMAGE_SIZE,

@@ -25,6 +25,7 @@ ENDING = [
     getattr(signal, name) for name in ('SIGTERM', 'SIGINT', 'SIGHUP') if hasattr(signal, name)
 ]
 PR_SET_PDEATHSIG = 1  # of prctl, Linux
+AHEAD = 2  # results of a worker that are read before they are asked for
 
 
 @contextlib.contextmanager
@@ -101,7 +102,9 @@ def in_processes(
     chunk = max(1, min(16, len(items) // (4 * workers)))
     chunks = [items[i : i + chunk] for i in range(0, len(items), chunk)]
     processes, ends, readers = [], [], []
-    results = [queue.Queue(maxsize=1) for _ in range(workers)]
+    # Written in C: an exception of a signal handler, raised at any place, leaves no lock behind.
+    results = [queue.SimpleQueue() for _ in range(workers)]
+    permits = [queue.SimpleQueue() for _ in range(workers)]  # to read one more result
     try:
         for k in range(workers):
             ours, theirs = context.Pipe(duplex=False)
@@ -111,24 +114,30 @@ def in_processes(
             processes[-1].start()
             theirs.close()
         # Threads read, since a worker may stop in the middle of a result; after all forks.
-        for each in zip(ends, results, strict=True):
+        for each in zip(ends, results, permits, strict=True):
             readers.append(threading.Thread(target=_read, args=each, daemon=True))
             readers[-1].start()
+        for permit in permits:
+            for _ in range(AHEAD):
+                permit.put(True)
         for number in range(len(chunks)):
-            process = processes[number % workers]
-            done, error, place = _wait(results[number % workers], process, patience)
+            k = number % workers
+            done, error, place = _wait(results[k], processes[k], patience)
+            permits[k].put(True)
             if error is not None:
                 raise error from RuntimeError(place)
             yield from done
     finally:
+        processes = [each for each in processes if each.is_alive()]  # started, and not ended yet
         for process in processes:
             process.kill()
+        for permit in permits:
+            permit.put(False)
         for process in processes:
             process.join()
-        for reader, left in zip(readers, results, strict=False):
-            while reader.is_alive():
-                with contextlib.suppress(queue.Empty):
-                    left.get(timeout=0.01)
+        for reader in readers:
+            if reader.is_alive():
+                reader.join()
         for end in ends:
             end.close()
 
@@ -143,9 +152,9 @@ def _serve(work, chunks, end):
         end.send((None, error, f'in a worker process:\n{traceback.format_exc()}'))
 
 
-def _read(end, results):
+def _read(end, results, permits):
     with contextlib.suppress(EOFError, OSError):  # the worker has ended
-        while True:
+        while permits.get():
             results.put(end.recv())
     results.put(None)
 
