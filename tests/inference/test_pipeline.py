@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from interrupted import interrupted_at
 
 from trunchier.inference import pipeline
 from trunchier.inference.pipeline import Begin, End, FrameTask, Stage
@@ -168,6 +169,22 @@ def test_closing_ends_a_source_whose_items_are_dropped():
         assert closed == [True]
     finally:
         release.set()
+
+
+def test_every_thread_ends_wherever_a_signal_interrupts_the_loop():
+    def interrupt_everywhere():
+        while True:
+            stage = pipeline.prefetch(range(20), 1)
+            next(stage)
+            if not interrupted_at(len(moments) + 1, stage):
+                break
+            moments.append(True)
+        ended.set()
+
+    moments, ended, before = [], threading.Event(), threading.active_count()
+    threading.Thread(target=interrupt_everywhere, daemon=True).start()
+    assert ended.wait(PATIENCE), f'it hangs, interrupted at line {len(moments) + 1}'
+    assert len(moments) > 50 and threading.active_count() <= before + 1
 
 
 def test_an_error_in_a_stage_ends_every_thread():

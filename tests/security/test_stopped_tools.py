@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import pytest
 from forked import Run, ended, full_disk, killed_at, until, without_privileges
+from interrupted import interrupted_at
 
 pytest.importorskip('numba', reason='rendering requires numba')
 
@@ -189,36 +190,16 @@ def test_exceptions_of_the_work_are_raised_with_their_place(sources):
     assert 'in a worker process' in str(caught.value.__cause__)
 
 
-def interrupted_at(moment):
-    """Whether the loop over results was interrupted, at the n-th line after its first result."""
-    seen = 0
-
-    def count(frame, event, _):
-        nonlocal seen
-        seen += event == 'line'
-        if seen == moment:
-            raise KeyboardInterrupt
-        return count
-
-    made = processes.in_processes(str, range(12), workers=1, method='fork')
-    next(made)
-    sys.settrace(count)
-    try:
-        for _ in made:
-            pass
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(None)
-    return False
-
-
 def test_the_loop_ends_wherever_a_signal_interrupts_it(sources, run_tool):
     def interrupt_everywhere():
-        moment = 1
-        while interrupted_at(moment):
-            moment += 1
-        print('lines:', moment - 1)
+        lines = 0
+        while True:
+            made = processes.in_processes(str, range(12), workers=1, method='fork')
+            next(made)
+            if not interrupted_at(lines + 1, made):
+                break
+            lines += 1
+        print('lines:', lines)
 
     run = run_tool(interrupt_everywhere)
     assert run.wait() == 0, run.log.read_text()

@@ -17,7 +17,6 @@ import numpy as np
 
 from .sources import EVERY_FRAME, Frame, Source
 
-POLL_SECONDS = 0.1  # between checks whether the consumer of a full queue has closed it
 STOP_SECONDS = 3.0  # that the first stage may take for its item after it is closed
 END = ('end', None)  # of what a stage made
 HELD_BYTES = 256 << 20  # limit of the images that wait for a batch to fill
@@ -141,22 +140,23 @@ class Stopwatch:
 class _Stop(threading.Event):
     """Ends a stage and those before it, also a stage that waits for the one before it.
 
-    What a stage has made and the next has not taken is dropped, so that there is room for END.
+    What a stage has made and the next has not taken is dropped. The queues are those written in C:
+    an exception of a signal handler, raised at any place, leaves none of their locks held.
     """
 
     def __init__(self, depth, before=None):
         super().__init__()
-        self.made, self.before = queue.Queue(depth), before
+        self.made, self.room, self.before = queue.SimpleQueue(), queue.SimpleQueue(), before
+        for _ in range(depth):
+            self.room.put(None)
 
     def set(self):
         super().set()
-        while True:  # twice at most: the producer may be putting an item, but puts no other one
-            with suppress(queue.Empty):
-                while True:
-                    self.made.get_nowait()
-            with suppress(queue.Full):
-                self.made.put_nowait(END)
-                break
+        with suppress(queue.Empty):
+            while True:
+                self.made.get_nowait()
+        self.made.put(END)
+        self.room.put(None)  # the producer may wait for it
         if self.before is not None:
             self.before.set()
 
@@ -183,6 +183,7 @@ def prefetch(
     try:
         while True:
             kind, value = stop.made.get()
+            stop.room.put(None)
             if kind == 'end':
                 return
             if kind == 'error':
@@ -200,7 +201,7 @@ def _make(items, stop, may_drop):
         with _closing(items) as iterator:
             for item in iterator:
                 droppable = may_drop is not None and may_drop(item)
-                if droppable and stop.made.full():
+                if droppable and stop.room.empty():
                     newest = [('item', item)]
                 else:
                     for entry in [('item', item)] if droppable else [*newest, ('item', item)]:
@@ -215,10 +216,11 @@ def _make(items, stop, may_drop):
 
 
 def _put(entry, stop):
-    while not stop.is_set():
-        with suppress(queue.Full):
-            stop.made.put(entry, timeout=POLL_SECONDS)
-            return
+    if stop.is_set():
+        return
+    stop.room.get()
+    if not stop.is_set():
+        stop.made.put(entry)
 
 
 def _closing(items):
