@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from trunchier import zoo
 from trunchier.synthetic.regime import INGREDIENTS, leave_out
@@ -89,7 +89,9 @@ def folder_of_people(root: str | None) -> dict:
     return dict(data_root=f'{root}/', ann_file='annotations.json', data_prefix=dict(img='images/'))
 
 
-def stream_of_people(args: argparse.Namespace, codec: dict, without: Sequence[str] = ()) -> dict:
+def stream_of_people(
+    args: argparse.Namespace, codec: dict, without: Sequence[str] = ()
+) -> ConfigDict:
     """The data set of harder people in crops of the study, without some ingredients or `all`."""
     dataset = Config.fromfile(STREAM).train_dataloader.dataset
     for name in INGREDIENTS if without == ['all'] else without:
@@ -115,7 +117,7 @@ def people_of_test(test: str, args: argparse.Namespace) -> dict:
     return dataset
 
 
-def step_of(dataset: dict, name: str) -> dict:
+def step_of(dataset: ConfigDict, name: str) -> ConfigDict:
     """The transform of a type in the pipeline of a data set."""
     return next(step for step in dataset.pipeline if step.type == name)
 

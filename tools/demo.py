@@ -162,8 +162,8 @@ def tool(
 def run_logged(command: list[str], log: Path) -> int:
     """Write the output of a command to `log` and print its progress; returns the exit code."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    with open(log, 'w') as file, subprocess.Popen(command, **pipes) as process:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with open(log, 'w') as file, process:
         for line in process.stdout:
             file.write(line)
             if step := re.search(STEP, line):

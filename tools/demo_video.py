@@ -14,6 +14,7 @@ import argparse
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import av
 import idle_threads  # noqa: F401  before torch
@@ -29,7 +30,7 @@ from trunchier.metrics.tracks import step_errors, step_lengths
 from trunchier.synthetic.figure import Figure, build_figure
 from trunchier.synthetic.poses import rotation_about_axis
 from trunchier.synthetic.scene import Camera, Room, render
-from trunchier.synthetic.wardrobe import sample_outfit
+from trunchier.synthetic.wardrobe import Outfit, sample_outfit
 
 FPS, FRAMES, SIZE = 15.0, 60, (480, 360)
 HEIGHT, PITCH = 1.6, 7.0  # meters of the camera above the ground, degrees that it looks down
@@ -104,7 +105,7 @@ def draw_clip(path: Path) -> tuple[list[np.ndarray], list[np.ndarray]]:
     return boxes, joints
 
 
-def person(index: int, frame: int, to_camera: np.ndarray, outfit: object) -> Figure:
+def person(index: int, frame: int, to_camera: np.ndarray, outfit: Outfit) -> Figure:
     """One of the people, in a frame, on the ground."""
     start, speed = (np.array(each) for each in WALKS[index])
     place = start + speed * frame / FPS
@@ -175,7 +176,7 @@ def compare_smoothers(noise: float = 0.02) -> None:
     slow = rng.normal(0, noise, (FRAMES + 6, 17, 3))
     slow = np.stack([slow[i : i + FRAMES] for i in range(7)]).mean(0) * np.sqrt(7)
     noisy = truth + (rng.normal(0, noise, truth.shape) + slow) / np.sqrt(2)
-    lifter = SimpleNamespace(smoothed=('joints',), windows=SimpleNamespace(flip=H36M_17_FLIP))
+    lifter: Any = SimpleNamespace(smoothed=('joints',), windows=SimpleNamespace(flip=H36M_17_FLIP))
     euro = OneEuro(FPS, beta=4.0)
     tracks = {'none': noisy, 'one-euro': np.stack([euro(each) for each in noisy])}
     for method in ('offline', 'guidance'):

@@ -12,6 +12,7 @@ those of a pose model, or in clips from true ones with its errors.
 import argparse
 import itertools
 import math
+from typing import Any
 
 import idle_threads  # noqa: F401  before torch
 import numpy as np
@@ -169,7 +170,8 @@ def clip(predictor: LiftPredictor, motions: Motions) -> tuple:
 def lifted(predictor: LiftPredictor, keypoints: Tensor, boxes: Tensor, focal: float) -> list[dict]:
     """A person in the frames of a clip, from keypoints (T, 17, 3) in boxes (T, 4)."""
     windows = keypoints.split(predictor.windows.length)
-    parts = [predictor.windows.lift(each[..., :2], each[..., 2]) for each in windows]
+    lifter: Any = predictor.windows
+    parts = [lifter.lift(each[..., :2], each[..., 2]) for each in windows]
     bodies = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     crops = [Crop.of_box(box, SHAPE, focal) for box in boxes.numpy()]
     return predictor.placed(bodies, keypoints, crops)

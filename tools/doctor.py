@@ -89,8 +89,8 @@ def places() -> Iterator[Place]:
         'person boxes for testing pose models',
         'linked from https://mmpose.readthedocs.io (2D body keypoint datasets, COCO)',
     )
-    for row in TRAINING.values():
-        yield Place(training / 'dataset_tars' / row.folder, 'mesh training', four_d)
+    for part in TRAINING.values():
+        yield Place(training / 'dataset_tars' / part.folder, 'mesh training', four_d)
     yield Place(training / MOCAP, 'real poses for the discriminator', four_d)
     yield Place(training / POSE_HISTOGRAM, 'filter of improbable training poses', four_d)
     for name, row in EVALUATION.items():

@@ -12,6 +12,7 @@ and is not written if they differ. bf16 needs a format of torch.
 import argparse
 import logging
 import sys
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -96,7 +97,7 @@ def _speed(done: Written):
     """Milliseconds of one crop, in the file's runtime and in this process."""
     width, height = done.network.metadata['input_size']
     images = torch.randn(1, 3, height, width)
-    networks = dict(file=done.network, eager=done.module)
+    networks: dict[str, Callable] = dict(file=done.network, eager=done.module)
     times = interleaved({name: partial(each, images) for name, each in networks.items()})
     file, eager = times['file'].median, times['eager'].median
     return (

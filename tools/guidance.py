@@ -107,8 +107,8 @@ def test_lifter(args: argparse.Namespace) -> None:
     for name, (camera, step) in settings.items():
         lifter.guidance = PhysicalGuidance(step=step) if step else None
         joints = lifter.lift(keypoints, view=camera)
-        tracks = [each.transpose(0, 1).flatten(1, 2).numpy() for each in (joints, truth)]
-        errors = [1000 * step_errors(*tracks, order).mean() for order in range(3)]
+        track, true = (each.transpose(0, 1).flatten(1, 2).numpy() for each in (joints, truth))
+        errors = [1000 * step_errors(track, true, order).mean() for order in range(3)]
         aligned = align_similarity(joints.flatten(0, 1), truth.flatten(0, 1))
         errors.insert(1, 1000 * (aligned - truth.flatten(0, 1)).norm(dim=-1).mean())
         print(name.ljust(34), ' '.join(f'{float(each):8.1f}' for each in errors), flush=True)

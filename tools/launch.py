@@ -9,7 +9,7 @@ from pathlib import Path
 
 import idle_threads  # noqa: F401  before torch
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.runner import Runner
@@ -146,7 +146,7 @@ def _add_hooks(cfg):
         cfg.custom_hooks = [*hooks, dict(type='WorkerHook')]
 
 
-def hook(cfg: Config, name: str, kind: str) -> dict:
+def hook(cfg: Config, name: str, kind: str) -> ConfigDict:
     """Config of the default hook `name`; ValueError if there is none."""
     hooks = cfg.get('default_hooks', {})
     if name not in hooks:

@@ -54,20 +54,20 @@ def main() -> None:
 def write(num: int, seed: int, poses: Path | None, out: Path) -> str:
     """Write the files into `out`; returns a report."""
     if poses is None:
-        poses = draw(num, seed)
+        drawn = draw(num, seed)
         with whole_file(out / 'pose_prior.npz') as part:
-            np.savez_compressed(part, body_pose=poses)
+            np.savez_compressed(part, body_pose=drawn)
     else:
         with np.load(poses, allow_pickle=False) as file:
-            poses = file['body_pose']
-    pose = mean_pose(torch.from_numpy(poses.astype(np.float64)).unflatten(1, (-1, 3)))
+            drawn = file['body_pose']
+    pose = mean_pose(torch.from_numpy(drawn.astype(np.float64)).unflatten(1, (-1, 3)))
     save_npz(
         out / 'mean_params.npz',
         pose=matrix_to_rotation_6d(pose).flatten().numpy().astype(np.float32),
         shape=np.zeros(BODIES['smpl'].num_betas, np.float32),
         cam=np.array(CAMERA, np.float32),
     )
-    return f'{out}: {len(poses)} poses'
+    return f'{out}: {len(drawn)} poses'
 
 
 def draw(number: int, seed: int) -> np.ndarray:

@@ -49,7 +49,8 @@ def model_costs(model: nn.Module, size: tuple[int, int] = (256, 192)) -> dict[st
         head = type(model.head).__name__
         if head not in HEADS:
             raise TypeError(f'no cost formula for the head {head}; there are {list(HEADS)}')
-        cells = tuple(n // (4 if is_simple else 16) for n in size)
+        cell = 4 if is_simple else 16
+        cells = size[0] // cell, size[1] // cell
         costs['decoder'] = parameters(model.head), HEADS[head](model.head, cells)
     return costs
 

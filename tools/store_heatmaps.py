@@ -80,9 +80,10 @@ def store(cfg: Config, batch_size: int = 32, workers: int = 0, device: str | Non
     teacher = Teacher(*source, model.get('precision', 'float32'))
     teacher.model.to(pick_device(device))
     count = model.student.head.get('out_channels', 17)
-    channels = match_keypoints(*names, count, teacher.model.head.out_channels)
+    channels = match_keypoints(names[0], names[1], count, teacher.model.head.out_channels)
     codec = teacher.model.head.decoder
-    size, heatmap_size = (tuple(map(int, each)) for each in (codec.input_size, codec.heatmap_size))
+    (width, height), (columns, rows) = codec.input_size, codec.heatmap_size
+    size, heatmap_size = (int(width), int(height)), (int(columns), int(rows))
     aligned = np.diag(crop_to_map(size, heatmap_size, True))[:2]
     for folder, dataset in wanted:
         steps = {step['type']: step for step in dataset['pipeline'] if step['type'] in GEOMETRY}

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -71,7 +72,8 @@ def run(args: argparse.Namespace) -> Table:
         folder = Path(name)
         write_images(folder / 'photos', args.num)
         work = Workplace(folder / 'out', dict(model='trivial', digest='', keypoints=COCO_17))
-        given, teacher = [str(folder / 'photos')], Views(TrivialTeacher())
+        trivial: Any = TrivialTeacher()
+        given, teacher = [str(folder / 'photos')], Views(trivial)
         steps = {
             'annotate': lambda: annotate(given, work, teacher, whole_image),
             'skip what is done': lambda: annotate(given, work, teacher, whole_image),

@@ -138,8 +138,10 @@ def run_all(args: argparse.Namespace, report: Report) -> None:
         name = line.split()[0]
         if args.only and name not in args.only:
             continue
-        command = f'{line} --device {args.device} --rounds {args.rounds} --seconds {args.seconds}'
-        command = command.split() + (['--threads', str(args.threads)] if args.threads else [])
+        shared = f'--device {args.device} --rounds {args.rounds} --seconds {args.seconds}'
+        command = line.split() + shared.split()
+        if args.threads:
+            command += ['--threads', str(args.threads)]
         if args.against and name in ('models', 'scan', 'train'):
             command += ['--against', *args.against]
         progress(line)

@@ -26,7 +26,6 @@ PACKAGES = ('numpy', 'mmengine', 'mmpose', 'mmpretrain', 'numba', 'triton', 'onn
 
 def environment(device: str = 'cpu') -> dict:
     """What measured times depend on, as {description: value}; printed with the tables."""
-    device = torch.device(device)
     facts = {
         'date': datetime.datetime.now().astimezone().isoformat(' ', 'minutes'),
         'commit': _commit(),
@@ -44,7 +43,7 @@ def environment(device: str = 'cpu') -> dict:
         'linear layers': ', '.join(f'{kind} {name}' for kind, name in cpu_linear().items()),
         'matmul precision': torch.get_float32_matmul_precision(),
     }
-    if device.type == 'cuda':
+    if torch.device(device).type == 'cuda':
         properties = torch.cuda.get_device_properties(device)
         facts |= {
             'GPU': f'{properties.name}, {properties.total_memory / 2**30:.0f} GiB',

@@ -108,8 +108,8 @@ def build(
         tasks['ours', 'deployed, int8'] = make_graph(deploy(model, precision='int8'))
     if args.runtimes:
         exporting.write(model, folder / 'ours.onnx', facts, dynamic_batch=True)
-        found = networks_of(folder / 'ours.onnx', args.int8, args)
-        tasks |= {('ours', how): network for how, network in found.items()}
+        networks = networks_of(folder / 'ours.onnx', args.int8, args)
+        tasks |= {('ours', how): network for how, network in networks.items()}
     return tasks, modules
 
 

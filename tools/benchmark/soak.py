@@ -129,7 +129,7 @@ def watch(command: list[str], log: Path, minutes: float, every: float) -> list[d
 
 def usage(root: int) -> dict[str, float] | None:
     """Memory, open files and threads of a process and its descendants (Linux); None: it ended."""
-    total, left = dict.fromkeys(QUANTITIES, 0), [root]
+    total, left = dict.fromkeys(QUANTITIES, 0.0), [root]
     while left:
         folder = Path('/proc', str(left.pop()))
         with contextlib.suppress(OSError):  # it ended meanwhile

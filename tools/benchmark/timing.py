@@ -5,7 +5,7 @@ import contextlib
 import ctypes
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ import torch
 
 
 def interleaved(
-    tasks: dict, rounds: int = 7, at_least: float = 0.1, device: str | torch.device = 'cpu'
+    tasks: Mapping[Any, Callable],
+    rounds: int = 7,
+    at_least: float = 0.1,
+    device: str | torch.device = 'cpu',
 ) -> dict:
     """Time tasks in turn, so that other load on the machine affects all of them alike.
 
@@ -40,7 +43,7 @@ def interleaved(
     return {name: Times(seconds) for name, seconds in times.items()}
 
 
-def measure(tasks: dict[object, Callable], args: argparse.Namespace) -> dict[object, dict]:
+def measure(tasks: Mapping[Any, Callable], args: argparse.Namespace) -> dict[Any, dict]:
     """{name: dict(ms, spread in percent, megabytes)} of one call of each task, timed in turn.
 
     Args:

@@ -18,6 +18,7 @@ import io
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from trunchier import zoo
 from trunchier.files.shipped import of_repository
@@ -102,11 +103,9 @@ def _result(line: dict, place: str, known: bool) -> Result:
     for key in ('coco/AP', 'coco/AR'):
         if 0 < numbers.get(key, 0) < 1:
             raise ValueError(f'{place}: {key} is {numbers[key]}; give %, as the paper does')
-    return Result(
-        **dict({key: line[key] for key in TEXTS if key in line}, model=name),
-        **{key: numbers.pop(key) for key in NUMBERS if key in numbers},
-        metrics=numbers,
-    )
+    cells: dict[str, Any] = {key: line[key] for key in TEXTS if key in line}
+    cells |= {key: numbers.pop(key) for key in NUMBERS if key in numbers}
+    return Result(**dict(cells, model=name, metrics=numbers))
 
 
 def _number(text: str, place: str) -> float:

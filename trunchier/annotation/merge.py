@@ -255,7 +255,7 @@ def _sheet(out, samples, links):
     columns = [[_drawn(out, person, links) for person in samples[title]] for title in titles]
     columns = [each + [None] * (max(map(len, columns)) - len(each)) for each in columns]
     rows = [row for row in zip(*columns, strict=True) if any(cell is not None for cell in row)]
-    return contact_sheet([list(row) for row in rows], titles) if rows else None
+    return contact_sheet(rows, titles) if rows else None
 
 
 def _drawn(out, person, links):

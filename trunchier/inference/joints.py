@@ -15,11 +15,11 @@ from ..weights.find import Found, build_model, find, pick_device
 from ..weights.load import load_checkpoint
 from .camera import Lens, translations
 from .pose import PosePredictor
-from .predictor import Predictor
 from .windows import WindowModel, without_unknown
 
 if TYPE_CHECKING:
     from mmengine.config import Config
+    from typing_extensions import Self
 
     from ..deploy.runtime import Network
     from .result import Result
@@ -178,7 +178,7 @@ class JointPredictor(PosePredictor):
         pose: str = 'pose',
         pose_weights: str | None = None,
         **options: Any,
-    ) -> Predictor:
+    ) -> Self:
         """The predictor of a lifter and its weights.
 
         Args:

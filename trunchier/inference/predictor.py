@@ -32,6 +32,7 @@ from . import topdown
 if TYPE_CHECKING:
     from mmengine.config import Config
     from torch import nn
+    from typing_extensions import Self
 
     from ..models.mesh.body import BodyModel
     from .windows import WindowModel
@@ -130,7 +131,7 @@ class Predictor:
         trust: bool = False,
         runtime: str | None = None,
         **options: Any,
-    ) -> Predictor:
+    ) -> Self:
         """The predictor of a model and its weights.
 
         Args:

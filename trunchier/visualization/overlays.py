@@ -7,6 +7,7 @@ OpenGL or GPU is needed.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -332,7 +333,10 @@ class MeshPainter:
 
 # --- Contact sheets -------------------------------------------------------------------------------
 def contact_sheet(
-    rows: list[list[np.ndarray | None]], titles: list[str], height: int = 256, gap: int = 8
+    rows: Sequence[Sequence[np.ndarray | None]],
+    titles: Sequence[str],
+    height: int = 256,
+    gap: int = 8,
 ) -> np.ndarray:
     """Grid of images as in the paper's Figures 4 and 5: a row per input, a column per model.
 
