@@ -83,7 +83,8 @@ def add_commands(commands: Any) -> None:
         command.add_argument('--seed', type=int, default=2002)
         command.add_argument('--out', type=Path, required=True, help='.npz')
     frames = commands.add_parser('train', help='train a lifter of frames')
-    frames.add_argument('--errors', help='file of the command `errors`; without: errors are drawn')
+    found = 'files of the command `errors`; without: errors are drawn'
+    frames.add_argument('--errors', nargs='+', metavar='FILE', help=found)
     share = 'of a batch that are its people, with their own bodies (default: 1/8)'
     frames.add_argument('--share', type=float, default=1 / 8, help=share)
     tilt = 'by which their camera is turned around its axis (standard deviation)'

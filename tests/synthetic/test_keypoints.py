@@ -107,6 +107,16 @@ def test_people_of_the_file_are_tilted_with_their_bodies(errors):
         KeypointStream(1, 20, errors, found_share=1.5)
 
 
+def test_several_files_are_one_set(errors, tmp_path):
+    with np.load(errors) as file:
+        arrays = dict(file)
+    np.savez(tmp_path / 'more.npz', **{**arrays, 'betas': arrays['betas'] + 1})
+    batch = KeypointStream(1, 20, [errors, tmp_path / 'more.npz']).batch(80)
+    assert batch.betas[-10:].unique().tolist() == [0, 1]
+    with pytest.raises(ValueError, match='no file of errors; tools/train_lifter.py errors'):
+        KeypointStream(1, 20, [])
+
+
 def test_a_file_of_something_else_is_refused(errors):
     with np.load(errors) as file:
         arrays = dict(file)

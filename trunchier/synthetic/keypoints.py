@@ -9,6 +9,7 @@ each other, missing joints.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,20 +55,20 @@ class KeypointStream:
     Args:
         seed: of everything.
         poses: number of different poses, from which bodies are recombined and perturbed.
-        errors: npz of `ERRORS` with a leading N; None: errors are drawn.
+        errors: one or more npz of `ERRORS` with a leading N; None: errors are drawn.
         clean: no errors, no perturbation of poses, all keypoints known.
-        found_share: of a batch, people of the file with their own bodies.
+        found_share: of a batch, people of the files with their own bodies.
         tilt: degrees by which the camera of these is turned around its axis (standard deviation).
 
     Raises:
-        ValueError: a share beyond 0..1, or a file of something else.
+        ValueError: a share beyond 0..1, no file, or a file of something else.
     """
 
     def __init__(
         self,
         seed: int,
         poses: int,
-        errors: str | Path | None = None,
+        errors: str | Path | Sequence[str | Path] | None = None,
         clean: bool = False,
         found_share: float = 1 / 8,
         tilt: float = 0.0,
@@ -79,7 +80,10 @@ class KeypointStream:
         self.rotations = torch.from_numpy(np.array(rotations, np.float32))
         self.points, self.clean = coco_points(), clean
         self.random = torch.Generator().manual_seed(seed)
-        self.found = None if errors is None or clean else read_errors(errors)
+        self.found = None
+        if errors is not None and not clean:
+            files = [errors] if isinstance(errors, str | Path) else errors
+            self.found = read_errors(*files)
         self.found_share, self.tilt = found_share, tilt
 
     def batch(self, size: int) -> Batch:
@@ -217,8 +221,15 @@ def size_of(keypoints: Tensor) -> Tensor:
     return (keypoints.amax(1) - keypoints.amin(1)).norm(dim=-1)[:, None, None]
 
 
-def read_errors(path: str | Path) -> dict[str, Tensor]:
-    """Arrays `ERRORS` of a file; ValueError if one is missing or has another shape."""
+def read_errors(*paths: str | Path) -> dict[str, Tensor]:
+    """Arrays `ERRORS` of one or more files; ValueError if one is missing or has another shape."""
+    if not paths:
+        raise ValueError('no file of errors; tools/train_lifter.py errors writes them')
+    parts = [_read_errors(path) for path in paths]
+    return {name: torch.cat([part[name] for part in parts]) for name in ERRORS}
+
+
+def _read_errors(path):
     arrays = read_npz(path, ERRORS, 2**28)
     count = len(arrays.get('errors', ()))
     for name, shape in ERRORS.items():
