@@ -25,7 +25,7 @@ ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS='1')
 # torch, torchvision, numba, opencv-python, trackers.
 INSTALLED_WITH = {
     *('mmcv', 'mmdet', 'mmpose', 'mmpretrain', 'torchvision', 'xtcocotools'),
-    *('rich', 'triton', 'PIL', 'llvmlite', 'supervision'),
+    *('rich', 'triton', 'PIL', 'llvmlite', 'supervision', 'typing_extensions'),
 }
 # What fsspec, of the extra `remote`, imports for an address.
 REMOTE = {'aiohttp', 's3fs', 'gcsfs'}
