@@ -39,9 +39,6 @@ def merge_args(cfg, args):
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.amp:
         mix_precision(cfg.optim_wrapper)
-    if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
     if args.auto_scale_lr:
         if 'auto_scale_lr' not in cfg:
             raise ValueError(
@@ -52,6 +49,9 @@ def merge_args(cfg, args):
     if 'preprocess_cfg' in cfg:
         cfg.model.setdefault('data_preprocessor', cfg.preprocess_cfg)
     finish(cfg, args)
+    if args.resume:  # also where the options name weights to start from
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
     if args.total_batch:
         cfg.train_dataloader.batch_size = share(
             args.total_batch, int(os.environ.get('WORLD_SIZE', 1))

@@ -429,6 +429,13 @@ def test_resume_without_a_value_asks_for_the_last_checkpoint(folder):
     assert (cfg.resume, cfg.load_from) == (True, 'epoch_1.pth')
 
 
+def test_the_command_of_a_run_continues_it_with_resume_whatever_it_started_from(folder):
+    start = ['--cfg-options', 'load_from=start.pth']
+    assert merged('train', folder, *start).load_from == 'start.pth'
+    assert merged('train', folder, '--resume', *start).load_from is None
+    assert merged('train', folder, '--resume', 'epoch_1.pth', *start).load_from == 'epoch_1.pth'
+
+
 def test_the_work_dir_is_that_of_the_command_then_the_config_then_its_name(folder):
     assert merged('train', folder, work_dir='config').work_dir == 'config'
     assert merged('train', folder, '--work-dir', 'command', work_dir='config').work_dir == 'command'
