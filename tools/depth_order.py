@@ -108,7 +108,8 @@ def bodies(predictor: LiftPredictor, sample: dict, boxes: np.ndarray) -> dict[st
     points = torch.from_numpy(np.stack([each['keypoints'] for each in people])).float()
     points[..., 2] = (points[..., 2] > 0).float()
     with torch.no_grad():
-        true = predictor.placed(predictor.lifted(points[..., :2], points[..., 2]), points, crops)
+        true = predictor.lifted(points[..., :2], points[..., 2], *predictor.lenses(crops))
+        true = predictor.placed(true, points, crops)
     crops = [predictor.crop(image, box, focal) for box in boxes]
     return {'true 2D': true, 'predicted 2D': predictor.decode(predictor.forward(crops), crops)}
 
@@ -171,9 +172,10 @@ def lifted(predictor: LiftPredictor, keypoints: Tensor, boxes: Tensor, focal: fl
     """A person in the frames of a clip, from keypoints (T, 17, 3) in boxes (T, 4)."""
     windows = keypoints.split(predictor.windows.length)
     lifter: Any = predictor.windows
-    parts = [lifter.lift(each[..., :2], each[..., 2]) for each in windows]
-    bodies = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     crops = [Crop.of_box(box, SHAPE, focal) for box in boxes.numpy()]
+    lens = [each[0] for each in predictor.lenses(crops)]
+    parts = [lifter.lift(each[..., :2], each[..., 2], *lens) for each in windows]
+    bodies = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return predictor.placed(bodies, keypoints, crops)
 
 

@@ -5,7 +5,8 @@
 
 From exact keypoints, with errors that are drawn, and from those that a 2D model finds: of the
 people of `tools/train_lifter.py errors`, of annotated people, of rendered tracks. `tracks` has the
-lifter of windows beside that of frames.
+lifter of windows beside that of frames. Where the true camera is known, it is turned towards the
+person in a further row, as in prediction.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from trunchier.geometry import (
 from trunchier.inference.mesh import MeshInferencer
 from trunchier.inference.pose import PosePredictor
 from trunchier.models.lifting.body import load_lifter
+from trunchier.models.lifting.facing import facing, facing_track, turned
 from trunchier.models.lifting.fit import FRAMES, KeypointFit
 from trunchier.models.lifting.track import WINDOW, load_track_lifter
 from trunchier.models.mesh.hmr2_head import EMBEDDED_MEAN_PARAMS, read_mean_params
@@ -49,6 +51,12 @@ def main(arguments: list[str] | None = None) -> None:
 def add_commands(commands: Any) -> None:
     frames = commands.add_parser('frames', help='errors of bodies')
     frames.add_argument('--errors', help='also from the keypoints of a file of train_lifter.py')
+    frames.add_argument(
+        '--focal',
+        type=float,
+        default=1.0,
+        help='assumed focal length of synthetic people: 1 is true',
+    )
     frames.set_defaults(run=test_frames)
     tracks = commands.add_parser('tracks', help='errors of tracks and of motion')
     tracks.add_argument('--rendered', type=int, default=0, help='tracks to render for a 2D model')
@@ -89,6 +97,10 @@ def test_frames(args: argparse.Namespace) -> None:
         out, truth = lifter.lift(keypoints, scores), points(*body)[1][:, EXTRA]
         _print(name, posed(points, out)[1][:, EXTRA], truth)
         _print('  fitted', posed(points, fit(out, keypoints, scores))[1][:, EXTRA], truth)
+        if body[0] is clean.rotations:  # seen by a camera of unit focal length
+            seen, turns = facing(keypoints, scores, torch.full((2,), args.focal), torch.zeros(2))
+            out = turned(fit(lifter.lift(seen, scores), seen, scores), turns)
+            _print('  facing, fitted', posed(points, out)[1][:, EXTRA], truth)
         _print('  the mean body', mean.expand_as(truth), truth)
     for file in args.people:
         people = read_people_npz(file)
@@ -117,10 +129,12 @@ def test_tracks(args: argparse.Namespace) -> None:
     fit = KeypointFit()
     stream = KeypointSequences(SEED, 500)
     shot = film(stream.motions.draw(args.num, WINDOW), stream.random, stream.points)
+    cameras = {'exact keypoints': shot.focal}
     sets = {'exact keypoints': (shot.points[:, :, EXTRA], shot.truth, torch.ones(1, 1, 17))}
     for level, name in ((0.3, 'a better 2D model'), (1.0, 'VMPose-T-S2')):
         found = stream.noise.sample(shot.truth, stream.random, level)
         sets[f'errors of {name}, drawn'] = (shot.points[:, :, EXTRA], *found)
+        cameras[f'errors of {name}, drawn'] = shot.focal
     if args.motions:
         shot = film(recorded(args.motions, args.num), stream.random, stream.points)
         sets['recorded motion, exact'] = shot.points[:, :, EXTRA], shot.truth, torch.ones(1, 1, 17)
@@ -150,6 +164,11 @@ def test_tracks(args: argparse.Namespace) -> None:
                 fit(*each, FRAMES) for each in zip(windows, keypoints, scores, strict=True)
             ],
         }
+        if name in cameras:
+            methods['windows, facing, fitted'] = [
+                _lifted_facing(tracks, fit, *each)
+                for each in zip(keypoints, scores, cameras[name], strict=True)
+            ]
         for method, bodies in methods.items():
             joints = torch.stack([posed(points, body)[1][:, EXTRA] for body in bodies])
             _print_track(f'{name}: {method}', joints, truth)
@@ -165,6 +184,11 @@ def test_tracks(args: argparse.Namespace) -> None:
             for method, body in {'frame by frame': frames.lift(*pair), 'windows': bodies}.items():
                 joints = posed(points, body)[1][:, EXTRA]
                 _print(f'{Path(file).stem}, {source}: {method}', joints, truth)
+
+
+def _lifted_facing(lifter, fit, keypoints, scores, focal):
+    seen, turns = facing_track(keypoints, scores, focal, torch.zeros(2))
+    return turned(fit(lifter.lift(seen, scores), seen, scores, FRAMES), turns)
 
 
 def recorded(path: str, count: int) -> Motion:

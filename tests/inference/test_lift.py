@@ -16,6 +16,7 @@ from trunchier.inference.mesh import MeshInferencer
 from trunchier.inference.pose import PoseInferencer, PosePredictor
 from trunchier.inference.predictor import Crop
 from trunchier.models.lifting.body import load_lifter
+from trunchier.models.lifting.facing import facing, facing_track, turned
 from trunchier.models.lifting.fit import KeypointFit
 from trunchier.models.lifting.track import BodyTrackLifter, load_track_lifter
 from trunchier.weights.find import find
@@ -26,17 +27,22 @@ def infer():
     return MeshInferencer('VMPose-T-S2+lift', device='cpu', batch_size=2, causal=False)
 
 
+def fitted(keypoints, scores, lens):
+    """Bodies lifted from keypoints by hand."""
+    seen, turns = facing(keypoints, scores, *lens)
+    return turned(KeypointFit()(load_lifter().lift(seen, scores), seen, scores), turns)
+
+
 def test_the_body_is_that_of_the_keypoints_and_stands_on_them(infer, image, boxes, undeployed):
     poses = next(PoseInferencer('VMPose-T-S2', device='cpu')(image, bboxes=boxes)).pred_instances
-    bodies = next(infer(image, bboxes=boxes)).pred_instances
+    result = next(infer(image, bboxes=boxes))
+    bodies, lens = result.pred_instances, (result.focal_length, result.principal_point)
     keypoints, scores = (
         torch.from_numpy(np.float32(each)) for each in (poses.keypoints, poses.keypoint_scores)
     )
-    scores = scores.clamp(0, 1)
-    expected = KeypointFit()(load_lifter().lift(keypoints, scores), keypoints, scores)
+    expected = fitted(keypoints, scores.clamp(0, 1), lens)
     for name in ('global_orient', 'body_pose', 'betas'):
         np.testing.assert_allclose(bodies[name], expected[name], atol=2e-3)
-    result = next(infer(image, bboxes=boxes))
     moved = bodies.joints + bodies.translation[:, None]
     seen = moved[..., :2] / moved[..., 2:] * result.focal_length + result.principal_point
     np.testing.assert_allclose(bodies.keypoints, seen, atol=1e-2)
@@ -115,8 +121,7 @@ def test_a_model_without_a_face_is_lifted_from_its_limbs(infer, image, boxes):
     (person,) = predictor.decode(predictor.forward(crops), crops)
     keypoints, scores = torch.from_numpy(person['coco_keypoints'])[None].split((2, 1), 2)
     assert not scores[:, :5].any() and (scores[:, 5:] > 0).all()
-    scores = scores[..., 0]
-    expected = KeypointFit()(load_lifter().lift(keypoints, scores), keypoints, scores)
+    expected = fitted(keypoints, scores[..., 0], predictor.lenses(crops))
     np.testing.assert_allclose(person['body_pose'], expected['body_pose'][0], atol=1e-4)
 
 
@@ -165,7 +170,9 @@ def test_windows_of_a_new_track_lifter_give_the_bodies_of_the_frames(infer, by_f
             np.testing.assert_allclose(two.keypoints[person], placed['keypoints'], atol=0.01)
 
 
-def test_people_of_a_window_have_one_shape(by_frames_and_windows):
+def test_people_of_a_window_have_one_shape(infer, by_frames_and_windows, monkeypatch):
+    # A long lens, so that the camera is hardly turned: windows turn it once, frames each.
+    monkeypatch.setattr(infer.predictor.lens, 'focal', np.full(2, 1e6))
     frames, windows = by_frames_and_windows([noise(96, 128, seed=seed) for seed in range(4)], BOXES)
     betas = np.array([each.betas for each in frames])
     assert np.ptp(betas, axis=0).max() > 0.01
@@ -183,8 +190,11 @@ def test_videos_are_lifted_by_the_shipped_lifter_of_tracks(infer, tmp_path):
         np.stack([each.coco_keypoints[0] for each in found])
     ).split((2, 1), 2)
     scores = scores[..., 0]
-    expected = load_track_lifter().lift(keypoints, scores)
-    expected = KeypointFit()(expected, keypoints, scores, infer.predictor.windows.fit_frames)
+    lens = infer.predictor.lens.of((96, 128)).values()
+    seen, turns = facing_track(keypoints, scores, *lens)
+    expected = load_track_lifter().lift(seen, scores)
+    expected = KeypointFit()(expected, seen, scores, infer.predictor.windows.fit_frames)
+    expected = turned(expected, turns)
     for name in ('global_orient', 'body_pose'):
         ours = np.stack([each[name][0] for each in found])
         np.testing.assert_allclose(ours, expected[name], atol=1e-3)

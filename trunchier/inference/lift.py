@@ -18,6 +18,7 @@ from ..geometry import (
     rotation_6d_to_matrix,
 )
 from ..models.lifting.body import load_lifter
+from ..models.lifting.facing import facing, facing_track, turned
 from ..models.lifting.fit import FRAMES, KeypointFit
 from ..models.lifting.track import TRACK_LIFTER, BodyTrackLifter, load_track_lifter
 from .camera import crop_camera, translations
@@ -89,11 +90,25 @@ class LiftPredictor(MeshPredictor):
             keypoints[index, ours, :2] = torch.from_numpy(found['keypoints'][theirs]).float()
             keypoints[index, ours, 2] = torch.from_numpy(found['keypoint_scores'][theirs]).float()
         keypoints[..., 2].clamp_(0, 1)
-        return self.placed(self.lifted(keypoints[..., :2], keypoints[..., 2]), keypoints, crops)
+        bodies = self.lifted(keypoints[..., :2], keypoints[..., 2], *self.lenses(crops))
+        return self.placed(bodies, keypoints, crops)
 
-    def lifted(self, keypoints: Tensor, scores: Tensor) -> dict[str, Tensor]:
-        """Bodies of keypoints (P, 17, 2) with scores (P, 17), each of a frame alone, and fitted."""
-        return self.fit(self.lifter.lift(keypoints, scores), keypoints, scores)
+    def lenses(self, crops: list[Crop]) -> tuple[np.ndarray, np.ndarray]:
+        """Focal lengths and principal points of the crops' images: (P, 2) each, pixels."""
+        lenses = [self.metainfo(crop.shape, crop.focal).values() for crop in crops]
+        focal, center = (np.stack(each) for each in zip(*lenses, strict=True))
+        return focal, center
+
+    def lifted(
+        self, keypoints: Tensor, scores: Tensor, focal: np.ndarray, center: np.ndarray
+    ) -> dict[str, Tensor]:
+        """Bodies of keypoints, each of a frame alone, and fitted.
+
+        Args:
+            keypoints: (P, 17, 2), pixels. scores: (P, 17). focal, center: see `facing`.
+        """
+        seen, turns = facing(keypoints, scores, focal, center)
+        return turned(self.fit(self.lifter.lift(seen, scores), seen, scores), turns)
 
     def placed(
         self, bodies: dict[str, Tensor], keypoints: Tensor, crops: list[Crop]
@@ -101,8 +116,7 @@ class LiftPredictor(MeshPredictor):
         """People with the bodies (P, ...) of a lifter, put onto keypoints (P, 17, 3)."""
         pose = (bodies[name].to(self.device) for name in ('global_orient', 'body_pose', 'betas'))
         body = {name: each.cpu() for name, each in self.body(*pose).items()}
-        lenses = [self.metainfo(crop.shape, crop.focal).values() for crop in crops]
-        focal, center = (np.stack(each) for each in zip(*lenses, strict=True))
+        focal, center = self.lenses(crops)
         place = translations(
             body['joints'][:, COCO_17_IN_44].numpy(),
             keypoints[..., :2].numpy(),
@@ -170,16 +184,24 @@ class BodyWindows(WindowModel):
     ) -> dict[str, np.ndarray]:
         keypoints = torch.from_numpy(fields['coco_keypoints']).float()
         scores = keypoints[..., 2] * torch.from_numpy(known)[..., None]
-        lifted = [self.lift(*each) for each in zip(keypoints[..., :2], scores, strict=True)]
+        lens = result.focal_length, result.principal_point
+        lifted = [self.lift(*each, *lens) for each in zip(keypoints[..., :2], scores, strict=True)]
         return {name: torch.stack([each[name] for each in lifted]).numpy() for name in lifted[0]}
 
-    def lift(self, keypoints: Tensor, scores: Tensor) -> dict[str, Tensor]:
-        """Bodies of a window; of a frame alone, such as an image, by the lifter of frames."""
+    def lift(
+        self, keypoints: Tensor, scores: Tensor, focal: np.ndarray, center: np.ndarray
+    ) -> dict[str, Tensor]:
+        """Bodies of a window; of a frame alone, such as an image, by the lifter of frames.
+
+        Args:
+            keypoints: (T, 17, 2), pixels. scores: (T, 17). focal, center: (2,), pixels.
+        """
         known = (scores > 0).any(1)
         if known.sum() != 1:
-            bodies = self.lifter.lift(keypoints, scores)
-            return self.predictor.fit(bodies, keypoints, scores, self.fit_frames)
-        body = self.predictor.lifted(keypoints[known], scores[known])
+            seen, turns = facing_track(keypoints, scores, focal, center)
+            bodies = self.lifter.lift(seen, scores)
+            return turned(self.predictor.fit(bodies, seen, scores, self.fit_frames), turns)
+        body = self.predictor.lifted(keypoints[known], scores[known], focal, center)
         return {name: each.expand(len(known), *each.shape[1:]) for name, each in body.items()}
 
     @torch.no_grad()
