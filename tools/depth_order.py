@@ -108,8 +108,8 @@ def bodies(predictor: LiftPredictor, sample: dict, boxes: np.ndarray) -> dict[st
     points = torch.from_numpy(np.stack([each['keypoints'] for each in people])).float()
     points[..., 2] = (points[..., 2] > 0).float()
     with torch.no_grad():
-        true = predictor.lifted(points[..., :2], points[..., 2], *predictor.lenses(crops))
-        true = predictor.placed(true, points, crops)
+        lifted = predictor.lifted(points[..., :2], points[..., 2], *predictor.lenses(crops))
+        true = predictor.placed(lifted, points, crops)
     crops = [predictor.crop(image, box, focal) for box in boxes]
     return {'true 2D': true, 'predicted 2D': predictor.decode(predictor.forward(crops), crops)}
 
