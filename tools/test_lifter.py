@@ -97,10 +97,10 @@ def test_frames(args: argparse.Namespace) -> None:
         out, truth = lifter.lift(keypoints, scores), points(*body)[1][:, EXTRA]
         _print(name, posed(points, out)[1][:, EXTRA], truth)
         _print('  fitted', posed(points, fit(out, keypoints, scores))[1][:, EXTRA], truth)
-        if body[0] is clean.rotations:  # seen by a camera of unit focal length
-            seen, turns = facing(keypoints, scores, torch.full((2,), args.focal), torch.zeros(2))
-            out = turned(fit(lifter.lift(seen, scores), seen, scores), turns)
-            _print('  facing, fitted', posed(points, out)[1][:, EXTRA], truth)
+        # All seen by a camera of unit focal length.
+        seen, turns = facing(keypoints, scores, torch.full((2,), args.focal), torch.zeros(2))
+        out = turned(fit(lifter.lift(seen, scores), seen, scores), turns)
+        _print('  facing, fitted', posed(points, out)[1][:, EXTRA], truth)
         _print('  the mean body', mean.expand_as(truth), truth)
     for file in args.people:
         people = read_people_npz(file)

@@ -19,6 +19,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from trunchier.geometry import (
 )
 from trunchier.inference.pose import PosePredictor
 from trunchier.models.lifting.body import BodyLifter, load_lifter
+from trunchier.models.lifting.facing import facing, seen_turned
 from trunchier.models.lifting.track import WINDOW, BodyTrackLifter
 from trunchier.synthetic.films import render_motion
 from trunchier.synthetic.keypoints import ERRORS, Batch, KeypointStream, size_of
@@ -52,6 +54,7 @@ from trunchier.weights.load import save_weights
 EXTRA = [17 + joint - 25 for joint in EVAL_14_IN_44]  # the 14 joints of MPJPE among `coco_points`
 HIPS = [EXTRA[2], EXTRA[3]]
 NOTE = 'trained on synthetic people only'
+LENS_ERROR = 0.25  # of the logarithm of a focal length that is guessed
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -144,8 +147,9 @@ def write_errors(args: argparse.Namespace) -> None:
     center = torch.from_numpy(np.array([scene['principal_point'] for scene, _, _ in rows]))
     _, points = coco_points()(axis_angle_to_matrix(pose.unflatten(1, (24, 3))), betas)
     places = points[:, :17] + translation[:, None]
-    truth = places[..., :2] / places[..., 2:] * focal[:, None, None] + center[:, None]
+    truth = places[..., :2] / places[..., 2:]
     keypoints = torch.from_numpy(np.array([each['keypoints'] for *_, each in rows]))
+    keypoints = (keypoints - center[:, None]) / focal[:, None, None]
     scores = torch.from_numpy(np.array([each['keypoint_scores'] for *_, each in rows]))
     arrays = (keypoints - truth) / size_of(truth), scores.clamp(0, 1), pose, betas, truth
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +167,7 @@ def train_frames(args: argparse.Namespace) -> None:
     stream = KeypointStream(args.seed, args.poses, args.errors, **options)
 
     def losses(step):
-        batch = stream.batch(args.batch_size)
+        batch = faced(stream.batch(args.batch_size), stream.random)
         out, truth = lifter(batch.keypoints, batch.scores), points(batch.rotations, batch.betas)
         return lifter_losses(out, posed(points, out), batch, truth), args.batch_size
 
@@ -182,6 +186,7 @@ def train_tracks(args: argparse.Namespace) -> None:
         count = args.batch_size * WINDOW // frames
         shot, keypoints, scores = stream.batch(count, frames)
         scores = scores * _gaps(count, frames, stream)
+        shot, keypoints = faced_shot(shot, keypoints, scores, stream.random)
         return track_losses(lifter, points, shot, keypoints, scores), count * frames
 
     optimizer = track_optimizer(lifter, args.lr)
@@ -247,6 +252,49 @@ def posed(points: SkinnedPoints, out: dict[str, Tensor]) -> tuple[Tensor, Tensor
     return points(torch.cat((out['global_orient'], out['body_pose']), 1), out['betas'])
 
 
+def faced(batch: Batch, random: torch.Generator | None = None) -> Batch:
+    """People as prediction shows them: by a camera that is turned towards each.
+
+    Args:
+        random: half of the focal lengths are off, as guesses are; None: they are true.
+    """
+    keypoints, turns, lens = _turned_to(batch.keypoints, batch.scores, random)
+    rotations = batch.rotations.clone()
+    rotations[:, 0] = turns.mT @ rotations[:, 0]
+    truth = seen_turned(batch.truth * lens, turns)
+    return replace(batch, rotations=rotations, truth=truth, keypoints=keypoints)
+
+
+def faced_shot(
+    shot: Shot, keypoints: Tensor, scores: Tensor, random: torch.Generator | None = None
+) -> tuple[Shot, Tensor]:
+    """As `faced`, by one camera for all frames of a window; shot and keypoints."""
+    unit, frames = shot.focal[:, None, None], keypoints.shape[1]
+    flat = keypoints.flatten(1, 2) / unit, scores.flatten(1)
+    seen, turns, lens = _turned_to(*flat, random)
+    rotations = shot.rotations.clone()
+    rotations[:, :, 0] = turns.mT[:, None] @ rotations[:, :, 0]
+    truth = seen_turned(shot.truth.flatten(1, 2) / unit * lens, turns)
+    truth, seen = (each.unflatten(1, (frames, -1)) for each in (truth, seen))
+    joints, points = (each @ turns[:, None] for each in (shot.joints, shot.points))
+    translation = shot.translation @ turns
+    return replace(
+        shot, rotations=rotations, truth=truth, joints=joints, points=points,
+        translation=translation, focal=torch.ones_like(shot.focal),
+    ), seen  # fmt: skip
+
+
+def _turned_to(keypoints, scores, random):
+    """Keypoints of a turned camera, its turns, and true by assumed focal lengths: (B, 1, 1)."""
+    lens = torch.ones(len(scores), 1)
+    if random is not None:
+        guessed = torch.rand(len(scores), 1, generator=random) < 0.5
+        off = torch.exp(LENS_ERROR * torch.randn(len(scores), 1, generator=random))
+        lens = torch.where(guessed, off, lens)
+    seen, turns = facing(keypoints, scores, (1 / lens).expand(-1, 2), torch.zeros(2))
+    return seen, turns, lens[:, None]
+
+
 def lifter_losses(
     out: dict[str, Tensor],
     found: tuple[Tensor, Tensor],
@@ -271,7 +319,7 @@ def lifter_losses(
 
 def write_prior(args: argparse.Namespace) -> None:
     lifter = load_lifter(args.weights)
-    batch = KeypointStream(args.seed, args.people, clean=True).batch(args.people)
+    batch = faced(KeypointStream(args.seed, args.people, clean=True).batch(args.people))
     out = lifter.lift(batch.keypoints, batch.scores)
     rotations = torch.cat((out['global_orient'], out['body_pose']), 1)
     turns = matrix_to_axis_angle(rotations.transpose(2, 3) @ batch.rotations).flatten(1)

@@ -21,7 +21,7 @@ def errors(tmp_path):
     arrays = {name: np.zeros((2, *shape), np.float32) for name, shape in ERRORS.items()}
     arrays['errors'][:, 0] = 0.1
     arrays['scores'][:] = 0.5
-    arrays['truth'] = rng.uniform(0, 100, (2, 17, 2)).astype(np.float32)
+    arrays['truth'] = rng.uniform(-1, 1, (2, 17, 2)).astype(np.float32)
     np.savez(tmp_path / 'errors.npz', **arrays)
     return tmp_path / 'errors.npz'
 
@@ -122,6 +122,9 @@ def test_a_file_of_something_else_is_refused(errors):
         arrays = dict(file)
     np.savez(errors, **{**arrays, 'betas': np.zeros((2, 9))})
     with pytest.raises(ValueError, match=r'betas of .*expected \(2, 10\), found \(2, 9\)'):
+        KeypointStream(1, 20, errors)
+    np.savez(errors, **{**arrays, 'truth': 100 * arrays['truth']})
+    with pytest.raises(ValueError, match='up to .* focal lengths .*files of pixels.*anew'):
         KeypointStream(1, 20, errors)
     del arrays['errors']
     np.savez(errors, **arrays)

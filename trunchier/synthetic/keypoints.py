@@ -34,8 +34,10 @@ ERRORS = {  # arrays of a file of errors
     'scores': (len(COCO_17),),
     'pose': person()['pose'].shape,
     'betas': person()['betas'].shape,
-    'truth': (len(COCO_17), 2),  # of the same people, pixels
+    'truth': (len(COCO_17), 2),  # of the same people, focal lengths from the principal point
 }
+
+MAX_OFFSET = 30.0  # focal lengths, of a keypoint in a file of errors
 
 
 @dataclass
@@ -167,7 +169,7 @@ class KeypointStream:
         errors, scores, pose, betas, truth = (self.found[name][rows] for name in ERRORS)
         rotations = axis_angle_to_matrix(pose.unflatten(1, (24, 3)))
         keypoints = truth + errors * size_of(truth)
-        if self.tilt:  # exact around the image's center, and keypoints may be moved
+        if self.tilt:
             turn = torch.zeros(count, 3)
             turn[:, 2] = math.radians(self.tilt) * self._normal(count)
             turn = axis_angle_to_matrix(turn)
@@ -239,4 +241,9 @@ def _read_errors(path):
                 f'{name} of {path}: expected ({count or "N"}, {", ".join(map(str, shape))}), found '
                 f'{found}; tools/train_lifter.py errors writes such files'
             )
+    if np.abs(arrays['truth']).max() > MAX_OFFSET:
+        raise ValueError(
+            f'truth of {path} is up to {np.abs(arrays["truth"]).max():.0f} focal lengths from the '
+            f'middle; files of pixels, as before, are to be written anew by tools/train_lifter.py'
+        )
     return {name: torch.from_numpy(arrays[name]).float() for name in ERRORS}

@@ -37,8 +37,7 @@ def facing(
     weights = torch.where(known, scores, 0)[..., None]
     middle = (torch.where(known[..., None], rays, 0) * weights).sum(1) / (weights.sum(1) + 1e-6)
     turns = towards(middle)
-    rays = torch.cat((rays, torch.ones_like(rays[..., :1])), 2) @ turns
-    return rays[..., :2] / rays[..., 2:].clamp_min(LEAST_DEPTH), turns
+    return seen_turned(rays, turns), turns
 
 
 def facing_track(
@@ -47,6 +46,12 @@ def facing_track(
     """As `facing`, by one rotation (1, 3, 3) for all frames of a person: (T, K, 2), (T, K)."""
     seen, turns = facing(keypoints.flatten(0, 1)[None], scores.flatten()[None], focal, center)
     return seen.view_as(keypoints), turns
+
+
+def seen_turned(rays: Tensor, turns: Tensor) -> Tensor:
+    """Points (B, K, 2), in focal lengths, as a camera sees them that is turned by (B, 3, 3)."""
+    rays = torch.cat((rays, torch.ones_like(rays[..., :1])), 2) @ turns
+    return rays[..., :2] / rays[..., 2:].clamp_min(LEAST_DEPTH)
 
 
 def towards(points: Tensor) -> Tensor:
