@@ -261,7 +261,7 @@ def faced(batch: Batch, random: torch.Generator | None = None) -> Batch:
     keypoints, turns, lens = _turned_to(batch.keypoints, batch.scores, random)
     rotations = batch.rotations.clone()
     rotations[:, 0] = turns.mT @ rotations[:, 0]
-    truth = seen_turned(batch.truth * lens, turns)
+    truth = seen_turned(batch.truth * lens, turns) / lens
     return replace(batch, rotations=rotations, truth=truth, keypoints=keypoints)
 
 
@@ -274,7 +274,7 @@ def faced_shot(
     seen, turns, lens = _turned_to(*flat, random)
     rotations = shot.rotations.clone()
     rotations[:, :, 0] = turns.mT[:, None] @ rotations[:, :, 0]
-    truth = seen_turned(shot.truth.flatten(1, 2) / unit * lens, turns)
+    truth = seen_turned(shot.truth.flatten(1, 2) / unit * lens, turns) / lens
     truth, seen = (each.unflatten(1, (frames, -1)) for each in (truth, seen))
     joints, points = (each @ turns[:, None] for each in (shot.joints, shot.points))
     translation = shot.translation @ turns

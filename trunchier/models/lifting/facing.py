@@ -25,8 +25,9 @@ def facing(
         focal, center: (2,) or (B, 2), pixels, x before y.
 
     Returns:
-        keypoints (B, K, 2) in focal lengths, and rotations (B, 3, 3) from that camera into the
-        image's; see `turned`. People without keypoints: no rotation.
+        keypoints (B, K, 2) from the middle of that camera's image, pixels of the same focal length
+        (its mean over x and y), and rotations (B, 3, 3) from that camera into the image's; see
+        `turned`. People without keypoints: no rotation.
     """
     focal, center = (
         torch.as_tensor(each, dtype=keypoints.dtype).expand(len(keypoints), 2)[:, None]
@@ -37,7 +38,7 @@ def facing(
     weights = torch.where(known, scores, 0)[..., None]
     middle = (torch.where(known[..., None], rays, 0) * weights).sum(1) / (weights.sum(1) + 1e-6)
     turns = towards(middle)
-    return seen_turned(rays, turns), turns
+    return seen_turned(rays, turns) * focal.mean(2, keepdim=True), turns
 
 
 def facing_track(
