@@ -4,7 +4,7 @@
     python tools/gallery.py                        all, into docs/gallery
     python tools/gallery.py views --out pictures   one of them
 
-People are the first ones of a seed, not chosen; boxes are true ones.
+People are the first ones of a seed, not chosen; boxes and cameras are true ones.
 """
 
 import argparse
@@ -17,13 +17,15 @@ import idle_threads  # noqa: F401  before torch
 import numpy as np
 from mmengine.structures import BaseDataElement, InstanceData
 
+from trunchier.inference.camera import Lens
 from trunchier.inference.inferencer import Inferencer
+from trunchier.inference.mesh import MeshPredictor
 from trunchier.inference.result import Result
 from trunchier.synthetic.figure import body
 from trunchier.synthetic.people import annotate
 from trunchier.synthetic.poses import rotation_about_axis
 from trunchier.synthetic.regime import HARD, USUAL, Regime
-from trunchier.synthetic.scene import Scene, make_scene
+from trunchier.synthetic.scene import Camera, Scene, make_scene
 from trunchier.visualization.overlays import PALETTE, WHITE, contact_sheet, draw_bodies
 
 SEED, SIZE = 2026, (320, 320)
@@ -135,7 +137,19 @@ def predict(name: str, scenes: list[Scene]) -> list[Result]:
         corners = np.array([each['bbox'] for each in annotate(scene)], np.float32)
         corners[:, 2:] += corners[:, :2]
         boxes.append(corners)
-    return list(Inferencer(name)([*map(bgr, scenes)], bboxes=boxes, return_vis=True))
+    infer, results = Inferencer(name), []
+    for scene, box in zip(scenes, boxes, strict=True):
+        if isinstance(infer.predictor, MeshPredictor):
+            infer.predictor.lens = Lens(intrinsics=intrinsics(scene.camera))
+        results += infer(bgr(scene), bboxes=box, return_vis=True)
+    return results
+
+
+def intrinsics(camera: Camera) -> np.ndarray:
+    """(3, 3) camera matrix."""
+    matrix = np.diag((camera.focal, camera.focal, 1.0))
+    matrix[:2, 2] = camera.center
+    return matrix
 
 
 def truth(scenes: list[Scene]) -> list[np.ndarray]:

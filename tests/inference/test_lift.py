@@ -19,6 +19,7 @@ from trunchier.models.lifting.body import load_lifter
 from trunchier.models.lifting.facing import facing, facing_track, turned
 from trunchier.models.lifting.fit import KeypointFit
 from trunchier.models.lifting.track import BodyTrackLifter, load_track_lifter
+from trunchier.visualization.overlays import PerspectivePainter
 from trunchier.weights.find import find
 
 
@@ -129,6 +130,7 @@ def test_meshes_of_a_lifted_model_are_written(infer, image, boxes, tmp_path):
     results = list(infer(image, bboxes=boxes[:1], out_dir=tmp_path, save='json,obj'))
     assert results[0].pred_instances.vertices.shape == (1, 6890, 3)
     assert {path.suffix for path in tmp_path.rglob('*') if path.is_file()} == {'.json', '.obj'}
+    assert isinstance(infer.painter(), PerspectivePainter)  # bodies lie over their keypoints
     assert isinstance(infer, Inferencer) and infer.name == 'VMPose-T-S2+lift'
 
 

@@ -12,7 +12,7 @@ from mmpose.structures import PoseDataSample
 from small_models import body, noise
 
 from trunchier.visualization import overlays
-from trunchier.visualization.overlays import KeypointPainter, MeshPainter
+from trunchier.visualization.overlays import KeypointPainter, MeshPainter, PerspectivePainter
 
 BODY, FACES = body()
 FOCAL, CENTER = (300.0, 300.0), (64.0, 64.0)
@@ -180,6 +180,16 @@ def test_meshes_are_drawn_alike_with_every_lens():
     far.pred_instances.translation[:, 2] *= 3
     drawn = [MeshPainter(FACES)(image, each).astype(int) for each in (near, far)]
     assert drawn[0].any() and np.abs(drawn[0] - drawn[1]).mean() < 0.05
+
+
+def test_bodies_with_a_lens_of_their_own_are_drawn_through_it():
+    image, two = np.zeros((128, 128, 3), np.uint8), people(2, apart=1.5)
+    two.pred_instances.translation[:, 2] -= 4.5  # 1.5 and 3 m away
+    placed = two.pred_instances.vertices + two.pred_instances.translation[:, None]
+    colors = overlays.person_colors(two.pred_instances)
+    expected = overlays.draw_bodies(image, placed, FACES, FOCAL, CENTER, colors)
+    np.testing.assert_array_equal(PerspectivePainter(FACES)(image, two), expected)
+    assert (MeshPainter(FACES)(image, two) != expected).any()
 
 
 def test_colors_follow_track_ids():

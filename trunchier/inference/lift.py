@@ -21,6 +21,7 @@ from ..models.lifting.body import load_lifter
 from ..models.lifting.facing import facing, facing_track, turned
 from ..models.lifting.fit import FRAMES, KeypointFit
 from ..models.lifting.track import TRACK_LIFTER, BodyTrackLifter, load_track_lifter
+from ..visualization.overlays import PerspectivePainter
 from .camera import crop_camera, translations
 from .mesh import MeshPredictor
 from .pose import PosePredictor
@@ -52,6 +53,8 @@ class LiftPredictor(MeshPredictor):
     Raises:
         ValueError: see `coco_places`.
     """
+
+    painter_type = PerspectivePainter
 
     def __init__(
         self,

@@ -113,7 +113,7 @@ class MeshPredictor(Predictor):
         return {name: posed[name].cpu().numpy() for name in ('vertices', 'joints')}
 
     def painter(self, **options: Any) -> MeshPainter:
-        return MeshPainter(self.faces, **options)
+        return self.painter_type(self.faces, **options)
 
 
 def full_camera(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import cv2
 import numpy as np
@@ -307,6 +307,7 @@ class MeshPainter:
     side: bool = False
     draw_bbox: bool = False
     black_background: bool = False
+    perspective: ClassVar[bool] = False
 
     def __call__(self, image: np.ndarray, sample: BaseDataElement) -> np.ndarray:
         """Draw the `pred_instances` of a PoseDataSample: `vertices` moved by `translation`.
@@ -317,7 +318,8 @@ class MeshPainter:
         drawn = np.zeros_like(image) if self.black_background else image
         people = instances.vertices + instances.translation[:, None]
         colors = person_colors(instances)
-        far = max(LONG_LENS * max(image.shape[:2]) / sample.focal_length[0], 1.0)
+        long = 0 if self.perspective else LONG_LENS * max(image.shape[:2])
+        far = max(long / sample.focal_length[0], 1.0)
         seen = instances.vertices + (instances.translation * np.float32([1, 1, far]))[:, None]
         camera = far * sample.focal_length, sample.principal_point
         drawn = draw_bodies(drawn, seen, self.faces, *camera, colors, self.alpha, self.style)
@@ -329,6 +331,12 @@ class MeshPainter:
             view = side_view(people, self.faces, shape, colors, self.style, background)
             drawn = np.hstack([drawn, view])
         return drawn
+
+
+class PerspectivePainter(MeshPainter):
+    """Draws meshes through the sample's own lens: of models that know where they are seen."""
+
+    perspective = True
 
 
 # --- Contact sheets -------------------------------------------------------------------------------
