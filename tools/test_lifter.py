@@ -152,6 +152,8 @@ def test_tracks(args: argparse.Namespace) -> None:
         truth = truth.unflatten(0, (-1, WINDOW))
         sets['found by VMPose-T-S2, rendered'] = truth, found, scores
         sets['the same tracks, exact'] = truth, exact, torch.ones(1, 1, 17)
+        for name in ('found by VMPose-T-S2, rendered', 'the same tracks, exact'):
+            cameras[name] = torch.ones(len(truth))
     print(f'{"":52}{"MPJPE":>8}{"PA-MPJPE":>10}{"MPJVE":>8}{"ACC-ERR":>8}')
     for name, (truth, keypoints, scores) in sets.items():
         scores = scores.expand(keypoints.shape[:3])

@@ -355,7 +355,10 @@ def write_noise(args: argparse.Namespace) -> None:
 def predict_track(
     predictor: PosePredictor, motion: Motion, index: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of a rendered track: exact and found keypoints, scores, rotations into the camera."""
+    """Of a rendered track: exact and found keypoints, scores, rotations into the camera.
+
+    Keypoints are in focal lengths from the principal point.
+    """
     rng = np.random.default_rng((seed, index, 1))
     frames, crops = list(render_motion(motion, index, seed)), []
     for frame in frames:
@@ -367,6 +370,8 @@ def predict_track(
         (frame.keypoints, each['keypoints'], each['keypoint_scores'].clip(0, 1), frame.rotations)
         for frame, each in zip(frames, found, strict=True)
     ]
+    center, focal = frames[0].camera.center, frames[0].camera.focal
+    rows = [(*((each - center) / focal for each in row[:2]), *row[2:]) for row in rows]
     truth, keypoints, scores, rotations = (
         np.array(each, np.float32) for each in zip(*rows, strict=True)
     )

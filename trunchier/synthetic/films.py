@@ -21,6 +21,7 @@ class Frame:
     bbox: np.ndarray  # (4,), xyxy, pixels, of the person
     rotations: np.ndarray  # (24, 3, 3), the root's is into the camera frame
     joints: np.ndarray  # (24, 3), meters, camera frame
+    camera: Camera
 
 
 def render_motion(
@@ -60,4 +61,4 @@ def render_motion(
         posed = pose.copy()
         posed[0] = turn @ pose[0]
         keypoints = camera.project(figure.coco.astype(np.float64))
-        yield Frame(scene.image, keypoints, box, posed, figure.skeleton)
+        yield Frame(scene.image, keypoints, box, posed, figure.skeleton, camera)
