@@ -28,6 +28,7 @@ from trunchier.geometry import (
     coco_points,
     rotation_6d_to_matrix,
 )
+from trunchier.inference.camera import Lens
 from trunchier.inference.mesh import MeshInferencer
 from trunchier.inference.pose import PosePredictor
 from trunchier.models.lifting.body import load_lifter
@@ -113,14 +114,36 @@ def test_frames(args: argparse.Namespace) -> None:
         if args.images is None:
             continue
         infer = MeshInferencer('lift', device='cpu', detector='whole_image', lifter=args.weights)
-        joints = []
-        for row in range(len(truth)):
-            image = next(Path(args.images).rglob(Path(people['imgname'][row]).name))
-            center, half = people['center'][row], people['scale'][row] * 100 / BOX_PADDING
-            box = np.concatenate((center - half, center + half))[None]
-            joints.append(next(infer(image, bboxes=box)).pred_instances.joints[0])
-        joints = torch.from_numpy(np.stack(joints))[:, EVAL_14_IN_44]
-        _print(f'{name}, found by {infer.name.partition("+")[0]}', joints, truth)
+        title = f'{name}, found by {infer.name.partition("+")[0]}'
+        _print(title, _lifted_in(people, args.images, infer), truth)
+        if cameras := _cameras(args.images):
+            _print('  with true cameras', _lifted_in(people, args.images, infer, cameras), truth)
+
+
+def _lifted_in(people, images, infer, cameras=None):
+    """The 14 joints of annotated people, as found in their images."""
+    joints = []
+    for row in range(len(people['imgname'])):
+        image = next(Path(images).rglob(Path(people['imgname'][row]).name))
+        center, half = people['center'][row], people['scale'][row] * 100 / BOX_PADDING
+        box = np.concatenate((center - half, center + half))[None]
+        if cameras:
+            infer.predictor.lens = Lens(intrinsics=cameras[image.stem])
+        joints.append(next(infer(image, bboxes=box)).pred_instances.joints[0])
+    return torch.from_numpy(np.stack(joints))[:, EVAL_14_IN_44]
+
+
+def _cameras(folder):
+    """Camera matrices of images that tools/make_synthetic.py wrote, by their names; or {}."""
+    path = Path(folder, 'bodies.npz')
+    if not path.is_file():
+        return {}
+    found = read_npz(path, ('image_id', 'focal', 'principal_point'), 2**28)
+    matrices = np.tile(np.eye(3), (len(found['focal']), 1, 1))
+    matrices[:, :2, :2] *= found['focal'][:, None, None]
+    matrices[:, :2, 2] = found['principal_point']
+    names = [f'{index - 1:06d}' for index in found['image_id']]
+    return dict(zip(names, matrices, strict=True))
 
 
 def test_tracks(args: argparse.Namespace) -> None:
